@@ -1,0 +1,16 @@
+// activation_backward: dx = dy act'(x)
+// shapes   dy, x, dx [R, n]
+// grid     ceil(vectors / 64) groups folded into x and y, R
+// knobs    ACT: see shared/activation; WIDE: vectors of four
+struct Params { vectors: u32, a_replica: u32, b_replica: u32, c_replica: u32, y_replica: u32, z_replica: u32 }
+#import activation
+@tensor var<storage, read> dy: array<T>;
+@tensor var<storage, read> x: array<T>;
+@tensor var<storage, read_write> dx: array<T>;
+
+@compute @workgroup_size(64)
+fn activation_backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = (wid.y * groups.x + wid.x) * 64u + lid;
+    if (i >= params.vectors) { return; }
+    dx[wid.z * params.y_replica + i] = dy[wid.z * params.a_replica + i] * each_derivative(x[wid.z * params.b_replica + i]);
+}

@@ -1,0 +1,21 @@
+// gated_backward: d_gate = dy up act'(gate), d_up = dy act(gate)
+// shapes   dy, gate, up, d_gate, d_up [R, n]
+// grid     ceil(vectors / 64) groups folded into x and y, R
+// knobs    ACT: see shared/activation; WIDE: vectors of four
+struct Params { vectors: u32, a_replica: u32, b_replica: u32, c_replica: u32, y_replica: u32, z_replica: u32 }
+#import activation
+@tensor var<storage, read> dy: array<T>;
+@tensor var<storage, read> gate: array<T>;
+@tensor var<storage, read> up: array<T>;
+@tensor var<storage, read_write> d_gate: array<T>;
+@tensor var<storage, read_write> d_up: array<T>;
+
+@compute @workgroup_size(64)
+fn gated_backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = (wid.y * groups.x + wid.x) * 64u + lid;
+    if (i >= params.vectors) { return; }
+    let incoming = dy[wid.z * params.a_replica + i];
+    let g = gate[wid.z * params.b_replica + i];
+    d_gate[wid.z * params.y_replica + i] = incoming * up[wid.z * params.c_replica + i] * each_derivative(g);
+    d_up[wid.z * params.z_replica + i] = incoming * each_act(g);
+}

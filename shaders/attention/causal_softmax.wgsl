@@ -1,0 +1,40 @@
+// causal_softmax: pattern = softmax of the scores a query may see; masks the scores themselves too
+// shapes   scores, pattern [R, B, H, Tq, T]
+// grid     a subgroup or workgroup for each row (b, h, i), folded into x and y, R
+// numerics f32, shifted by the largest visible score; masked scores become MASKED, masked entries 0
+// knobs    SUBGROUPS: see shared/rows
+struct Params {
+    batch: u32, queries: u32, keys: u32, heads: u32,
+    groups: u32, width: u32, scale: f32, q_replica: u32,
+    k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
+    z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
+    dk_replica: u32, dv_replica: u32,
+}
+const WG: u32 = 64u;
+#import rows
+@tensor var<storage, read_write> scores: array<f32>;
+@tensor var<storage, read_write> pattern: array<f32>;
+
+const MASKED: f32 = -1e30;
+
+@compute @workgroup_size(64)
+fn causal_softmax(at: Invocation) {
+    let rows = params.batch * params.heads * params.queries;
+    let row = min(row_number(at), rows - 1u);
+    let lanes = row_lanes(at);
+    let s_at = at.wid.z * params.scores_replica + row * params.keys;
+    let p_at = at.wid.z * params.pattern_replica + row * params.keys;
+    let horizon = params.keys - params.queries + row % params.queries;
+    var top = MASKED;
+    for (var j = at.lane; j <= horizon; j += lanes) { top = max(top, scores[s_at + j]); }
+    top = row_max(top, at);
+    var sum = 0.0;
+    for (var j = at.lane; j <= horizon; j += lanes) { sum += exp(scores[s_at + j] - top); }
+    sum = row_sum(sum, at);
+    if (row_number(at) >= rows) { return; }
+    for (var j = at.lane; j < params.keys; j += lanes) {
+        let seen = j <= horizon;
+        pattern[p_at + j] = select(0.0, exp(scores[s_at + j] - top) / sum, seen);
+        if (!seen) { scores[s_at + j] = MASKED; }
+    }
+}

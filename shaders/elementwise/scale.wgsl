@@ -1,0 +1,20 @@
+// scale: y = factor x
+// shapes   x, y [R, n]; x may be shared (stride 0)
+// grid     ceil(vectors / 64) groups folded into x and y, R
+// knobs    WIDE: vectors of four
+struct Params { vectors: u32, x_replica: u32, y_replica: u32, factor: f32 }
+#if WIDE
+alias T = vec4<f32>;
+#else
+alias T = f32;
+#endif
+@tensor var<storage, read> x: array<T>;
+@tensor var<storage, read_write> y: array<T>;
+
+@compute @workgroup_size(64)
+fn scale(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let i = (wid.y * groups.x + wid.x) * 64u + lid;
+    if (i < params.vectors) {
+        y[wid.z * params.y_replica + i] = params.factor * x[wid.z * params.x_replica + i];
+    }
+}

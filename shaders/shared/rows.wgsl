@@ -1,0 +1,27 @@
+// rows: one row of a matrix for each subgroup (knob SUBGROUPS), or for each workgroup of WG invocations.
+// Rows are numbered over the whole grid; those beyond the last must still take part in the reductions.
+#if SUBGROUPS
+struct Invocation {
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(subgroup_size) lanes: u32,
+}
+fn row_number(at: Invocation) -> u32 { return (at.wid.y * at.groups.x + at.wid.x) * at.subgroups + at.subgroup; }
+fn row_lanes(at: Invocation) -> u32 { return at.lanes; }
+fn row_sum(value: f32, at: Invocation) -> f32 { return subgroupAdd(value); }
+fn row_max(value: f32, at: Invocation) -> f32 { return subgroupMax(value); }
+#else
+#import reduce
+struct Invocation {
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+}
+fn row_number(at: Invocation) -> u32 { return at.wid.y * at.groups.x + at.wid.x; }
+fn row_lanes(at: Invocation) -> u32 { return WG; }
+fn row_sum(value: f32, at: Invocation) -> f32 { return workgroup_sum(value, at.lane); }
+fn row_max(value: f32, at: Invocation) -> f32 { return workgroup_max(value, at.lane); }
+#endif

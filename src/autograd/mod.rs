@@ -1,0 +1,19 @@
+//! A minimal, static autograd: a [`Tape`] of ops over [`Var`]s with shapes. [`Tape::backward`] appends
+//! gradient ops; [`Tape::compile`] drops what nobody needs and records the rest as a
+//! [`Program`](crate::gpu::Program). The same tape can be interpreted in f64 on the CPU
+//! ([`Tape::evaluate`]), which is the reference of every op, gradient and instrument.
+
+mod array;
+mod backward;
+mod compile;
+mod op;
+pub mod ops;
+mod tape;
+
+pub use array::Array;
+pub use compile::Bindings;
+pub use op::{Lower, Op};
+pub use tape::{DType, Shape, Tape, Var};
+
+#[cfg(test)]
+pub(crate) mod check;

@@ -1,0 +1,355 @@
+//! Causal attention with its hook points, grouped key and value heads, and its gradient.
+
+use super::super::op::{Links, misfit};
+use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::matmul::{Form, Layout, Matmul};
+use crate::error::{Error, Result};
+use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+
+crate::gpu::params! {
+    struct AttentionParams {
+        batch: u32, queries: u32, keys: u32, heads: u32,
+        groups: u32, width: u32, scale: f32, q_replica: u32,
+        k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
+        z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
+        dk_replica: u32, dv_replica: u32,
+    }
+}
+const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
+static SMALL_FORWARD: Shader = Shader {
+    name: "attention/small_forward",
+    source: include_str!("../../../shaders/attention/small_forward.wgsl"),
+    knobs: &[WIDE],
+    params: AttentionParams::FIELDS,
+};
+static SMALL_BACKWARD_Q: Shader = Shader {
+    name: "attention/small_backward_q",
+    source: include_str!("../../../shaders/attention/small_backward_q.wgsl"),
+    knobs: &[WIDE],
+    params: AttentionParams::FIELDS,
+};
+static SMALL_BACKWARD_KV: Shader = Shader {
+    name: "attention/small_backward_kv",
+    source: include_str!("../../../shaders/attention/small_backward_kv.wgsl"),
+    knobs: &[WIDE],
+    params: AttentionParams::FIELDS,
+};
+static SOFTMAX: Shader = Shader {
+    name: "attention/causal_softmax",
+    source: include_str!("../../../shaders/attention/causal_softmax.wgsl"),
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
+    params: AttentionParams::FIELDS,
+};
+static SOFTMAX_BACKWARD: Shader = Shader {
+    name: "attention/softmax_backward",
+    source: include_str!("../../../shaders/attention/softmax_backward.wgsl"),
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
+    params: AttentionParams::FIELDS,
+};
+static GROUP_SUM: Shader = Shader {
+    name: "attention/group_sum",
+    source: include_str!("../../../shaders/attention/group_sum.wgsl"),
+    knobs: &[],
+    params: AttentionParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] =
+    &[&SMALL_FORWARD, &SMALL_BACKWARD_Q, &SMALL_BACKWARD_KV, &SOFTMAX, &SOFTMAX_BACKWARD, &GROUP_SUM];
+
+/// Up to this many keys, one invocation handles a query from scores to z.
+const SMALL: usize = 16;
+
+/// z [B, Tq, H, K] = softmax(scale q kᵀ) v, causal. Inputs: q [B, Tq, H, K], k and v [B, T, G, K] with H a
+/// multiple of G; the Tq queries are the last of the T positions. Outputs: z, pattern [B, H, Tq, T], and the
+/// scores [B, H, Tq, T] (scaled; masked ones hold a large negative number).
+#[derive(Clone, Copy)]
+pub struct Attention {
+    /// What scores are multiplied by: 1/√K as a rule.
+    pub scale: f32,
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    heads: usize,
+    groups: usize,
+    width: usize,
+}
+
+impl Sizes {
+    fn of(q: &[usize], k: &[usize]) -> Option<Self> {
+        let ([b, tq, h, w], [b2, t, g, w2]) = (q, k) else { return None };
+        let fits = b == b2 && w == w2 && tq <= t && *g > 0 && h.is_multiple_of(*g);
+        fits.then_some(Self { batch: *b, queries: *tq, keys: *t, heads: *h, groups: *g, width: *w })
+    }
+
+    fn pattern(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.queries, self.keys]
+    }
+
+    fn rows(&self) -> usize {
+        self.batch * self.heads * self.queries
+    }
+
+    /// The last key a query may see.
+    fn horizon(&self, query: usize) -> usize {
+        self.keys - self.queries + query
+    }
+
+    fn params(&self, scale: f32) -> AttentionParams {
+        AttentionParams {
+            batch: self.batch as u32,
+            queries: self.queries as u32,
+            keys: self.keys as u32,
+            heads: self.heads as u32,
+            groups: self.groups as u32,
+            width: self.width as u32,
+            scale,
+            ..bytemuck::Zeroable::zeroed()
+        }
+    }
+
+    /// A product over all heads of all examples.
+    #[expect(clippy::too_many_arguments, reason = "a matrix product has this many parts")]
+    fn product<'a>(
+        &self,
+        form: Form,
+        (m, n, k): (usize, usize, usize),
+        a: (&'a Tensor, Layout),
+        b: (&'a Tensor, Layout),
+        c: (&'a Tensor, Layout),
+        b_group: usize,
+        alpha: f32,
+    ) -> Matmul<'a> {
+        Matmul { form, m, n, k, batches: (self.batch, self.heads), b_group, a, b, c, bias: None, residual: None, alpha }
+    }
+
+    /// Layout of q, z and their gradients.
+    fn q(&self) -> Layout {
+        Layout::heads(self.queries, self.heads, self.width)
+    }
+
+    /// Layout of k and v; the matrix product divides the head by the group size.
+    fn kv(&self, heads: usize) -> Layout {
+        Layout::heads(self.keys, heads, self.width)
+    }
+
+    fn scores(&self) -> Layout {
+        Layout::stacked(self.keys, self.queries, self.heads)
+    }
+}
+
+fn wide(sizes: &Sizes, tensors: &[&Tensor]) -> u32 {
+    u32::from(sizes.width.is_multiple_of(4) && tensors.iter().all(|t| t.replica_stride.is_multiple_of(4)))
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [q, k, v] = inputs else { return Err(misfit("attention", "takes q, k, v")) };
+        let sizes = Sizes::of(&q.dims, &k.dims)
+            .filter(|_| k.dims == v.dims)
+            .ok_or_else(|| misfit("attention", format!("q {:?}, k {:?}, v {:?}", q.dims, k.dims, v.dims)))?;
+        let owned = inputs.iter().any(|s| s.owned);
+        let pattern = Shape { owned: q.owned || k.owned, ..Shape::f32(&sizes.pattern()) };
+        Ok(vec![Shape { owned, ..(*q).clone() }, pattern.clone(), pattern])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [q, k, v] = inputs else { return Err(misfit("attention", "inputs")) };
+        let [z, pattern, scores] = outputs else { return Err(misfit("attention", "outputs")) };
+        let sizes = Sizes::of(&q.dims, &k.dims).ok_or_else(|| misfit("attention", "sizes"))?;
+        let params = AttentionParams {
+            q_replica: q.replica_stride,
+            k_replica: k.replica_stride,
+            v_replica: v.replica_stride,
+            pattern_replica: pattern.replica_stride,
+            scores_replica: scores.replica_stride,
+            z_replica: z.replica_stride,
+            ..sizes.params(self.scale)
+        };
+        if sizes.keys <= SMALL {
+            let grid = grid_1d((sizes.rows() as u64).div_ceil(64), cx.replicas);
+            return cx.dispatch(&SMALL_FORWARD, &[wide(&sizes, &[q, k, v, z])], &params, &[q, k, v, z, pattern, scores], grid);
+        }
+        let group = sizes.heads / sizes.groups;
+        let (t, w) = (sizes.keys, sizes.width);
+        let kv = sizes.kv(sizes.groups);
+        sizes
+            .product(Form::NT, (sizes.queries, t, w), (q, sizes.q()), (k, kv), (scores, sizes.scores()), group, self.scale)
+            .record(cx)?;
+        let (subgroups, grid) = cx.by_rows(sizes.rows(), 64);
+        cx.dispatch(&SOFTMAX, &[subgroups], &params, &[scores, pattern], grid)?;
+        sizes.product(Form::NN, (sizes.queries, w, t), (pattern, sizes.scores()), (v, kv), (z, sizes.q()), group, 1.0).record(cx)
+    }
+
+    fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        if grads[1..].iter().any(Option::is_some) {
+            return Err(Error::Unsupported("only the result z of attention has a gradient".to_owned()));
+        }
+        let Some(dz) = grads[0] else { return Ok(vec![None; 3]) };
+        let inputs = [node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[1], dz];
+        Ok(tape.push(AttentionGrad { scale: self.scale }, &inputs)?.into_iter().map(Some).collect())
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        let Some(s) = Sizes::of(&q.dims, &k.dims) else { return Vec::new() };
+        let (mut z, mut pattern, mut scores) =
+            (Array::zeros(&q.dims), Array::zeros(&s.pattern()), Array::zeros(&s.pattern()));
+        for row in 0..s.rows() {
+            let (b, h, i) = (row / (s.heads * s.queries), row / s.queries % s.heads, row % s.queries);
+            let g = h / (s.heads / s.groups);
+            let q_at = ((b * s.queries + i) * s.heads + h) * s.width;
+            let kv_at = |j: usize| ((b * s.keys + j) * s.groups + g) * s.width;
+            let line = row * s.keys;
+            for j in 0..s.keys {
+                let dot: f64 = (0..s.width).map(|x| q.data[q_at + x] * k.data[kv_at(j) + x]).sum();
+                scores.data[line + j] = if j <= s.horizon(i) { f64::from(self.scale) * dot } else { MASKED };
+            }
+            let seen = 0..=s.horizon(i);
+            let top = seen.clone().map(|j| scores.data[line + j]).fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = seen.clone().map(|j| (scores.data[line + j] - top).exp()).sum();
+            for j in seen {
+                pattern.data[line + j] = (scores.data[line + j] - top).exp() / total;
+                for x in 0..s.width {
+                    z.data[q_at + x] += pattern.data[line + j] * v.data[kv_at(j) + x];
+                }
+            }
+        }
+        vec![z, pattern, scores]
+    }
+}
+
+/// What masked scores hold; the same in the kernels.
+const MASKED: f64 = -1e30;
+
+/// Gradients of q, k, v. Inputs: q, k, v, pattern P, dz. With dP = dz vᵀ and
+/// dS = P (dP - Σ P dP): dq = scale dS k, dk = scale dSᵀ q, dv = Pᵀ dz.
+struct AttentionGrad {
+    scale: f32,
+}
+
+impl Op for AttentionGrad {
+    fn name(&self) -> &'static str {
+        "attention gradient"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let owned = inputs.iter().any(|s| s.owned);
+        Ok(inputs[..3].iter().map(|s| Shape { owned, ..(*s).clone() }).collect())
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [q, k, v, pattern, dz] = inputs else { return Err(misfit("attention gradient", "inputs")) };
+        let [dq, dk, dv] = outputs else { return Err(misfit("attention gradient", "outputs")) };
+        let sizes = Sizes::of(&q.dims, &k.dims).ok_or_else(|| misfit("attention gradient", "sizes"))?;
+        let ds = cx.scratch(&sizes.pattern());
+        let params = AttentionParams {
+            q_replica: q.replica_stride,
+            k_replica: k.replica_stride,
+            v_replica: v.replica_stride,
+            pattern_replica: pattern.replica_stride,
+            dz_replica: dz.replica_stride,
+            ds_replica: ds.replica_stride,
+            dq_replica: dq.replica_stride,
+            dk_replica: dk.replica_stride,
+            dv_replica: dv.replica_stride,
+            ..sizes.params(self.scale)
+        };
+        if sizes.keys <= SMALL {
+            let wide = wide(&sizes, &[q, k, v, dz, dq, dk, dv]);
+            let grid = grid_1d((sizes.rows() as u64).div_ceil(64), cx.replicas);
+            cx.dispatch(&SMALL_BACKWARD_Q, &[wide], &params, &[k, v, pattern, dz, dq, &ds], grid)?;
+            let vectors = sizes.batch * sizes.keys * sizes.groups * sizes.width / if wide == 1 { 4 } else { 1 };
+            let grid = grid_1d((vectors as u64).div_ceil(64), cx.replicas);
+            return cx.dispatch(&SMALL_BACKWARD_KV, &[wide], &params, &[q, pattern, dz, &ds, dk, dv], grid);
+        }
+        let group = sizes.heads / sizes.groups;
+        let (t, tq, w) = (sizes.keys, sizes.queries, sizes.width);
+        let (line, kv) = (sizes.scores(), sizes.kv(sizes.groups));
+        sizes.product(Form::NT, (tq, t, w), (dz, sizes.q()), (v, kv), (&ds, line), group, 1.0).record(cx)?;
+        let (subgroups, grid) = cx.by_rows(sizes.rows(), 64);
+        cx.dispatch(&SOFTMAX_BACKWARD, &[subgroups], &params, &[pattern, &ds], grid)?;
+        sizes.product(Form::NN, (tq, w, t), (&ds, line), (k, kv), (dq, sizes.q()), group, self.scale).record(cx)?;
+        // Keys and values of a group collect from each of its query heads: first per head, then summed.
+        for (left, right, alpha, out) in [(&ds, q, self.scale, dk), (pattern, dz, 1.0, dv)] {
+            let per_head = (group > 1).then(|| cx.scratch(&[sizes.batch, t, sizes.heads, w]));
+            let target = per_head.as_ref().unwrap_or(out);
+            let layout = sizes.kv(sizes.heads);
+            sizes.product(Form::TN, (t, w, tq), (left, line), (right, sizes.q()), (target, layout), 1, alpha).record(cx)?;
+            if let Some(per_head) = &per_head {
+                let params = AttentionParams { z_replica: per_head.replica_stride, dk_replica: out.replica_stride, ..params };
+                let grid = grid_1d((out.len() as u64).div_ceil(64), cx.replicas);
+                cx.dispatch(&GROUP_SUM, &[], &params, &[per_head, out], grid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [q, k, v, pattern, dz] = inputs else { return Vec::new() };
+        let Some(s) = Sizes::of(&q.dims, &k.dims) else { return Vec::new() };
+        let (mut dq, mut dk, mut dv) = (Array::zeros(&q.dims), Array::zeros(&k.dims), Array::zeros(&v.dims));
+        let scale = f64::from(self.scale);
+        for row in 0..s.rows() {
+            let (b, h, i) = (row / (s.heads * s.queries), row / s.queries % s.heads, row % s.queries);
+            let g = h / (s.heads / s.groups);
+            let q_at = ((b * s.queries + i) * s.heads + h) * s.width;
+            let kv_at = |j: usize| ((b * s.keys + j) * s.groups + g) * s.width;
+            let p = &pattern.data[row * s.keys..][..s.keys];
+            let dp: Vec<f64> = (0..s.keys)
+                .map(|j| (0..s.width).map(|x| dz.data[q_at + x] * v.data[kv_at(j) + x]).sum())
+                .collect();
+            let mean: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
+            for j in 0..s.keys {
+                let ds = p[j] * (dp[j] - mean);
+                for x in 0..s.width {
+                    dq.data[q_at + x] += scale * ds * k.data[kv_at(j) + x];
+                    dk.data[kv_at(j) + x] += scale * ds * q.data[q_at + x];
+                    dv.data[kv_at(j) + x] += p[j] * dz.data[q_at + x];
+                }
+            }
+        }
+        vec![dq, dk, dv]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::Case;
+
+    fn check(b: usize, tq: usize, t: usize, h: usize, g: usize, w: usize) {
+        let mut case = Case::new(&format!("attention b{b} tq{tq} t{t} h{h} g{g} w{w}"));
+        let (q, k, v) = (case.owned(&[b, tq, h, w]), case.owned(&[b, t, g, w]), case.owned(&[b, t, g, w]));
+        let out = case.tape.push(Attention { scale: 0.7 }, &[q, k, v]).unwrap();
+        // Products of up to 257 terms, exp and a division: 1e-5 of the largest element.
+        case.check(&out[..1], &[q, k, v], 1e-5);
+        case.agree(&out, 1e-5);
+    }
+
+    #[test]
+    fn small_attention_matches_its_reference() {
+        for t in [1, 3, 16] {
+            check(3, t, t, 2, 2, 8);
+            check(2, 1, t, 4, 2, 5);
+            check(31, 1, t, 1, 1, 4);
+        }
+        check(64, 1, 3, 4, 4, 32);
+    }
+
+    #[test]
+    fn large_attention_matches_its_reference() {
+        for t in [17, 31, 64] {
+            check(2, t, t, 2, 2, 8);
+            check(1, 5, t, 4, 2, 3);
+            check(2, 1, t, 3, 1, 4);
+        }
+        check(1, 257, 257, 2, 1, 16);
+    }
+}

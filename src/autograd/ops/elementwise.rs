@@ -1,0 +1,167 @@
+//! Sums, multiples and copies, element by element.
+
+use super::super::op::{Links, misfit};
+use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+
+const WG: u32 = 64;
+
+crate::gpu::params! {
+    struct AddParams { vectors: u32, a_replica: u32, b_replica: u32, y_replica: u32 }
+}
+static ADD: Shader = Shader {
+    name: "elementwise/add",
+    source: include_str!("../../../shaders/elementwise/add.wgsl"),
+    knobs: &[Knob { name: "WIDE", values: &[0, 1] }],
+    params: AddParams::FIELDS,
+};
+crate::gpu::params! {
+    struct ScaleParams { vectors: u32, x_replica: u32, y_replica: u32, factor: f32 }
+}
+static SCALE: Shader = Shader {
+    name: "elementwise/scale",
+    source: include_str!("../../../shaders/elementwise/scale.wgsl"),
+    knobs: &[Knob { name: "WIDE", values: &[0, 1] }],
+    params: ScaleParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&ADD, &SCALE];
+
+/// Whether all of these can be walked in vectors of four.
+fn wide(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.len().is_multiple_of(4) && t.replica_stride.is_multiple_of(4))
+}
+
+/// y = a + b, of equal dimensions.
+pub struct Add;
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[0].dims != inputs[1].dims {
+            return Err(misfit("add", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        Ok(vec![Shape { owned: inputs[0].owned || inputs[1].owned, ..inputs[0].clone() }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (a, b, y) = (&inputs[0], &inputs[1], &outputs[0]);
+        let wide = wide(&[a, b, y]);
+        let width = if wide { 4 } else { 1 };
+        let vectors = y.len() as u32 / width;
+        let params = AddParams {
+            vectors,
+            a_replica: a.replica_stride / width,
+            b_replica: b.replica_stride / width,
+            y_replica: y.replica_stride / width,
+        };
+        let grid = grid_1d(u64::from(vectors).div_ceil(u64::from(WG)), cx.replicas);
+        cx.dispatch(&ADD, &[u32::from(wide)], &params, &[a, b, y], grid)
+    }
+
+    fn vjp(&self, _tape: &mut Tape, _node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![grads[0], grads[0]])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        vec![Array::from_fn(&inputs[0].dims, |i| inputs[0].data[i] + inputs[1].data[i])]
+    }
+}
+
+/// y = factor x.
+pub struct Scale(
+    /// The factor.
+    pub f32,
+);
+
+impl Op for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (x, y) = (&inputs[0], &outputs[0]);
+        let wide = wide(&[x, y]);
+        let width = if wide { 4 } else { 1 };
+        let vectors = y.len() as u32 / width;
+        let params = ScaleParams {
+            vectors,
+            x_replica: x.replica_stride / width,
+            y_replica: y.replica_stride / width,
+            factor: self.0,
+        };
+        let grid = grid_1d(u64::from(vectors).div_ceil(u64::from(WG)), cx.replicas);
+        cx.dispatch(&SCALE, &[u32::from(wide)], &params, &[x, y], grid)
+    }
+
+    fn vjp(&self, tape: &mut Tape, _node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![grads[0].map(|grad| tape.push1(Self(self.0), &[grad])).transpose()?])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        vec![Array::from_fn(&inputs[0].dims, |i| inputs[0].data[i] * f64::from(self.0))]
+    }
+}
+
+/// y = x in other memory: one copy per replica where R is given, also of a shared x.
+pub struct Copy;
+
+impl Op for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape { owned: true, ..inputs[0].clone() }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        Scale(1.0).lower(cx, inputs, outputs)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        vec![inputs[0].clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::{Case, SIZES};
+
+    #[test]
+    fn add_matches_its_reference() {
+        for n in SIZES {
+            let mut case = Case::new("add");
+            let (a, b) = (case.owned(&[n, 3]), case.shared(&[n, 3]));
+            let y = case.tape.push1(Add, &[a, b]).unwrap();
+            case.check(&[y], &[a], 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_value_used_twice_sums_its_gradients() {
+        let mut case = Case::new("add twice");
+        let a = case.owned(&[8]);
+        let b = case.tape.push1(Add, &[a, a]).unwrap();
+        let y = case.tape.push1(Add, &[b, a]).unwrap();
+        case.check(&[y], &[a], 1e-6);
+    }
+
+    #[test]
+    fn scale_matches_its_reference() {
+        for n in SIZES {
+            let mut case = Case::new("scale");
+            let x = case.owned(&[n]);
+            let y = case.tape.push1(Scale(-1.75), &[x]).unwrap();
+            case.check(&[y], &[x], 1e-6);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Recording of matrix products: one description, two kernels, chosen by what the device is.
+
+use super::super::Lower;
+use crate::error::Result;
+use crate::gpu::{Caps, Knob, Params, Shader, Tensor};
+
+crate::gpu::params! {
+    struct MatmulParams {
+        m: u32, n: u32, k: u32, inner: u32,
+        batches: u32, a_replica: u32, a_outer: u32, a_inner: u32,
+        a_ld: u32, b_replica: u32, b_outer: u32, b_inner: u32,
+        b_ld: u32, b_group: u32, b_block: u32, b_block_stride: u32,
+        c_replica: u32, c_outer: u32, c_inner: u32, c_ld: u32,
+        c_block: u32, c_block_stride: u32, bias_replica: u32, residual_replica: u32,
+        alpha: f32,
+    }
+}
+
+static TILE: Shader = Shader {
+    name: "linear/matmul_tile",
+    source: include_str!("../../../shaders/linear/matmul_tile.wgsl"),
+    knobs: &[
+        Knob { name: "FORM", values: &[0, 1, 2] },
+        Knob { name: "TILE", values: &[32, 64] },
+        Knob { name: "BIAS", values: &[0, 1] },
+        Knob { name: "RESIDUAL", values: &[0, 1] },
+    ],
+    params: MatmulParams::FIELDS,
+};
+/// Subgroups in one workgroup of `matmul_shuffle`.
+const GROUPS: u32 = 4;
+static SHUFFLE: Shader = Shader {
+    name: "linear/matmul_shuffle",
+    source: include_str!("../../../shaders/linear/matmul_shuffle.wgsl"),
+    knobs: &[
+        Knob { name: "FORM", values: &[0, 1, 2] },
+        Knob { name: "SG", values: &[4, 8, 16] },
+        Knob { name: "TM", values: &[16, 32] },
+        Knob { name: "TN", values: &[4, 8] },
+        Knob { name: "GROUPS", values: &[GROUPS] },
+        Knob { name: "A4", values: &[0, 1] },
+        Knob { name: "B4", values: &[0, 1] },
+        Knob { name: "C4", values: &[0, 1] },
+        Knob { name: "BIAS", values: &[0, 1] },
+        Knob { name: "RESIDUAL", values: &[0, 1] },
+    ],
+    params: MatmulParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&TILE, &SHUFFLE];
+
+/// Which operand is stored transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A [m, k] B [k, n].
+    NN = 0,
+    /// A [m, k] B [n, k].
+    NT = 1,
+    /// A [k, m] B [k, n].
+    TN = 2,
+}
+
+/// Where an operand's matrices lie: strides in elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// From one row to the next.
+    pub(super) ld: usize,
+    /// From one outer batch to the next.
+    pub(super) outer: usize,
+    /// From one inner batch to the next.
+    pub(super) inner: usize,
+    /// Columns come in blocks this wide, `block_stride` apart.
+    pub(super) block: usize,
+    /// See `block`.
+    pub(super) block_stride: usize,
+}
+
+impl Layout {
+    /// One contiguous matrix with rows of `ld` elements.
+    pub(super) fn rows(ld: usize) -> Self {
+        Self { ld, outer: 0, inner: 0, block: ld, block_stride: 0 }
+    }
+
+    /// Matrices of `rows` rows, one behind the other, counted by outer * `inner_count` + inner.
+    pub(super) fn stacked(ld: usize, rows: usize, inner_count: usize) -> Self {
+        Self { outer: inner_count * rows * ld, inner: rows * ld, ..Self::rows(ld) }
+    }
+
+    /// Heads side by side: [outer, rows, inner, width].
+    pub(super) fn heads(rows: usize, heads: usize, width: usize) -> Self {
+        let ld = heads * width;
+        Self { outer: rows * ld, inner: width, ..Self::rows(ld) }
+    }
+
+    /// A matrix of `rows` rows whose columns are `blocks` matrices of `width` columns stored one behind
+    /// the other, as W_Q [H, D, K] is [D, H K].
+    pub(super) fn blocks(rows: usize, width: usize) -> Self {
+        Self { ld: width, outer: 0, inner: 0, block: width, block_stride: rows * width }
+    }
+}
+
+/// C = alpha op(A) op(B) (+ bias) (+ residual) for each replica and batch.
+pub(super) struct Matmul<'a> {
+    pub(super) form: Form,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Outer and inner batches; the inner index of B is divided by `b_group`.
+    pub(super) batches: (usize, usize),
+    pub(super) b_group: usize,
+    pub(super) a: (&'a Tensor, Layout),
+    pub(super) b: (&'a Tensor, Layout),
+    pub(super) c: (&'a Tensor, Layout),
+    pub(super) bias: Option<&'a Tensor>,
+    /// Laid out like C.
+    pub(super) residual: Option<&'a Tensor>,
+    pub(super) alpha: f32,
+}
+
+impl Matmul<'_> {
+    pub(super) fn record(&self, cx: &mut Lower<'_>) -> Result<()> {
+        let (a, b, c) = (self.a.1, self.b.1, self.c.1);
+        let params = MatmulParams {
+            m: self.m as u32,
+            n: self.n as u32,
+            k: self.k as u32,
+            inner: self.batches.1 as u32,
+            batches: (self.batches.0 * self.batches.1) as u32,
+            a_replica: self.a.0.replica_stride,
+            a_outer: a.outer as u32,
+            a_inner: a.inner as u32,
+            a_ld: a.ld as u32,
+            b_replica: self.b.0.replica_stride,
+            b_outer: b.outer as u32,
+            b_inner: b.inner as u32,
+            b_ld: b.ld as u32,
+            b_group: self.b_group as u32,
+            b_block: b.block as u32,
+            b_block_stride: b.block_stride as u32,
+            c_replica: self.c.0.replica_stride,
+            c_outer: c.outer as u32,
+            c_inner: c.inner as u32,
+            c_ld: c.ld as u32,
+            c_block: c.block as u32,
+            c_block_stride: c.block_stride as u32,
+            bias_replica: self.bias.map_or(0, |t| t.replica_stride),
+            residual_replica: self.residual.map_or(0, |t| t.replica_stride),
+            alpha: self.alpha,
+        };
+        let mut tensors = vec![self.a.0, self.b.0, self.c.0];
+        tensors.extend(self.bias);
+        tensors.extend(self.residual);
+        let layers = cx.replicas * params.batches;
+        let choice = self.choose(cx.gpu().caps());
+        let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
+        cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)
+    }
+
+    fn choose(&self, caps: &Caps) -> Choice {
+        let (bias, residual) = (u32::from(self.bias.is_some()), u32::from(self.residual.is_some()));
+        let form = self.form as u32;
+        match caps.fixed_subgroup() {
+            Some(sg @ (4 | 8 | 16)) if caps.is_software() => {
+                // Wide tiles pay where they are filled; with few rows or columns they waste work.
+                let tm = if self.m > 16 { 32 } else { 16 };
+                let tn = if self.n as u32 > 4 * sg { 8 } else { 4 };
+                let knobs = vec![
+                    form,
+                    sg,
+                    tm,
+                    tn,
+                    GROUPS,
+                    u32::from(self.a4()),
+                    u32::from(self.b4()),
+                    u32::from(self.c4()),
+                    bias,
+                    residual,
+                ];
+                Choice { shader: &SHUFFLE, knobs, rows: tm * GROUPS, columns: tn * sg }
+            }
+            _ => {
+                let tile = if self.m.min(self.n) > 32 { 64 } else { 32 };
+                Choice { shader: &TILE, knobs: vec![form, tile, bias, residual], rows: tile, columns: tile }
+            }
+        }
+    }
+
+    fn a4(&self) -> bool {
+        let contiguous = if self.form == Form::TN { self.m } else { self.k };
+        aligned(self.a.0, self.a.1) && contiguous.is_multiple_of(4)
+    }
+
+    fn b4(&self) -> bool {
+        let contiguous = if self.form == Form::NT { self.k } else { self.n };
+        aligned(self.b.0, self.b.1) && contiguous.is_multiple_of(4)
+    }
+
+    fn c4(&self) -> bool {
+        let residual = self.residual.is_none_or(|t| t.replica_stride.is_multiple_of(4));
+        aligned(self.c.0, self.c.1) && self.n.is_multiple_of(4) && residual
+    }
+}
+
+struct Choice {
+    shader: &'static Shader,
+    knobs: Vec<u32>,
+    /// Rows and columns of C one workgroup computes.
+    rows: u32,
+    columns: u32,
+}
+
+/// Whether rows of the operand start at multiples of four elements.
+fn aligned(tensor: &Tensor, layout: Layout) -> bool {
+    tensor.replica_stride.is_multiple_of(4)
+        && [layout.ld, layout.outer, layout.inner, layout.block, layout.block_stride].iter().all(|s| s.is_multiple_of(4))
+}

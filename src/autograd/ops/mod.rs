@@ -1,0 +1,40 @@
+//! The ops, one file per family: shape rule, kernels, gradient, f64 reference and tests side by side.
+
+mod activation;
+mod attention;
+mod elementwise;
+mod gather;
+mod linear;
+mod loss;
+mod matmul;
+mod norm;
+mod reduce;
+mod rotary;
+
+pub use activation::{ActFn, Activation, GatedActivation};
+pub use attention::Attention;
+pub use elementwise::{Add, Copy, Scale};
+pub use gather::{GatherRows, IGNORE, ScatterRows};
+pub use linear::Linear;
+pub use loss::CrossEntropy;
+pub use norm::{Norm, NormKind};
+pub use reduce::{ColumnSum, Dot, MeanRows};
+pub use rotary::Rotary;
+
+use crate::gpu::Shader;
+
+/// Every kernel of the ops.
+pub(crate) fn shaders() -> Vec<&'static Shader> {
+    [
+        activation::SHADERS,
+        attention::SHADERS,
+        elementwise::SHADERS,
+        gather::SHADERS,
+        loss::SHADERS,
+        matmul::SHADERS,
+        norm::SHADERS,
+        reduce::SHADERS,
+        rotary::SHADERS,
+    ]
+    .concat()
+}

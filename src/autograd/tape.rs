@@ -1,0 +1,343 @@
+//! The tape: variables with shapes, ops in the order in which they were recorded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::op::{Links, Op};
+use super::Array;
+use crate::error::{Error, Result};
+use crate::gpu::Phase;
+
+/// Element type. Both are 32 bits wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// Numbers that are computed with.
+    F32,
+    /// Token ids, row numbers, classes.
+    U32,
+}
+
+/// Dimensions of one replica's copy, and whether each replica has its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Dimensions, outermost first.
+    pub dims: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+    /// `true`: one copy per replica. `false`: one copy shared by all.
+    pub owned: bool,
+}
+
+impl Shape {
+    /// Floats, owned per replica.
+    pub fn f32(dims: &[usize]) -> Self {
+        Self { dims: dims.to_vec(), dtype: DType::F32, owned: true }
+    }
+
+    /// Indices, owned per replica.
+    pub fn u32(dims: &[usize]) -> Self {
+        Self { dims: dims.to_vec(), dtype: DType::U32, owned: true }
+    }
+
+    /// The same, shared by all replicas.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.owned = false;
+        self
+    }
+
+    /// The same dimensions and ownership as `self`, with other dimensions.
+    #[must_use]
+    pub fn with_dims(&self, dims: &[usize]) -> Self {
+        Self { dims: dims.to_vec(), ..self.clone() }
+    }
+
+    /// Elements of one copy.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Whether a copy holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Product of the leading dimensions and size of the last.
+    pub fn rows(&self) -> (usize, usize) {
+        let columns = self.dims.last().copied().unwrap_or(1);
+        (self.len() / columns.max(1), columns)
+    }
+}
+
+/// A value on a tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Var(u32);
+
+impl Var {
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Clone)]
+pub(super) enum Source {
+    /// Given by whoever compiles or evaluates the tape.
+    Input,
+    /// Known now: uploaded once.
+    Constant(Arc<[u32]>),
+    /// Output of a node.
+    Op,
+    /// The same memory as another variable, with other dimensions.
+    Alias(Var),
+}
+
+struct VarInfo {
+    shape: Shape,
+    source: Source,
+    name: Option<String>,
+}
+
+pub(super) struct Node {
+    pub(super) op: Arc<dyn Op>,
+    pub(super) inputs: Vec<Var>,
+    pub(super) outputs: Vec<Var>,
+    pub(super) every: u64,
+    pub(super) phase: Phase,
+    /// Runs even if nobody reads its outputs.
+    pub(super) effect: bool,
+}
+
+impl Node {
+    pub(super) fn links(&self) -> Links<'_> {
+        Links { inputs: &self.inputs, outputs: &self.outputs }
+    }
+}
+
+/// Ops in order. Pure data: nothing touches a device before [`Tape::compile`].
+pub struct Tape {
+    replicas: u32,
+    vars: Vec<VarInfo>,
+    nodes: Vec<Node>,
+    every: u64,
+    phase: Phase,
+    names: BTreeMap<String, Var>,
+}
+
+impl Tape {
+    /// An empty tape for `replicas` copies of a model.
+    pub fn new(replicas: u32) -> Self {
+        Self {
+            replicas: replicas.max(1),
+            vars: Vec::new(),
+            nodes: Vec::new(),
+            every: 1,
+            phase: Phase::Measure,
+            names: BTreeMap::new(),
+        }
+    }
+
+    /// Number of replicas R.
+    pub fn replicas(&self) -> u32 {
+        self.replicas
+    }
+
+    fn var(&mut self, shape: Shape, source: Source) -> Var {
+        self.vars.push(VarInfo { shape, source, name: None });
+        Var((self.vars.len() - 1) as u32)
+    }
+
+    /// A value that is bound when the tape is compiled.
+    pub fn input(&mut self, name: &str, shape: Shape) -> Var {
+        let var = self.var(shape, Source::Input);
+        self.name(var, name);
+        var
+    }
+
+    /// Shared floats that never change.
+    pub fn constant(&mut self, dims: &[usize], data: &[f32]) -> Var {
+        let bits: Vec<u32> = data.iter().map(|x| x.to_bits()).collect();
+        self.var(Shape::f32(dims).shared(), Source::Constant(bits.into()))
+    }
+
+    /// Indices that never change: one copy shared by all, or one per replica, replica by replica.
+    pub fn constant_u32(&mut self, dims: &[usize], data: &[u32]) -> Var {
+        let len: usize = dims.iter().product();
+        let owned = data.len() != len;
+        debug_assert!(!owned || data.len() == len * self.replicas as usize, "constant of the wrong length");
+        let shape = Shape { owned, ..Shape::u32(dims) };
+        self.var(shape, Source::Constant(data.into()))
+    }
+
+    /// Floats that never change, one copy per replica, replica by replica.
+    pub fn constant_owned(&mut self, dims: &[usize], data: &[f32]) -> Var {
+        debug_assert_eq!(data.len(), dims.iter().product::<usize>() * self.replicas as usize);
+        let bits: Vec<u32> = data.iter().map(|x| x.to_bits()).collect();
+        self.var(Shape::f32(dims), Source::Constant(bits.into()))
+    }
+
+    /// The same memory with other dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the number of elements differs.
+    pub fn reshape(&mut self, var: Var, dims: &[usize]) -> Result<Var> {
+        let shape = self.shape(var).with_dims(dims);
+        if shape.len() != self.shape(var).len() {
+            return Err(Error::Shape { op: "reshape", detail: format!("{:?} to {dims:?}", self.shape(var).dims) });
+        }
+        Ok(if shape == *self.shape(var) { var } else { self.var(shape, Source::Alias(var)) })
+    }
+
+    /// Appends an op and returns its outputs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] from the op's shape rule.
+    pub fn push(&mut self, op: impl Op + 'static, inputs: &[Var]) -> Result<Vec<Var>> {
+        self.append(op, inputs, false)
+    }
+
+    /// Appends an op that has one output.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] from the op's shape rule.
+    pub fn push1(&mut self, op: impl Op + 'static, inputs: &[Var]) -> Result<Var> {
+        Ok(self.append(op, inputs, false)?[0])
+    }
+
+    /// Appends an op that runs whether or not its outputs are read.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] from the op's shape rule.
+    pub fn effect(&mut self, op: impl Op + 'static, inputs: &[Var]) -> Result<Vec<Var>> {
+        self.append(op, inputs, true)
+    }
+
+    fn append(&mut self, op: impl Op + 'static, inputs: &[Var], effect: bool) -> Result<Vec<Var>> {
+        let shapes = op.shapes(&inputs.iter().map(|var| self.shape(*var)).collect::<Vec<_>>())?;
+        let outputs: Vec<Var> = shapes.into_iter().map(|shape| self.var(shape, Source::Op)).collect();
+        self.nodes.push(Node {
+            op: Arc::new(op),
+            inputs: inputs.to_vec(),
+            outputs: outputs.clone(),
+            every: self.every,
+            phase: self.phase,
+            effect,
+        });
+        Ok(outputs)
+    }
+
+    /// Records what `build` appends with a cadence: it runs at steps that `every` divides.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn at_cadence<T>(&mut self, every: u64, build: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = std::mem::replace(&mut self.every, every.max(1));
+        let result = build(self);
+        self.every = before;
+        result
+    }
+
+    /// Records what `build` appends as part of the update, which measuring alone leaves out.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn in_update<T>(&mut self, build: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = std::mem::replace(&mut self.phase, Phase::Update);
+        let result = build(self);
+        self.phase = before;
+        result
+    }
+
+    /// Gives a variable a name, as hook points have; the first of two equal names keeps it.
+    pub fn name(&mut self, var: Var, name: &str) {
+        self.names.entry(name.to_owned()).or_insert(var);
+        self.vars[var.index()].name.get_or_insert_with(|| name.to_owned());
+    }
+
+    /// The variable of that name.
+    pub fn named(&self, name: &str) -> Option<Var> {
+        self.names.get(name).copied()
+    }
+
+    /// A variable's name, or its number.
+    pub fn label(&self, var: Var) -> String {
+        self.vars[var.index()].name.clone().unwrap_or_else(|| format!("value {}", var.0))
+    }
+
+    /// A variable's shape.
+    pub fn shape(&self, var: Var) -> &Shape {
+        &self.vars[var.index()].shape
+    }
+
+    /// Number of ops recorded so far.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether no op was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(super) fn source(&self, var: Var) -> &Source {
+        &self.vars[var.index()].source
+    }
+
+    pub(super) fn vars(&self) -> impl Iterator<Item = Var> {
+        (0..self.vars.len() as u32).map(Var)
+    }
+
+    /// The variable whose memory this one is.
+    pub(super) fn root(&self, mut var: Var) -> Var {
+        while let Source::Alias(of) = self.source(var) {
+            var = *of;
+        }
+        var
+    }
+
+    /// For each node, whether `wanted` or an effect depends on it.
+    pub(super) fn needed(&self, wanted: &[Var]) -> Vec<bool> {
+        let mut live = vec![false; self.vars.len()];
+        for var in wanted {
+            live[self.root(*var).index()] = true;
+        }
+        let mut needed = vec![false; self.nodes.len()];
+        for (at, node) in self.nodes.iter().enumerate().rev() {
+            if node.effect || node.outputs.iter().any(|var| live[var.index()]) {
+                needed[at] = true;
+                for var in &node.inputs {
+                    live[self.root(*var).index()] = true;
+                }
+            }
+        }
+        needed
+    }
+
+    /// How many recorded ops read a variable.
+    pub(crate) fn readers(&self, var: Var) -> usize {
+        let root = self.root(var);
+        self.nodes.iter().flat_map(|node| &node.inputs).filter(|input| self.root(**input) == root).count()
+    }
+
+    /// Whether the variable is the output of an op.
+    pub(crate) fn is_computed(&self, var: Var) -> bool {
+        matches!(self.source(self.root(var)), Source::Op)
+    }
+
+    /// Values of the constants as seen by replica 0, for the interpreter.
+    pub(super) fn constants(&self) -> Vec<Option<Array>> {
+        self.vars
+            .iter()
+            .map(|info| match &info.source {
+                Source::Constant(bits) => Some(Array::from_fn(&info.shape.dims, |i| match info.shape.dtype {
+                    DType::F32 => f64::from(f32::from_bits(bits[i])),
+                    DType::U32 => f64::from(bits[i]),
+                })),
+                _ => None,
+            })
+            .collect()
+    }
+}

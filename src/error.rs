@@ -1,0 +1,77 @@
+//! The one error type. Every message says what was wrong and what to do next.
+
+use std::path::PathBuf;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, in words a user can act on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No adapter was found, or none matches what was asked for.
+    #[error("{0}")]
+    NoAdapter(String),
+    /// A configuration value is unknown, of the wrong type, or out of its range.
+    #[error("{0}")]
+    Config(String),
+    /// An op was recorded with operands whose shapes do not fit together.
+    #[error("{op}: {detail}")]
+    Shape {
+        /// The op that refused.
+        op: &'static str,
+        /// What was expected and what came.
+        detail: String,
+    },
+    /// Something is not defined for this op or model.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A buffer or grid exceeds what the device allows.
+    #[error("{0}")]
+    Limit(String),
+    /// A WGSL kernel does not compile.
+    #[error("kernel {kernel}: {detail}")]
+    Shader {
+        /// The kernel's name.
+        kernel: String,
+        /// naga's or the driver's message, with the original file and line where known.
+        detail: String,
+    },
+    /// The device reported an error or was lost.
+    #[error("the device failed: {0}. Run `thermoscope adapters --check` to see whether this adapter works")]
+    Device(String),
+    /// A file could not be read or written.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as in "cannot read".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A file was read but does not hold what it should.
+    #[error("{}: {detail}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        detail: String,
+    },
+    /// The request would destroy or mix up something that exists.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// Attaches an action and a path to an I/O error, for `map_err`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// A file that does not hold what it should.
+    pub fn format(path: impl Into<PathBuf>, detail: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), detail: detail.into() }
+    }
+}

@@ -1,0 +1,257 @@
+//! The device: our own, or the host's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Caps, Kernel};
+use crate::error::{Error, Result};
+
+/// Which adapter to open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdapterChoice {
+    /// A discrete GPU if there is one, else an integrated or virtual one, else software.
+    #[default]
+    Best,
+    /// Position in the list that [`adapters`] returns.
+    Index(usize),
+    /// Part of the adapter's name, in any case.
+    Name(String),
+}
+
+impl std::str::FromStr for AdapterChoice {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text.parse() {
+            Ok(index) => Self::Index(index),
+            Err(_) => Self::Name(text.to_owned()),
+        })
+    }
+}
+
+/// How to open a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Compile kernels with bounds checks and loop limits. On by default in debug builds only.
+    pub checked: bool,
+    /// Ask for no optional feature and for wgpu's default limits only.
+    pub plain: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { checked: cfg!(debug_assertions), plain: false }
+    }
+}
+
+/// A device, its queue, what it can do, and the kernels compiled for it. Cloning shares all of them.
+#[derive(Clone)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    caps: Caps,
+    checked: bool,
+    kernels: Mutex<HashMap<(&'static str, Vec<u32>), Arc<Kernel>>>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens a device of our own, with every optional feature and the full limits of the adapter.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where no adapter matches; the message says how to get one.
+    pub fn open(choice: &AdapterChoice, options: Options) -> Result<Self> {
+        let found = adapters();
+        let adapter = pick(&found, choice)?;
+        let (required_features, required_limits) = if options.plain {
+            (wgpu::Features::empty(), wgpu::Limits::default())
+        } else {
+            (adapter.features() & Caps::PREFERRED, adapter.limits())
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("thermoscope"),
+            required_features,
+            required_limits,
+            ..Default::default()
+        }))
+        .map_err(|error| Error::NoAdapter(format!("{} cannot be opened: {error}", adapter.get_info().name)))?;
+
+        let failure = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&failure);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            slot.get_or_insert_with(|| error.to_string());
+        }));
+        Ok(Self::assemble(device, queue, Some(adapter), options.checked, failure))
+    }
+
+    /// Uses the host's device. Works with no optional feature and wgpu's default limits; features the
+    /// device has are used (see [`Caps::PREFERRED`]). Nothing is submitted or polled behind the host's
+    /// back. Without the adapter, cooperative-matrix shapes stay unknown.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Self {
+        Self::assemble(device, queue, adapter, Options::default().checked, Arc::default())
+    }
+
+    /// A device that accepts everything and computes nothing, for tests and for timing the encoder.
+    pub fn noop() -> Self {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        Self::assemble(device, queue, None, false, Arc::default())
+    }
+
+    fn assemble(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        adapter: Option<&wgpu::Adapter>,
+        checked: bool,
+        failure: Arc<Mutex<Option<String>>>,
+    ) -> Self {
+        let caps = Caps::read(&device, adapter, queue.get_timestamp_period());
+        Self { inner: Arc::new(Inner { device, queue, caps, checked, kernels: Mutex::default(), failure }) }
+    }
+
+    /// The wgpu device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// The wgpu queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// What the device can do.
+    pub fn caps(&self) -> &Caps {
+        &self.inner.caps
+    }
+
+    /// Whether kernels are compiled with bounds checks.
+    pub fn checked(&self) -> bool {
+        self.inner.checked
+    }
+
+    /// The compiled kernel for a shader and its knob values, from the cache where it was asked for before.
+    ///
+    /// # Errors
+    /// [`Error::Shader`] where it does not compile on this device.
+    pub fn kernel(&self, shader: &'static super::Shader, knobs: &[u32]) -> Result<Arc<Kernel>> {
+        let key = (shader.name, knobs.to_vec());
+        let mut kernels = self.inner.kernels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(kernel) = kernels.get(&key) {
+            return Ok(Arc::clone(kernel));
+        }
+        let kernel = Arc::new(Kernel::compile(self, shader, knobs)?);
+        kernels.insert(key, Arc::clone(&kernel));
+        Ok(kernel)
+    }
+
+    /// Fails if the device has reported an error since it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the device's words.
+    pub fn check(&self) -> Result<()> {
+        let failure = self.inner.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match failure.as_ref() {
+            Some(message) => Err(Error::Device(message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything submitted so far has run. Never called on a host's behalf.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost or has reported an error.
+    pub fn wait(&self) -> Result<()> {
+        self.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Device(error.to_string()))?;
+        self.check()
+    }
+}
+
+/// Every adapter wgpu reaches through Vulkan, Metal or DirectX 12, in a stable order.
+pub fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::PRIMARY;
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY))
+}
+
+fn pick<'a>(found: &'a [wgpu::Adapter], choice: &AdapterChoice) -> Result<&'a wgpu::Adapter> {
+    let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    let hit = match choice {
+        AdapterChoice::Best => found.iter().min_by_key(|adapter| rank(adapter)),
+        AdapterChoice::Index(index) => found.get(*index),
+        AdapterChoice::Name(name) => {
+            let name = name.to_lowercase();
+            found.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&name))
+        }
+    };
+    hit.ok_or_else(|| {
+        Error::NoAdapter(if found.is_empty() {
+            no_adapter_help()
+        } else {
+            let list: Vec<String> =
+                found.iter().enumerate().map(|(i, adapter)| format!("  {i}  {}", adapter.get_info().name)).collect();
+            let asked = match choice {
+                AdapterChoice::Index(index) => format!("there is no adapter {index}"),
+                AdapterChoice::Name(name) => format!("no adapter's name contains \"{name}\""),
+                AdapterChoice::Best => "no adapter can be used".to_owned(),
+            };
+            format!("{asked}; --adapter takes one of these indexes or part of a name:\n{}", list.join("\n"))
+        })
+    })
+}
+
+/// What to do where no adapter is found, for the system at hand.
+pub fn no_adapter_help() -> String {
+    let advice = if cfg!(target_os = "linux") {
+        let os = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let has = |name: &str| {
+            os.lines().any(|line| (line.starts_with("ID=") || line.starts_with("ID_LIKE=")) && line.contains(name))
+        };
+        if has("debian") || has("ubuntu") {
+            "Install a Vulkan driver: sudo apt-get install mesa-vulkan-drivers libvulkan1"
+        } else if has("fedora") || has("rhel") {
+            "Install a Vulkan driver: sudo dnf install mesa-vulkan-drivers vulkan-loader"
+        } else if has("arch") {
+            "Install a Vulkan driver: sudo pacman -S vulkan-swrast vulkan-icd-loader"
+        } else if has("alpine") {
+            "Install a Vulkan driver: sudo apk add mesa-vulkan-swrast vulkan-loader"
+        } else if has("suse") {
+            "Install a Vulkan driver: sudo zypper install libvulkan_lvp libvulkan1"
+        } else {
+            "Install the Vulkan loader and a driver for your GPU, or Mesa's software driver (lavapipe)"
+        }
+    } else if cfg!(target_os = "macos") {
+        "macOS 10.13 or later on a machine with Metal is needed"
+    } else if cfg!(target_os = "windows") {
+        "Install the vendor's graphics driver; DirectX 12 or Vulkan is needed"
+    } else {
+        "Install a Vulkan driver for this system"
+    };
+    format!("no GPU adapter found, not even a software one. {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapter_choice_is_an_index_or_part_of_a_name() {
+        assert_eq!("3".parse(), Ok(AdapterChoice::Index(3)));
+        assert_eq!("radeon".parse(), Ok(AdapterChoice::Name("radeon".to_owned())));
+    }
+
+    #[test]
+    fn no_adapter_says_what_to_install() {
+        assert!(matches!(pick(&[], &AdapterChoice::Best), Err(Error::NoAdapter(text)) if text.contains("nstall") || text.contains("Metal")));
+    }
+}

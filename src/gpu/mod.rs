@@ -1,0 +1,24 @@
+//! Speaks wgpu, and nothing of transformers: the device and its capabilities, kernels assembled from
+//! WGSL files, programs recorded once and replayed, read-back that never waits, timing, random numbers.
+
+mod buffers;
+mod caps;
+mod context;
+mod kernel;
+mod philox;
+mod program;
+mod readback;
+mod shader;
+mod timer;
+
+pub use buffers::{Bytes, Class};
+pub use caps::{Caps, CoopMatrix};
+pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
+pub use kernel::Kernel;
+pub use philox::{Philox, Stream};
+pub use program::{Phase, Program, Recording, Select, Slot, Storage, Tensor, grid_1d};
+pub use readback::{Readback, read_now};
+pub use shader::{Field, Knob, Params, Shader, assemble};
+pub use timer::{Span, Timer};
+
+pub(crate) use shader::params;

@@ -1,0 +1,432 @@
+//! Recorded once, replayed for every step: dispatches with ready bind groups over planned buffers.
+
+use std::sync::Arc;
+
+use super::{Class, Gpu, Kernel, Params, Shader};
+use crate::error::{Error, Result};
+
+/// Where a value outside the plan lives, in 32-bit elements.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// The buffer.
+    pub buffer: wgpu::Buffer,
+    /// First element of replica 0.
+    pub offset: u64,
+    /// Elements from one replica to the next; 0 where all share one copy.
+    pub replica_stride: u64,
+}
+
+impl Storage {
+    /// A whole buffer holding `[R, stride]`, or one shared copy where `stride` is 0.
+    pub fn whole(buffer: &wgpu::Buffer, stride: u64) -> Self {
+        Self { buffer: buffer.clone(), offset: 0, replica_stride: stride }
+    }
+}
+
+/// A place in memory, as a kernel binds it.
+#[derive(Clone, Debug)]
+pub enum Slot {
+    /// A planned tensor; the planner decides which buffer it shares with others of other lifetimes.
+    Planned(usize),
+    /// A range of a buffer that exists.
+    Fixed {
+        /// The buffer.
+        buffer: wgpu::Buffer,
+        /// Offset in bytes.
+        offset: u64,
+        /// Length in bytes.
+        size: u64,
+    },
+}
+
+/// A value as ops see it while they record kernels.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Where it lives.
+    pub slot: Slot,
+    /// Dimensions of one replica.
+    pub dims: Vec<usize>,
+    /// Elements from one replica to the next; 0 for a shared value.
+    pub replica_stride: u32,
+    /// Whether anything reads it. Ops with optional outputs skip what nobody reads.
+    pub live: bool,
+}
+
+impl Tensor {
+    /// Elements of one replica.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Whether a replica holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// When a dispatch runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Forward, backward, instruments: whatever leaves the model as it is.
+    Measure,
+    /// What changes the model or the clock.
+    Update,
+}
+
+/// Which dispatches one replay encodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Select {
+    /// The step: dispatches with a cadence run where it divides the step.
+    pub step: u64,
+    /// Whether [`Phase::Update`] is included.
+    pub update: bool,
+}
+
+struct Recorded {
+    kernel: Arc<Kernel>,
+    params: Vec<u8>,
+    slots: Vec<Slot>,
+    grid: [u32; 3],
+    every: u64,
+    phase: Phase,
+}
+
+/// Dispatches over proxies: nothing is allocated before [`Recording::finish`].
+pub struct Recording {
+    gpu: Gpu,
+    tensors: Vec<u64>,
+    dispatches: Vec<Recorded>,
+    every: u64,
+    phase: Phase,
+}
+
+impl Recording {
+    /// An empty recording.
+    pub fn new(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.clone(), tensors: Vec::new(), dispatches: Vec::new(), every: 1, phase: Phase::Measure }
+    }
+
+    /// The device the program will run on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Sets cadence and phase of the dispatches that follow.
+    pub fn when(&mut self, every: u64, phase: Phase) {
+        self.every = every.max(1);
+        self.phase = phase;
+    }
+
+    /// A new planned tensor of `elements` 32-bit values.
+    pub fn plan(&mut self, elements: u64) -> Slot {
+        self.tensors.push(elements.max(1) * 4);
+        Slot::Planned(self.tensors.len() - 1)
+    }
+
+    /// Scratch of one op, `[R, dims]`.
+    pub fn scratch(&mut self, replicas: u32, dims: &[usize]) -> Tensor {
+        let len: usize = dims.iter().product();
+        let slot = self.plan(u64::from(replicas) * len as u64);
+        Tensor { slot, dims: dims.to_vec(), replica_stride: len as u32, live: true }
+    }
+
+    /// Records one kernel. `tensors` follow the order of its bindings.
+    ///
+    /// # Errors
+    /// Where the kernel does not compile, or the grid or a binding exceeds the device's limits.
+    pub fn dispatch<P: Params>(
+        &mut self,
+        shader: &'static Shader,
+        knobs: &[u32],
+        params: &P,
+        tensors: &[&Tensor],
+        grid: [u32; 3],
+    ) -> Result<()> {
+        let kernel = self.gpu.kernel(shader, knobs)?;
+        let fail = |detail: String| Error::Shader { kernel: kernel.label().to_owned(), detail };
+        if tensors.len() != kernel.writes().len() {
+            return Err(fail(format!("binds {} tensors, was given {}", kernel.writes().len(), tensors.len())));
+        }
+        let max = self.gpu.caps().max_grid;
+        if grid.contains(&0) || grid.iter().any(|axis| *axis > max) {
+            return Err(Error::Limit(format!(
+                "{} needs a grid of {grid:?} workgroups, the device allows {max} along an axis. \
+                 Use fewer replicas or a smaller batch",
+                kernel.label()
+            )));
+        }
+        let params = bytemuck::bytes_of(params).to_vec();
+        debug_assert_eq!(params.len(), kernel.params_bytes(), "{}", kernel.label());
+        self.dispatches.push(Recorded {
+            slots: tensors.iter().map(|tensor| tensor.slot.clone()).collect(),
+            kernel,
+            params,
+            grid,
+            every: self.every,
+            phase: self.phase,
+        });
+        Ok(())
+    }
+
+    /// Plans memory, allocates it, and makes the program ready to replay.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where a tensor exceeds what the device can bind.
+    pub fn finish(self) -> Result<Program> {
+        let caps = self.gpu.caps().clone();
+        let plan = plan(&self.tensors, &self.dispatches);
+        let mut buffers = Vec::new();
+        for bytes in &plan.buffers {
+            if *bytes > caps.max_binding {
+                return Err(Error::Limit(format!(
+                    "one activation needs {}, but {} binds at most {} at once. \
+                     Use fewer replicas, a smaller batch or a smaller model",
+                    super::Bytes(*bytes),
+                    caps.name,
+                    super::Bytes(caps.max_binding),
+                )));
+            }
+            buffers.push(self.gpu.buffer(Class::Activations, bytes / 4)?);
+        }
+
+        let device = self.gpu.device();
+        let align = u64::from(caps.uniform_alignment.max(4));
+        let mut uniform_bytes: Vec<u8> = Vec::new();
+        let uniform_offsets: Vec<u64> = self
+            .dispatches
+            .iter()
+            .map(|dispatch| {
+                let offset = (uniform_bytes.len() as u64).next_multiple_of(align);
+                if dispatch.kernel.params_bytes() > 0 && !dispatch.kernel.params_in_immediates() {
+                    uniform_bytes.resize(offset as usize, 0);
+                    uniform_bytes.extend_from_slice(&dispatch.params);
+                }
+                offset
+            })
+            .collect();
+        let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: (uniform_bytes.len() as u64).next_multiple_of(16).max(16),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        if !uniform_bytes.is_empty() {
+            uniform_bytes.resize(uniform_bytes.len().next_multiple_of(4), 0);
+            self.gpu.queue().write_buffer(&uniforms, 0, &uniform_bytes);
+        }
+
+        let mut steps = Vec::with_capacity(self.dispatches.len());
+        for (dispatch, uniform_offset) in self.dispatches.into_iter().zip(uniform_offsets) {
+            let mut entries = Vec::with_capacity(dispatch.slots.len() + 1);
+            for (binding, slot) in dispatch.slots.iter().enumerate() {
+                let (buffer, offset, size) = match slot {
+                    Slot::Planned(tensor) => (&buffers[plan.home[*tensor]], 0, self.tensors[*tensor]),
+                    Slot::Fixed { buffer, offset, size } => (buffer, *offset, *size),
+                };
+                if size > caps.max_binding {
+                    return Err(Error::Limit(format!(
+                        "{} binds {} at once, {} allows {}. Use fewer replicas, a smaller batch or a smaller model",
+                        dispatch.kernel.label(),
+                        super::Bytes(size),
+                        caps.name,
+                        super::Bytes(caps.max_binding),
+                    )));
+                }
+                entries.push(entry(binding, buffer, offset, size));
+            }
+            let immediates = if dispatch.kernel.params_in_immediates() {
+                dispatch.params
+            } else {
+                if dispatch.kernel.params_bytes() > 0 {
+                    let size = dispatch.kernel.params_bytes() as u64;
+                    entries.push(entry(entries.len(), &uniforms, uniform_offset, size));
+                }
+                Vec::new()
+            };
+            let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(dispatch.kernel.label()),
+                layout: dispatch.kernel.layout(),
+                entries: &entries,
+            });
+            steps.push(Step {
+                kernel: dispatch.kernel,
+                bind_group,
+                immediates,
+                grid: dispatch.grid,
+                every: dispatch.every,
+                phase: dispatch.phase,
+            });
+        }
+        Ok(Program { steps, buffers, planned: plan.buffers.iter().sum(), lower_bound: plan.lower_bound })
+    }
+}
+
+fn entry(binding: usize, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
+    wgpu::BindGroupEntry {
+        binding: binding as u32,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer,
+            offset,
+            size: std::num::NonZeroU64::new(size),
+        }),
+    }
+}
+
+struct Plan {
+    /// Size of each buffer in bytes.
+    buffers: Vec<u64>,
+    /// Buffer of each tensor.
+    home: Vec<usize>,
+    /// Bytes alive at the worst moment: no plan can need less.
+    lower_bound: u64,
+}
+
+/// Assigns tensors to buffers, largest first, each to the smallest buffer that is free for its whole
+/// life. A buffer holds one tensor at a time, because wgpu tracks hazards per whole buffer and refuses
+/// one buffer as input and output of the same dispatch.
+fn plan(tensors: &[u64], dispatches: &[Recorded]) -> Plan {
+    let mut life: Vec<Option<(usize, usize)>> = vec![None; tensors.len()];
+    for (at, dispatch) in dispatches.iter().enumerate() {
+        for slot in &dispatch.slots {
+            if let Slot::Planned(tensor) = slot {
+                let span = life[*tensor].get_or_insert((at, at));
+                span.1 = at;
+            }
+        }
+    }
+    let lower_bound = (0..dispatches.len())
+        .map(|at| {
+            let alive = |t: &usize| life[*t].is_some_and(|(first, last)| first <= at && at <= last);
+            (0..tensors.len()).filter(alive).map(|t| tensors[t]).sum()
+        })
+        .max()
+        .unwrap_or(0);
+
+    let mut order: Vec<usize> = (0..tensors.len()).filter(|t| life[*t].is_some()).collect();
+    order.sort_by_key(|t| (std::cmp::Reverse(tensors[*t]), *t));
+    let mut buffers: Vec<u64> = Vec::new();
+    let mut tenants: Vec<Vec<(usize, usize)>> = Vec::new();
+    let mut home = vec![0; tensors.len()];
+    for tensor in order {
+        let Some((first, last)) = life[tensor] else { continue };
+        let free = |spans: &[(usize, usize)]| spans.iter().all(|(a, b)| last < *a || *b < first);
+        let best = (0..buffers.len()).filter(|b| free(&tenants[*b])).min_by_key(|b| buffers[*b]);
+        let chosen = best.unwrap_or_else(|| {
+            buffers.push(tensors[tensor]);
+            tenants.push(Vec::new());
+            buffers.len() - 1
+        });
+        tenants[chosen].push((first, last));
+        home[tensor] = chosen;
+    }
+    Plan { buffers, home, lower_bound }
+}
+
+struct Step {
+    kernel: Arc<Kernel>,
+    bind_group: wgpu::BindGroup,
+    immediates: Vec<u8>,
+    grid: [u32; 3],
+    every: u64,
+    phase: Phase,
+}
+
+/// A recorded step, ready to be replayed into anyone's compute pass.
+pub struct Program {
+    steps: Vec<Step>,
+    buffers: Vec<wgpu::Buffer>,
+    planned: u64,
+    lower_bound: u64,
+}
+
+impl Program {
+    /// Replays the program into `pass`; returns how many kernels were dispatched. Nothing is submitted.
+    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>, select: Select) -> usize {
+        let mut count = 0;
+        let mut current: Option<&Arc<Kernel>> = None;
+        for step in self.selected(select) {
+            step.encode(pass, &mut current);
+            count += 1;
+        }
+        count
+    }
+
+    /// Like [`Program::encode`], but every kernel gets a compute pass of its own, timed by `timer` under
+    /// the kernel's label.
+    pub fn encode_timed(&self, encoder: &mut wgpu::CommandEncoder, timer: &mut super::Timer, select: Select) {
+        for step in self.selected(select) {
+            let mut pass = timer.pass(encoder, step.kernel.label());
+            step.encode(&mut pass, &mut None);
+        }
+    }
+
+    fn selected(&self, select: Select) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(move |step| {
+            select.step.is_multiple_of(step.every) && (select.update || step.phase == Phase::Measure)
+        })
+    }
+
+    /// Dispatches of one replay.
+    pub fn dispatches(&self, select: Select) -> usize {
+        self.selected(select).count()
+    }
+
+    /// Labels of the kernels of one replay, in order.
+    pub fn labels(&self, select: Select) -> Vec<&str> {
+        self.selected(select).map(|step| step.kernel.label()).collect()
+    }
+
+    /// Bytes the plan allocated for activations.
+    pub fn planned_bytes(&self) -> u64 {
+        self.planned
+    }
+
+    /// Bytes alive at the worst moment of the step: no plan can need less.
+    pub fn lower_bound_bytes(&self) -> u64 {
+        self.lower_bound
+    }
+
+    /// Fills every planned buffer with NaN, so that a value a kernel forgot to write shows.
+    pub fn poison(&self, gpu: &Gpu) {
+        for buffer in &self.buffers {
+            let words = vec![f32::NAN.to_bits(); (buffer.size() / 4) as usize];
+            gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+        }
+    }
+}
+
+impl Step {
+    fn encode<'a>(&'a self, pass: &mut wgpu::ComputePass<'_>, current: &mut Option<&'a Arc<Kernel>>) {
+        if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &self.kernel)) {
+            pass.set_pipeline(self.kernel.pipeline());
+            *current = Some(&self.kernel);
+        }
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        if !self.immediates.is_empty() {
+            pass.set_immediates(0, &self.immediates);
+        }
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
+}
+
+/// Folds `groups` workgroups into x and y, since one axis may be limited to 65,535. Kernels undo it as
+/// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and skip what lies beyond the end.
+pub fn grid_1d(groups: u64, replicas: u32) -> [u32; 3] {
+    const AXIS: u64 = 65_535;
+    let groups = groups.max(1);
+    let y = groups.div_ceil(AXIS);
+    [groups.div_ceil(y) as u32, y as u32, replicas]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_fold_beyond_one_axis_and_cover_everything() {
+        for groups in [1, 2, 65_535, 65_536, 200_000, 5_000_000_000 / 256] {
+            let [x, y, z] = grid_1d(groups, 3);
+            assert!(u64::from(x) * u64::from(y) >= groups && x <= 65_535 && y <= 65_535 && z == 3);
+        }
+    }
+}

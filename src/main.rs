@@ -1,0 +1,2 @@
+//! The `thermoscope` command.
+fn main() {}
