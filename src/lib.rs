@@ -3,6 +3,9 @@
 
 pub mod autograd;
 mod error;
+mod files;
 pub mod gpu;
+pub mod model;
+pub mod task;
 
 pub use error::{Error, Result};

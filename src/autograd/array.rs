@@ -46,12 +46,12 @@ impl Array {
 
 impl Tape {
     /// Interprets the tape for one replica in f64: every op by its reference formula. `inputs` gives
-    /// the values of the tape's inputs; the result holds every value that could be computed.
+    /// the replica's values of the tape's inputs.
     ///
     /// # Errors
     /// [`Error::Shape`] where an input has other dimensions than declared, or is missing for `wanted`.
-    pub fn evaluate(&self, inputs: &[(Var, Array)], wanted: &[Var]) -> Result<Vec<Array>> {
-        let mut values: Vec<Option<Array>> = self.constants();
+    pub fn evaluate(&self, replica: usize, inputs: &[(Var, Array)], wanted: &[Var]) -> Result<Vec<Array>> {
+        let mut values: Vec<Option<Array>> = self.constants(replica);
         for (var, array) in inputs {
             let Shape { dims, .. } = self.shape(*var);
             if *dims != array.dims {

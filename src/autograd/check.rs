@@ -141,15 +141,18 @@ impl Case {
             .collect()
     }
 
+    fn reference(&self, replica: usize, wanted: &[Var]) -> Vec<Array> {
+        self.tape.evaluate(replica, &self.reference_inputs(replica), wanted).expect("the reference evaluates")
+    }
+
     fn compare(&self, wanted: &[Var], tolerance: f64, each: bool) {
         for gpu in gpus() {
             let found = self.run(gpu, wanted);
             for replica in 0..REPLICAS as usize {
-                let inputs = self.reference_inputs(replica);
                 if replica > 0 && wanted.iter().all(|var| !self.tape.shape(*var).owned) {
                     continue;
                 }
-                let expected = self.tape.evaluate(&inputs, wanted).expect("the reference evaluates");
+                let expected = self.reference(replica, wanted);
                 for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     let found = &found[replica.min(found.len() - 1)];
                     let size = expected.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1e-30);
@@ -179,6 +182,21 @@ impl Case {
         self.compare(wanted, tolerance, true);
     }
 
+    /// Integer values are those of the reference.
+    pub(crate) fn agree_bits(&self, wanted: &[Var]) {
+        for gpu in gpus() {
+            let found = self.run(gpu, wanted);
+            for replica in 0..REPLICAS as usize {
+                let expected = self.reference(replica, wanted);
+                for (found, expected) in found.iter().zip(&expected) {
+                    let found: Vec<f64> =
+                        found[replica.min(found.len() - 1)].iter().map(|x| f64::from(x.to_bits())).collect();
+                    assert_eq!(found, expected.data, "{} on {}, replica {replica}", self.name, gpu.caps().name);
+                }
+            }
+        }
+    }
+
     /// Checks values and, with a random coefficient for every element of every output behind it, the
     /// gradients with respect to `wrt`: device against reference, reference against central differences.
     pub(crate) fn check(&mut self, outputs: &[Var], wrt: &[Var], tolerance: f64) {
@@ -198,7 +216,7 @@ impl Case {
         self.agree(&grads, tolerance);
 
         let inputs = self.reference_inputs(0);
-        let exact = self.tape.evaluate(&inputs, &grads).expect("the reference evaluates");
+        let exact = self.tape.evaluate(0, &inputs, &grads).expect("the reference evaluates");
         for (var, grad) in wrt.iter().zip(&exact) {
             let size = grad.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1e-12);
             let stride = (grad.data.len() / 5).max(1);
@@ -207,7 +225,7 @@ impl Case {
                     let mut moved = inputs.clone();
                     let (_, array) = moved.iter_mut().find(|(v, _)| v == var).expect("wrt is an input");
                     array.data[i] += delta;
-                    self.tape.evaluate(&moved, &[loss]).expect("the reference evaluates")[0].data[0]
+                    self.tape.evaluate(0, &moved, &[loss]).expect("the reference evaluates")[0].data[0]
                 };
                 let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
                 assert!(

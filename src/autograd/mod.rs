@@ -6,7 +6,7 @@
 mod array;
 mod backward;
 mod compile;
-mod op;
+pub(crate) mod op;
 pub mod ops;
 mod tape;
 

@@ -1,6 +1,5 @@
 //! The tape: variables with shapes, ops in the order in which they were recorded.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::op::{Links, Op};
@@ -120,7 +119,6 @@ pub struct Tape {
     nodes: Vec<Node>,
     every: u64,
     phase: Phase,
-    names: BTreeMap<String, Var>,
 }
 
 impl Tape {
@@ -132,7 +130,6 @@ impl Tape {
             nodes: Vec::new(),
             every: 1,
             phase: Phase::Measure,
-            names: BTreeMap::new(),
         }
     }
 
@@ -149,7 +146,7 @@ impl Tape {
     /// A value that is bound when the tape is compiled.
     pub fn input(&mut self, name: &str, shape: Shape) -> Var {
         let var = self.var(shape, Source::Input);
-        self.name(var, name);
+        self.vars[var.index()].name = Some(name.to_owned());
         var
     }
 
@@ -247,16 +244,6 @@ impl Tape {
         result
     }
 
-    /// Gives a variable a name, as hook points have; the first of two equal names keeps it.
-    pub fn name(&mut self, var: Var, name: &str) {
-        self.names.entry(name.to_owned()).or_insert(var);
-        self.vars[var.index()].name.get_or_insert_with(|| name.to_owned());
-    }
-
-    /// The variable of that name.
-    pub fn named(&self, name: &str) -> Option<Var> {
-        self.names.get(name).copied()
-    }
 
     /// A variable's name, or its number.
     pub fn label(&self, var: Var) -> String {
@@ -327,15 +314,18 @@ impl Tape {
         matches!(self.source(self.root(var)), Source::Op)
     }
 
-    /// Values of the constants as seen by replica 0, for the interpreter.
-    pub(super) fn constants(&self) -> Vec<Option<Array>> {
+    /// Values of the constants as one replica sees them, for the interpreter.
+    pub(super) fn constants(&self, replica: usize) -> Vec<Option<Array>> {
         self.vars
             .iter()
             .map(|info| match &info.source {
-                Source::Constant(bits) => Some(Array::from_fn(&info.shape.dims, |i| match info.shape.dtype {
-                    DType::F32 => f64::from(f32::from_bits(bits[i])),
-                    DType::U32 => f64::from(bits[i]),
-                })),
+                Source::Constant(bits) => {
+                    let first = if info.shape.owned { replica * info.shape.len() } else { 0 };
+                    Some(Array::from_fn(&info.shape.dims, |i| match info.shape.dtype {
+                        DType::F32 => f64::from(f32::from_bits(bits[first + i])),
+                        DType::U32 => f64::from(bits[first + i]),
+                    }))
+                }
                 _ => None,
             })
             .collect()

@@ -25,7 +25,16 @@ static SCALE: Shader = Shader {
     knobs: &[Knob { name: "WIDE", values: &[0, 1] }],
     params: ScaleParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&ADD, &SCALE];
+crate::gpu::params! {
+    struct BiasParams { rows: u32, columns: u32, x_replica: u32, b_replica: u32, y_replica: u32 }
+}
+static ADD_BIAS: Shader = Shader {
+    name: "elementwise/add_bias",
+    source: include_str!("../../../shaders/elementwise/add_bias.wgsl"),
+    knobs: &[],
+    params: BiasParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&ADD, &SCALE, &ADD_BIAS];
 
 /// Whether all of these can be walked in vectors of four.
 fn wide(tensors: &[&Tensor]) -> bool {
@@ -131,6 +140,44 @@ impl Op for Copy {
     }
 }
 
+/// y [N, C] = x + b [C] in every row.
+pub struct AddBias;
+
+impl Op for AddBias {
+    fn name(&self) -> &'static str {
+        "add bias"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[1].len() != inputs[0].rows().1 {
+            return Err(misfit("add bias", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let columns = inputs[1].len();
+        let params = BiasParams {
+            rows: (outputs[0].len() / columns) as u32,
+            columns: columns as u32,
+            x_replica: inputs[0].replica_stride,
+            b_replica: inputs[1].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        let grid = grid_1d((outputs[0].len() as u64).div_ceil(u64::from(WG)), cx.replicas);
+        cx.dispatch(&ADD_BIAS, &[], &params, &[&inputs[0], &inputs[1], &outputs[0]], grid)
+    }
+
+    fn vjp(&self, tape: &mut Tape, _node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![grads[0], grads[0].map(|dy| tape.push1(super::ColumnSum, &[dy])).transpose()?])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let columns = inputs[1].data.len();
+        vec![Array::from_fn(&inputs[0].dims, |i| inputs[0].data[i] + inputs[1].data[i % columns])]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +190,16 @@ mod tests {
             let (a, b) = (case.owned(&[n, 3]), case.shared(&[n, 3]));
             let y = case.tape.push1(Add, &[a, b]).unwrap();
             case.check(&[y], &[a], 1e-6);
+        }
+    }
+
+    #[test]
+    fn biases_match_their_reference() {
+        for n in SIZES {
+            let mut case = Case::new("add bias");
+            let (x, b) = (case.owned(&[n, 7]), case.owned(&[7]));
+            let y = case.tape.push1(AddBias, &[x, b]).unwrap();
+            case.check(&[y], &[x, b], 1e-5);
         }
     }
 

@@ -9,8 +9,10 @@ use crate::gpu::Tensor;
 
 /// y [N, C] = x [N, D] W (+ b [C]) (+ residual [N, C]). W is [D, C], or [H, D, K] with C = H K as
 /// TransformerLens stores W_Q. Inputs: x, W, then bias and residual where there are any.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Linear {
+    /// Multiplies by Wᵀ instead: x [N, C], y [N, D].
+    pub transposed: bool,
     /// Whether a bias follows W.
     pub bias: bool,
     /// Whether a residual of the output's shape comes last.
@@ -34,40 +36,47 @@ fn weight_index(dims: &[usize], row: usize, column: usize) -> usize {
     }
 }
 
+impl Linear {
+    /// Length of a row of x and of y, and the weight's layout.
+    fn sizes(&self, weight: &[usize]) -> Result<(usize, usize, Layout)> {
+        let (d, c, layout) =
+            weight_layout(weight).ok_or_else(|| misfit("linear", format!("a weight of {weight:?}")))?;
+        Ok(if self.transposed { (c, d, layout) } else { (d, c, layout) })
+    }
+}
+
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let (n, d) = inputs[0].rows();
-        let (rows, columns, _) = weight_layout(&inputs[1].dims)
-            .ok_or_else(|| misfit("linear", format!("a weight of {:?}", inputs[1].dims)))?;
+        let (n, width) = inputs[0].rows();
+        let (from, to, _) = self.sizes(&inputs[1].dims)?;
         let extra = &inputs[2..];
-        let fits = rows == d
+        let fits = from == width
             && extra.len() == usize::from(self.bias) + usize::from(self.residual)
-            && (!self.bias || extra[0].len() == columns)
-            && (!self.residual || extra[extra.len() - 1].len() == n * columns);
+            && (!self.bias || extra[0].len() == to)
+            && (!self.residual || extra[extra.len() - 1].len() == n * to);
         if !fits {
             let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
             return Err(misfit("linear", format!("x, W, bias, residual do not fit: {dims:?}")));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, columns]) }])
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, to]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (d, c, layout) = weight_layout(&inputs[1].dims).unwrap_or((0, 0, Layout::rows(0)));
-        let n = outputs[0].len() / c;
+        let (from, to, layout) = self.sizes(&inputs[1].dims)?;
         Matmul {
-            form: Form::NN,
-            m: n,
-            n: c,
-            k: d,
+            form: if self.transposed { Form::NT } else { Form::NN },
+            m: outputs[0].len() / to,
+            n: to,
+            k: from,
             batches: (1, 1),
             b_group: 1,
-            a: (&inputs[0], Layout::rows(d)),
+            a: (&inputs[0], Layout::rows(from)),
             b: (&inputs[1], layout),
-            c: (&outputs[0], Layout::rows(c)),
+            c: (&outputs[0], Layout::rows(to)),
             bias: self.bias.then(|| &inputs[2]),
             residual: self.residual.then(|| &inputs[inputs.len() - 1]),
             alpha: 1.0,
@@ -78,9 +87,12 @@ impl Op for Linear {
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
         let Some(dy) = grads[0] else { return Ok(vec![None; node.inputs.len()]) };
         let (x, w) = (node.inputs[0], node.inputs[1]);
+        let dims = tape.shape(w).dims.clone();
+        // dW [D, C] sums an outer product over rows: of x and dy, or of dy and x where W was transposed.
+        let (left, right) = if self.transposed { (dy, x) } else { (x, dy) };
         let mut results = vec![
-            Some(tape.push1(LinearGradX, &[dy, w])?),
-            Some(tape.push1(LinearGradW { dims: tape.shape(w).dims.clone() }, &[x, dy])?),
+            Some(tape.push1(Self { transposed: !self.transposed, ..Self::default() }, &[dy, w])?),
+            Some(tape.push1(LinearGradW { dims }, &[left, right])?),
         ];
         if self.bias {
             results.push(Some(tape.push1(ColumnSum, &[dy])?));
@@ -92,13 +104,16 @@ impl Op for Linear {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (n, d) = inputs[0].rows();
+        let (n, from) = inputs[0].rows();
         let (x, w) = (inputs[0], inputs[1]);
-        let columns = w.data.len() / d;
-        vec![Array::from_fn(&[n, columns], |at| {
-            let (row, column) = (at / columns, at % columns);
-            let product: f64 =
-                (0..d).map(|i| x.data[row * d + i] * w.data[weight_index(&w.dims, i, column)]).sum();
+        let to = w.data.len() / from;
+        let weight = |i: usize, j: usize| {
+            let (row, column) = if self.transposed { (j, i) } else { (i, j) };
+            w.data[weight_index(&w.dims, row, column)]
+        };
+        vec![Array::from_fn(&[n, to], |at| {
+            let (row, column) = (at / to, at % to);
+            let product: f64 = (0..from).map(|i| x.data[row * from + i] * weight(i, column)).sum();
             let bias = if self.bias { inputs[2].data[column] } else { 0.0 };
             let residual = if self.residual { inputs[inputs.len() - 1].data[at] } else { 0.0 };
             product + bias + residual
@@ -106,51 +121,7 @@ impl Op for Linear {
     }
 }
 
-/// dx [N, D] = dy [N, C] Wᵀ.
-struct LinearGradX;
-
-impl Op for LinearGradX {
-    fn name(&self) -> &'static str {
-        "linear gradient of x"
-    }
-
-    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let (n, _) = inputs[0].rows();
-        let (d, _, _) = weight_layout(&inputs[1].dims).ok_or_else(|| misfit("linear", "weight"))?;
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, d]) }])
-    }
-
-    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (d, c, layout) = weight_layout(&inputs[1].dims).unwrap_or((0, 0, Layout::rows(0)));
-        Matmul {
-            form: Form::NT,
-            m: outputs[0].len() / d,
-            n: d,
-            k: c,
-            batches: (1, 1),
-            b_group: 1,
-            a: (&inputs[0], Layout::rows(c)),
-            b: (&inputs[1], layout),
-            c: (&outputs[0], Layout::rows(d)),
-            bias: None,
-            residual: None,
-            alpha: 1.0,
-        }
-        .record(cx)
-    }
-
-    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (n, c) = inputs[0].rows();
-        let (dy, w) = (inputs[0], inputs[1]);
-        let d = w.data.len() / c;
-        vec![Array::from_fn(&[n, d], |at| {
-            let (row, i) = (at / d, at % d);
-            (0..c).map(|column| dy.data[row * c + column] * w.data[weight_index(&w.dims, i, column)]).sum()
-        })]
-    }
-}
-
-/// dW = xᵀ dy, in the layout of W.
+/// dW [D, C] = leftᵀ right in the layout of W, from left [N, D] and right [N, C].
 struct LinearGradW {
     dims: Vec<usize>,
 }
@@ -165,7 +136,8 @@ impl Op for LinearGradW {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (d, c, layout) = weight_layout(&self.dims).unwrap_or((0, 0, Layout::rows(0)));
+        let (d, c, layout) =
+            weight_layout(&self.dims).ok_or_else(|| misfit("linear", format!("a weight of {:?}", self.dims)))?;
         Matmul {
             form: Form::TN,
             m: d,
@@ -184,17 +156,65 @@ impl Op for LinearGradW {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (x, dy) = (inputs[0], inputs[1]);
-        let (n, d) = x.rows();
-        let c = dy.data.len() / n;
+        let (left, right) = (inputs[0], inputs[1]);
+        let (n, d) = left.rows();
+        let c = right.data.len() / n;
         let mut dw = Array::zeros(&self.dims);
         for i in 0..d {
             for column in 0..c {
                 dw.data[weight_index(&self.dims, i, column)] =
-                    (0..n).map(|row| x.data[row * d + i] * dy.data[row * c + column]).sum();
+                    (0..n).map(|row| left.data[row * d + i] * right.data[row * c + column]).sum();
             }
         }
         vec![dw]
+    }
+}
+
+/// What each head writes to the residual stream: result [N, H, D] = z [N, H, K] W_O [H, K, D].
+pub struct HeadResult;
+
+impl Op for HeadResult {
+    fn name(&self) -> &'static str {
+        "head result"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let ([h, k, d], (rows, width)) = (inputs[1].dims.as_slice(), inputs[0].rows()) else {
+            return Err(misfit("head result", format!("W_O of {:?}", inputs[1].dims)));
+        };
+        if width != *k || rows % h != 0 {
+            return Err(misfit("head result", format!("z {:?}, W_O {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[rows / h, *h, *d]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [h, k, d] = inputs[1].dims[..] else { return Err(misfit("head result", "W_O")) };
+        let n = outputs[0].dims[0];
+        Matmul {
+            form: Form::NN,
+            m: n,
+            n: d,
+            k,
+            batches: (1, h),
+            b_group: 1,
+            a: (&inputs[0], Layout::heads(n, h, k)),
+            b: (&inputs[1], Layout::stacked(d, k, h)),
+            c: (&outputs[0], Layout::heads(n, h, d)),
+            bias: None,
+            residual: None,
+            alpha: 1.0,
+        }
+        .record(cx)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (z, w) = (inputs[0], inputs[1]);
+        let (h, k, d) = (w.dims[0], w.dims[1], w.dims[2]);
+        vec![Array::from_fn(&[z.data.len() / (h * k), h, d], |at| {
+            let (row, head, i) = (at / (h * d), at / d % h, at % d);
+            (0..k).map(|x| z.data[(row * h + head) * k + x] * w.data[(head * k + x) * d + i]).sum()
+        })]
     }
 }
 
@@ -218,7 +238,7 @@ mod tests {
         if residual {
             inputs.push(case.owned(&[n, columns]));
         }
-        let y = case.tape.push1(Linear { bias, residual }, &inputs).unwrap();
+        let y = case.tape.push1(Linear { transposed: false, bias, residual }, &inputs).unwrap();
         // The gradient of a shared weight would be a sum over replicas, which no model asks for.
         let wrt: Vec<_> = inputs.iter().copied().filter(|v| !(shared_w && *v == w)).collect();
         case.check(&[y], &wrt, TOLERANCE);
@@ -240,5 +260,23 @@ mod tests {
         check(31, 64, &[4, 64, 16], true, false, false);
         check(3, 31, &[3, 31, 5], true, false, false);
         check(64, 8, &[2, 8, 257], false, false, true);
+    }
+
+    #[test]
+    fn transposed_weights_match_their_reference() {
+        for n in SIZES {
+            let mut case = Case::new(&format!("transposed {n}"));
+            let (x, w, b) = (case.owned(&[n, 31]), case.owned(&[64, 31]), case.owned(&[64]));
+            let y = case.tape.push1(Linear { transposed: true, bias: true, residual: false }, &[x, w, b]).unwrap();
+            case.check(&[y], &[x, w, b], TOLERANCE);
+        }
+    }
+
+    #[test]
+    fn head_results_sum_to_the_output_of_attention() {
+        let mut case = Case::new("head result");
+        let (z, w) = (case.owned(&[31, 4, 8]), case.owned(&[4, 8, 33]));
+        let result = case.tape.push1(HeadResult, &[z, w]).unwrap();
+        case.agree(&[result], TOLERANCE);
     }
 }

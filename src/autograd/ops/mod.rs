@@ -13,9 +13,9 @@ mod rotary;
 
 pub use activation::{ActFn, Activation, GatedActivation};
 pub use attention::Attention;
-pub use elementwise::{Add, Copy, Scale};
+pub use elementwise::{Add, AddBias, Copy, Scale};
 pub use gather::{GatherRows, IGNORE, ScatterRows};
-pub use linear::Linear;
+pub use linear::{HeadResult, Linear};
 pub use loss::CrossEntropy;
 pub use norm::{Norm, NormKind};
 pub use reduce::{ColumnSum, Dot, MeanRows};

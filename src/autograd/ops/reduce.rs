@@ -2,7 +2,6 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var};
-use super::Scale;
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 
@@ -244,6 +243,7 @@ impl Op for MultiplyScalar {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Scale;
     use super::*;
     use crate::autograd::check::{Case, SIZES};
 

@@ -1,0 +1,13 @@
+//! The transformer: its configuration, its weight table, its forward pass written as ops, and its
+//! files. Names are TransformerLens's throughout.
+
+mod config;
+mod folder;
+mod transformer;
+mod weights;
+
+pub use config::{InitMode, ModelConfig, Normalization, PositionalEmbedding};
+pub use folder::ModelFolder;
+pub(crate) use folder::{files_of, open, read_weights, write_tensors, write_views};
+pub use transformer::{Forward, Model, ReadOut, Rows};
+pub use weights::{Init, WeightSpec, WeightTable};

@@ -1,0 +1,308 @@
+//! The forward pass, written as ops, with TransformerLens's hook points.
+
+use std::collections::BTreeMap;
+
+use super::{ModelConfig, Normalization, PositionalEmbedding, WeightTable};
+use crate::autograd::ops::{
+    Activation, AddBias, Attention, GatedActivation, GatherRows, HeadResult, Linear, Norm, NormKind, Rotary,
+};
+use crate::autograd::{Tape, Var};
+use crate::error::{Error, Result};
+
+/// Which positions are predicted at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOut {
+    /// Every position.
+    All,
+    /// The last one; the last block computes nothing for the others.
+    Last,
+}
+
+/// The tokens of a batch, [B, T].
+#[derive(Clone, Copy, Debug)]
+pub enum Rows {
+    /// One row of the first block for each token. `tokens` is [B * T].
+    Each {
+        /// Token ids.
+        tokens: Var,
+    },
+    /// Token and position pairs that repeat are computed once up to the first attention. For a batch in
+    /// which few differ, as in modular arithmetic.
+    Distinct {
+        /// Token of each distinct pair, [U].
+        tokens: Var,
+        /// Position of each distinct pair, [U].
+        positions: Var,
+        /// Which pair stands at each place of the batch, [B * T].
+        index: Var,
+        /// Which pair stands at the last position of each example, [B].
+        last: Var,
+    },
+}
+
+/// Values by TransformerLens's hook names.
+type Hooks = BTreeMap<String, Var>;
+
+/// What a forward pass leaves behind.
+pub struct Forward {
+    /// [B * T, V], or [B, V] where only the last position is read out.
+    pub logits: Var,
+    /// Values by TransformerLens's hook names. What nobody reads is never computed.
+    pub hooks: Hooks,
+}
+
+impl Forward {
+    /// The value at a hook point.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the model has no such hook.
+    pub fn hook(&self, name: &str) -> Result<Var> {
+        self.hooks.get(name).copied().ok_or_else(|| Error::Unsupported(format!("this model has no hook {name}")))
+    }
+}
+
+/// A model on a tape: its configuration and the variables of its weights.
+pub struct Model {
+    /// Resolved configuration.
+    pub config: ModelConfig,
+    /// Names, shapes and places of the weights.
+    pub table: WeightTable,
+    /// The weights, in the order of the table.
+    pub weights: Vec<Var>,
+    rotary: Option<Var>,
+}
+
+/// Rows of the residual stream, and how the batch picks from them where they are distinct pairs.
+struct Stream {
+    x: Var,
+    positions: Var,
+    distinct: Option<(Var, Var)>,
+}
+
+impl Model {
+    /// Declares the weights of a resolved configuration on a tape.
+    pub fn new(config: &ModelConfig, tape: &mut Tape) -> Self {
+        let table = WeightTable::new(config);
+        let weights = table.declare(tape, true);
+        let rotary = (config.positional_embedding_type == PositionalEmbedding::Rotary).then(|| {
+            let (dims, data) = Rotary::table(config.n_ctx, config.rotary_dim, config.rotary_base);
+            tape.constant(&dims, &data)
+        });
+        Self { config: config.clone(), table, weights, rotary }
+    }
+
+    /// The weight of that name, if the model has it.
+    pub fn weight(&self, name: &str) -> Option<Var> {
+        self.table.find(name).map(|at| self.weights[at])
+    }
+
+    fn need(&self, name: &str) -> Result<Var> {
+        self.weight(name).ok_or_else(|| Error::Unsupported(format!("this model has no weight {name}")))
+    }
+
+    /// Appends the forward pass of `batch` sequences of `seq` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the rows do not fit the batch.
+    pub fn forward(&self, tape: &mut Tape, rows: &Rows, batch: usize, seq: usize, read: ReadOut) -> Result<Forward> {
+        let config = &self.config;
+        if seq == 0 || seq > config.n_ctx {
+            return Err(Error::Config(format!("sequences of {seq} tokens; the model takes 1 to {}", config.n_ctx)));
+        }
+        let mut hooks = Hooks::new();
+        let mut stream = self.embed(tape, rows, batch, seq)?;
+        let dims = [batch, seq, config.d_model];
+        for layer in 0..config.n_layers {
+            let read = if layer + 1 == config.n_layers { read } else { ReadOut::All };
+            stream = self.block(tape, &mut hooks, layer, &stream, dims, read)?;
+        }
+        let queries = if read == ReadOut::Last { 1 } else { seq };
+        let x = self.norm(tape, &mut hooks, "ln_final", stream.x, None, &[batch, queries, config.d_model])?;
+        let bias = self.weight("unembed.b_U");
+        let (w, transposed) = match self.weight("unembed.W_U") {
+            Some(w) => (w, false),
+            None => (self.need("embed.W_E")?, true),
+        };
+        let mut inputs = vec![x, w];
+        inputs.extend(bias);
+        let logits = tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)?;
+        Ok(Forward { logits, hooks })
+    }
+
+    fn embed(&self, tape: &mut Tape, rows: &Rows, batch: usize, seq: usize) -> Result<Stream> {
+        let w_e = self.need("embed.W_E")?;
+        let (tokens, positions, distinct) = match *rows {
+            Rows::Each { tokens } => (tokens, positions_of(tape, batch, seq), None),
+            Rows::Distinct { tokens, positions, index, last } => (tokens, positions, Some((index, last))),
+        };
+        let mut inputs = vec![w_e, tokens];
+        if let Some(w_pos) = self.weight("pos_embed.W_pos") {
+            inputs.extend([w_pos, positions]);
+        }
+        Ok(Stream { x: tape.push1(GatherRows, &inputs)?, positions, distinct })
+    }
+
+    /// One block. `dims` is [B, T, D].
+    fn block(
+        &self,
+        tape: &mut Tape,
+        hooks: &mut Hooks,
+        layer: usize,
+        stream: &Stream,
+        dims: [usize; 3],
+        read: ReadOut,
+    ) -> Result<Stream> {
+        let config = &self.config;
+        let [batch, seq, d] = dims;
+        let (h, g, k) = (config.n_heads, config.n_key_value_heads, config.d_head);
+        let block = |name: &str| format!("blocks.{layer}.{name}");
+        let queries = if read == ReadOut::Last { 1 } else { seq };
+
+        // Rows of all tokens, and of the tokens that are asked for: the last block asks for few.
+        let all = stream.distinct.map(|(index, _)| index);
+        let asked = match (read, stream.distinct) {
+            (ReadOut::All, _) => all,
+            (ReadOut::Last, Some((_, last))) => Some(last),
+            (ReadOut::Last, None) => (seq > 1).then(|| {
+                let rows: Vec<u32> = (0..batch).map(|b| (b * seq + seq - 1) as u32).collect();
+                tape.constant_u32(&[batch], &rows)
+            }),
+        };
+        let full = pick(tape, stream.x, all)?;
+        hooks.insert(block("hook_resid_pre"), tape.reshape(full, &dims)?);
+
+        let normal = self.norm(tape, hooks, &block("ln1"), stream.x, all, &dims)?;
+        // One of q, k, v for the rows that `rows` picks, [B, ., heads, K].
+        let project = |tape: &mut Tape, hooks: &mut Hooks, which: &str, rows: Option<Var>| -> Result<Var> {
+            let (heads, count) = if which == "Q" { (h, queries) } else { (g, seq) };
+            let mark = if which != "Q" && g < h { "_" } else { "" };
+            let bias = self.weight(&block(&format!("attn.{mark}b_{which}")));
+            let mut inputs = vec![normal, self.need(&block(&format!("attn.{mark}W_{which}")))?];
+            inputs.extend(bias);
+            let plain = tape.push1(Linear { bias: bias.is_some(), ..Linear::default() }, &inputs)?;
+            let shape = [batch, count, heads, k];
+            let hook = which.to_lowercase();
+            let picked = pick(tape, plain, rows)?;
+            let picked = tape.reshape(picked, &shape)?;
+            hooks.insert(block(&format!("attn.hook_{hook}")), picked);
+            let Some(table) = self.rotary.filter(|_| which != "V") else { return Ok(picked) };
+            let rows_here = tape.shape(plain).rows().0;
+            let per_head = tape.reshape(plain, &[rows_here, heads, k])?;
+            let turned = tape.push1(Rotary { forward: true }, &[per_head, stream.positions, table])?;
+            let turned = tape.reshape(turned, &[rows_here, heads * k])?;
+            let turned = pick(tape, turned, rows)?;
+            let turned = tape.reshape(turned, &shape)?;
+            hooks.insert(block(&format!("attn.hook_rot_{hook}")), turned);
+            Ok(turned)
+        };
+        let q = project(tape, hooks, "Q", asked)?;
+        let key = project(tape, hooks, "K", all)?;
+        let value = project(tape, hooks, "V", all)?;
+        let scale = (1.0 / config.attn_scale) as f32;
+        let out = tape.push(Attention { scale }, &[q, key, value])?;
+        for (hook, var) in ["hook_z", "hook_pattern", "hook_attn_scores"].into_iter().zip(&out) {
+            hooks.insert(block(&format!("attn.{hook}")), *var);
+        }
+        let w_o = self.need(&block("attn.W_O"))?;
+        let result = tape.push1(HeadResult, &[out[0], w_o])?;
+        hooks.insert(block("attn.hook_result"), tape.reshape(result, &[batch, queries, h, d])?);
+
+        let flat_z = tape.reshape(out[0], &[batch * queries, h * k])?;
+        let flat_w = tape.reshape(w_o, &[h * k, d])?;
+        let before = pick(tape, stream.x, asked)?;
+        let out_dims = [batch, queries, d];
+        let b_o = self.weight(&block("attn.b_O"));
+        let (alone, mid) = write(tape, flat_z, flat_w, b_o, before)?;
+        hooks.insert(block("hook_attn_out"), tape.reshape(alone, &out_dims)?);
+        hooks.insert(block("hook_resid_mid"), tape.reshape(mid, &out_dims)?);
+
+        let post = if config.has_mlp() {
+            let from = if config.parallel_attn_mlp { before } else { mid };
+            self.mlp(tape, hooks, layer, from, mid, out_dims)?
+        } else {
+            mid
+        };
+        hooks.insert(block("hook_resid_post"), tape.reshape(post, &out_dims)?);
+        let positions = if stream.distinct.is_some() { positions_of(tape, batch, seq) } else { stream.positions };
+        Ok(Stream { x: post, positions, distinct: None })
+    }
+
+    /// The MLP reading `from`, added to `residual`. `dims` is [B, Tq, D].
+    fn mlp(&self, tape: &mut Tape, hooks: &mut Hooks, layer: usize, from: Var, residual: Var, dims: [usize; 3]) -> Result<Var> {
+        let config = &self.config;
+        let block = |name: &str| format!("blocks.{layer}.{name}");
+        let hidden = [dims[0], dims[1], config.d_mlp];
+        let (w_in, b_in) = (self.need(&block("mlp.W_in"))?, self.weight(&block("mlp.b_in")));
+        let normal = self.norm(tape, hooks, &block("ln2"), from, None, &dims)?;
+        let plain = Linear::default();
+        let post = if config.gated_mlp {
+            let gate = tape.push1(plain, &[normal, self.need(&block("mlp.W_gate"))?])?;
+            let up = tape.push1(plain, &[normal, w_in])?;
+            hooks.insert(block("mlp.hook_pre"), tape.reshape(gate, &hidden)?);
+            hooks.insert(block("mlp.hook_pre_linear"), tape.reshape(up, &hidden)?);
+            let gated = tape.push1(GatedActivation(config.act_fn), &[gate, up])?;
+            match b_in {
+                // TransformerLens adds b_in behind the gate.
+                Some(b_in) => tape.push1(AddBias, &[gated, b_in])?,
+                None => gated,
+            }
+        } else {
+            let mut inputs = vec![normal, w_in];
+            inputs.extend(b_in);
+            let pre = tape.push1(Linear { bias: b_in.is_some(), ..plain }, &inputs)?;
+            hooks.insert(block("mlp.hook_pre"), tape.reshape(pre, &hidden)?);
+            tape.push1(Activation(config.act_fn), &[pre])?
+        };
+        hooks.insert(block("mlp.hook_post"), tape.reshape(post, &hidden)?);
+        let b_out = self.weight(&block("mlp.b_out"));
+        let (alone, sum) = write(tape, post, self.need(&block("mlp.W_out"))?, b_out, residual)?;
+        hooks.insert(block("hook_mlp_out"), tape.reshape(alone, &dims)?);
+        Ok(sum)
+    }
+
+    /// The norm of that name, or `x` itself where the model has none. Hooks get the shape `dims`, after
+    /// `rows` were picked.
+    fn norm(&self, tape: &mut Tape, hooks: &mut Hooks, name: &str, x: Var, rows: Option<Var>, dims: &[usize; 3]) -> Result<Var> {
+        let Some((weight, bias)) = self.config.norm_parts() else { return Ok(x) };
+        let kind = match self.config.normalization_type {
+            Normalization::RMS | Normalization::RMSPre => NormKind::Rms,
+            _ => NormKind::Layer,
+        };
+        let mut inputs = vec![x];
+        if weight {
+            inputs.push(self.need(&format!("{name}.w"))?);
+        }
+        if bias {
+            inputs.push(self.need(&format!("{name}.b"))?);
+        }
+        let out = tape.push(Norm { kind, weight, bias, eps: self.config.eps as f32 }, &inputs)?;
+        let normalized = pick(tape, out[0], rows)?;
+        hooks.insert(format!("{name}.hook_normalized"), tape.reshape(normalized, dims)?);
+        let count = tape.shape(out[2]).len();
+        let scale = tape.reshape(out[2], &[count, 1])?;
+        let scale = pick(tape, scale, rows)?;
+        hooks.insert(format!("{name}.hook_scale"), tape.reshape(scale, &[dims[0], dims[1], 1])?);
+        Ok(out[0])
+    }
+}
+
+/// x W + b, which costs nothing unless it is read, and the same added to the residual stream.
+fn write(tape: &mut Tape, x: Var, w: Var, bias: Option<Var>, residual: Var) -> Result<(Var, Var)> {
+    let mut inputs = vec![x, w];
+    inputs.extend(bias);
+    let linear = Linear { bias: bias.is_some(), ..Linear::default() };
+    let alone = tape.push1(linear, &inputs)?;
+    inputs.push(residual);
+    Ok((alone, tape.push1(Linear { residual: true, ..linear }, &inputs)?))
+}
+
+/// The position of each token of a batch.
+fn positions_of(tape: &mut Tape, batch: usize, seq: usize) -> Var {
+    let positions: Vec<u32> = (0..batch * seq).map(|at| (at % seq) as u32).collect();
+    tape.constant_u32(&[batch * seq], &positions)
+}
+
+/// Rows of `x` by index, or `x` itself.
+fn pick(tape: &mut Tape, x: Var, index: Option<Var>) -> Result<Var> {
+    index.map_or(Ok(x), |index| tape.push1(GatherRows, &[x, index]))
+}

@@ -1,0 +1,539 @@
+//! From examples to the variables a model reads: whole training sets, batches drawn on the device, and
+//! test sets in pieces.
+
+use super::repeated::{Generator, TEST_STEP};
+use super::text::Corpus;
+use super::{Examples, Split};
+use crate::autograd::op::{Links, misfit};
+use crate::autograd::ops::IGNORE;
+use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var};
+use crate::error::{Error, Result};
+use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
+use crate::model::Rows;
+
+/// Where batches come from, for every replica.
+#[derive(Clone, Debug)]
+pub enum Feed {
+    /// A finite set.
+    Examples(Examples),
+    /// Windows of a long sequence, at random places.
+    Corpus {
+        /// The sequence.
+        corpus: Corpus,
+        /// Seed of each replica's batches.
+        seeds: Vec<u64>,
+    },
+    /// Sequences made up on the device.
+    Repeated {
+        /// What they look like.
+        generator: Generator,
+        /// Seed of each replica's sequences.
+        seeds: Vec<u64>,
+    },
+}
+
+/// What a forward pass and its loss read.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Token rows.
+    pub rows: Rows,
+    /// Target class of each read-out position, [B] or [B * T].
+    pub targets: Var,
+    /// How many targets the loss is divided by, [1]. For a piece of a test set: of the whole set.
+    pub count: Var,
+    /// Number of sequences B.
+    pub size: usize,
+    /// Tokens of a sequence T.
+    pub seq: usize,
+}
+
+impl Feed {
+    /// The batch one training step sees: all examples where `size` is `None`, else `size` drawn with
+    /// replacement for each step on the device. `clock` is the step counter, `seeds` are the replicas'.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the feed has no end and no size was given.
+    pub fn train_batch(&self, tape: &mut Tape, size: Option<usize>, clock: Var, seeds: &[u64]) -> Result<Batch> {
+        match (self, size) {
+            (Self::Examples(examples), None) => {
+                let ids: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
+                let counts: Vec<usize> = ids.iter().map(|ids| examples.counted(ids)).collect();
+                fixed(tape, examples, &ids, &counts)
+            }
+            (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
+            (_, None) => Err(Error::Config("batch.size = \"full\" needs a finite set of examples; give a number".to_owned())),
+            (Self::Corpus { corpus, .. }, Some(size)) => {
+                let stream = tape.constant_u32(&[corpus.train.len()], &corpus.train);
+                let seeds = seed_words(tape, seeds);
+                let out = tape.push(SampleWindows { size, seq: corpus.seq }, &[stream, seeds, clock])?;
+                let count = tape.constant(&[1], &[(size * corpus.seq) as f32]);
+                Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq: corpus.seq })
+            }
+            (Self::Repeated { generator, .. }, Some(size)) => {
+                let seeds = seed_words(tape, seeds);
+                let out = tape.push(RepeatedSequences { generator: *generator, size }, &[seeds, clock])?;
+                let count = tape.push1(CountTargets, &[out[1]])?;
+                let seq = generator.seq as usize;
+                Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq })
+            }
+        }
+    }
+
+    /// The test set in pieces of at most `piece` sequences.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for feeds that read files.
+    pub fn test_batches(&self, tape: &mut Tape, piece: usize) -> Result<Vec<Batch>> {
+        match self {
+            Self::Examples(examples) => {
+                let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.test.as_slice()).collect();
+                in_pieces(tape, examples, &lists, piece)
+            }
+            Self::Corpus { corpus, .. } => {
+                let (tokens, targets) = corpus.test_windows();
+                one_list(tape, tokens, targets, corpus.seq, 1, piece)
+            }
+            Self::Repeated { generator, seeds } => {
+                let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+                for seed in seeds {
+                    for number in 0..generator.test_sequences {
+                        let (a, b) = generator.sequence(*seed, TEST_STEP, number);
+                        tokens.extend(a);
+                        targets.extend(b);
+                    }
+                }
+                one_list(tape, tokens, targets, generator.seq as usize, seeds.len(), piece)
+            }
+        }
+    }
+
+    /// Every example of a finite set, in its order, in pieces: the same for all replicas.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the set is not finite.
+    pub fn whole(&self, tape: &mut Tape, piece: usize) -> Result<Vec<Batch>> {
+        let Self::Examples(examples) = self else {
+            return Err(Error::Unsupported("only a finite set of examples can be walked through".to_owned()));
+        };
+        let all: Vec<u32> = (0..examples.len() as u32).collect();
+        in_pieces(tape, examples, &[&all], piece)
+    }
+
+    /// The split of each replica, where there is one.
+    pub fn splits(&self) -> &[Split] {
+        match self {
+            Self::Examples(examples) => &examples.splits,
+            _ => &[],
+        }
+    }
+}
+
+/// A list of sequences, the same for all replicas or one list after the other, as a finite set.
+fn one_list(tape: &mut Tape, tokens: Vec<u32>, targets: Vec<u32>, seq: usize, lists: usize, piece: usize) -> Result<Vec<Batch>> {
+    let per_list = (tokens.len() / seq / lists) as u32;
+    let examples = Examples { tokens, seq, targets, width: seq, splits: Vec::new() };
+    let ids: Vec<Vec<u32>> = (0..lists as u32).map(|l| (l * per_list..(l + 1) * per_list).collect()).collect();
+    in_pieces(tape, &examples, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
+}
+
+fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usize) -> Result<Vec<Batch>> {
+    let longest = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    let counts: Vec<usize> = lists.iter().map(|ids| examples.counted(ids)).collect();
+    (0..longest)
+        .step_by(piece.max(1))
+        .map(|first| {
+            let parts: Vec<&[u32]> =
+                lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
+            fixed(tape, examples, &parts, &counts)
+        })
+        .collect()
+}
+
+/// A batch that never changes: one list of examples for all replicas, or one for each. Shorter lists are
+/// filled up with rows that do not count.
+fn fixed(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], counts: &[usize]) -> Result<Batch> {
+    let same = lists.windows(2).all(|pair| pair[0] == pair[1]) && counts.windows(2).all(|pair| pair[0] == pair[1]);
+    let (lists, counts) = if same { (&lists[..1], &counts[..1]) } else { (lists, counts) };
+    let size = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    let (seq, width) = (examples.seq, examples.width);
+    let gather = |table: &[u32], width: usize, filler: Option<u32>| -> Vec<u32> {
+        lists.iter().flat_map(|ids| Examples::rows(table, width, ids, size, filler)).collect()
+    };
+    let rows = match examples.distinct() {
+        Some((tokens, positions, pairs)) if size * seq > tokens.len() => {
+            let last: Vec<u32> = pairs.chunks_exact(seq).map(|example| example[seq - 1]).collect();
+            Rows::Distinct {
+                tokens: tape.constant_u32(&[tokens.len()], &tokens),
+                positions: tape.constant_u32(&[positions.len()], &positions),
+                index: tape.constant_u32(&[size * seq], &gather(&pairs, seq, None)),
+                last: tape.constant_u32(&[size], &gather(&last, 1, None)),
+            }
+        }
+        _ => Rows::Each { tokens: tape.constant_u32(&[size * seq], &gather(&examples.tokens, seq, None)) },
+    };
+    let targets = tape.constant_u32(&[size * width], &gather(&examples.targets, width, Some(IGNORE)));
+    let counts: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
+    let count = if same { tape.constant(&[1], &counts) } else { tape.constant_owned(&[1], &counts) };
+    Ok(Batch { rows, targets, count, size, seq })
+}
+
+/// A batch drawn with replacement from each replica's training set.
+fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &[u64]) -> Result<Batch> {
+    let (seq, width) = (examples.seq, examples.width);
+    let longest = examples.splits.iter().map(|s| s.train.len()).max().unwrap_or(0);
+    let pool: Vec<u32> = examples
+        .splits
+        .iter()
+        .flat_map(|s| s.train.iter().copied().chain(std::iter::repeat_n(0, longest - s.train.len())))
+        .collect();
+    let sizes: Vec<u32> = examples.splits.iter().map(|s| s.train.len() as u32).collect();
+    let pool = tape.constant_u32(&[longest], &pool);
+    let sizes = tape.constant_u32(&[1], &sizes);
+    let seeds = seed_words(tape, seeds);
+    let ids = tape.push1(SampleIds { size }, &[pool, sizes, seeds, clock])?;
+    let mut take = |tape: &mut Tape, table: &[u32], width: usize| -> Result<Var> {
+        let table = tape.constant_u32(&[table.len() / width, width], table);
+        tape.push1(TakeRows, &[table, ids])
+    };
+    let rows = match examples.distinct() {
+        Some((tokens, positions, pairs)) if size * seq > tokens.len() => {
+            let last: Vec<u32> = pairs.chunks_exact(seq).map(|example| example[seq - 1]).collect();
+            Rows::Distinct {
+                tokens: tape.constant_u32(&[tokens.len()], &tokens),
+                positions: tape.constant_u32(&[positions.len()], &positions),
+                index: take(tape, &pairs, seq)?,
+                last: take(tape, &last, 1)?,
+            }
+        }
+        _ => Rows::Each { tokens: take(tape, &examples.tokens, seq)? },
+    };
+    let targets = take(tape, &examples.targets, width)?;
+    let count = tape.push1(CountTargets, &[targets])?;
+    Ok(Batch { rows, targets, count, size, seq })
+}
+
+/// Each replica's seed as the two words of a Philox key.
+fn seed_words(tape: &mut Tape, seeds: &[u64]) -> Var {
+    let words: Vec<u32> = seeds.iter().flat_map(|s| [*s as u32, (*s >> 32) as u32]).collect();
+    tape.constant_u32(&[2], &words)
+}
+
+crate::gpu::params! {
+    struct SampleParams {
+        size: u32, seq: u32, length: u32, stream: u32,
+        pool_replica: u32, sizes_replica: u32, seeds_replica: u32, out_replica: u32,
+    }
+}
+static SAMPLE_IDS: Shader = Shader {
+    name: "task/sample_ids",
+    source: include_str!("../../shaders/task/sample_ids.wgsl"),
+    knobs: &[],
+    params: SampleParams::FIELDS,
+};
+static SAMPLE_WINDOWS: Shader = Shader {
+    name: "task/sample_windows",
+    source: include_str!("../../shaders/task/sample_windows.wgsl"),
+    knobs: &[],
+    params: SampleParams::FIELDS,
+};
+crate::gpu::params! {
+    struct RepeatedParams {
+        size: u32, seq: u32, d_vocab: u32, min_period: u32,
+        periods: u32, loss_on_all: u32, stream: u32, seeds_replica: u32, out_replica: u32,
+    }
+}
+static REPEATED: Shader = Shader {
+    name: "task/repeated",
+    source: include_str!("../../shaders/task/repeated.wgsl"),
+    knobs: &[],
+    params: RepeatedParams::FIELDS,
+};
+crate::gpu::params! {
+    struct TakeParams { n: u32, width: u32, table_replica: u32, ids_replica: u32, y_replica: u32 }
+}
+static TAKE_ROWS: Shader = Shader {
+    name: "task/take_rows",
+    source: include_str!("../../shaders/task/take_rows.wgsl"),
+    knobs: &[],
+    params: TakeParams::FIELDS,
+};
+crate::gpu::params! {
+    struct CountParams { n: u32, x_replica: u32, y_replica: u32 }
+}
+static COUNT_TARGETS: Shader = Shader {
+    name: "task/count_targets",
+    source: include_str!("../../shaders/task/count_targets.wgsl"),
+    knobs: &[],
+    params: CountParams::FIELDS,
+};
+
+/// Every kernel that makes batches.
+pub fn sampler_shaders() -> Vec<&'static Shader> {
+    vec![&SAMPLE_IDS, &SAMPLE_WINDOWS, &REPEATED, &TAKE_ROWS, &COUNT_TARGETS]
+}
+
+fn seed_of(words: &Array) -> u64 {
+    words.data[0] as u64 | (words.data[1] as u64) << 32
+}
+
+/// ids [B] u32: members of pool [n], drawn with replacement for this step. Inputs: pool, its size [1],
+/// seed words [2], clock [1].
+struct SampleIds {
+    size: usize,
+}
+
+impl Op for SampleIds {
+    fn name(&self) -> &'static str {
+        "sample ids"
+    }
+
+    fn shapes(&self, _inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape::u32(&[self.size])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = SampleParams {
+            size: self.size as u32,
+            seq: 1,
+            length: 0,
+            stream: Stream::Batch as u32,
+            pool_replica: inputs[0].replica_stride,
+            sizes_replica: inputs[1].replica_stride,
+            seeds_replica: inputs[2].replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&SAMPLE_IDS, &[], &params, &tensors, grid_1d((self.size as u64).div_ceil(64), cx.replicas))
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let stream = Philox::new(seed_of(inputs[2]), Stream::Batch, inputs[3].data[0] as u32);
+        let draw = |i: usize| inputs[0].data[stream.below(i as u64, inputs[1].data[0] as u32) as usize];
+        vec![Array::from_fn(&[self.size], draw)]
+    }
+}
+
+/// y [B * W] u32 = rows of table [E, W] by ids [B].
+struct TakeRows;
+
+impl Op for TakeRows {
+    fn name(&self) -> &'static str {
+        "take rows"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs.iter().any(|s| s.dtype != DType::U32) {
+            return Err(misfit("take rows", "takes indices"));
+        }
+        let n = inputs[1].len() * inputs[0].rows().1;
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::u32(&[n]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = TakeParams {
+            n: outputs[0].len() as u32,
+            width: inputs[0].dims[1] as u32,
+            table_replica: inputs[0].replica_stride,
+            ids_replica: inputs[1].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&TAKE_ROWS, &[], &params, &tensors, grid_1d(u64::from(params.n).div_ceil(64), cx.replicas))
+    }
+
+    fn vjp(&self, _tape: &mut Tape, node: &Links<'_>, _grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        Ok(vec![None; node.inputs.len()])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let width = inputs[0].dims[1];
+        let n = inputs[1].data.len() * width;
+        vec![Array::from_fn(&[n], |at| inputs[0].data[inputs[1].index(at / width) * width + at % width])]
+    }
+}
+
+/// Tokens and next tokens [B * T] u32 of windows at random places. Inputs: corpus [n], seed words [2],
+/// clock [1].
+struct SampleWindows {
+    size: usize,
+    seq: usize,
+}
+
+impl Op for SampleWindows {
+    fn name(&self) -> &'static str {
+        "sample windows"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[0].len() <= self.seq {
+            return Err(misfit("sample windows", format!("windows of {} in {} tokens", self.seq, inputs[0].len())));
+        }
+        let shape = Shape::u32(&[self.size * self.seq]);
+        Ok(vec![shape.clone(), shape])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = SampleParams {
+            size: self.size as u32,
+            seq: self.seq as u32,
+            length: inputs[0].len() as u32,
+            stream: Stream::Batch as u32,
+            pool_replica: inputs[0].replica_stride,
+            sizes_replica: 0,
+            seeds_replica: inputs[1].replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        let grid = grid_1d(((self.size * self.seq) as u64).div_ceil(64), cx.replicas);
+        cx.dispatch(&SAMPLE_WINDOWS, &[], &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let stream = Philox::new(seed_of(inputs[1]), Stream::Batch, inputs[2].data[0] as u32);
+        let places = (inputs[0].data.len() - self.seq) as u32;
+        let token = |shift: usize| {
+            Array::from_fn(&[self.size * self.seq], |at| {
+                let start = stream.below((at / self.seq) as u64, places) as usize;
+                inputs[0].data[start + at % self.seq + shift]
+            })
+        };
+        vec![token(0), token(1)]
+    }
+}
+
+/// Tokens and targets [B * T] u32 of sequences that repeat. Inputs: seed words [2], clock [1].
+struct RepeatedSequences {
+    generator: Generator,
+    size: usize,
+}
+
+impl Op for RepeatedSequences {
+    fn name(&self) -> &'static str {
+        "repeated sequences"
+    }
+
+    fn shapes(&self, _inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let shape = Shape::u32(&[self.size * self.generator.seq as usize]);
+        Ok(vec![shape.clone(), shape])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let g = &self.generator;
+        let params = RepeatedParams {
+            size: self.size as u32,
+            seq: g.seq,
+            d_vocab: g.d_vocab,
+            min_period: g.min_period,
+            periods: g.max_period - g.min_period + 1,
+            loss_on_all: u32::from(g.loss_on_all),
+            stream: Stream::Tokens as u32,
+            seeds_replica: inputs[0].replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&REPEATED, &[], &params, &tensors, grid_1d((outputs[0].len() as u64).div_ceil(64), cx.replicas))
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (seed, step) = (seed_of(inputs[0]), inputs[1].data[0] as u32);
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        for number in 0..self.size as u32 {
+            let (a, b) = self.generator.sequence(seed, step, number);
+            tokens.extend(a.into_iter().map(f64::from));
+            targets.extend(b.into_iter().map(f64::from));
+        }
+        let dims = [tokens.len()];
+        vec![Array::new(&dims, tokens), Array::new(&dims, targets)]
+    }
+}
+
+/// y [1] = how many targets are not [`IGNORE`].
+struct CountTargets;
+
+impl Op for CountTargets {
+    fn name(&self) -> &'static str {
+        "count targets"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[1]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = CountParams {
+            n: inputs[0].len() as u32,
+            x_replica: inputs[0].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        cx.dispatch(&COUNT_TARGETS, &[], &params, &[&inputs[0], &outputs[0]], [1, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let counted = inputs[0].data.iter().filter(|t| **t != f64::from(IGNORE)).count();
+        vec![Array::new(&[1], vec![counted as f64])]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::Case;
+
+    /// A clock that stands at `step`, and seeds for the two replicas of a case.
+    fn clock_and_seeds(case: &mut Case, step: u32) -> (Var, [u64; 2]) {
+        (case.tape.constant_u32(&[1], &[step]), [7, 1 << 40 | 3])
+    }
+
+    #[test]
+    fn drawn_batches_are_those_of_the_reference() {
+        let splits = vec![
+            Split { train: (0..300).collect(), test: (300..400).collect() },
+            Split { train: (50..150).collect(), test: (150..400).collect() },
+        ];
+        let examples = Examples {
+            tokens: (0..1200).map(|i| i % 37).collect(),
+            seq: 3,
+            targets: (0..400).map(|i| if i % 5 == 0 { IGNORE } else { i % 11 }).collect(),
+            width: 1,
+            splits,
+        };
+        let feed = Feed::Examples(examples);
+        for step in [0, 1, 4_000_000] {
+            let mut case = Case::new("drawn batch");
+            let (clock, seeds) = clock_and_seeds(&mut case, step);
+            let batch = feed.train_batch(&mut case.tape, Some(129), clock, &seeds).unwrap();
+            let rows = match batch.rows {
+                Rows::Distinct { index, last, .. } => vec![index, last],
+                Rows::Each { tokens } => vec![tokens],
+            };
+            case.agree_bits(&[&rows[..], &[batch.targets]].concat());
+            case.agree(&[batch.count], 0.0);
+        }
+    }
+
+    #[test]
+    fn windows_are_those_of_the_reference() {
+        let corpus = Corpus { train: (0..500).map(|i| i * i % 251).collect(), test: vec![0; 50], seq: 31, test_sequences: 2 };
+        let feed = Feed::Corpus { corpus, seeds: vec![1, 2] };
+        let mut case = Case::new("windows");
+        let (clock, seeds) = clock_and_seeds(&mut case, 12);
+        let batch = feed.train_batch(&mut case.tape, Some(7), clock, &seeds).unwrap();
+        let Rows::Each { tokens } = batch.rows else { panic!("rows for each token") };
+        case.agree_bits(&[tokens, batch.targets]);
+    }
+
+    #[test]
+    fn repeated_sequences_are_those_of_the_reference() {
+        for loss_on_all in [false, true] {
+            let generator =
+                Generator { d_vocab: 60, seq: 33, min_period: 5, max_period: 9, loss_on_all, test_sequences: 3 };
+            let feed = Feed::Repeated { generator, seeds: vec![7, 8] };
+            let mut case = Case::new("repeated");
+            let (clock, seeds) = clock_and_seeds(&mut case, 99);
+            let batch = feed.train_batch(&mut case.tape, Some(5), clock, &seeds).unwrap();
+            let Rows::Each { tokens } = batch.rows else { panic!("rows for each token") };
+            case.agree_bits(&[tokens, batch.targets]);
+            case.agree(&[batch.count], 0.0);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A finite set of examples, and its split into train and test.
+
+use crate::autograd::ops::IGNORE;
+use crate::error::{Error, Result};
+use crate::gpu::{Philox, Stream};
+
+/// Examples as tables of token ids and target classes.
+#[derive(Clone, Debug)]
+pub struct Examples {
+    /// Token ids, [E, T].
+    pub tokens: Vec<u32>,
+    /// Tokens of an example.
+    pub seq: usize,
+    /// Target classes, [E, W]; [`IGNORE`] where nothing is asked.
+    pub targets: Vec<u32>,
+    /// Targets of an example: 1 where the last position is read out, else T.
+    pub width: usize,
+    /// Train and test of each replica.
+    pub splits: Vec<Split>,
+}
+
+/// Numbers of the examples of one replica's train and test set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Trained on.
+    pub train: Vec<u32>,
+    /// Held out.
+    pub test: Vec<u32>,
+}
+
+impl Split {
+    /// A random split of `count` examples: the first `fraction` of a permutation drawn from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where one side would be empty.
+    pub fn random(count: usize, fraction: f64, seed: u64) -> Result<Self> {
+        let train = (count as f64 * fraction) as usize;
+        if train == 0 || train >= count {
+            return Err(Error::Config(format!(
+                "train_fraction = {fraction} of {count} examples leaves one side of the split empty"
+            )));
+        }
+        let order = Philox::new(seed, Stream::Split, 0).permutation(count as u32);
+        Ok(Self { train: order[..train].to_vec(), test: order[train..].to_vec() })
+    }
+
+    /// The split with exactly these examples in train.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where one side would be empty.
+    pub fn explicit(count: usize, train: Vec<u32>) -> Result<Self> {
+        let mut held = vec![true; count];
+        for id in &train {
+            held[*id as usize] = false;
+        }
+        let test: Vec<u32> = (0..count as u32).filter(|id| held[*id as usize]).collect();
+        if train.is_empty() || test.is_empty() {
+            return Err(Error::Config("the explicit split leaves one side empty".to_owned()));
+        }
+        Ok(Self { train, test })
+    }
+}
+
+impl Examples {
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.tokens.len() / self.seq
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Rows of a table by number: of the tokens with width T, of the targets with width W. Missing
+    /// numbers, beyond the end of a shorter list, repeat example 0 with `filler`.
+    pub(crate) fn rows(table: &[u32], width: usize, ids: &[u32], count: usize, filler: Option<u32>) -> Vec<u32> {
+        let mut out = Vec::with_capacity(count * width);
+        for at in 0..count {
+            match ids.get(at) {
+                Some(id) => out.extend_from_slice(&table[*id as usize * width..][..width]),
+                None => match filler {
+                    Some(value) => out.extend(std::iter::repeat_n(value, width)),
+                    None => out.extend_from_slice(&table[..width]),
+                },
+            }
+        }
+        out
+    }
+
+    /// The distinct pairs of token and position, and which of them stands at each place, [E, T]; `None`
+    /// where they are too many to be worth it.
+    pub(crate) fn distinct(&self) -> Option<(Vec<u32>, Vec<u32>, Vec<u32>)> {
+        let mut numbers = std::collections::BTreeMap::new();
+        for (at, token) in self.tokens.iter().enumerate() {
+            numbers.entry(((at % self.seq) as u32, *token)).or_insert(0u32);
+        }
+        // A row is worth sharing if it is used four times at least.
+        if numbers.len() * 4 > self.tokens.len() {
+            return None;
+        }
+        for (number, value) in numbers.values_mut().enumerate() {
+            *value = number as u32;
+        }
+        let pairs = self.tokens.iter().enumerate().map(|(at, token)| numbers[&((at % self.seq) as u32, *token)]).collect();
+        let (positions, tokens) = numbers.into_keys().unzip();
+        Some((tokens, positions, pairs))
+    }
+
+    /// How many targets of these examples count.
+    pub(crate) fn counted(&self, ids: &[u32]) -> usize {
+        ids.iter()
+            .flat_map(|id| &self.targets[*id as usize * self.width..][..self.width])
+            .filter(|target| **target != IGNORE)
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_covers_everything_once() {
+        let split = Split::random(1000, 0.3, 5).unwrap();
+        assert_eq!(split.train.len(), 300);
+        let mut all = [split.train.clone(), split.test.clone()].concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..1000));
+        assert_eq!(split, Split::random(1000, 0.3, 5).unwrap());
+        assert_ne!(split, Split::random(1000, 0.3, 6).unwrap());
+        assert!(Split::random(10, 0.01, 0).is_err());
+    }
+
+    #[test]
+    fn distinct_pairs_reproduce_the_tokens() {
+        let tokens: Vec<u32> = (0..25).flat_map(|e| [e / 5, e % 5, 9]).collect();
+        let examples = Examples { tokens: tokens.clone(), seq: 3, targets: vec![0; 25], width: 1, splits: Vec::new() };
+        let (pair_tokens, positions, pairs) = examples.distinct().unwrap();
+        assert_eq!(pair_tokens.len(), 11);
+        for (at, pair) in pairs.iter().enumerate() {
+            assert_eq!(pair_tokens[*pair as usize], tokens[at]);
+            assert_eq!(positions[*pair as usize], (at % 3) as u32);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Where examples come from. Each task is one file; [`KINDS`] lists them.
+
+mod batch;
+mod examples;
+mod modular;
+mod permutation;
+mod repeated;
+mod text;
+mod tokens;
+
+pub use batch::{Batch, Feed, sampler_shaders};
+pub use examples::{Examples, Split};
+pub use modular::{Cyclic, Modular, Operation};
+pub use permutation::Permutation;
+pub use repeated::Repeated;
+pub use text::Text;
+pub use tokens::Tokens;
+
+use crate::error::{Error, Result};
+use crate::model::ReadOut;
+
+/// What a task asks of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskShape {
+    /// Token ids lie below this.
+    pub d_vocab: usize,
+    /// Target classes lie below this.
+    pub classes: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Where predictions are read out.
+    pub read: ReadOut,
+}
+
+/// What of a task may differ between replicas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReplicaData {
+    /// Seed of the split and of the batches.
+    pub seed: u64,
+    /// Share of the examples that is trained on; `None` for the task's own.
+    pub train_fraction: Option<f64>,
+}
+
+/// A source of examples.
+pub trait Task: Send + Sync {
+    /// What it asks of the model.
+    fn shape(&self) -> TaskShape;
+
+    /// The examples for each replica.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::Io`] where a parameter or file does not serve.
+    fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed>;
+
+    /// Tokens and classes as elements of a cyclic group, where the task has one. Fourier instruments
+    /// need it.
+    fn cyclic(&self) -> Option<Cyclic> {
+        None
+    }
+}
+
+/// Names of the tasks.
+pub const KINDS: [&str; 5] = ["modular", "permutation", "repeated", "text", "tokens"];
+
+/// Checks a share of the examples.
+pub(crate) fn check_fraction(name: &str, fraction: f64) -> Result<()> {
+    if fraction > 0.0 && fraction < 1.0 {
+        Ok(())
+    } else {
+        Err(Error::Config(format!("{name} = {fraction} must lie between 0 and 1, both excluded: both sides of the split need examples")))
+    }
+}

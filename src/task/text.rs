@@ -1,0 +1,110 @@
+//! Text as bytes: any UTF-8 file, its end held out.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Feed, ReplicaData, Task, TaskShape, check_fraction};
+use crate::error::{Error, Result};
+use crate::model::ReadOut;
+
+/// The configuration of the task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// `"text"`.
+    pub kind: String,
+    /// The file. Its bytes are the tokens.
+    pub path: PathBuf,
+    /// Tokens of a sequence. Default 128.
+    #[serde(default = "default_seq")]
+    pub seq: u32,
+    /// Share of the file, from its beginning, that is trained on. Default 0.9.
+    #[serde(default = "default_fraction")]
+    pub train_fraction: f64,
+    /// Windows of the held-out part the test loss is taken over. Default 32.
+    #[serde(default = "default_test")]
+    pub test_sequences: u32,
+}
+
+fn default_seq() -> u32 {
+    128
+}
+
+fn default_fraction() -> f64 {
+    0.9
+}
+
+fn default_test() -> u32 {
+    32
+}
+
+/// A long sequence of tokens, cut in two.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    /// Trained on.
+    pub train: Vec<u32>,
+    /// Held out.
+    pub test: Vec<u32>,
+    /// Tokens of a window.
+    pub seq: usize,
+    /// Windows of the test set, spread evenly over the held-out part.
+    pub test_sequences: usize,
+}
+
+impl Corpus {
+    /// Inputs and targets of the test windows, [windows, T] each.
+    pub fn test_windows(&self) -> (Vec<u32>, Vec<u32>) {
+        let room = self.test.len() - self.seq - 1;
+        let starts: Vec<usize> = (0..self.test_sequences).map(|w| w * room / self.test_sequences.max(1)).collect();
+        let window = |shift: usize| starts.iter().flat_map(|s| &self.test[s + shift..][..self.seq]).copied().collect();
+        (window(0), window(1))
+    }
+}
+
+impl Task for Text {
+    fn shape(&self) -> TaskShape {
+        TaskShape { d_vocab: 256, classes: 256, seq: self.seq as usize, read: ReadOut::All }
+    }
+
+    fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
+        check_fraction("task.train_fraction", self.train_fraction)?;
+        if !(2..=1 << 16).contains(&self.seq) || self.test_sequences == 0 {
+            return Err(Error::Config(format!(
+                "task.seq = {} must lie between 2 and 65536, task.test_sequences = {} be 1 at least",
+                self.seq, self.test_sequences
+            )));
+        }
+        if replicas.iter().any(|r| r.train_fraction.is_some()) {
+            return Err(Error::Config("train_fraction cannot differ between replicas of a text".to_owned()));
+        }
+        let text = std::fs::read(&self.path).map_err(Error::io("cannot read", &self.path))?;
+        if let Err(error) = std::str::from_utf8(&text) {
+            return Err(Error::format(
+                &self.path,
+                format!("is not UTF-8 text (byte {} is not). Convert it, or give token ids with kind = \"tokens\"", error.valid_up_to()),
+            ));
+        }
+        let tokens: Vec<u32> = text.into_iter().map(u32::from).collect();
+        let cut = (tokens.len() as f64 * self.train_fraction) as usize;
+        let need = self.seq as usize + 2;
+        if cut < need || tokens.len() - cut < need {
+            return Err(Error::format(
+                &self.path,
+                format!(
+                    "has {} bytes: too short for sequences of {} on both sides of the split at {}. Use a longer text or shorter task.seq",
+                    tokens.len(),
+                    self.seq,
+                    self.train_fraction
+                ),
+            ));
+        }
+        let corpus = Corpus {
+            train: tokens[..cut].to_vec(),
+            test: tokens[cut..].to_vec(),
+            seq: self.seq as usize,
+            test_sequences: self.test_sequences as usize,
+        };
+        Ok(Feed::Corpus { corpus, seeds: replicas.iter().map(|r| r.seed).collect() })
+    }
+}
