@@ -5,7 +5,9 @@ pub mod autograd;
 mod error;
 mod files;
 pub mod gpu;
+pub mod instrument;
 pub mod model;
 pub mod task;
+pub mod train;
 
 pub use error::{Error, Result};

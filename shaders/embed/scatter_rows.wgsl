@@ -1,44 +1,48 @@
-// scatter_rows: y[u,:] = sum over n with index[n] = u of x[n,:], in order of n
-// shapes   x [R, N, D]  index [R, N]  y [R, chunks, U, D]: one partial sum for each `chunk` rows of x
-// grid     U groups folded into x and y, R * chunks; the lanes of a group walk the D columns
-// numerics f32, serial within a chunk, so that the bits do not depend on scheduling
-struct Params { n: u32, d: u32, rows: u32, chunk: u32, x_replica: u32, index_replica: u32, y_replica: u32, y_chunk: u32 }
-@tensor var<storage, read> x: array<f32>;
-@tensor var<storage, read> index: array<u32>;
-@tensor var<storage, read_write> y: array<f32>;
+// scatter_rows: y[u,:] = sum of the x[n,:] in list u
+// shapes   x [R, N, D]  starts [R, S, U + 1]  order [R, N]: see bucket_rows  y [R, U, D]
+// grid     U groups folded into x and y, R; 32 vectors of columns x 8 lanes, each lane every eighth entry
+// numerics f32, serial in a lane, then the eight lanes in order
+// knobs    WIDE: vectors of four along D
+struct Params {
+    rows: u32, vectors: u32, segments: u32, segment: u32,
+    x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
+}
+#if WIDE
+alias T = vec4<f32>;
+#else
+alias T = f32;
+#endif
+@tensor var<storage, read> x: array<T>;
+@tensor var<storage, read> starts: array<u32>;
+@tensor var<storage, read> order: array<u32>;
+@tensor var<storage, read_write> y: array<T>;
 
-const WG: u32 = 128u;
-// One bit for each of WG rows: whether it belongs to u.
-var<workgroup> hits: array<atomic<u32>, 4>;
+var<workgroup> partial: array<T, 256>;
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(256)
 fn scatter_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let u = wid.y * groups.x + wid.x;
-    let chunks = (params.n + params.chunk - 1u) / params.chunk;
-    let r = wid.z / chunks;
-    let chunk = wid.z % chunks;
-    let first = chunk * params.chunk;
-    let last = min(first + params.chunk, params.n);
-    let target_at = r * params.y_replica + chunk * params.y_chunk + u * params.d;
-    for (var d0 = 0u; d0 < params.d; d0 += WG) {
-        let d = d0 + lid;
-        var sum = 0.0;
-        for (var n0 = first; n0 < last; n0 += WG) {
-            if (lid < 4u) { atomicStore(&hits[lid], 0u); }
-            workgroupBarrier();
-            let n = n0 + lid;
-            if (n < last && index[r * params.index_replica + min(n, params.n - 1u)] == u) {
-                atomicOr(&hits[lid / 32u], 1u << (lid % 32u));
-            }
-            workgroupBarrier();
-            for (var word = 0u; word < 4u; word++) {
-                for (var bits = atomicLoad(&hits[word]); bits != 0u; bits &= bits - 1u) {
-                    let row = n0 + word * 32u + firstTrailingBit(bits);
-                    if (d < params.d) { sum += x[r * params.x_replica + row * params.d + d]; }
+    let r = wid.z;
+    let lane = lid / 32u;
+    for (var d0 = 0u; d0 < params.vectors; d0 += 32u) {
+        let d = d0 + lid % 32u;
+        var sum = T(0.0);
+        if (u < params.rows && d < params.vectors) {
+            for (var s = 0u; s < params.segments; s++) {
+                let list = r * params.starts_replica + s * (params.rows + 1u) + u;
+                let last = starts[list + 1u];
+                for (var i = starts[list] + lane; i < last; i += 8u) {
+                    let n = order[r * params.order_replica + i];
+                    sum += x[r * params.x_replica + n * params.vectors + d];
                 }
             }
-            workgroupBarrier();
         }
-        if (d < params.d && u < params.rows) { y[target_at + d] = sum; }
+        partial[lid] = sum;
+        workgroupBarrier();
+        if (lane == 0u && u < params.rows && d < params.vectors) {
+            for (var other = 1u; other < 8u; other++) { sum += partial[other * 32u + lid]; }
+            y[r * params.y_replica + u * params.vectors + d] = sum;
+        }
+        workgroupBarrier();
     }
 }

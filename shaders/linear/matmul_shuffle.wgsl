@@ -5,7 +5,7 @@
 //          workgroup computes TM rows x SG TN columns, a lane all TM rows of TN columns
 // numerics f32, products added in order of k
 // knobs    FORM, SG (the subgroup size, fixed on the adapter), TM, TN (multiples of 4), GROUPS,
-//          A4, B4, C4 (operand is read or written in aligned vectors), BIAS, RESIDUAL
+//          A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, BIAS, RESIDUAL
 #import matmul
 
 #if A4
@@ -35,39 +35,33 @@
 #endif
 
 const TV: u32 = TN / 4u;
+const PARTS: u32 = TM / SG;
 const ROW_VECTORS: u32 = TM / 4u;
+// Offsets of B that a lane keeps: one for each vector of columns, or for each column where k runs along rows.
+const B_OFFSETS: u32 = select(TV, TN, FORM == 1u);
 
-// Four elements of A along k (forms 0, 1) or along i (form 2), zero beyond k.
-fn load_a(base: u32, i: u32, k: u32) -> vec4<f32> {
+// Software drivers hoist nothing out of loops, read parameters anew each time, and divide lane by lane:
+// whatever does not change with k is worked out before the loop and handed down.
+
+// Four elements of A along its rows, whose last column is `last`.
+fn load_a(at: u32, column: u32, last: u32) -> vec4<f32> {
 #if A4
-    let v = a[(base + a_index(min(i, params.m - select(1u, 4u, FORM == 2u)), min(k, params.k - 1u))) / 4u];
-    return select(vec4<f32>(0.0), v, k < params.k);
+    return a[(at + column) / 4u];
 #else
     var v: vec4<f32>;
-    for (var e = 0u; e < 4u; e++) {
-        let row = i + select(0u, e, FORM == 2u);
-        let depth = k + select(e, 0u, FORM == 2u);
-        let x = a[base + a_index(min(row, params.m - 1u), min(depth, params.k - 1u))];
-        v[e] = select(0.0, x, depth < params.k);
-    }
+    for (var e = 0u; e < 4u; e++) { v[e] = select(0.0, a[at + min(column + e, last)], column + e <= last); }
     return v;
 #endif
 }
 
-// Four elements of B along j (forms 0, 2) or along k (form 1). What lies beyond the end repeats the
+// Four elements of B along its rows, whose last column is `last`. What lies beyond the end repeats the
 // last: A is zero there, or the column is not stored.
-fn load_b(base: u32, k: u32, j: u32) -> vec4<f32> {
+fn load_b(at: u32, column: u32, last: u32, block: u32, block_stride: u32) -> vec4<f32> {
 #if B4
-    let k_last = params.k - select(1u, 4u, FORM == 1u);
-    let j_last = params.n - select(4u, 1u, FORM == 1u);
-    return b[(base + b_index(min(k, k_last), min(j, j_last))) / 4u];
+    return b[(at + blocked(column, block, block_stride)) / 4u];
 #else
     var v: vec4<f32>;
-    for (var e = 0u; e < 4u; e++) {
-        let depth = k + select(0u, e, FORM == 1u);
-        let column = j + select(e, 0u, FORM == 1u);
-        v[e] = b[base + b_index(min(depth, params.k - 1u), min(column, params.n - 1u))];
-    }
+    for (var e = 0u; e < 4u; e++) { v[e] = b[at + blocked(min(column + e, last), block, block_stride)]; }
     return v;
 #endif
 }
@@ -105,34 +99,72 @@ fn matmul_shuffle(
     let at = bases(wid.z);
     let i0 = (wid.y * GROUPS + group) * TM;
     let j0 = wid.x * (SG * TN) + lane * TN;
+    if (i0 >= params.m) { return; }
+    let depth = params.k;
+    let a_ld = params.a_ld;
+    let b_ld = params.b_ld;
+    let block = params.b_block;
+    let block_stride = params.b_block_stride;
+    let a_last = select(params.k, params.m, FORM == 2u) - 1u;
+    let b_last = select(params.n, params.k, FORM == 1u) - 1u;
+    // Where each of this lane's parts of A begins: a row (forms 0, 1) or a column (form 2).
+    var a_at: array<u32, PARTS>;
+    for (var f = 0u; f < PARTS; f++) {
+        let e = f * SG + lane;
+        if (FORM == 2u) {
+            a_at[f] = at.a + min(i0 + e % ROW_VECTORS * 4u, params.m - select(1u, 4u, A4 == 1u));
+        } else {
+            a_at[f] = at.a + min(i0 + e, params.m - 1u) * a_ld;
+        }
+    }
+    // Where each of this lane's columns of B begins: a row of the stored matrix (form 1), else a column.
+    var b_at: array<u32, B_OFFSETS>;
+    for (var v = 0u; v < B_OFFSETS; v++) {
+        if (FORM == 1u) {
+            b_at[v] = at.b + min(j0 + v, params.n - 1u) * b_ld;
+        } else {
+            b_at[v] = min(j0 + v * 4u, params.n - select(1u, 4u, B4 == 1u));
+            if (B4 == 1u) { b_at[v] = blocked(b_at[v], block, block_stride); }
+        }
+    }
     var sums: array<array<vec4<f32>, TV>, TM>;
     for (var i = 0u; i < TM; i++) { for (var v = 0u; v < TV; v++) { sums[i][v] = vec4<f32>(0.0); } }
-    for (var k = 0u; k < params.k; k += 4u) {
+    for (var k = 0u; k < depth; k += 4u) {
         // TM x 4 elements of A, spread over the lanes of the subgroup.
-        var left: array<vec4<f32>, TM / SG>;
-        for (var f = 0u; f < TM / SG; f++) {
-            let e = f * SG + lane;
+        var left: array<vec4<f32>, PARTS>;
+        for (var f = 0u; f < PARTS; f++) {
             if (FORM == 2u) {
-                left[f] = load_a(at.a, i0 + e % ROW_VECTORS * 4u, k + e / ROW_VECTORS);
+                let row = k + (f * SG + lane) / ROW_VECTORS;
+                let column = select(i0 + (f * SG + lane) % ROW_VECTORS * 4u, 0u, A4 == 1u);
+                let start = select(at.a, a_at[f], A4 == 1u);
+                left[f] = select(vec4<f32>(0.0), load_a(start + min(row, depth - 1u) * a_ld, column, a_last), row < depth);
             } else {
-                left[f] = load_a(at.a, i0 + e, k);
+                left[f] = load_a(a_at[f], k, a_last);
             }
         }
         // 4 x TN elements of B, this lane's columns.
         var right: array<array<vec4<f32>, TV>, 4>;
         for (var v = 0u; v < TV; v++) {
             if (FORM == 1u) {
-                let c0 = load_b(at.b, k, j0 + v * 4u);
-                let c1 = load_b(at.b, k, j0 + v * 4u + 1u);
-                let c2 = load_b(at.b, k, j0 + v * 4u + 2u);
-                let c3 = load_b(at.b, k, j0 + v * 4u + 3u);
-                for (var d = 0u; d < 4u; d++) { right[d][v] = vec4<f32>(c0[d], c1[d], c2[d], c3[d]); }
+                var along: array<vec4<f32>, 4>;
+                for (var e = 0u; e < 4u; e++) { along[e] = load_b(b_at[v * 4u + e], k, b_last, block, block_stride); }
+                for (var d = 0u; d < 4u; d++) {
+                    right[d][v] = vec4<f32>(along[0][d], along[1][d], along[2][d], along[3][d]);
+                }
             } else {
-                for (var d = 0u; d < 4u; d++) { right[d][v] = load_b(at.b, k + d, j0 + v * 4u); }
+                for (var d = 0u; d < 4u; d++) {
+                    let row = at.b + min(k + d, depth - 1u) * b_ld;
+                    if (B4 == 1u) {
+                        right[d][v] = load_b(row + b_at[v], 0u, b_last, block, block_stride);
+                    } else {
+                        right[d][v] = load_b(row, b_at[v], b_last, block, block_stride);
+                    }
+                }
             }
         }
-        for (var d = 0u; d < 4u; d++) {
-            for (var i = 0u; i < TM; i++) {
+        // A row's sums stay in registers for all four k: they are too many to stay for longer.
+        for (var i = 0u; i < TM; i++) {
+            for (var d = 0u; d < 4u; d++) {
                 var x: f32;
                 if (FORM == 2u) {
                     let e = d * ROW_VECTORS + i / 4u;

@@ -1,11 +1,11 @@
 // cross_entropy_forward: loss = ln(1 + sum over j != y of exp(z_j - z_y)), correct, margin
-// shapes   z [R, rows, classes]  target [R, rows]  loss, correct, margin [R, rows]  saved [R, rows, 2]
+// shapes   z [R, rows, z_ld], of which the first `classes` columns take part  target [R, rows]  loss, correct, margin [R, rows]  saved [R, rows, 2]
 // grid     a subgroup or workgroup for each row, folded into x and y, R
 // numerics exact to 1e-38: log1p of the sum over the wrong classes; saved = (shift, sum exp(d - shift)),
 //          shift = max(0, max d) so that nothing overflows
 // knobs    SUBGROUPS: see shared/rows
 struct Params {
-    rows: u32, classes: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
+    rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
 }
 const WG: u32 = 64u;
 #import rows
@@ -24,7 +24,7 @@ fn cross_entropy_forward(at: Invocation) {
     let r = at.wid.z;
     let y = target_class[r * params.target_replica + row];
     let counted = y < params.classes;
-    let z_at = r * params.z_replica + row * params.classes;
+    let z_at = r * params.z_replica + row * params.z_ld;
     let z_y = z[z_at + select(0u, y, counted)];
     var top = -HUGE;
     for (var j = at.lane; j < params.classes; j += lanes) {

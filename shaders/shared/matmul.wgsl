@@ -1,7 +1,7 @@
 // matmul: parameters and addressing shared by the matrix-product kernels.
 // For each replica and batch (outer, inner):  C[i,j] = alpha * sum_k A(i,k) B(k,j) (+ bias[j]) (+ residual[i,j])
 // FORM 0: A is [m, k], B is [k, n].   FORM 1: A is [m, k], B is [n, k].   FORM 2: A is [k, m], B is [k, n].
-// Columns of B (forms 0, 1: of the stored matrix) and of C may come in blocks `block` wide that lie
+// With knob BLOCKS the columns of the stored B and of C come in blocks `block` wide that lie
 // `block_stride` apart: W_Q [H, D, K] is a [D, H K] matrix in H blocks.
 
 struct Params {
@@ -33,6 +33,7 @@ fn bases(z: u32) -> Bases {
 }
 
 fn blocked(column: u32, block: u32, stride: u32) -> u32 {
+    if (BLOCKS == 0u) { return column; }
     return column / block * stride + column % block;
 }
 

@@ -96,7 +96,7 @@ impl Tape {
             let inputs = links.inputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
             let outputs = links.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
             let owned = links.inputs.iter().chain(links.outputs).any(|var| self.shape(*var).owned);
-            recording.when(node.every, node.phase);
+            recording.at_cadence(node.every);
             let replicas = if owned { self.replicas() } else { 1 };
             node.op.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
         }

@@ -2,7 +2,7 @@
 
 use super::{Array, Shape, Tape, Var};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Params, Recording, Shader, Tensor, grid_1d};
+use crate::gpu::{Gpu, Params, Phase, Recording, Shader, Tensor, grid_1d};
 
 /// One operation on a tape: shape rule, kernels, gradient and f64 reference, side by side in one file.
 pub trait Op: Send + Sync {
@@ -14,6 +14,12 @@ pub trait Op: Send + Sync {
     /// # Errors
     /// [`Error::Shape`] where the inputs do not fit together.
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>>;
+
+    /// Whether the op is worked out by its reference when the tape is built, where all its inputs are
+    /// constants. For lists and tables; numbers that are computed with stay on the device.
+    fn folds(&self) -> bool {
+        false
+    }
 
     /// Records the kernels.
     ///
@@ -79,6 +85,17 @@ impl Lower<'_> {
         grid: [u32; 3],
     ) -> Result<()> {
         self.recording.dispatch(shader, knobs, params, tensors, grid)
+    }
+
+    /// Records what `build` dispatches in one phase only.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn in_phase(&mut self, phase: Phase, build: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let before = self.recording.in_phase(phase);
+        let result = build(self);
+        self.recording.in_phase(before);
+        result
     }
 
     /// For kernels that import `shared/rows` with workgroups of `wg`: the value of their knob SUBGROUPS,

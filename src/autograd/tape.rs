@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::op::{Links, Op};
 use super::Array;
 use crate::error::{Error, Result};
-use crate::gpu::Phase;
 
 /// Element type. Both are 32 bits wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +100,6 @@ pub(super) struct Node {
     pub(super) inputs: Vec<Var>,
     pub(super) outputs: Vec<Var>,
     pub(super) every: u64,
-    pub(super) phase: Phase,
     /// Runs even if nobody reads its outputs.
     pub(super) effect: bool,
 }
@@ -118,7 +116,6 @@ pub struct Tape {
     vars: Vec<VarInfo>,
     nodes: Vec<Node>,
     every: u64,
-    phase: Phase,
 }
 
 impl Tape {
@@ -129,7 +126,6 @@ impl Tape {
             vars: Vec::new(),
             nodes: Vec::new(),
             every: 1,
-            phase: Phase::Measure,
         }
     }
 
@@ -184,7 +180,7 @@ impl Tape {
         Ok(if shape == *self.shape(var) { var } else { self.var(shape, Source::Alias(var)) })
     }
 
-    /// Appends an op and returns its outputs.
+    /// Appends an op and returns its outputs. Some ops on constants are worked out at once.
     ///
     /// # Errors
     /// [`Error::Shape`] from the op's shape rule.
@@ -210,16 +206,47 @@ impl Tape {
 
     fn append(&mut self, op: impl Op + 'static, inputs: &[Var], effect: bool) -> Result<Vec<Var>> {
         let shapes = op.shapes(&inputs.iter().map(|var| self.shape(*var)).collect::<Vec<_>>())?;
+        if op.folds() && inputs.iter().all(|var| matches!(self.source(*var), Source::Constant(_))) {
+            return Ok(self.fold(&op, inputs, shapes));
+        }
         let outputs: Vec<Var> = shapes.into_iter().map(|shape| self.var(shape, Source::Op)).collect();
         self.nodes.push(Node {
             op: Arc::new(op),
             inputs: inputs.to_vec(),
             outputs: outputs.clone(),
             every: self.every,
-            phase: self.phase,
             effect,
         });
         Ok(outputs)
+    }
+
+    /// The outputs of an op on constants, as constants.
+    fn fold(&mut self, op: &dyn Op, inputs: &[Var], shapes: Vec<Shape>) -> Vec<Var> {
+        let owned = shapes.iter().any(|shape| shape.owned);
+        let copies = if owned { self.replicas as usize } else { 1 };
+        let mut words: Vec<Vec<u32>> = vec![Vec::new(); shapes.len()];
+        for replica in 0..copies {
+            let operands: Vec<Array> = inputs.iter().filter_map(|var| self.constant_of(*var, replica)).collect();
+            let results = op.reference(&operands.iter().collect::<Vec<_>>());
+            for ((words, result), shape) in words.iter_mut().zip(results).zip(&shapes) {
+                words.extend(result.data.iter().map(|x| match shape.dtype {
+                    DType::F32 => (*x as f32).to_bits(),
+                    DType::U32 => *x as u32,
+                }));
+            }
+        }
+        shapes.into_iter().zip(words).map(|(shape, words)| self.var(shape, Source::Constant(words.into()))).collect()
+    }
+
+    /// A constant as one replica sees it.
+    fn constant_of(&self, var: Var, replica: usize) -> Option<Array> {
+        let info = &self.vars[var.index()];
+        let Source::Constant(bits) = &info.source else { return None };
+        let first = if info.shape.owned { replica * info.shape.len() } else { 0 };
+        Some(Array::from_fn(&info.shape.dims, |i| match info.shape.dtype {
+            DType::F32 => f64::from(f32::from_bits(bits[first + i])),
+            DType::U32 => f64::from(bits[first + i]),
+        }))
     }
 
     /// Records what `build` appends with a cadence: it runs at steps that `every` divides.
@@ -232,18 +259,6 @@ impl Tape {
         self.every = before;
         result
     }
-
-    /// Records what `build` appends as part of the update, which measuring alone leaves out.
-    ///
-    /// # Errors
-    /// Whatever `build` returns.
-    pub fn in_update<T>(&mut self, build: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let before = std::mem::replace(&mut self.phase, Phase::Update);
-        let result = build(self);
-        self.phase = before;
-        result
-    }
-
 
     /// A variable's name, or its number.
     pub fn label(&self, var: Var) -> String {
@@ -316,18 +331,6 @@ impl Tape {
 
     /// Values of the constants as one replica sees them, for the interpreter.
     pub(super) fn constants(&self, replica: usize) -> Vec<Option<Array>> {
-        self.vars
-            .iter()
-            .map(|info| match &info.source {
-                Source::Constant(bits) => {
-                    let first = if info.shape.owned { replica * info.shape.len() } else { 0 };
-                    Some(Array::from_fn(&info.shape.dims, |i| match info.shape.dtype {
-                        DType::F32 => f64::from(f32::from_bits(bits[first + i])),
-                        DType::U32 => f64::from(bits[first + i]),
-                    }))
-                }
-                _ => None,
-            })
-            .collect()
+        self.vars().map(|var| self.constant_of(var, replica)).collect()
     }
 }

@@ -67,10 +67,12 @@ impl Tensor {
 /// When a dispatch runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Forward, backward, instruments: whatever leaves the model as it is.
-    Measure,
-    /// What changes the model or the clock.
+    /// In every replay.
+    Always,
+    /// Only where the model moves on.
     Update,
+    /// Only where it is measured and left as it is.
+    Still,
 }
 
 /// Which dispatches one replay encodes.
@@ -78,7 +80,7 @@ pub enum Phase {
 pub struct Select {
     /// The step: dispatches with a cadence run where it divides the step.
     pub step: u64,
-    /// Whether [`Phase::Update`] is included.
+    /// Whether the model moves on: [`Phase::Update`] is included, or else [`Phase::Still`].
     pub update: bool,
 }
 
@@ -103,7 +105,7 @@ pub struct Recording {
 impl Recording {
     /// An empty recording.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), tensors: Vec::new(), dispatches: Vec::new(), every: 1, phase: Phase::Measure }
+        Self { gpu: gpu.clone(), tensors: Vec::new(), dispatches: Vec::new(), every: 1, phase: Phase::Always }
     }
 
     /// The device the program will run on.
@@ -111,10 +113,14 @@ impl Recording {
         &self.gpu
     }
 
-    /// Sets cadence and phase of the dispatches that follow.
-    pub fn when(&mut self, every: u64, phase: Phase) {
+    /// Sets the cadence of the dispatches that follow: they run at steps that it divides.
+    pub fn at_cadence(&mut self, every: u64) {
         self.every = every.max(1);
-        self.phase = phase;
+    }
+
+    /// Sets the phase of the dispatches that follow, and returns the one before.
+    pub fn in_phase(&mut self, phase: Phase) -> Phase {
+        std::mem::replace(&mut self.phase, phase)
     }
 
     /// A new planned tensor of `elements` 32-bit values.
@@ -361,9 +367,11 @@ impl Program {
     }
 
     fn selected(&self, select: Select) -> impl Iterator<Item = &Step> {
-        self.steps.iter().filter(move |step| {
-            select.step.is_multiple_of(step.every) && (select.update || step.phase == Phase::Measure)
-        })
+        let phase = if select.update { Phase::Update } else { Phase::Still };
+        let due = move |step: &&Step| {
+            select.step.is_multiple_of(step.every) && (step.phase == Phase::Always || step.phase == phase)
+        };
+        self.steps.iter().filter(due)
     }
 
     /// Dispatches of one replay.

@@ -96,7 +96,7 @@ impl Model {
         self.table.find(name).map(|at| self.weights[at])
     }
 
-    fn need(&self, name: &str) -> Result<Var> {
+    pub(crate) fn need(&self, name: &str) -> Result<Var> {
         self.weight(name).ok_or_else(|| Error::Unsupported(format!("this model has no weight {name}")))
     }
 

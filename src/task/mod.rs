@@ -59,6 +59,20 @@ pub trait Task: Send + Sync {
     }
 }
 
+impl<T: Task + ?Sized> Task for Box<T> {
+    fn shape(&self) -> TaskShape {
+        (**self).shape()
+    }
+
+    fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
+        (**self).feed(replicas)
+    }
+
+    fn cyclic(&self) -> Option<Cyclic> {
+        (**self).cyclic()
+    }
+}
+
 /// Names of the tasks.
 pub const KINDS: [&str; 5] = ["modular", "permutation", "repeated", "text", "tokens"];
 

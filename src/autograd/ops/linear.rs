@@ -92,7 +92,7 @@ impl Op for Linear {
         let (left, right) = if self.transposed { (dy, x) } else { (x, dy) };
         let mut results = vec![
             Some(tape.push1(Self { transposed: !self.transposed, ..Self::default() }, &[dy, w])?),
-            Some(tape.push1(LinearGradW { dims }, &[left, right])?),
+            Some(tape.push1(TransposedProduct { dims }, &[left, right])?),
         ];
         if self.bias {
             results.push(Some(tape.push1(ColumnSum, &[dy])?));
@@ -121,14 +121,15 @@ impl Op for Linear {
     }
 }
 
-/// dW [D, C] = leftᵀ right in the layout of W, from left [N, D] and right [N, C].
-struct LinearGradW {
-    dims: Vec<usize>,
+/// y [D, C] = leftᵀ right, from left [N, D] and right [N, C]; the gradient of a weight, in its layout.
+pub struct TransposedProduct {
+    /// Dimensions of the result: [D, C], or [H, D, K] with C = H K.
+    pub dims: Vec<usize>,
 }
 
-impl Op for LinearGradW {
+impl Op for TransposedProduct {
     fn name(&self) -> &'static str {
-        "linear gradient of W"
+        "transposed product"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {

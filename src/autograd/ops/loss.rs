@@ -9,7 +9,7 @@ use crate::gpu::{Knob, Params, Shader, Tensor};
 
 crate::gpu::params! {
     struct CrossEntropyParams {
-        rows: u32, classes: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
+        rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
     }
 }
 const SUBGROUPS: Knob = Knob { name: "SUBGROUPS", values: &[0, 1] };
@@ -30,7 +30,17 @@ pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD];
 /// Inputs: logits z [N, V], target class y [N] ([`IGNORE`]: the row does not count and gets 0).
 /// Outputs, for each row: loss ln(1 + Σ_{j≠y} exp(z_j - z_y)) in nats; correct, 1 where z_y exceeds every
 /// other logit; margin z_y - max_{j≠y} z_j; and two numbers kept for the gradient.
-pub struct CrossEntropy;
+#[derive(Clone, Copy, Default)]
+pub struct CrossEntropy {
+    /// Only the first this many classes take part; 0 for all.
+    pub classes: usize,
+}
+
+impl CrossEntropy {
+    fn taking_part(&self, columns: usize) -> usize {
+        if self.classes == 0 { columns } else { self.classes.min(columns) }
+    }
+}
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -49,9 +59,11 @@ impl Op for CrossEntropy {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let rows = outputs[0].len();
+        let columns = inputs[0].len() / rows;
         let params = CrossEntropyParams {
             rows: rows as u32,
-            classes: (inputs[0].len() / rows) as u32,
+            classes: self.taking_part(columns) as u32,
+            z_ld: columns as u32,
             z_replica: inputs[0].replica_stride,
             target_replica: inputs[1].replica_stride,
             row_replica: outputs[0].replica_stride,
@@ -68,7 +80,7 @@ impl Op for CrossEntropy {
             return Err(Error::Unsupported("only the loss of a cross-entropy has a gradient".to_owned()));
         }
         let dz = grads[0]
-            .map(|d| tape.push1(CrossEntropyGrad, &[node.inputs[0], node.inputs[1], node.outputs[3], d]))
+            .map(|d| tape.push1(CrossEntropyGrad(*self), &[node.inputs[0], node.inputs[1], node.outputs[3], d]))
             .transpose()?;
         Ok(vec![dz, None])
     }
@@ -81,7 +93,7 @@ impl Op for CrossEntropy {
                 continue;
             }
             let (z, y) = (&inputs[0].data[row * v..][..v], inputs[1].index(row));
-            let others = || (0..v).filter(|j| *j != y).map(|j| z[j] - z[y]);
+            let others = || (0..self.taking_part(v)).filter(|j| *j != y).map(|j| z[j] - z[y]);
             let top = others().fold(f64::NEG_INFINITY, f64::max);
             let shift = top.max(0.0);
             let sum: f64 = others().map(|d| (d - shift).exp()).sum();
@@ -97,7 +109,7 @@ impl Op for CrossEntropy {
 
 /// dz_j = d p_j for the wrong classes, dz_y = -d Σ_{j≠y} p_j, which keeps its precision when p_y rounds
 /// to 1. Inputs: logits, targets, what the forward pass kept, d [N].
-struct CrossEntropyGrad;
+struct CrossEntropyGrad(CrossEntropy);
 
 impl Op for CrossEntropyGrad {
     fn name(&self) -> &'static str {
@@ -110,9 +122,11 @@ impl Op for CrossEntropyGrad {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let rows = inputs[3].len();
+        let columns = inputs[0].len() / rows;
         let params = CrossEntropyParams {
             rows: rows as u32,
-            classes: (inputs[0].len() / rows) as u32,
+            classes: self.0.taking_part(columns) as u32,
+            z_ld: columns as u32,
             z_replica: inputs[0].replica_stride,
             target_replica: inputs[1].replica_stride,
             row_replica: inputs[3].replica_stride,
@@ -129,8 +143,9 @@ impl Op for CrossEntropyGrad {
         let mut dz = Array::zeros(&inputs[0].dims);
         for row in (0..n).filter(|row| inputs[1].data[*row] != f64::from(IGNORE)) {
             let (z, y) = (&inputs[0].data[row * v..][..v], inputs[1].index(row));
-            let total: f64 = 1.0 + (0..v).filter(|j| *j != y).map(|j| (z[j] - z[y]).exp()).sum::<f64>();
-            for j in (0..v).filter(|j| *j != y) {
+            let wrong = || (0..self.0.taking_part(v)).filter(|j| *j != y);
+            let total: f64 = 1.0 + wrong().map(|j| (z[j] - z[y]).exp()).sum::<f64>();
+            for j in wrong() {
                 let p = (z[j] - z[y]).exp() / total;
                 dz.data[row * v + j] = inputs[3].data[row] * p;
                 dz.data[row * v + y] -= inputs[3].data[row] * p;
@@ -152,7 +167,7 @@ mod tests {
                 let mut case = Case::new(&format!("cross-entropy {n} {v}"));
                 let z = case.owned(&[n, v]);
                 let y = case.indices(&[n], v as u32, true);
-                let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
+                let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
                 case.check(&out[..1], &[z], 5e-6);
                 case.agree(&out[..3], 5e-6);
             }
@@ -166,7 +181,7 @@ mod tests {
         let data: Vec<f32> = (0..16).flat_map(|i| [8.0 * i as f32 - 37.0, 0.0]).collect();
         let z = case.tape.constant(&[16, 2], &data);
         let y = case.tape.constant_u32(&[16], &[0; 16]);
-        let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
+        let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
         // Each element relative to itself, so a loss of 1e-37 must be right too. WGSL grants exp(x) an error
         // of 3 + 2|x| ulps, which is 1e-5 at x = -85.
         case.agree_each(&out[..1], 1e-5);
@@ -177,7 +192,17 @@ mod tests {
         let mut case = Case::new("ignored rows");
         let z = case.owned(&[4, 5]);
         let y = case.tape.constant_u32(&[4], &[1, IGNORE, 4, IGNORE]);
-        let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
+        let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+        case.check(&out[..1], &[z], 5e-6);
+        case.agree(&out[..3], 5e-6);
+    }
+
+    #[test]
+    fn classes_beyond_the_last_take_no_part() {
+        let mut case = Case::new("seven of nine classes");
+        let z = case.owned(&[31, 9]);
+        let y = case.indices(&[31], 7, true);
+        let out = case.tape.push(CrossEntropy { classes: 7 }, &[z, y]).unwrap();
         case.check(&out[..1], &[z], 5e-6);
         case.agree(&out[..3], 5e-6);
     }

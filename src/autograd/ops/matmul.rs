@@ -22,6 +22,7 @@ static TILE: Shader = Shader {
     knobs: &[
         Knob { name: "FORM", values: &[0, 1, 2] },
         Knob { name: "TILE", values: &[32, 64] },
+        Knob { name: "BLOCKS", values: &[0, 1] },
         Knob { name: "BIAS", values: &[0, 1] },
         Knob { name: "RESIDUAL", values: &[0, 1] },
     ],
@@ -41,6 +42,7 @@ static SHUFFLE: Shader = Shader {
         Knob { name: "A4", values: &[0, 1] },
         Knob { name: "B4", values: &[0, 1] },
         Knob { name: "C4", values: &[0, 1] },
+        Knob { name: "BLOCKS", values: &[0, 1] },
         Knob { name: "BIAS", values: &[0, 1] },
         Knob { name: "RESIDUAL", values: &[0, 1] },
     ],
@@ -158,6 +160,7 @@ impl Matmul<'_> {
     fn choose(&self, caps: &Caps) -> Choice {
         let (bias, residual) = (u32::from(self.bias.is_some()), u32::from(self.residual.is_some()));
         let form = self.form as u32;
+        let blocks = u32::from([self.b.1, self.c.1].iter().any(|layout| layout.block_stride != 0));
         match caps.fixed_subgroup() {
             Some(sg @ (4 | 8 | 16)) if caps.is_software() => {
                 // Wide tiles pay where they are filled; with few rows or columns they waste work.
@@ -172,6 +175,7 @@ impl Matmul<'_> {
                     u32::from(self.a4()),
                     u32::from(self.b4()),
                     u32::from(self.c4()),
+                    blocks,
                     bias,
                     residual,
                 ];
@@ -179,7 +183,7 @@ impl Matmul<'_> {
             }
             _ => {
                 let tile = if self.m.min(self.n) > 32 { 64 } else { 32 };
-                Choice { shader: &TILE, knobs: vec![form, tile, bias, residual], rows: tile, columns: tile }
+                Choice { shader: &TILE, knobs: vec![form, tile, blocks, bias, residual], rows: tile, columns: tile }
             }
         }
     }

@@ -14,10 +14,11 @@ mod rotary;
 pub use activation::{ActFn, Activation, GatedActivation};
 pub use attention::Attention;
 pub use elementwise::{Add, AddBias, Copy, Scale};
-pub use gather::{GatherRows, IGNORE, ScatterRows};
-pub use linear::{HeadResult, Linear};
+pub use gather::{GatherRows, IGNORE, scatter_rows};
+pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
 pub use norm::{Norm, NormKind};
+pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub use rotary::Rotary;
 

@@ -1,0 +1,21 @@
+// cosines: out[kind, pair] = x[kind, h, g] / sqrt(x[kind, h, h] x[kind, g, g]) for h < g; 0 for 0 / 0
+// shapes   x [R, 2, H, H]  out [R, 2, H (H - 1) / 2], pairs row by row
+// grid     [ceil(2 H H / 64), 1, R]
+struct Params { heads: u32, x_replica: u32, out_replica: u32 }
+@tensor var<storage, read> x: array<f32>;
+@tensor var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn cosines(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let n = params.heads;
+    let at = wid.x * 64u + lid;
+    if (at >= 2u * n * n) { return; }
+    let kind = at / (n * n);
+    let h = at / n % n;
+    let g = at % n;
+    if (h >= g) { return; }
+    let base = wid.z * params.x_replica + kind * n * n;
+    let size = sqrt(x[base + h * n + h]) * sqrt(x[base + g * n + g]);
+    let pair = h * (2u * n - h - 1u) / 2u + g - h - 1u;
+    out[wid.z * params.out_replica + kind * (n * (n - 1u) / 2u) + pair] = select(0.0, x[base + h * n + g] / max(size, 1e-37), size > 0.0);
+}

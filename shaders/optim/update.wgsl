@@ -1,0 +1,75 @@
+// update: one step of the optimizer over all parameters, and the square sums of weights, gradients and updates
+//   AdamW  w <- w (1 - rate decay) - size m / (sqrt(v) root + eps), m and v running means of g and g^2
+//   Adam   the same with decay w added to g instead;  SGD  m <- beta1 m + g + decay w, w <- w - rate m
+// shapes   weights, grads, first, second [R, P]  hyper [R, 14]  coefficients [R, 5]  blocks [n, 4]: first
+//          element, length, decays, 0  sums [R, n, 3]
+// grid     n groups folded into x and y, R
+// numerics f32; the update's norm is that of the rounded difference
+// knobs    OPTIMIZER: 0 AdamW, 1 Adam, 2 SGD
+struct Params {
+    blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
+    coefficients_replica: u32, sums_replica: u32,
+}
+const WG: u32 = 64u;
+#import reduce
+#import hyper
+@tensor var<storage, read_write> weights: array<vec4<f32>>;
+@tensor var<storage, read> grads: array<vec4<f32>>;
+@tensor var<storage, read_write> first: array<vec4<f32>>;
+@tensor var<storage, read_write> second: array<vec4<f32>>;
+@tensor var<storage, read> hyper: array<Hyper>;
+@tensor var<storage, read> coefficients: array<f32>;
+@tensor var<storage, read> blocks: array<vec4<u32>>;
+@tensor var<storage, read_write> sums: array<f32>;
+
+@compute @workgroup_size(64)
+fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let group = wid.y * groups.x + wid.x;
+    let r = wid.z;
+    let h = hyper[r];
+    let c_at = r * params.coefficients_replica;
+    let rate = coefficients[c_at];
+    let size = coefficients[c_at + 1u];
+    let root = coefficients[c_at + 2u];
+    let factor = coefficients[c_at + 3u];
+    let moves = coefficients[c_at + 4u] != 0.0 && group < params.blocks;
+    let block = blocks[min(group, params.blocks - 1u)];
+    let decay = select(0.0, h.weight_decay, block.z != 0u);
+    var squares = vec3<f32>(0.0);
+    for (var i = lid; i < block.y / 4u; i += WG) {
+        let at = block.x / 4u + i;
+        let w = weights[r * params.weights_replica + at];
+        var g = grads[r * params.grads_replica + at];
+        squares += vec3<f32>(dot(w, w), dot(g, g), 0.0);
+        if (moves) {
+            let m_at = r * params.moments_replica + at;
+            g *= factor;
+            if (OPTIMIZER != 0u) { g += decay * w; }
+            var next = w;
+            if (OPTIMIZER == 2u) {
+                let m = h.beta1 * first[m_at] + g;
+                first[m_at] = m;
+                next -= rate * m;
+            } else {
+                let m = h.beta1 * first[m_at] + h.one_minus_beta1 * g;
+                let v = h.beta2 * second[m_at] + h.one_minus_beta2 * g * g;
+                first[m_at] = m;
+                second[m_at] = v;
+                if (OPTIMIZER == 0u) { next *= 1.0 - rate * decay; }
+                next -= size * m / (sqrt(v) * root + h.eps);
+            }
+            weights[r * params.weights_replica + at] = next;
+            let delta = next - w;
+            squares.z += dot(delta, delta);
+        }
+    }
+    let weight = workgroup_sum(squares.x, lid);
+    let grad = workgroup_sum(squares.y, lid);
+    let change = workgroup_sum(squares.z, lid);
+    if (lid == 0u && group < params.blocks) {
+        let at = r * params.sums_replica + group * 3u;
+        sums[at] = weight;
+        sums[at + 1u] = grad;
+        sums[at + 2u] = change;
+    }
+}

@@ -1,0 +1,291 @@
+//! What an instrument sees while it attaches itself to a step, and the metric row it writes to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Card, Instrument};
+use crate::autograd::ops::{Copy, CrossEntropy};
+use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var};
+use crate::error::{Error, Result};
+use crate::gpu::{Class, Gpu, Params, Shader, Storage, Tensor, grid_1d};
+use crate::model::{Forward, Model, ReadOut};
+use crate::task::{Batch, Feed, Task};
+
+/// What is measured, and how often.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MeasureConfig {
+    /// Steps between two measurements, by metric or instrument; see `thermoscope instruments` for the
+    /// defaults.
+    pub every: BTreeMap<String, u64>,
+    /// Metrics or instruments left out.
+    pub off: Vec<String>,
+}
+
+/// A forward pass and the losses of its rows.
+pub struct Pass {
+    /// What was read.
+    pub batch: Batch,
+    /// What the model made of it.
+    pub forward: Forward,
+    /// Cross-entropy of each row, nats.
+    pub loss: Var,
+    /// 1 for each row predicted right.
+    pub correct: Var,
+    /// Logit of the target above the best other.
+    pub margin: Var,
+}
+
+impl Pass {
+    /// Appends the forward pass of a batch and its losses.
+    ///
+    /// # Errors
+    /// Where model and batch do not fit.
+    pub fn new(tape: &mut Tape, model: &Model, batch: Batch, read: ReadOut) -> Result<Self> {
+        let forward = model.forward(tape, &batch.rows, batch.size, batch.seq, read)?;
+        let out = tape.push(CrossEntropy::default(), &[forward.logits, batch.targets])?;
+        Ok(Self { batch, forward, loss: out[0], correct: out[1], margin: out[2] })
+    }
+}
+
+/// Where in the model a number belongs; -1 where a column does not apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Layer.
+    pub layer: i32,
+    /// Head.
+    pub head: i32,
+    /// Whatever the metric counts: frequency, pair, statistic.
+    pub index: i32,
+}
+
+impl Label {
+    /// No layer, no head, no index.
+    pub const NONE: Self = Self { layer: -1, head: -1, index: -1 };
+
+    /// 0, 1, 2, ... in the index column.
+    pub fn indices(range: std::ops::Range<i32>) -> Vec<Self> {
+        range.map(|index| Self { index, ..Self::NONE }).collect()
+    }
+}
+
+/// When a metric has rows in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Whenever it is due.
+    Always,
+    /// Only where the model moved on.
+    InUpdates,
+    /// Only where its value is not 0.
+    WhereNotZero,
+}
+
+/// Numbers of one metric at one site, neighbours in the metric row.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// What it is.
+    pub card: &'static Card,
+    /// Tensor or hook name, empty where none applies.
+    pub site: String,
+    /// One for each number.
+    pub labels: Vec<Label>,
+    /// It is measured at steps that this divides.
+    pub every: u64,
+    /// When it has rows in the table.
+    pub presence: Presence,
+    /// First element within a step's row, of replica 0.
+    pub offset: usize,
+    /// Elements from one replica to the next.
+    pub replica_stride: usize,
+    var: Var,
+    first: usize,
+}
+
+/// A step under construction.
+pub struct Attach<'a> {
+    /// Where kernels are appended.
+    pub tape: &'a mut Tape,
+    /// The model.
+    pub model: &'a Model,
+    /// The task.
+    pub task: &'a dyn Task,
+    /// Its examples.
+    pub feed: &'a Feed,
+    /// The training step's forward pass.
+    pub train: &'a Pass,
+    /// Sequences of one piece of a large forward pass.
+    pub piece: usize,
+    config: &'a MeasureConfig,
+    metrics: Vec<Metric>,
+}
+
+/// The metric row: what is measured, and how a step's numbers lie in memory.
+pub(crate) struct MetricRow {
+    /// What is measured.
+    pub(crate) metrics: Vec<Metric>,
+    /// Elements of one step's row.
+    pub(crate) len: usize,
+    /// One step's numbers.
+    pub(crate) row: wgpu::Buffer,
+    /// The rows of past steps, step modulo `slots`.
+    pub(crate) ring: wgpu::Buffer,
+    /// Rows of the ring.
+    pub(crate) slots: usize,
+}
+
+/// Rows the ring holds at most.
+const SLOTS: usize = 64;
+
+impl<'a> Attach<'a> {
+    pub(crate) fn new(
+        tape: &'a mut Tape,
+        model: &'a Model,
+        task: &'a dyn Task,
+        feed: &'a Feed,
+        train: &'a Pass,
+        piece: usize,
+        config: &'a MeasureConfig,
+    ) -> Self {
+        Self { tape, model, task, feed, train, piece, config, metrics: Vec::new() }
+    }
+
+    /// How often a metric is measured in this run; `None` where it is switched off.
+    pub fn every(&self, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
+        every(self.config, instrument, card)
+    }
+
+    /// The smallest cadence of an instrument's metrics that are on; `None` where none is.
+    pub fn cadence(&self, instrument: &dyn Instrument) -> Option<u64> {
+        instrument.cards().iter().filter_map(|card| self.every(instrument, card)).reduce(gcd)
+    }
+
+    /// Declares that `labels.len()` elements of `var`, from element `first`, are the metric of that name.
+    /// Does nothing where the metric is switched off.
+    pub fn record(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, first: usize, labels: Vec<Label>) {
+        self.push(instrument, name, site, var, first, labels, Presence::Always);
+    }
+
+    /// Like [`Attach::record`], for a metric that exists only where the model moves on.
+    pub fn record_of_update(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, first: usize, labels: Vec<Label>) {
+        self.push(instrument, name, site, var, first, labels, Presence::InUpdates);
+    }
+
+    /// Like [`Attach::record`] from element 0, for flags: zeros are left out of the table.
+    pub fn record_sparse(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, labels: Vec<Label>) {
+        self.push(instrument, name, site, var, 0, labels, Presence::WhereNotZero);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a metric has these parts")]
+    fn push(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, first: usize, labels: Vec<Label>, presence: Presence) {
+        let Some(card) = instrument.cards().iter().find(|card| card.name == name) else { return };
+        let Some(every) = self.every(instrument, card) else { return };
+        debug_assert!(first + labels.len() <= self.tape.shape(var).len(), "{name} reads beyond its value");
+        let site = site.to_owned();
+        self.metrics.push(Metric { card, site, labels, every, presence, offset: 0, replica_stride: 0, var, first });
+    }
+
+    /// Places every recorded value in the metric row, and appends the kernel that files the row.
+    pub(crate) fn finish(self, gpu: &Gpu, clock: Var, bindings: &mut Bindings) -> Result<MetricRow> {
+        let Self { tape, mut metrics, .. } = self;
+        let replicas = tape.replicas() as usize;
+        // A value is written straight into the row unless something else reads it too, which would need
+        // the row as input and output of one kernel.
+        let mut places: BTreeMap<Var, (Var, usize)> = BTreeMap::new();
+        let mut len = 0;
+        for metric in &metrics {
+            if places.contains_key(&metric.var) {
+                continue;
+            }
+            let size = tape.shape(metric.var).len();
+            let direct = tape.is_computed(metric.var) && tape.readers(metric.var) == 0 && tape.shape(metric.var).owned;
+            let cadence = metrics.iter().filter(|m| m.var == metric.var).map(|m| m.every).reduce(gcd).unwrap_or(1);
+            let placed =
+                if direct { metric.var } else { tape.at_cadence(cadence, |tape| tape.push1(Copy, &[metric.var]))? };
+            places.insert(metric.var, (placed, len));
+            len += (replicas * size).next_multiple_of(64);
+        }
+        let len = len.max(64);
+        let slots = SLOTS.min(gpu.caps().max_binding as usize / 4 / len).max(1);
+        let row = gpu.buffer(Class::Metrics, len as u64)?;
+        let ring = gpu.buffer(Class::Metrics, (len * slots) as u64)?;
+        for (placed, offset) in places.values() {
+            let stride = tape.shape(*placed).len() as u64;
+            bindings.bind(*placed, Storage { buffer: row.clone(), offset: *offset as u64, replica_stride: stride });
+        }
+        for metric in &mut metrics {
+            let (placed, offset) = places[&metric.var];
+            metric.offset = offset + metric.first;
+            metric.replica_stride = tape.shape(placed).len();
+        }
+        let row_var = tape.input("metric row", Shape::f32(&[len]).shared());
+        let ring_var = tape.input("metric ring", Shape::f32(&[slots, len]).shared());
+        bindings.bind(row_var, Storage::whole(&row, 0)).bind(ring_var, Storage::whole(&ring, 0));
+        tape.effect(FileRow { slots }, &[row_var, ring_var, clock])?;
+        Ok(MetricRow { metrics, len, row, ring, slots })
+    }
+}
+
+/// How often a metric is measured; `None` where it is switched off.
+fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
+    let names = [card.name, instrument.name()];
+    if config.off.iter().any(|off| names.contains(&off.as_str())) {
+        return None;
+    }
+    Some(names.iter().find_map(|name| config.every.get(*name).copied()).unwrap_or(card.every))
+}
+
+/// Fails where the configuration names something that no instrument measures.
+pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
+    let known: Vec<&str> = super::registry()
+        .into_iter()
+        .flat_map(|i| std::iter::once(i.name()).chain(i.cards().iter().map(|c| c.name)))
+        .collect();
+    match config.every.keys().chain(&config.off).find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Error::Config(format!(
+            "measure: no metric or instrument is called {name}; there are {}",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+crate::gpu::params! {
+    struct FileParams { len: u32, slots: u32 }
+}
+static FILE_ROW: Shader = Shader {
+    name: "instrument/file_row",
+    source: include_str!("../../shaders/instrument/file_row.wgsl"),
+    knobs: &[],
+    params: FileParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&FILE_ROW];
+
+/// ring[clock mod slots] = row.
+struct FileRow {
+    slots: usize,
+}
+
+impl Op for FileRow {
+    fn name(&self) -> &'static str {
+        "file metric row"
+    }
+
+    fn shapes(&self, _inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(Vec::new())
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
+        let params = FileParams { len: inputs[0].len() as u32, slots: self.slots as u32 };
+        let tensors: Vec<&Tensor> = inputs.iter().collect();
+        cx.dispatch(&FILE_ROW, &[], &params, &tensors, grid_1d(u64::from(params.len).div_ceil(64), 1))
+    }
+
+    fn reference(&self, _inputs: &[&crate::autograd::Array]) -> Vec<crate::autograd::Array> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,229 @@
+//! Loss, accuracy and margin, on the training batch and on the test set.
+
+use super::{Attach, Card, CostClass, Instrument, Label, Pass};
+use crate::autograd::op::misfit;
+use crate::autograd::ops::IGNORE;
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{Knob, Params, Shader, Tensor};
+
+/// `loss.train`, `accuracy.train`.
+pub(super) struct Train;
+
+/// `loss.test`, `accuracy.test`, `margin.test`.
+pub(super) struct Test;
+
+const CROSS_ENTROPY: &str = "mean over targets of ln(1 + Σ_{j≠y} exp(z_j - z_y))";
+const ACCURACY: &str = "share of targets whose logit exceeds every other";
+
+const TRAIN_CARDS: &[Card] = &[
+    Card {
+        name: "loss.train",
+        formula: CROSS_ENTROPY,
+        unit: "nats",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "ln(classes): the loss of knowing nothing",
+        source: "definition; form after Nanda et al. 2023, appendix on float64 losses",
+        not_for: "comparing runs with other batch sizes step by step: it is the loss of the batch at hand",
+    },
+    Card {
+        name: "accuracy.train",
+        formula: ACCURACY,
+        unit: "1",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "1/classes",
+        source: "definition",
+        not_for: "telling memorizing from generalizing",
+    },
+];
+
+const TEST_CARDS: &[Card] = &[
+    Card {
+        name: "loss.test",
+        formula: CROSS_ENTROPY,
+        unit: "nats",
+        axes: "none",
+        cost: CostClass::M,
+        every: 10,
+        control: "ln(classes): the loss of knowing nothing",
+        source: "definition",
+        not_for: "choosing when to stop and then reporting it as held out",
+    },
+    Card {
+        name: "accuracy.test",
+        formula: ACCURACY,
+        unit: "1",
+        axes: "none",
+        cost: CostClass::M,
+        every: 10,
+        control: "1/classes",
+        source: "definition",
+        not_for: "dating a transition more finely than its cadence",
+    },
+    Card {
+        name: "margin.test",
+        formula: "min, mean, max over targets of z_y - max_{j≠y} z_j",
+        unit: "logits",
+        axes: "index: 0 min, 1 mean, 2 max",
+        cost: CostClass::M,
+        every: 10,
+        control: "0: the border between right and wrong",
+        source: "Nanda et al. 2023 (released weights: 9.61, 17.1, 21.6)",
+        not_for: "comparing models of other logit scale",
+    },
+];
+
+impl Instrument for Train {
+    fn name(&self) -> &'static str {
+        "train"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        TRAIN_CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let Some(every) = cx.cadence(self) else { return Ok(()) };
+        let train = cx.train;
+        let stats = cx.tape.at_cadence(every, |tape| summary(tape, std::slice::from_ref(train)))?;
+        cx.record(self, "loss.train", "", stats, 0, vec![Label::NONE]);
+        cx.record(self, "accuracy.train", "", stats, 1, vec![Label::NONE]);
+        Ok(())
+    }
+}
+
+impl Instrument for Test {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        TEST_CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let Some(every) = cx.cadence(self) else { return Ok(()) };
+        let (feed, model, piece, read) = (cx.feed, cx.model, cx.piece, cx.task.shape().read);
+        let stats = cx.tape.at_cadence(every, |tape| {
+            let passes = feed
+                .test_batches(tape, piece)?
+                .into_iter()
+                .map(|batch| Pass::new(tape, model, batch, read))
+                .collect::<Result<Vec<_>>>()?;
+            summary(tape, &passes)
+        })?;
+        cx.record(self, "loss.test", "", stats, 0, vec![Label::NONE]);
+        cx.record(self, "accuracy.test", "", stats, 1, vec![Label::NONE]);
+        cx.record(self, "margin.test", "", stats, 2, Label::indices(0..3));
+        Ok(())
+    }
+}
+
+/// Mean loss, accuracy, and min, mean, max margin, [5], over the pieces of one set.
+fn summary(tape: &mut Tape, pieces: &[Pass]) -> Result<Var> {
+    let mut sums: Option<Var> = None;
+    for (at, pass) in pieces.iter().enumerate() {
+        let mut inputs = vec![pass.loss, pass.correct, pass.margin, pass.batch.targets, pass.batch.count];
+        inputs.extend(sums);
+        sums = Some(tape.push1(RowSummary { last: at + 1 == pieces.len() }, &inputs)?);
+    }
+    sums.ok_or_else(|| misfit("summary", "an empty test set"))
+}
+
+crate::gpu::params! {
+    struct SummaryParams { n: u32, rows_replica: u32, target_replica: u32, count_replica: u32, before_replica: u32, out_replica: u32 }
+}
+static ROW_SUMMARY: Shader = Shader {
+    name: "instrument/row_summary",
+    source: include_str!("../../shaders/instrument/row_summary.wgsl"),
+    knobs: &[Knob { name: "BEFORE", values: &[0, 1] }, Knob { name: "LAST", values: &[0, 1] }],
+    params: SummaryParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&ROW_SUMMARY];
+
+/// Sums of loss and correct, and min, sum, max of margins over the rows that count, [5]; added to what
+/// an earlier piece left; divided by the count in the last piece. Inputs: loss, correct, margin, targets
+/// [N], count [1], and the earlier result.
+struct RowSummary {
+    last: bool,
+}
+
+impl Op for RowSummary {
+    fn name(&self) -> &'static str {
+        "row summary"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[..4].iter().any(|s| s.len() != inputs[0].len()) {
+            return Err(misfit("row summary", "rows of different length"));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[5]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let before = inputs.get(5);
+        let params = SummaryParams {
+            n: inputs[0].len() as u32,
+            rows_replica: inputs[0].replica_stride,
+            target_replica: inputs[3].replica_stride,
+            count_replica: inputs[4].replica_stride,
+            before_replica: before.map_or(0, |t| t.replica_stride),
+            out_replica: outputs[0].replica_stride,
+        };
+        let mut tensors: Vec<&Tensor> = inputs[..5].iter().chain([&outputs[0]]).collect();
+        tensors.extend(before);
+        let knobs = [u32::from(before.is_some()), u32::from(self.last)];
+        cx.dispatch(&ROW_SUMMARY, &knobs, &params, &tensors, [1, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let mut out = inputs.get(5).map_or(vec![0.0, 0.0, f64::MAX, 0.0, f64::MIN], |before| before.data.clone());
+        for row in (0..inputs[0].data.len()).filter(|row| inputs[3].data[*row] != f64::from(IGNORE)) {
+            let margin = inputs[2].data[row];
+            out[0] += inputs[0].data[row];
+            out[1] += inputs[1].data[row];
+            out[2] = out[2].min(margin);
+            out[3] += margin;
+            out[4] = out[4].max(margin);
+        }
+        if self.last {
+            [0, 1, 3].into_iter().for_each(|at| out[at] /= inputs[4].data[0]);
+        }
+        vec![Array::new(&[5], out)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::Case;
+    use crate::autograd::ops::CrossEntropy;
+
+    #[test]
+    fn summaries_over_pieces_match_their_reference() {
+        for pieces in [1, 3] {
+            let mut case = Case::new(&format!("summary of {pieces}"));
+            let count = case.tape.constant(&[1], &[(pieces * 300) as f32 - 1.0]);
+            let mut sums = None;
+            for piece in 0..pieces {
+                let z = case.owned(&[300, 7]);
+                let y = if piece == 0 {
+                    let mut targets: Vec<u32> = (0..300).map(|i| i % 7).collect();
+                    targets[17] = IGNORE;
+                    case.tape.constant_u32(&[300], &targets)
+                } else {
+                    case.indices(&[300], 7, true)
+                };
+                let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+                let mut inputs = vec![out[0], out[1], out[2], y, count];
+                inputs.extend(sums);
+                sums = Some(case.tape.push1(RowSummary { last: piece + 1 == pieces }, &inputs).unwrap());
+            }
+            case.agree(&[sums.unwrap()], 5e-6);
+        }
+    }
+}

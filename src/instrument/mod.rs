@@ -1,0 +1,87 @@
+//! Instruments: measures taken inside the step, on the device. Each names what it reads, appends
+//! kernels behind the ones that own the data, and leaves numbers in the metric row.
+
+mod attach;
+mod attention;
+mod fourier;
+mod losses;
+mod norms;
+
+pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence};
+pub(crate) use attach::{MetricRow, check_names};
+pub use norms::UpdateNorms;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::gpu::Shader;
+
+/// What measuring costs, relative to the training step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum CostClass {
+    /// Free: at most 0.5 % of the step, at every step.
+    F,
+    /// Light: at most 3 % at its cadence.
+    L,
+    /// Needs a forward pass of its own.
+    M,
+    /// Needs gradients of its own.
+    H,
+}
+
+/// What a metric is.
+#[derive(Debug, Serialize)]
+pub struct Card {
+    /// Name in the metric table.
+    pub name: &'static str,
+    /// Definition.
+    pub formula: &'static str,
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// What the columns site, layer, head and index tell.
+    pub axes: &'static str,
+    /// What it costs.
+    pub cost: CostClass,
+    /// Steps between two measurements unless the run says otherwise.
+    pub every: u64,
+    /// What it must be compared with.
+    pub control: &'static str,
+    /// Where the definition is from.
+    pub source: &'static str,
+    /// What it must not be used for.
+    pub not_for: &'static str,
+}
+
+/// A family of metrics that share their work.
+pub trait Instrument: Sync {
+    /// Name of the family, for `measure.every` and `measure.off`.
+    fn name(&self) -> &'static str;
+
+    /// The metrics.
+    fn cards(&self) -> &'static [Card];
+
+    /// Appends kernels that run before the update, and declares what they measure. Does nothing where
+    /// the model or task has not what it needs.
+    ///
+    /// # Errors
+    /// Where an op does not fit, which is a defect of the instrument.
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()>;
+
+    /// Appends kernels that read what the optimizer left behind.
+    ///
+    /// # Errors
+    /// Where an op does not fit, which is a defect of the instrument.
+    fn attach_to_update(&self, _cx: &mut Attach<'_>, _norms: &UpdateNorms) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Every instrument.
+pub fn registry() -> [&'static dyn Instrument; 6] {
+    [&losses::Train, &losses::Test, &norms::TensorNorms, &attention::Patterns, &fourier::Spectrum, &fourier::FourierLosses]
+}
+
+/// Every kernel of the instruments.
+pub(crate) fn shaders() -> Vec<&'static Shader> {
+    [losses::SHADERS, attention::SHADERS, fourier::SHADERS, attach::SHADERS].concat()
+}

@@ -1,0 +1,406 @@
+//! What a run is made of: the typed form of a preset or TOML file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::instrument::MeasureConfig;
+use crate::model::{ModelConfig, WeightTable};
+use crate::task::{ReplicaData, Task};
+
+/// A whole run. `T` is the task, one of `crate::task`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig<T> {
+    /// A name for people. Default empty.
+    #[serde(default)]
+    pub name: String,
+    /// What the run shows, for people. Default empty.
+    #[serde(default)]
+    pub description: String,
+    /// Optimizer updates.
+    pub steps: u64,
+    /// Seed of replica 0; replica i has seed + i unless `[[replica]]` says otherwise. Default 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// Copies of the model that train side by side. Default: as many as there are `[[replica]]`, or 1.
+    #[serde(default)]
+    pub replicas: u32,
+    /// Where examples come from.
+    pub task: T,
+    /// The architecture.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// How weights move.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// How the learning rate changes.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// What one step sees.
+    #[serde(default)]
+    pub batch: BatchConfig,
+    /// What is measured, and how often.
+    #[serde(default)]
+    pub measure: MeasureConfig,
+    /// When the state is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// What differs between replicas, one table for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replica: Vec<ReplicaConfig>,
+}
+
+/// Which optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay.
+    Adamw = 0,
+    /// Adam with decay added to the gradient.
+    Adam = 1,
+    /// SGD with momentum, decay added to the gradient.
+    Sgd = 2,
+}
+
+/// How weights move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Default adamw.
+    pub kind: OptimizerKind,
+    /// Peak learning rate. Default 0.001.
+    pub learning_rate: f64,
+    /// Default 1.
+    pub weight_decay: f64,
+    /// Decay of Adam's moments. Default [0.9, 0.98].
+    pub betas: [f64; 2],
+    /// Added to the root of Adam's second moment. Default 1e-8.
+    pub eps: f64,
+    /// Of SGD. Default 0.9.
+    pub momentum: f64,
+    /// Largest norm of the whole gradient; 0 for none. Default 0.
+    pub clip: f64,
+    /// Tensors without decay, by name; `*` stands for anything. Default none.
+    pub no_decay: Vec<String>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adamw,
+            learning_rate: 1e-3,
+            weight_decay: 1.0,
+            betas: [0.9, 0.98],
+            eps: 1e-8,
+            momentum: 0.9,
+            clip: 0.0,
+            no_decay: Vec::new(),
+        }
+    }
+}
+
+/// What the learning rate does after warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// Stays.
+    Constant,
+    /// Falls along half a cosine.
+    Cosine,
+}
+
+/// How the learning rate changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Default constant.
+    pub kind: ScheduleKind,
+    /// Steps of linear warm-up: step s has the share min(s / warmup, 1), so step 0 moves nothing.
+    /// Default 0, no warm-up.
+    pub warmup: u64,
+    /// Step at which a cosine has come down; 0 for the last step of the run. Default 0.
+    pub steps: u64,
+    /// Share of the peak a cosine ends at. Default 0.
+    pub floor: f64,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { kind: ScheduleKind::Constant, warmup: 0, steps: 0, floor: 0.0 }
+    }
+}
+
+/// How many examples a step sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BatchSize {
+    /// This many, drawn with replacement on the device.
+    Count(u32),
+    /// `"full"`: the whole training set.
+    Word(Full),
+}
+
+/// The word "full".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Full {
+    /// The whole training set.
+    #[serde(rename = "full")]
+    Full,
+}
+
+/// What one step sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchConfig {
+    /// `"full"` or a number of examples. Default "full".
+    pub size: BatchSize,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { size: BatchSize::Word(Full::Full) }
+    }
+}
+
+impl BatchConfig {
+    /// The number of examples, `None` for all.
+    pub fn count(&self) -> Option<usize> {
+        match self.size {
+            BatchSize::Count(count) => Some(count as usize),
+            BatchSize::Word(Full::Full) => None,
+        }
+    }
+}
+
+/// When the state is saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints. Default 1000.
+    pub every: u64,
+    /// How many of the latest are kept; 0 for all. Default 2.
+    pub keep: u32,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 1000, keep: 2 }
+    }
+}
+
+/// What one replica has for itself; everything left out is the run's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicaConfig {
+    /// A name for tables and pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Seed of weights and batches, and of the split unless `data_seed` says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Seed of the split and of the batches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_seed: Option<u64>,
+    /// Peak learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Weight decay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Decay of Adam's moments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub betas: Option<[f64; 2]>,
+    /// Share of the examples that is trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_fraction: Option<f64>,
+}
+
+impl<T: Task> RunConfig<T> {
+    /// Fills in what follows from other fields (the model's sizes from the task, one `[[replica]]` for
+    /// each replica) and checks every number.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field and what it must be.
+    pub fn resolve(mut self) -> Result<Self> {
+        let fail = |what: String| Err(Error::Config(what));
+        let shape = self.task.shape();
+        for (name, value, least) in [
+            ("d_vocab", &mut self.model.d_vocab, shape.d_vocab),
+            ("d_vocab_out", &mut self.model.d_vocab_out, shape.classes),
+            ("n_ctx", &mut self.model.n_ctx, shape.seq),
+        ] {
+            if *value == 0 {
+                // Tied embeddings give as many classes as tokens.
+                *value = if name == "d_vocab_out" && self.model.tied_embeddings { shape.d_vocab } else { least };
+            } else if *value < least {
+                return fail(format!("model.{name} = {value} is too small: the task needs {least}"));
+            }
+        }
+        self.model = self.model.resolve()?;
+
+        if self.steps == 0 || self.steps >= 1 << 24 {
+            // Steps are f32 in the schedule and must stay exact; the last u32 is the test set's.
+            return fail(format!("steps = {} must lie between 1 and 16777215", self.steps));
+        }
+        if self.replicas == 0 {
+            self.replicas = self.replica.len().max(1) as u32;
+        }
+        if self.replica.is_empty() {
+            self.replica = vec![ReplicaConfig::default(); self.replicas as usize];
+        }
+        if self.replica.len() != self.replicas as usize {
+            return fail(format!(
+                "replicas = {}, but there are {} [[replica]] tables; leave one of the two out",
+                self.replicas,
+                self.replica.len()
+            ));
+        }
+        if self.replicas > 4096 {
+            return fail(format!("replicas = {} must lie between 1 and 4096", self.replicas));
+        }
+        for (at, replica) in self.replica.iter_mut().enumerate() {
+            replica.seed.get_or_insert(self.seed.wrapping_add(at as u64));
+        }
+        if self.batch.count() == Some(0) {
+            return fail("batch.size must be \"full\" or 1 at least".to_owned());
+        }
+        if self.checkpoint.every == 0 {
+            return fail("checkpoint.every must be 1 at least".to_owned());
+        }
+        if let Some((name, _)) = self.measure.every.iter().find(|(_, every)| **every == 0) {
+            return fail(format!("measure.every.{name} must be 1 at least; put {name} into measure.off to leave it out"));
+        }
+        for replica in 0..self.replicas as usize {
+            self.check_optimizer(&self.optimizer_of(replica))?;
+        }
+        let names: Vec<String> = WeightTable::new(&self.model).specs().iter().map(|s| s.name.clone()).collect();
+        if let Some(pattern) = self.optimizer.no_decay.iter().find(|p| !names.iter().any(|n| matches(p, n))) {
+            return fail(format!("optimizer.no_decay: no tensor is called {pattern}; this model has {}", names.join(", ")));
+        }
+        Ok(self)
+    }
+
+    fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<()> {
+        let fine = |value: f64, low: f64, high: f64| value >= low && value < high;
+        for (name, value, low, high) in [
+            ("learning_rate", optimizer.learning_rate, 0.0, f64::INFINITY),
+            ("weight_decay", optimizer.weight_decay, 0.0, f64::INFINITY),
+            ("betas[0]", optimizer.betas[0], 0.0, 1.0),
+            ("betas[1]", optimizer.betas[1], 0.0, 1.0),
+            ("momentum", optimizer.momentum, 0.0, 1.0),
+            ("clip", optimizer.clip, 0.0, f64::INFINITY),
+            ("eps", optimizer.eps, 0.0, f64::INFINITY),
+        ] {
+            if !fine(value, low, high) {
+                let until = if high == 1.0 { " and below 1" } else { "" };
+                return Err(Error::Config(format!("optimizer.{name} = {value} must be at least {low}{until}")));
+            }
+        }
+        if !fine(self.schedule.floor, 0.0, 1.0 + f64::EPSILON) {
+            return Err(Error::Config(format!("schedule.floor = {} must lie between 0 and 1", self.schedule.floor)));
+        }
+        Ok(())
+    }
+
+    /// The optimizer of one replica.
+    pub fn optimizer_of(&self, replica: usize) -> OptimizerConfig {
+        let own = &self.replica[replica];
+        OptimizerConfig {
+            learning_rate: own.learning_rate.unwrap_or(self.optimizer.learning_rate),
+            weight_decay: own.weight_decay.unwrap_or(self.optimizer.weight_decay),
+            betas: own.betas.unwrap_or(self.optimizer.betas),
+            ..self.optimizer.clone()
+        }
+    }
+
+    /// Seed of one replica's weights.
+    pub fn seed_of(&self, replica: usize) -> u64 {
+        self.replica[replica].seed.unwrap_or_else(|| self.seed.wrapping_add(replica as u64))
+    }
+
+    /// What the task needs to know of each replica.
+    pub fn data(&self) -> Vec<ReplicaData> {
+        (0..self.replicas as usize)
+            .map(|at| ReplicaData {
+                seed: self.replica[at].data_seed.unwrap_or_else(|| self.seed_of(at)),
+                train_fraction: self.replica[at].train_fraction,
+            })
+            .collect()
+    }
+
+    /// For each tensor of the table, whether it decays.
+    pub fn decays(&self, table: &WeightTable) -> Vec<bool> {
+        table.specs().iter().map(|spec| !self.optimizer.no_decay.iter().any(|p| matches(p, &spec.name))).collect()
+    }
+}
+
+/// Whether a name fits a pattern in which `*` stands for anything.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, rest)) => name
+            .strip_prefix(head)
+            .is_some_and(|tail| (0..=tail.len()).any(|at| tail.is_char_boundary(at) && matches(rest, &tail[at..]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Repeated;
+
+    fn base() -> RunConfig<Repeated> {
+        let task = serde_json::from_str(r#"{"kind": "repeated"}"#).unwrap();
+        RunConfig {
+            name: String::new(),
+            description: String::new(),
+            steps: 10,
+            seed: 5,
+            replicas: 0,
+            task,
+            model: ModelConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            batch: BatchConfig { size: BatchSize::Count(4) },
+            measure: MeasureConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+            replica: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        assert!(matches("*.b_*", "blocks.0.attn.b_Q"));
+        assert!(matches("embed.W_E", "embed.W_E"));
+        assert!(!matches("embed.W", "embed.W_E"));
+        assert!(!matches("*.b", "ln1.b.c"));
+    }
+
+    #[test]
+    fn replicas_count_their_seeds_up() {
+        let config = RunConfig { replicas: 3, ..base() }.resolve().unwrap();
+        assert_eq!((0..3).map(|r| config.seed_of(r)).collect::<Vec<_>>(), [5, 6, 7]);
+        assert_eq!(config.model.d_vocab, 64);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let with = |change: &dyn Fn(&mut RunConfig<Repeated>)| {
+            let mut config = base();
+            change(&mut config);
+            config.resolve().unwrap_err().to_string()
+        };
+        for (error, name) in [
+            (with(&|c| c.steps = 0), "steps"),
+            (with(&|c| c.optimizer.learning_rate = -1.0), "learning_rate"),
+            (with(&|c| c.optimizer.betas = [0.9, 1.0]), "betas"),
+            (with(&|c| c.optimizer.no_decay = vec!["nothing".to_owned()]), "no_decay"),
+            (with(&|c| c.model.n_ctx = 5), "n_ctx"),
+            (with(&|c| c.checkpoint.every = 0), "checkpoint"),
+            (with(&|c| { c.measure.every.insert("loss.test".to_owned(), 0); }), "loss.test"),
+            (with(&|c| { c.replicas = 2; c.replica = vec![ReplicaConfig::default()]; }), "[[replica]]"),
+        ] {
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Training: what a run is made of, optimizers, and the session that replays the step.
+
+mod config;
+mod optimizer;
+mod session;
+
+pub use config::{
+    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, ReplicaConfig, RunConfig,
+    ScheduleConfig, ScheduleKind,
+};
+pub use optimizer::{Hyper, shaders as optimizer_shaders};
+pub use session::{Row, Session, Snapshot, StepRow};

@@ -1,0 +1,393 @@
+//! A run on a device: buffers, the recorded step, and its replay.
+
+use super::optimizer::{self, Hyper, State};
+use super::RunConfig;
+use crate::autograd::ops::MeanRows;
+use crate::autograd::{Bindings, Shape, Tape};
+use crate::error::{Error, Result};
+use crate::gpu::{Class, Gpu, Program, Readback, Select, Storage, read_now};
+use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
+use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
+use crate::task::Task;
+
+/// A run that can be stepped, measured, saved and restored.
+///
+/// Nothing here waits for the device except [`Session::snapshot`] and [`Session::restore`]; nothing
+/// submits except [`Session::submit`], which is for those who own the device.
+pub struct Session {
+    gpu: Gpu,
+    config: RunConfig<Box<dyn Task>>,
+    table: WeightTable,
+    program: Program,
+    row: MetricRow,
+    weights: wgpu::Buffer,
+    first: wgpu::Buffer,
+    second: wgpu::Buffer,
+    clock: wgpu::Buffer,
+    state_bytes: u64,
+    step: u64,
+    /// Steps whose rows lie in the ring and were not copied yet.
+    uncopied: Vec<Filed>,
+    readback: Readback<Vec<Filed>>,
+}
+
+/// A metric row and the replay it came from.
+#[derive(Clone, Copy, Debug)]
+struct Filed {
+    step: u64,
+    select: Select,
+}
+
+/// One number of the metric table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// Updates made before it was measured.
+    pub step: u64,
+    /// Replica.
+    pub replica: u32,
+    /// What it is, and at which site.
+    pub metric: &'a Metric,
+    /// Layer, head, index.
+    pub label: Label,
+    /// The number, with the bits the device computed.
+    pub value: f32,
+}
+
+/// The numbers of one step, as they came from the device.
+#[derive(Clone, Debug)]
+pub struct StepRow {
+    step: u64,
+    select: Select,
+    values: Vec<f32>,
+}
+
+/// Everything that decides how a run goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Updates made.
+    pub step: u64,
+    /// Parameters of each replica.
+    pub weights: Vec<Vec<f32>>,
+    /// First moments (SGD's velocities).
+    pub first: Vec<Vec<f32>>,
+    /// Second moments.
+    pub second: Vec<Vec<f32>>,
+}
+
+impl Session {
+    /// Records the step of a resolved configuration, with weights drawn from its seeds.
+    ///
+    /// # Errors
+    /// Where the configuration asks for what is not there, or the device is too small for it.
+    pub fn new(gpu: &Gpu, config: RunConfig<Box<dyn Task>>) -> Result<Self> {
+        instrument::check_names(&config.measure)?;
+        let replicas = config.replicas;
+        let feed = config.task.feed(&config.data())?;
+        let shape = config.task.shape();
+        let mut tape = Tape::new(replicas);
+        let mut bindings = Bindings::new();
+
+        let clock_var = tape.input("clock", Shape::u32(&[1]).shared());
+        let model = Model::new(&config.model, &mut tape);
+        let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
+        let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
+        let train = Pass::new(&mut tape, &model, batch, shape.read)?;
+        let loss = tape.push1(MeanRows, &[train.loss, train.batch.count])?;
+        let grads = tape.backward(loss, &model.weights)?;
+
+        let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
+        let mut attach = Attach::new(&mut tape, &model, config.task.as_ref(), &feed, &train, piece, &config.measure);
+        for instrument in instrument::registry() {
+            instrument.attach(&mut attach)?;
+        }
+        // What reads the weights stands above this line, what moves them below.
+        let len = model.table.len();
+        let elements = u64::from(replicas) * len as u64;
+        let flat = |tape: &mut Tape, name: &str, len: usize| tape.input(name, Shape::f32(&[len]));
+        let state = State {
+            weights: flat(attach.tape, "weights", len),
+            grads: flat(attach.tape, "gradients", len),
+            first: flat(attach.tape, "first moment", len),
+            second: flat(attach.tape, "second moment", len),
+            hyper: flat(attach.tape, "hyper-parameters", Hyper::LEN),
+            clock: clock_var,
+        };
+        let decays = config.decays(&model.table);
+        let clip = config.optimizer.clip > 0.0;
+        let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, state)?;
+        for instrument in instrument::registry() {
+            instrument.attach_to_update(&mut attach, &norms)?;
+        }
+        let row = attach.finish(gpu, clock_var, &mut bindings)?;
+        optimizer::advance(&mut tape, clock_var)?;
+
+        let weights = gpu.buffer(Class::Weights, elements)?;
+        let gradients = gpu.buffer(Class::Gradients, elements)?;
+        let first = gpu.buffer(Class::Optimizer, elements)?;
+        let second = gpu.buffer(Class::Optimizer, elements)?;
+        let clock = gpu.upload(Class::State, &[0u32])?;
+        let hyper: Vec<Hyper> = (0..replicas as usize)
+            .map(|r| Hyper::new(&config.optimizer_of(r), &config.schedule, config.steps))
+            .collect();
+        let hyper_words: &[f32] = bytemuck::cast_slice(&hyper);
+        let hyper = gpu.upload(Class::State, hyper_words)?;
+        model.table.bind(&mut bindings, &model.weights.iter().copied().map(Some).collect::<Vec<_>>(), &weights);
+        model.table.bind(&mut bindings, &grads, &gradients);
+        for (var, buffer, stride) in [
+            (state.weights, &weights, len),
+            (state.grads, &gradients, len),
+            (state.first, &first, len),
+            (state.second, &second, len),
+            (state.hyper, &hyper, Hyper::LEN),
+            (state.clock, &clock, 0),
+        ] {
+            bindings.bind(var, Storage::whole(buffer, stride as u64));
+        }
+        let program = tape.compile(gpu, &bindings)?;
+        gpu.check()?;
+        let table = model.table;
+        let drawn: Vec<Vec<f32>> = (0..replicas as usize).map(|r| table.draw(config.seed_of(r))).collect();
+        let mut session = Self {
+            gpu: gpu.clone(),
+            readback: Readback::new(gpu),
+            state_bytes: elements * 16,
+            step: 0,
+            uncopied: Vec::new(),
+            config,
+            table,
+            program,
+            row,
+            weights,
+            first,
+            second,
+            clock,
+        };
+        session.set_weights(&drawn)?;
+        Ok(session)
+    }
+
+    /// The resolved configuration.
+    pub fn config(&self) -> &RunConfig<Box<dyn Task>> {
+        &self.config
+    }
+
+    /// Names, shapes and places of the parameters.
+    pub fn table(&self) -> &WeightTable {
+        &self.table
+    }
+
+    /// The recorded step.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// What is measured, and where each number lies in a row of the ring.
+    pub fn metrics(&self) -> &[Metric] {
+        &self.row.metrics
+    }
+
+    /// The metric ring, `[slots, row_len]` f32: the row of step s lies in slot s modulo `slots`. A host
+    /// may bind it in shaders of its own.
+    pub fn ring(&self) -> (&wgpu::Buffer, usize, usize) {
+        (&self.row.ring, self.row.slots, self.row.len)
+    }
+
+    /// The weights, `[R, table().len()]` f32.
+    pub fn weights(&self) -> &wgpu::Buffer {
+        &self.weights
+    }
+
+    /// Updates encoded so far.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Bytes of device memory: weights, gradients and moments; activations as planned; and the least any
+    /// plan could do with for those.
+    pub fn memory(&self) -> (u64, u64, u64) {
+        (self.state_bytes, self.program.planned_bytes(), self.program.lower_bound_bytes())
+    }
+
+    /// Replaces the weights: one set for each replica, or one for all.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where their number or size does not fit.
+    pub fn set_weights(&mut self, replicas: &[Vec<f32>]) -> Result<()> {
+        let count = self.config.replicas as usize;
+        if (replicas.len() != count && replicas.len() != 1) || replicas.iter().any(|w| w.len() != self.table.len()) {
+            return Err(Error::Config(format!("weights of {} replicas for a run of {count}", replicas.len())));
+        }
+        for at in 0..count {
+            let weights = &replicas[at % replicas.len()];
+            let offset = (at * self.table.len() * 4) as u64;
+            self.gpu.queue().write_buffer(&self.weights, offset, bytemuck::cast_slice(weights));
+        }
+        Ok(())
+    }
+
+    /// Encodes the next training step into a pass. The host submits; rows of more than `ring().1` steps
+    /// must be copied with [`Session::copy_rows`] before they are overwritten.
+    pub fn encode_step(&mut self, pass: &mut wgpu::ComputePass<'_>) {
+        let select = Select { step: self.step, update: true };
+        self.program.encode(pass, select);
+        self.uncopied.push(Filed { step: self.step, select });
+        self.step += 1;
+    }
+
+    /// Encodes a measurement of everything at the current step, which leaves the model as it is.
+    pub fn encode_measure(&mut self, pass: &mut wgpu::ComputePass<'_>) {
+        // Every cadence divides 0.
+        let select = Select { step: 0, update: false };
+        self.program.encode(pass, select);
+        self.uncopied.push(Filed { step: self.step, select });
+    }
+
+    /// Encodes the copy of all rows since the last call towards the host. The pass must have ended.
+    pub fn copy_rows(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        let filed = std::mem::take(&mut self.uncopied);
+        let kept = filed.len().min(self.row.slots);
+        let filed = filed[filed.len() - kept..].to_vec();
+        if filed.is_empty() {
+            return;
+        }
+        let bytes = self.row.len as u64 * 4;
+        let ranges: Vec<std::ops::Range<u64>> = filed
+            .iter()
+            .map(|f| {
+                let slot = f.step % self.row.slots as u64;
+                slot * bytes..(slot + 1) * bytes
+            })
+            .collect();
+        self.readback.record(encoder, &self.row.ring, &ranges, filed);
+    }
+
+    /// The rows of the oldest copy that has arrived, if any. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub fn take_rows(&mut self) -> Result<Option<Vec<StepRow>>> {
+        let Some((filed, words)) = self.readback.take()? else { return Ok(None) };
+        let rows = words.chunks_exact(self.row.len).zip(filed).map(|(words, filed)| StepRow {
+            step: filed.step,
+            select: filed.select,
+            values: words.iter().map(|w| f32::from_bits(*w)).collect(),
+        });
+        Ok(Some(rows.collect()))
+    }
+
+    /// Copies on their way to the host.
+    pub fn in_flight(&self) -> usize {
+        self.readback.in_flight()
+    }
+
+    /// Encodes `steps` training steps, or a measurement for 0, and submits them. For those who own the
+    /// device; hosts encode for themselves.
+    pub fn submit(&mut self, steps: u64) -> wgpu::SubmissionIndex {
+        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for _ in 0..steps {
+                self.encode_step(&mut pass);
+            }
+            if steps == 0 {
+                self.encode_measure(&mut pass);
+            }
+        }
+        self.copy_rows(&mut encoder);
+        self.gpu.queue().submit([encoder.finish()])
+    }
+
+    /// The metric table's rows of one step.
+    pub fn rows<'a>(&'a self, step: &'a StepRow) -> impl Iterator<Item = Row<'a>> {
+        self.row.metrics.iter().filter(|metric| step.has(metric)).flat_map(move |metric| {
+            (0..self.config.replicas).flat_map(move |replica| {
+                let at = metric.offset + replica as usize * metric.replica_stride;
+                let values = metric.labels.iter().zip(&step.values[at..]);
+                values
+                    .filter(|(_, value)| metric.presence != Presence::WhereNotZero || **value != 0.0)
+                    .map(move |(label, value)| Row { step: step.step, replica, metric, label: *label, value: *value })
+            })
+        })
+    }
+
+    /// Reads the whole state, waiting for the device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let read = |buffer: &wgpu::Buffer| -> Result<Vec<Vec<f32>>> {
+            let bytes = u64::from(self.config.replicas) * self.table.len() as u64 * 4;
+            let words = read_now(&self.gpu, buffer, 0..bytes)?;
+            Ok(words.chunks_exact(self.table.len()).map(|r| r.iter().map(|w| f32::from_bits(*w)).collect()).collect())
+        };
+        Ok(Snapshot {
+            step: self.step,
+            weights: read(&self.weights)?,
+            first: read(&self.first)?,
+            second: read(&self.second)?,
+        })
+    }
+
+    /// Continues from a state.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it belongs to another model.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.set_weights(&snapshot.weights)?;
+        for (buffer, moments) in [(&self.first, &snapshot.first), (&self.second, &snapshot.second)] {
+            let all = moments.concat();
+            if all.len() as u64 * 4 != buffer.size() {
+                return Err(Error::Config("the optimizer's state belongs to another model".to_owned()));
+            }
+            self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&all));
+        }
+        self.step = snapshot.step;
+        self.gpu.queue().write_buffer(&self.clock, 0, bytemuck::cast_slice(&[snapshot.step as u32]));
+        self.uncopied.clear();
+        Ok(())
+    }
+
+    /// The variables' names of one replay, for people: the kernels in order.
+    pub fn kernels(&self) -> Vec<&str> {
+        self.program.labels(Select { step: 0, update: true })
+    }
+}
+
+impl StepRow {
+    /// Updates made before it was measured.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Whether the metric was measured in this replay.
+    fn has(&self, metric: &Metric) -> bool {
+        self.select.step.is_multiple_of(metric.every)
+            && (self.select.update || metric.presence != Presence::InUpdates)
+    }
+
+    /// The first number of the metric of that name, for one replica, if it was measured.
+    pub fn value(&self, metrics: &[Metric], name: &str, replica: u32) -> Option<f32> {
+        let metric = metrics.iter().find(|m| m.card.name == name && self.has(m))?;
+        self.values.get(metric.offset + replica as usize * metric.replica_stride).copied()
+    }
+}
+
+/// Sequences of one piece of a large forward pass, so that its widest activation can be bound.
+fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32) -> usize {
+    let rows = |all: bool| if all { seq } else { 1 };
+    let all = read == ReadOut::All;
+    let widest = [
+        seq * model.d_model.max(model.n_heads * model.d_head),
+        rows(all || model.n_layers > 1) * model.d_mlp,
+        rows(all) * model.d_vocab_out,
+        rows(all || model.n_layers > 1) * model.n_heads * seq,
+    ]
+    .into_iter()
+    .max()
+    .unwrap_or(1);
+    let room = (gpu.caps().max_binding / 2).min(256 << 20) / 4;
+    // Whole hundreds of rows keep the pieces' kernels evenly filled.
+    let count = (room / (u64::from(replicas) * widest as u64)) as usize;
+    if count > 256 { count / 256 * 256 } else { count.max(1) }
+}
+
