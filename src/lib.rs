@@ -2,11 +2,17 @@
 //! training step, on the GPU.
 
 pub mod autograd;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod error;
 mod files;
 pub mod gpu;
 pub mod instrument;
 pub mod model;
+#[cfg(feature = "record")]
+pub mod record;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod task;
 pub mod train;
 

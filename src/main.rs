@@ -1,2 +1,7 @@
 //! The `thermoscope` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    thermoscope::cli::main()
+}

@@ -1,6 +1,6 @@
 //! A model on disk: `config.json` and `model.safetensors`, with TransformerLens's weight names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
@@ -28,7 +28,7 @@ impl ModelFolder {
         let bytes = std::fs::read(&weights_path).map_err(Error::io("cannot read", &weights_path))?;
         let tensors = open(&weights_path, &bytes)?;
         let config = read_config(&dir.join("config.json"), &tensors)?;
-        let replicas = read_weights(&weights_path, &tensors, &WeightTable::new(&config))?;
+        let replicas = read_weights(&weights_path, &tensors, &WeightTable::new(&config), "")?;
         Ok(Self { config, replicas })
     }
 
@@ -48,34 +48,30 @@ impl ModelFolder {
         let text = serde_json::to_string_pretty(&config).unwrap_or_default();
         crate::files::write_whole(&dir.join("config.json"), text.as_bytes())?;
         let table = WeightTable::new(&self.config);
-        write_tensors(&dir.join("model.safetensors"), &table, &self.replicas, "")
+        write_tensors(&dir.join("model.safetensors"), &table, &[("", &self.replicas)])
     }
 }
 
-/// Writes one tensor for each of the table, `[R, ...]` where there are several replicas.
-pub(crate) fn write_tensors(path: &Path, table: &WeightTable, replicas: &[Vec<f32>], prefix: &str) -> Result<()> {
-    let data: Vec<(String, Vec<usize>, Vec<u8>)> = table
-        .specs()
-        .iter()
-        .map(|spec| {
-            let values: Vec<f32> =
-                replicas.iter().flat_map(|r| r[spec.offset..][..spec.len()].iter().copied()).collect();
+/// Writes one tensor for each of the table and each prefix, `[R, ...]` where there are several replicas.
+pub(crate) fn write_tensors(path: &Path, table: &WeightTable, sets: &[(&str, &Vec<Vec<f32>>)]) -> Result<()> {
+    let fail = |error: safetensors::SafeTensorError| Error::format(path, error.to_string());
+    let mut data: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for (prefix, replicas) in sets {
+        for spec in table.specs() {
+            let values = replicas.iter().flat_map(|r| &r[spec.offset..][..spec.len()]).copied().collect();
             let mut dims = spec.dims.clone();
             if replicas.len() > 1 {
                 dims.insert(0, replicas.len());
             }
-            (format!("{prefix}{}", spec.name), dims, bytemuck::cast_slice(&values).to_vec())
-        })
-        .collect();
-    write_views(path, &data)
-}
-
-/// Writes named f32 tensors as safetensors.
-pub(crate) fn write_views(path: &Path, data: &[(String, Vec<usize>, Vec<u8>)]) -> Result<()> {
-    let fail = |error: safetensors::SafeTensorError| Error::format(path, error.to_string());
+            data.push((format!("{prefix}{}", spec.name), dims, values));
+        }
+    }
     let views = data
         .iter()
-        .map(|(name, dims, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, dims.clone(), bytes).map_err(fail)?)))
+        .map(|(name, dims, values)| {
+            let view = TensorView::new(Dtype::F32, dims.clone(), bytemuck::cast_slice(values)).map_err(fail)?;
+            Ok((name.as_str(), view))
+        })
         .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(fail)?;
@@ -89,13 +85,14 @@ pub(crate) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> 
     })
 }
 
-/// Reads every tensor of the table. Each may carry a leading replica axis.
-pub(crate) fn read_weights(path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable) -> Result<Vec<Vec<f32>>> {
+/// Reads every tensor of the table, by its name behind `prefix`. Each may carry a leading replica axis.
+pub(crate) fn read_weights(path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable, prefix: &str) -> Result<Vec<Vec<f32>>> {
     let mut replicas: Vec<Vec<f32>> = Vec::new();
     for spec in table.specs() {
-        let view = tensors.tensor(&spec.name).map_err(|_| {
-            Error::format(path, format!("has no tensor {}, which config.json asks for", spec.name))
-        })?;
+        let name = format!("{prefix}{}", spec.name);
+        let view = tensors
+            .tensor(&name)
+            .map_err(|_| Error::format(path, format!("has no tensor {name}, which config.json asks for")))?;
         let (count, dims) = match view.shape() {
             dims if dims == spec.dims => (1, dims),
             [r, dims @ ..] if dims == spec.dims => (*r, dims),
@@ -104,13 +101,13 @@ pub(crate) fn read_weights(path: &Path, tensors: &SafeTensors<'_>, table: &Weigh
         if count == 0 || (!replicas.is_empty() && replicas.len() != count) {
             return Err(Error::format(
                 path,
-                format!("tensor {} has shape {dims:?}; config.json asks for {:?}", spec.name, spec.dims),
+                format!("tensor {name} has shape {dims:?}; config.json asks for {:?}", spec.dims),
             ));
         }
         if replicas.is_empty() {
             replicas = vec![vec![0.0; table.len()]; count];
         }
-        let values = floats(path, &spec.name, view.dtype(), view.data())?;
+        let values = floats(path, &name, view.dtype(), view.data())?;
         for (replica, values) in replicas.iter_mut().zip(values.chunks_exact(spec.len())) {
             replica[spec.offset..][..spec.len()].copy_from_slice(values);
         }
@@ -192,9 +189,4 @@ fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
     }
     let config: ModelConfig = serde_json::from_value(Value::Object(found)).map_err(|error| Error::format(path, error.to_string()))?;
     config.resolve().map_err(|error| Error::format(path, error.to_string()))
-}
-
-/// The two files of a model folder.
-pub(crate) fn files_of(dir: &Path) -> [PathBuf; 2] {
-    [dir.join("config.json"), dir.join("model.safetensors")]
 }

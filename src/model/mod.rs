@@ -8,6 +8,8 @@ mod weights;
 
 pub use config::{InitMode, ModelConfig, Normalization, PositionalEmbedding};
 pub use folder::ModelFolder;
-pub(crate) use folder::{files_of, open, read_weights, write_tensors, write_views};
+pub(crate) use folder::open;
+#[cfg(feature = "record")]
+pub(crate) use folder::{read_weights, write_tensors};
 pub use transformer::{Forward, Model, ReadOut, Rows};
 pub use weights::{Init, WeightSpec, WeightTable};

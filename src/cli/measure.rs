@@ -1,0 +1,74 @@
+//! `thermoscope measure`
+
+use std::path::PathBuf;
+
+use super::{open_gpu, presets, print, report};
+use crate::error::{Error, Result};
+use crate::gpu::AdapterChoice;
+use crate::model::ModelFolder;
+use crate::record::{Manifest, RunDir, Status, TableRow};
+use crate::train::Session;
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  thermoscope measure my-model --config task.toml --out measured
+
+task.toml needs a [task] only; the model is read from the folder:
+  [task]
+  kind = \"modular\"
+  p = 113
+  train_pairs = \"train.json\"")]
+pub(super) struct Args {
+    /// A folder with config.json and model.safetensors, weights named as in TransformerLens
+    #[arg(value_name = "MODEL_DIR")]
+    model: PathBuf,
+    /// What the model is measured on: a configuration file or preset of which [task], [batch] and
+    /// [measure] count
+    #[arg(long, value_name = "FILE.toml")]
+    config: String,
+    /// Directory to write; must be new or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Change one setting; may be given many times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
+    let folder = ModelFolder::read(&args.model)?;
+    let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
+    let gpu = open_gpu(adapter)?;
+    let mut session = Session::new(&gpu, setup.config)?;
+    session.set_weights(&folder.replicas)?;
+    let mut dir = RunDir::create(&args.out, Manifest::new(setup.resolved, gpu.caps(), Some(args.model.clone())))?;
+    let began = std::time::Instant::now();
+    session.submit(0);
+    gpu.wait()?;
+    let mut shown = Vec::new();
+    while let Some(steps) = session.take_rows()? {
+        for row in steps.iter().flat_map(|step| session.rows(step)) {
+            let place = [row.label.layer, row.label.head, row.label.index];
+            let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
+            dir.row(&TableRow { step: row.step, replica: row.replica, metric, site, place, value: row.value });
+            // Single numbers and short lists are worth a line; spectra are in the table.
+            if row.metric.labels.len() <= 16 {
+                let place: Vec<String> = ["layer", "head", "index"]
+                    .iter()
+                    .zip(place)
+                    .filter(|(_, value)| *value >= 0)
+                    .map(|(name, value)| format!("{name} {value}"))
+                    .collect();
+                let replica = if session.config().replicas > 1 { format!("replica {} ", row.replica) } else { String::new() };
+                shown.push(format!("{metric:26} {:42} {:>14e}", format!("{replica}{site} {}", place.join(" ")), row.value));
+            }
+        }
+    }
+    if dir.waiting() == 0 {
+        return Err(Error::Device("no measurement arrived".to_owned()));
+    }
+    dir.close(Status::Finished, 0, began.elapsed().as_secs_f64())?;
+    shown.iter().for_each(|line| print(line));
+    let page = report::write(dir.path())?;
+    print(&format!("report: {}", page.display()));
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The command line: arguments, progress and exit codes, and nothing else.
+//!
+//! Exit codes: 0 done, 2 an error with a message that says what to do, 130 and 143 stopped by Ctrl-C and
+//! SIGTERM after saving a checkpoint.
+
+mod adapters;
+mod instruments;
+mod measure;
+mod presets;
+mod progress;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::error::Result;
+use crate::gpu::{AdapterChoice, Gpu, Options};
+
+/// Trains small transformers and measures their circuits inside the training step, on the GPU.
+#[derive(Parser)]
+#[command(name = "thermoscope", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Adapter to use: its index or part of its name, as `thermoscope adapters` lists them. Default: the
+    /// best GPU, or a software adapter where there is none
+    #[arg(long, global = true, value_name = "INDEX|NAME")]
+    adapter: Option<AdapterChoice>,
+}
+
+const EXAMPLES: &str = "Examples:
+  thermoscope run grok-quick                    train until it groks, and leave a report
+  thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
+  thermoscope run --resume --out runs/decay03   go on after Ctrl-C
+  thermoscope measure my-model --config task.toml --out measured
+  thermoscope adapters --check                  which GPUs there are, and whether they compute right";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a preset or a configuration file, measuring as it goes
+    Run(run::Args),
+    /// Measure a saved model once, without training it
+    Measure(measure::Args),
+    /// Make the HTML report of a run
+    Report(report::Args),
+    /// List the GPUs and what they can do
+    Adapters(adapters::Args),
+    /// List what is measured: formulas, units, costs, sources
+    Instruments(instruments::Args),
+    /// List the presets, or print one as a configuration file to start from
+    Presets(presets::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap prints them to standard output.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let adapter = cli.adapter.unwrap_or_default();
+    let done = match cli.command {
+        Command::Run(args) => run::main(&args, &adapter),
+        Command::Measure(args) => measure::main(&args, &adapter).map(|()| 0),
+        Command::Report(args) => report::main(&args).map(|()| 0),
+        Command::Adapters(args) => adapters::main(&args, &adapter).map(|()| 0),
+        Command::Instruments(args) => instruments::main(&args).map(|()| 0),
+        Command::Presets(args) => presets::main(&args).map(|()| 0),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "thermoscope", &mut std::io::stdout());
+            Ok(0)
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints to standard output; a reader that has gone away is no error.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+fn open_gpu(adapter: &AdapterChoice) -> Result<Gpu> {
+    Gpu::open(adapter, Options::default())
+}
+
+/// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that does not exist.
+fn fresh_dir(name: &str) -> PathBuf {
+    let name: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let name = if name.is_empty() { "run".to_owned() } else { name };
+    let numbered = |n: u32| PathBuf::from("runs").join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
+    (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(0))
+}

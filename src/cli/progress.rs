@@ -1,0 +1,79 @@
+//! How far a run has come: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Seconds between two plain lines.
+const PLAIN: Duration = Duration::from_secs(10);
+
+/// Progress of a run on standard error.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    total: u64,
+    began: Instant,
+    first: u64,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Progress from step `first` to `total`.
+    pub(super) fn new(first: u64, total: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total).with_position(first);
+            let style = "{bar:30} {pos}/{len} steps  {msg}";
+            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.reset_eta();
+            bar
+        });
+        let now = Instant::now();
+        Self { bar, total, began: now, first, last_line: now }
+    }
+
+    /// Shows where the run is; `losses` are those of the first replica.
+    pub(super) fn update(&mut self, step: u64, train: Option<f32>, test: Option<f32>) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let rate = (step - self.first) as f64 / seconds.max(1e-9);
+        let left = Duration::from_secs(((self.total - step) as f64 / rate.max(1e-9)).min(1e9) as u64);
+        let loss = |name: &str, value: Option<f32>| value.map(|v| format!("  {name} {v:.3e}")).unwrap_or_default();
+        let rate = if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") };
+        let message = format!(
+            "{rate} steps/s  {} left{}{}",
+            humantime::format_duration(left),
+            loss("train", train),
+            loss("test", test)
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(step);
+                bar.set_message(message);
+            }
+            None if self.last_line.elapsed() >= PLAIN => {
+                self.last_line = Instant::now();
+                eprintln!("step {step}/{}  {message}", self.total);
+            }
+            None => {}
+        }
+    }
+
+    /// Prints a line above the bar.
+    pub(super) fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Removes the bar.
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Time since the run began or went on.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+}

@@ -1,0 +1,32 @@
+//! `thermoscope report`
+
+use std::path::{Path, PathBuf};
+
+use super::print;
+use crate::error::{Error, Result};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A run directory
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Open it in the browser
+    #[arg(long)]
+    open: bool,
+}
+
+/// Writes `report.html` into a run directory.
+pub(super) fn write(dir: &Path) -> Result<PathBuf> {
+    crate::report::write(dir)
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    let page = write(&args.dir)?;
+    print(&format!("report: {}", page.display()));
+    if args.open {
+        let full = std::path::absolute(&page).map_err(Error::io("cannot find", &page))?;
+        webbrowser::open(&format!("file://{}", full.display()))
+            .map_err(|error| Error::Unsupported(format!("no browser could be opened ({error}); open {} yourself", page.display())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! `thermoscope run`
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::progress::Progress;
+use super::{fresh_dir, open_gpu, presets, print, report};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Bytes, Gpu};
+use crate::model::ModelFolder;
+use crate::record::{Manifest, RunDir, Setup, Status, TableRow};
+use crate::train::{Session, StepRow};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  thermoscope run grok-quick
+  thermoscope run grok --steps 20000 --replicas 4 --out runs/four-seeds
+  thermoscope run text --set task.path=book.txt
+  thermoscope run mine.toml --set optimizer.weight_decay=0.3 --set measure.every.loss.test=1
+  thermoscope run grok --from other-run/checkpoints/step-010000 --out runs/continued
+  thermoscope run --resume --out runs/four-seeds")]
+pub(super) struct Args {
+    /// A preset (see `thermoscope presets`) or a TOML file. Not needed with --resume
+    #[arg(value_name = "PRESET|FILE.toml", required_unless_present = "resume")]
+    config: Option<String>,
+    /// Run directory to write; must be new or empty. Default: runs/NAME, numbered if that exists
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Change one setting; may be given many times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Seed of the first replica
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Copies that train side by side, with seeds counting up
+    #[arg(long, value_name = "N")]
+    replicas: Option<u32>,
+    /// Optimizer updates
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Start from the weights of a model folder, with a fresh optimizer
+    #[arg(long, value_name = "MODEL_DIR", conflicts_with = "resume")]
+    from: Option<PathBuf>,
+    /// Go on with the run in --out, from its latest checkpoint, to the same bits
+    #[arg(long, requires = "out")]
+    resume: bool,
+}
+
+impl Args {
+    /// The configuration that the arguments describe, if they name one.
+    fn setup(&self) -> Result<Option<Setup>> {
+        let Some(config) = &self.config else { return Ok(None) };
+        let mut sets = self.set.clone();
+        let numbers = [("seed", self.seed), ("replicas", self.replicas.map(u64::from)), ("steps", self.steps)];
+        sets.extend(numbers.iter().filter_map(|(key, value)| value.map(|v| format!("{key}={v}"))));
+        presets::load(config, &sets).map(Some)
+    }
+}
+
+pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
+    let asked = args.setup()?;
+    if asked.is_none() && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none() && args.steps.is_none()) {
+        return Err(Error::Config(
+            "--resume goes on with the run as it is: leave out --set, --seed, --replicas and --steps".to_owned(),
+        ));
+    }
+    let (setup, resumed) = match (&args.out, args.resume) {
+        (Some(out), true) => {
+            let manifest = RunDir::read_manifest(out)?;
+            if asked.is_some_and(|asked| asked.resolved != manifest.config) {
+                return Err(Error::Refused(format!(
+                    "{} holds another run than asked for. Leave the configuration out to go on with it, or name another folder by --out",
+                    out.display()
+                )));
+            }
+            if manifest.status == Status::Finished {
+                print(&format!("{} is finished: {} steps", out.display(), manifest.steps_done));
+                return Ok(0);
+            }
+            (Setup::from_json(&manifest.config)?, Some((out.clone(), manifest)))
+        }
+        _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
+    };
+    let gpu = open_gpu(adapter)?;
+    let mut session = Session::new(&gpu, setup.config)?;
+    let from = args.from.clone().or_else(|| resumed.as_ref().and_then(|(_, manifest)| manifest.from.clone()));
+    if let Some(from) = &from {
+        load_weights(&mut session, from)?;
+    }
+    let mut dir = match &resumed {
+        Some((out, _)) => {
+            let (dir, latest) = RunDir::resume(out)?;
+            if let Some(step) = latest {
+                session.restore(&RunDir::read_checkpoint(out, step, &session.config().model)?)?;
+            }
+            dir
+        }
+        None => {
+            let out = args.out.clone().unwrap_or_else(|| fresh_dir(&session.config().name));
+            RunDir::create(&out, Manifest::new(setup.resolved, gpu.caps(), from))?
+        }
+    };
+    let kind = if resumed.is_some() { "resume" } else { "start" };
+    dir.event(session.step(), kind, &format!("on {} ({})", gpu.caps().name, gpu.caps().backend))?;
+    Loop::new(gpu, session, dir)?.go()
+}
+
+fn load_weights(session: &mut Session, from: &std::path::Path) -> Result<()> {
+    let folder = ModelFolder::read(from)?;
+    let model = &session.config().model;
+    // How weights were once drawn makes no other model.
+    let same = crate::model::ModelConfig {
+        init_mode: model.init_mode,
+        initializer_range: model.initializer_range,
+        ..folder.config.clone()
+    };
+    if same != *model {
+        return Err(Error::format(
+            from,
+            "holds another model than the configuration describes; give the same [model] settings",
+        ));
+    }
+    session.set_weights(&folder.replicas)
+}
+
+/// The training loop of the command line.
+struct Loop {
+    gpu: Gpu,
+    session: Session,
+    dir: RunDir,
+    progress: Progress,
+    submitted: VecDeque<wgpu::SubmissionIndex>,
+    signal: Arc<AtomicUsize>,
+    train: Option<f32>,
+    test: Option<f32>,
+    /// Replicas whose loss was seen to be no number.
+    diverged: Vec<bool>,
+    last_flush: Instant,
+}
+
+/// Submissions under way at once: enough to keep the device busy, few enough to stop soon.
+const IN_FLIGHT: usize = 2;
+/// What one submission shall take, in seconds.
+const SUBMISSION: f64 = 0.1;
+/// Seconds after which waiting rows are written, so that a run can be watched.
+const FLUSH: u64 = 60;
+
+impl Loop {
+    fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
+        let signal = Arc::new(AtomicUsize::new(0));
+        let second = Arc::new(AtomicBool::new(false));
+        for (number, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+            let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
+            // The second signal ends at once what the first asked to stop.
+            signal_hook::flag::register_conditional_shutdown(number, code, Arc::clone(&second)).map_err(fail)?;
+            signal_hook::flag::register(number, Arc::clone(&second)).map_err(fail)?;
+            signal_hook::flag::register_usize(number, Arc::clone(&signal), code as usize).map_err(fail)?;
+        }
+        let progress = Progress::new(session.step(), session.config().steps);
+        let replicas = session.config().replicas as usize;
+        let (state, planned, least) = session.memory();
+        progress.say(&format!(
+            "{} on {} ({}), {} steps, {} replica{}, {} parameters each; device memory {} ({} state, {} activations, {} at least)",
+            dir.path().display(),
+            gpu.caps().name,
+            gpu.caps().backend,
+            session.config().steps,
+            replicas,
+            if replicas == 1 { "" } else { "s" },
+            session.table().parameters(),
+            Bytes(state + planned),
+            Bytes(state),
+            Bytes(planned),
+            Bytes(least),
+        ));
+        Ok(Self {
+            gpu,
+            session,
+            dir,
+            progress,
+            submitted: VecDeque::new(),
+            signal,
+            train: None,
+            test: None,
+            diverged: vec![false; replicas],
+            last_flush: Instant::now(),
+        })
+    }
+
+    fn go(mut self) -> Result<u8> {
+        let total = self.session.config().steps;
+        let checkpoint = self.session.config().checkpoint.clone();
+        let slots = self.session.ring().1 as u64;
+        let mut chunk = 1;
+        while self.session.step() < total {
+            let signal = self.signal.load(Ordering::Relaxed);
+            if signal != 0 {
+                return self.stop(signal as u8);
+            }
+            let next_save = (self.session.step() / checkpoint.every + 1) * checkpoint.every;
+            let steps = chunk.min(next_save - self.session.step()).min(total - self.session.step());
+            let before = Instant::now();
+            let at = self.session.submit(steps);
+            self.submitted.push_back(at);
+            self.drain(IN_FLIGHT)?;
+            // While the queue is full, a submission takes as long as the device needs for one.
+            let seconds = before.elapsed().as_secs_f64();
+            if self.submitted.len() >= IN_FLIGHT || seconds > SUBMISSION {
+                let fitting = (steps as f64 * SUBMISSION / seconds.max(1e-6)) as u64;
+                chunk = fitting.clamp((chunk / 2).max(1), chunk * 2).clamp(1, slots / 2);
+            }
+            if self.session.step() == next_save && self.session.step() < total {
+                self.drain(0)?;
+                self.save(checkpoint.keep)?;
+            } else if self.dir.waiting() >= crate::record::Segments::ROWS || self.last_flush.elapsed().as_secs() >= FLUSH {
+                self.dir.flush()?;
+                self.last_flush = Instant::now();
+            }
+        }
+        let last = self.session.submit(0);
+        self.submitted.push_back(last);
+        self.drain(0)?;
+        self.dir.event(total, "finish", "all steps done")?;
+        self.save(checkpoint.keep)?;
+        self.dir.close(Status::Finished, total, self.progress.elapsed().as_secs_f64())?;
+        self.progress.finish();
+        let seconds = self.progress.elapsed().as_secs_f64();
+        eprintln!("{total} steps done in {}", humantime::format_duration(std::time::Duration::from_secs(seconds as u64)));
+        let page = report::write(self.dir.path())?;
+        print(&format!("report: {}", page.display()));
+        Ok(0)
+    }
+
+    /// Files rows that have arrived, waiting until at most `left` submissions are under way.
+    fn drain(&mut self, left: usize) -> Result<()> {
+        while self.submitted.len() > left {
+            let Some(submission_index) = self.submitted.pop_front() else { break };
+            self.gpu
+                .device()
+                .poll(wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None })
+                .map_err(|error| Error::Device(error.to_string()))?;
+        }
+        self.gpu.check()?;
+        while let Some(rows) = self.session.take_rows()? {
+            for row in &rows {
+                self.file(row)?;
+            }
+        }
+        self.progress.update(self.session.step(), self.train, self.test);
+        Ok(())
+    }
+
+    fn file(&mut self, step: &StepRow) -> Result<()> {
+        for row in self.session.rows(step) {
+            let place = [row.label.layer, row.label.head, row.label.index];
+            self.dir.row(&TableRow {
+                step: row.step,
+                replica: row.replica,
+                metric: row.metric.card.name,
+                site: &row.metric.site,
+                place,
+                value: row.value,
+            });
+        }
+        let metrics = self.session.metrics();
+        self.train = step.value(metrics, "loss.train", 0).or(self.train);
+        self.test = step.value(metrics, "loss.test", 0).or(self.test);
+        for replica in 0..self.diverged.len() {
+            let loss = step.value(metrics, "loss.train", replica as u32);
+            if loss.is_some_and(|loss| !loss.is_finite()) && !self.diverged[replica] {
+                self.diverged[replica] = true;
+                let text = format!("replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip");
+                self.progress.say(&format!("warning at step {}: {text}", step.step()));
+                self.dir.event(step.step(), "warning", &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, keep: u32) -> Result<()> {
+        let snapshot = self.session.snapshot()?;
+        self.last_flush = Instant::now();
+        self.dir.checkpoint(&self.session.config().model, &snapshot, keep)
+    }
+
+    fn stop(mut self, code: u8) -> Result<u8> {
+        self.drain(0)?;
+        self.dir.event(self.session.step(), "stop", "asked to stop by a signal")?;
+        let keep = self.session.config().checkpoint.keep;
+        self.save(keep)?;
+        let seconds = self.progress.elapsed().as_secs_f64();
+        self.dir.close(Status::Interrupted, self.session.step(), seconds)?;
+        self.progress.finish();
+        eprintln!(
+            "stopped at step {}; go on with: thermoscope run --resume --out {}",
+            self.session.step(),
+            self.dir.path().display()
+        );
+        Ok(code)
+    }
+}
