@@ -8,6 +8,7 @@ mod error;
 mod files;
 pub mod gpu;
 pub mod instrument;
+mod kernels;
 pub mod model;
 #[cfg(feature = "record")]
 pub mod record;

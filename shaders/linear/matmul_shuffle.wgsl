@@ -1,6 +1,7 @@
 // matmul_shuffle: matrix product in registers, for software adapters: their loads cost far more than
 // their arithmetic, so the SG lanes of a subgroup load distinct rows of A and pass them around by shuffles.
-// C = alpha op(A) op(B) (+ bias) (+ residual); forms, shapes and batches: shared/matmul
+// C = alpha op(A) op(B) (+ bias) (+ residual)
+// shapes   A, B, C in three forms and any number of batches: see shared/matmul
 // grid     [ceil(n / (SG TN)), ceil(m / (TM GROUPS)), R * batches]; each of the GROUPS subgroups of a
 //          workgroup computes TM rows x SG TN columns, a lane all TM rows of TN columns
 // numerics f32, products added in order of k

@@ -1,5 +1,6 @@
 // matmul_tile: matrix product through workgroup memory, for GPUs.
-// C = alpha op(A) op(B) (+ bias) (+ residual); forms, shapes and batches: shared/matmul
+// C = alpha op(A) op(B) (+ bias) (+ residual)
+// shapes   A, B, C in three forms and any number of batches: see shared/matmul
 // grid     [ceil(n / TILE), ceil(m / TILE), R * batches], (TILE / 4)^2 invocations, 4 x 4 results each
 // numerics f32, products added in order of k
 // knobs    FORM, TILE (64 or 32), BIAS, RESIDUAL

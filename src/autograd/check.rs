@@ -1,30 +1,16 @@
 //! How every op and instrument is tested: in the middle of a graph, for two replicas, with poisoned
-//! memory, on every adapter at hand with and without optional features, against the f64 reference; and
-//! the reference's gradients against central differences.
+//! memory, against the f64 reference; and the reference's gradients against central differences. Tests do
+//! so on every adapter at hand, with and without optional features; [`self_check`] on a user's own.
 
-use super::ops::{Add, Dot, Scale};
+use super::ops::{
+    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, Linear, MeanRows, Norm,
+    NormKind, Rotary, Scale, scatter_rows,
+};
 use super::{Array, Bindings, DType, Shape, Tape, Var};
-use crate::gpu::{Class, Gpu, Philox, Select, Storage, Stream, adapters, read_now};
-
-/// Awkward sizes every op is tried at: less than, equal to and just beyond vectors, subgroups, tiles.
-pub(crate) const SIZES: [usize; 5] = [1, 3, 31, 64, 257];
+use crate::error::{Error, Result};
+use crate::gpu::{Class, Gpu, Philox, Select, Storage, Stream, read_now};
 
 const REPLICAS: u32 = 2;
-
-/// Every adapter, and once more the first with no optional feature and default limits.
-pub(crate) fn gpus() -> &'static [Gpu] {
-    static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
-    GPUS.get_or_init(|| {
-        use crate::gpu::{AdapterChoice, Options};
-        let count = adapters().len();
-        assert!(count > 0, "{}", crate::gpu::no_adapter_help());
-        let checked = Options { checked: true, plain: false };
-        let mut gpus: Vec<Gpu> =
-            (0..count).map(|i| Gpu::open(&AdapterChoice::Index(i), checked).expect("the adapter opens")).collect();
-        gpus.push(Gpu::open(&AdapterChoice::Index(0), Options { checked: true, plain: true }).expect("the adapter opens"));
-        gpus
-    })
-}
 
 /// A graph under test with random inputs.
 pub(crate) struct Case {
@@ -32,6 +18,16 @@ pub(crate) struct Case {
     name: String,
     inputs: Vec<(Var, Vec<Vec<f32>>)>,
     draws: u64,
+}
+
+/// Where a value differs most from its reference.
+#[derive(Clone, Debug)]
+pub(crate) struct Worst {
+    /// Difference relative to the largest element of the reference, or to the element itself.
+    pub(crate) error: f64,
+    /// Where, for people.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests say where, users see how much"))]
+    pub(crate) place: String,
 }
 
 impl Case {
@@ -64,59 +60,59 @@ impl Case {
         self.random(dims, false)
     }
 
-    /// Random indices below `below`, one set per replica or shared.
+    /// Random indices below `below`: on the device, one set per replica, or constants that all share.
     pub(crate) fn indices(&mut self, dims: &[usize], below: u32, owned: bool) -> Var {
-        let len = dims.iter().product::<usize>() * if owned { REPLICAS as usize } else { 1 };
+        let len: usize = dims.iter().product();
+        let copies = if owned { REPLICAS as usize } else { 1 };
         self.draws += 1;
         let stream = Philox::new(43, Stream::Tokens, self.draws as u32);
-        let data: Vec<u32> = (0..len).map(|i| stream.below(i as u64, below)).collect();
-        if owned {
-            let shape = Shape::u32(dims);
-            let var = self.tape.input(&format!("indices {}", self.inputs.len()), shape);
-            let per = dims.iter().product();
-            // Indices travel as bits of f32, which nothing on the way touches.
-            let data = data.chunks(per).map(|c| c.iter().map(|i| f32::from_bits(*i)).collect()).collect();
-            self.inputs.push((var, data));
-            var
-        } else {
-            self.tape.constant_u32(dims, &data)
+        let data: Vec<u32> = (0..len * copies).map(|i| stream.below(i as u64, below)).collect();
+        if !owned {
+            return self.tape.constant_u32(dims, &data);
         }
+        let var = self.tape.input(&format!("indices {}", self.inputs.len()), Shape::u32(dims));
+        // Indices travel as bits of f32, which nothing on the way touches.
+        let data = data.chunks(len).map(|c| c.iter().map(|i| f32::from_bits(*i)).collect()).collect();
+        self.inputs.push((var, data));
+        var
     }
 
     fn reference_inputs(&self, replica: usize) -> Vec<(Var, Array)> {
-        let copy = |data: &[Vec<f32>]| if data.len() == 1 { data[0].clone() } else { data[replica].clone() };
         self.inputs
             .iter()
             .map(|(var, data)| {
                 let shape = self.tape.shape(*var);
-                let values = copy(data)
-                    .into_iter()
-                    .map(|x| if shape.dtype == DType::U32 { f64::from(x.to_bits()) } else { f64::from(x) })
-                    .collect();
-                (*var, Array::new(&shape.dims, values))
+                let values = data[replica.min(data.len() - 1)].iter();
+                let value = |x: &f32| if shape.dtype == DType::U32 { f64::from(x.to_bits()) } else { f64::from(*x) };
+                (*var, Array::new(&shape.dims, values.map(value).collect()))
             })
             .collect()
     }
 
-    /// Runs the tape on one device and returns `wanted`, per replica.
-    pub(crate) fn run(&self, gpu: &Gpu, wanted: &[Var]) -> Vec<Vec<Vec<f32>>> {
+    fn reference(&self, replica: usize, wanted: &[Var]) -> Result<Vec<Array>> {
+        self.tape.evaluate(replica, &self.reference_inputs(replica), wanted)
+    }
+
+    /// Runs the tape on one device, all its memory filled with NaN before, and returns `wanted`, per
+    /// replica.
+    pub(crate) fn run(&self, gpu: &Gpu, wanted: &[Var]) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut bindings = Bindings::new();
         for (var, data) in &self.inputs {
             let len = data[0].len() as u64;
-            let buffer = gpu.upload(Class::Data, &data.concat()).expect("inputs fit");
+            let buffer = gpu.upload(Class::Data, &data.concat())?;
             bindings.bind(*var, Storage::whole(&buffer, if data.len() == 1 { 0 } else { len }));
         }
-        let mut tape_outputs = Vec::new();
+        let mut outputs = Vec::new();
         for var in wanted {
             let shape = self.tape.shape(*var);
-            let copies = if shape.owned { REPLICAS as u64 } else { 1 };
+            let copies = if shape.owned { u64::from(REPLICAS) } else { 1 };
             // Results lie with a gap behind each replica, filled with a pattern nobody may touch.
             let stride = (shape.len() as u64 + 3).next_multiple_of(4);
-            let buffer = gpu.upload(Class::Data, &vec![f32::NAN.to_bits(); (copies * stride) as usize]).expect("outputs fit");
+            let buffer = gpu.upload(Class::Data, &vec![f32::NAN.to_bits(); (copies * stride) as usize])?;
             bindings.bind(*var, Storage::whole(&buffer, stride));
-            tape_outputs.push((buffer, copies, stride, shape.len()));
+            outputs.push((buffer, copies as usize, stride as usize, shape.len()));
         }
-        let program = self.tape.compile(gpu, &bindings).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let program = self.tape.compile(gpu, &bindings)?;
         program.poison(gpu);
         let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
@@ -124,118 +120,306 @@ impl Case {
             program.encode(&mut pass, Select { step: 0, update: true });
         }
         gpu.queue().submit([encoder.finish()]);
-        gpu.check().unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        tape_outputs
-            .iter()
-            .map(|(buffer, copies, stride, len)| {
-                let words = read_now(gpu, buffer, 0..buffer.size()).expect("read-back");
-                let all: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
-                (0..*copies as usize)
-                    .map(|r| {
-                        let row = &all[r * *stride as usize..][..*stride as usize];
-                        assert!(row[*len..].iter().all(|x| x.to_bits() == f32::NAN.to_bits()), "{}: wrote past its end", self.name);
-                        row[..*len].to_vec()
-                    })
-                    .collect()
-            })
-            .collect()
+        gpu.check()?;
+        let read = |(buffer, copies, stride, len): &(wgpu::Buffer, usize, usize, usize)| {
+            let words = read_now(gpu, buffer, 0..buffer.size())?;
+            (0..*copies)
+                .map(|r| {
+                    let row = &words[r * stride..][..*stride];
+                    if row[*len..].iter().any(|word| *word != f32::NAN.to_bits()) {
+                        return Err(Error::Device(format!("{} wrote past its end", self.name)));
+                    }
+                    Ok(row[..*len].iter().map(|word| f32::from_bits(*word)).collect())
+                })
+                .collect()
+        };
+        outputs.iter().map(read).collect()
     }
 
-    fn reference(&self, replica: usize, wanted: &[Var]) -> Vec<Array> {
-        self.tape.evaluate(replica, &self.reference_inputs(replica), wanted).expect("the reference evaluates")
-    }
-
-    fn compare(&self, wanted: &[Var], tolerance: f64, each: bool) {
-        for gpu in gpus() {
-            let found = self.run(gpu, wanted);
-            for replica in 0..REPLICAS as usize {
-                if replica > 0 && wanted.iter().all(|var| !self.tape.shape(*var).owned) {
-                    continue;
-                }
-                let expected = self.reference(replica, wanted);
-                for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                    let found = &found[replica.min(found.len() - 1)];
-                    let size = expected.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1e-30);
-                    for (i, (f, e)) in found.iter().zip(&expected.data).enumerate() {
-                        let f = f64::from(*f);
-                        let scale = if each { e.abs().max(1e-45) } else { size };
-                        assert!(
-                            (f - e).abs() <= tolerance * scale,
-                            "{} on {}{}: value {which}, replica {replica}, element {i}: {f} instead of {e}",
-                            self.name,
-                            gpu.caps().name,
-                            if gpu.caps().subgroup.is_none() { " (plain)" } else { "" },
-                        );
+    /// The worst difference from the reference on one device, relative to the largest element of each
+    /// value, or with `each` to every element itself.
+    pub(crate) fn worst(&self, gpu: &Gpu, wanted: &[Var], each: bool) -> Result<Worst> {
+        let found = self.run(gpu, wanted)?;
+        let mut worst = Worst { error: 0.0, place: String::new() };
+        for replica in 0..REPLICAS as usize {
+            for (which, (found, expected)) in found.iter().zip(self.reference(replica, wanted)?).enumerate() {
+                let largest = expected.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1e-30);
+                for (i, (f, e)) in found[replica.min(found.len() - 1)].iter().zip(&expected.data).enumerate() {
+                    let scale = if each { e.abs().max(1e-45) } else { largest };
+                    let error = (f64::from(*f) - e).abs() / scale;
+                    // What is no number is worse than anything.
+                    let error = if error.is_nan() { f64::INFINITY } else { error };
+                    if error > worst.error {
+                        let place = format!("value {which}, replica {replica}, element {i}: {f} instead of {e}");
+                        worst = Worst { error, place };
                     }
                 }
             }
         }
+        Ok(worst)
     }
 
-    /// Values agree with the reference to `tolerance` of the largest element.
-    pub(crate) fn agree(&self, wanted: &[Var], tolerance: f64) {
-        self.compare(wanted, tolerance, false);
+    /// Appends a scalar in which every element of `y` has a random coefficient, and its gradients.
+    pub(crate) fn gradients(&mut self, y: Var, wrt: &[Var]) -> Result<(Var, Vec<Var>)> {
+        let dims = self.tape.shape(y).dims.clone();
+        let coefficients = self.shared(&dims);
+        let dot = self.tape.push1(Dot, &[y, coefficients])?;
+        let more = self.tape.push1(Scale(1.5), &[dot])?;
+        let loss = self.tape.push1(Add, &[more, dot])?;
+        let grads = self.tape.backward(loss, wrt)?;
+        let none = || Error::Unsupported(format!("{}: an output does not depend on its input", self.name));
+        Ok((loss, grads.into_iter().map(|g| g.ok_or_else(none)).collect::<Result<_>>()?))
+    }
+}
+
+/// How well a device computes one op.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The op, and its gradient where it has one.
+    pub name: String,
+    /// Worst difference from the f64 reference, relative to the largest element.
+    pub worst: f64,
+    /// What is expected of a sound device.
+    pub tolerance: f64,
+}
+
+impl Checked {
+    /// Whether the device can be trusted with this op.
+    pub fn passed(&self) -> bool {
+        self.worst <= self.tolerance
+    }
+}
+
+type Build = fn(&mut Case) -> Result<(Vec<Var>, Vec<Var>)>;
+
+/// For each op: its outputs, of which the first carries the gradient, and the inputs to differentiate by.
+const CHECKS: &[(&str, Build)] = &[
+    ("add", |c| {
+        let (a, b) = (c.owned(&[257, 3]), c.shared(&[257, 3]));
+        Ok((vec![c.tape.push1(Add, &[a, b])?], vec![a]))
+    }),
+    ("add bias", |c| {
+        let (x, b) = (c.owned(&[257, 7]), c.owned(&[7]));
+        Ok((vec![c.tape.push1(AddBias, &[x, b])?], vec![x, b]))
+    }),
+    ("linear", |c| {
+        let (x, w, b, r) = (c.owned(&[257, 31]), c.owned(&[31, 65]), c.owned(&[65]), c.owned(&[257, 65]));
+        let op = Linear { transposed: false, bias: true, residual: true };
+        Ok((vec![c.tape.push1(op, &[x, w, b, r])?], vec![x, w, b, r]))
+    }),
+    ("linear, head blocks", |c| {
+        let (x, w) = (c.owned(&[65, 64]), c.owned(&[4, 64, 16]));
+        Ok((vec![c.tape.push1(Linear::default(), &[x, w])?], vec![x, w]))
+    }),
+    ("linear, transposed", |c| {
+        let (x, w) = (c.owned(&[65, 64]), c.owned(&[128, 64]));
+        Ok((vec![c.tape.push1(Linear { transposed: true, ..Linear::default() }, &[x, w])?], vec![x, w]))
+    }),
+    ("head result", |c| {
+        let (z, w) = (c.owned(&[31, 4, 8]), c.owned(&[4, 8, 33]));
+        Ok((vec![c.tape.push1(HeadResult, &[z, w])?], Vec::new()))
+    }),
+    ("gather rows", |c| {
+        let (table, index) = (c.owned(&[7, 8]), c.indices(&[257], 7, true));
+        Ok((vec![c.tape.push1(GatherRows, &[table, index])?], vec![table]))
+    }),
+    ("scatter rows", |c| {
+        let (x, index) = (c.owned(&[257, 5]), c.indices(&[257], 3, true));
+        Ok((vec![scatter_rows(&mut c.tape, x, index, 3)?], vec![x]))
+    }),
+    ("LayerNorm", |c| {
+        let (x, w, b) = (c.owned(&[31, 64]), c.owned(&[64]), c.owned(&[64]));
+        let op = Norm { kind: NormKind::Layer, weight: true, bias: true, eps: 1e-5 };
+        Ok((c.tape.push(op, &[x, w, b])?, vec![x, w, b]))
+    }),
+    ("RMSNorm", |c| {
+        let (x, w) = (c.owned(&[31, 64]), c.owned(&[64]));
+        Ok((c.tape.push(Norm { kind: NormKind::Rms, weight: true, bias: false, eps: 1e-5 }, &[x, w])?, vec![x, w]))
+    }),
+    ("rotary", |c| {
+        let (x, position) = (c.owned(&[31, 3, 8]), c.indices(&[31], 300, false));
+        let (dims, table) = Rotary::table(300, 8, 10_000.0);
+        let table = c.tape.constant(&dims, &table);
+        Ok((vec![c.tape.push1(Rotary { forward: true }, &[x, position, table])?], vec![x]))
+    }),
+    ("attention, few keys", |c| {
+        let (q, k, v) = (c.owned(&[31, 1, 4, 8]), c.owned(&[31, 3, 2, 8]), c.owned(&[31, 3, 2, 8]));
+        Ok((c.tape.push(Attention { scale: 0.7 }, &[q, k, v])?, vec![q, k, v]))
+    }),
+    ("attention, many keys", |c| {
+        let (q, k, v) = (c.owned(&[2, 65, 4, 8]), c.owned(&[2, 65, 2, 8]), c.owned(&[2, 65, 2, 8]));
+        Ok((c.tape.push(Attention { scale: 0.7 }, &[q, k, v])?, vec![q, k, v]))
+    }),
+    ("ReLU", |c| activation(c, ActFn::Relu)),
+    ("GELU (erf)", |c| activation(c, ActFn::Gelu)),
+    ("GELU (tanh)", |c| activation(c, ActFn::GeluNew)),
+    ("SiLU", |c| activation(c, ActFn::Silu)),
+    ("gated SiLU", |c| {
+        let (gate, up) = (c.owned(&[257, 4]), c.owned(&[257, 4]));
+        Ok((vec![c.tape.push1(GatedActivation(ActFn::Silu), &[gate, up])?], vec![gate, up]))
+    }),
+    ("cross-entropy", |c| {
+        let (z, y) = (c.owned(&[257, 113]), c.indices(&[257], 113, true));
+        Ok((c.tape.push(CrossEntropy::default(), &[z, y])?, vec![z]))
+    }),
+    ("mean of rows", |c| {
+        let x = c.owned(&[257]);
+        let count = c.tape.constant(&[1], &[5.0]);
+        Ok((vec![c.tape.push1(MeanRows, &[x, count])?], vec![x]))
+    }),
+];
+
+fn activation(case: &mut Case, act: ActFn) -> Result<(Vec<Var>, Vec<Var>)> {
+    let x = case.owned(&[257, 4]);
+    Ok((vec![case.tape.push1(Activation(act), &[x])?], vec![x]))
+}
+
+/// Runs every op and its gradient on a device and compares with the f64 reference.
+///
+/// # Errors
+/// Where a kernel does not compile or the device fails.
+pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
+    CHECKS
+        .iter()
+        .map(|(name, build)| {
+            let mut case = Case::new(name);
+            let (mut wanted, wrt) = build(&mut case)?;
+            if !wrt.is_empty() {
+                wanted.extend(case.gradients(wanted[0], &wrt)?.1);
+            }
+            // Sums of a few hundred terms of order 1, exp and division: some hundred roundings of 6e-8.
+            Ok(Checked { name: (*name).to_owned(), worst: case.worst(gpu, &wanted, false)?.error, tolerance: 2e-5 })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) use testing::{SIZES, gpus};
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+    use crate::gpu::{AdapterChoice, Options, adapters, no_adapter_help};
+
+    /// Awkward sizes every op is tried at: less than, equal to and just beyond vectors, subgroups, tiles.
+    pub(crate) const SIZES: [usize; 5] = [1, 3, 31, 64, 257];
+
+    /// Every adapter, and once more the first with no optional feature and default limits.
+    pub(crate) fn gpus() -> &'static [Gpu] {
+        static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
+        GPUS.get_or_init(|| {
+            let count = adapters().len();
+            assert!(count > 0, "{}", no_adapter_help());
+            let checked = Options { checked: true, plain: false };
+            let open = |index, options| Gpu::open(&AdapterChoice::Index(index), options).expect("the adapter opens");
+            let mut gpus: Vec<Gpu> = (0..count).map(|index| open(index, checked)).collect();
+            gpus.push(open(0, Options { plain: true, ..checked }));
+            gpus
+        })
     }
 
-    /// Each element agrees with the reference to `tolerance` of itself.
-    pub(crate) fn agree_each(&self, wanted: &[Var], tolerance: f64) {
-        self.compare(wanted, tolerance, true);
-    }
+    impl Case {
+        fn demand(&self, wanted: &[Var], tolerance: f64, each: bool) {
+            for gpu in gpus() {
+                let worst = self.worst(gpu, wanted, each).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+                let plain = if gpu.caps().subgroup.is_none() { " (plain)" } else { "" };
+                assert!(
+                    worst.error <= tolerance,
+                    "{} on {}{plain}: error {:.1e}, {}",
+                    self.name,
+                    gpu.caps().name,
+                    worst.error,
+                    worst.place
+                );
+            }
+        }
 
-    /// Integer values are those of the reference.
-    pub(crate) fn agree_bits(&self, wanted: &[Var]) {
-        for gpu in gpus() {
-            let found = self.run(gpu, wanted);
-            for replica in 0..REPLICAS as usize {
-                let expected = self.reference(replica, wanted);
-                for (found, expected) in found.iter().zip(&expected) {
-                    let found: Vec<f64> =
-                        found[replica.min(found.len() - 1)].iter().map(|x| f64::from(x.to_bits())).collect();
-                    assert_eq!(found, expected.data, "{} on {}, replica {replica}", self.name, gpu.caps().name);
+        /// Values agree with the reference to `tolerance` of the largest element.
+        pub(crate) fn agree(&self, wanted: &[Var], tolerance: f64) {
+            self.demand(wanted, tolerance, false);
+        }
+
+        /// Each element agrees with the reference to `tolerance` of itself.
+        pub(crate) fn agree_each(&self, wanted: &[Var], tolerance: f64) {
+            self.demand(wanted, tolerance, true);
+        }
+
+        /// Integer values are those of the reference.
+        pub(crate) fn agree_bits(&self, wanted: &[Var]) {
+            for gpu in gpus() {
+                let found = self.run(gpu, wanted).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+                for replica in 0..REPLICAS as usize {
+                    let expected = self.reference(replica, wanted).expect("the reference evaluates");
+                    for (found, expected) in found.iter().zip(&expected) {
+                        let found = &found[replica.min(found.len() - 1)];
+                        let found: Vec<f64> = found.iter().map(|x| f64::from(x.to_bits())).collect();
+                        assert_eq!(found, expected.data, "{} on {}, replica {replica}", self.name, gpu.caps().name);
+                    }
+                }
+            }
+        }
+
+        /// Checks the values, and the gradients of the first output, with a random coefficient behind
+        /// each element: device against reference, reference against central differences.
+        pub(crate) fn check(&mut self, outputs: &[Var], wrt: &[Var], tolerance: f64) {
+            self.agree(outputs, tolerance);
+            if wrt.is_empty() {
+                return;
+            }
+            let (loss, grads) = self.gradients(outputs[0], wrt).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+            self.agree(&grads, tolerance);
+
+            let inputs = self.reference_inputs(0);
+            let exact = self.tape.evaluate(0, &inputs, &grads).expect("the reference evaluates");
+            for (var, grad) in wrt.iter().zip(&exact) {
+                let size = grad.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1.0);
+                let stride = (grad.data.len() / 5).max(1);
+                for i in (0..grad.data.len()).step_by(stride) {
+                    let at = |delta: f64| {
+                        let mut moved = inputs.clone();
+                        let (_, array) = moved.iter_mut().find(|(v, _)| v == var).expect("wrt is an input");
+                        array.data[i] += delta;
+                        self.tape.evaluate(0, &moved, &[loss]).expect("the reference evaluates")[0].data[0]
+                    };
+                    let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
+                    assert!(
+                        (numeric - grad.data[i]).abs() <= 1e-6 * size,
+                        "{}: gradient of {} at {i}: reference {}, central difference {numeric}",
+                        self.name,
+                        self.tape.label(*var),
+                        grad.data[i],
+                    );
                 }
             }
         }
     }
 
-    /// Checks values and, with a random coefficient for every element of every output behind it, the
-    /// gradients with respect to `wrt`: device against reference, reference against central differences.
-    pub(crate) fn check(&mut self, outputs: &[Var], wrt: &[Var], tolerance: f64) {
-        self.agree(outputs, tolerance);
-        if wrt.is_empty() {
-            return;
-        }
-        // Only outputs that carry a gradient: those that ops declare differentiable come first.
-        let y = outputs[0];
-        let dims = self.tape.shape(y).dims.clone();
-        let coefficients = self.shared(&dims);
-        let dot = self.tape.push1(Dot, &[y, coefficients]).expect("dot");
-        let twice = self.tape.push1(Scale(1.5), &[dot]).expect("scale");
-        let loss = self.tape.push1(Add, &[twice, dot]).expect("add");
-        let grads = self.tape.backward(loss, wrt).unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        let grads: Vec<Var> = grads.into_iter().map(|g| g.expect("the output depends on the input")).collect();
-        self.agree(&grads, tolerance);
-
-        let inputs = self.reference_inputs(0);
-        let exact = self.tape.evaluate(0, &inputs, &grads).expect("the reference evaluates");
-        for (var, grad) in wrt.iter().zip(&exact) {
-            let size = grad.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1e-12);
-            let stride = (grad.data.len() / 5).max(1);
-            for i in (0..grad.data.len()).step_by(stride) {
-                let at = |delta: f64| {
-                    let mut moved = inputs.clone();
-                    let (_, array) = moved.iter_mut().find(|(v, _)| v == var).expect("wrt is an input");
-                    array.data[i] += delta;
-                    self.tape.evaluate(0, &moved, &[loss]).expect("the reference evaluates")[0].data[0]
-                };
-                let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
-                assert!(
-                    (numeric - grad.data[i]).abs() <= 1e-6 * size.max(1.0),
-                    "{}: gradient of {} at {i}: reference {}, central difference {numeric}",
-                    self.name,
-                    self.tape.label(*var),
-                    grad.data[i],
-                );
+    #[test]
+    fn every_adapter_passes_its_self_check() {
+        for gpu in gpus() {
+            for checked in self_check(gpu).unwrap() {
+                assert!(checked.passed(), "{} on {}: {:.1e}", checked.name, gpu.caps().name, checked.worst);
             }
+        }
+    }
+
+    #[test]
+    fn checked_and_unchecked_kernels_give_the_same_bits() {
+        for index in 0..adapters().len() {
+            let run = |checked| {
+                let gpu = Gpu::open(&AdapterChoice::Index(index), Options { checked, plain: false }).unwrap();
+                let of_op = |(name, build): &(&str, Build)| {
+                    let mut case = Case::new(name);
+                    let (mut wanted, wrt) = build(&mut case).unwrap();
+                    if !wrt.is_empty() {
+                        wanted.extend(case.gradients(wanted[0], &wrt).unwrap().1);
+                    }
+                    let bits = |x: &f32| x.to_bits();
+                    case.run(&gpu, &wanted).unwrap().concat().concat().iter().map(bits).collect::<Vec<u32>>()
+                };
+                CHECKS.iter().map(of_op).collect::<Vec<_>>()
+            };
+            assert_eq!(run(true), run(false));
         }
     }
 }

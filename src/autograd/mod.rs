@@ -5,15 +5,15 @@
 
 mod array;
 mod backward;
+pub(crate) mod check;
 mod compile;
 pub(crate) mod op;
 pub mod ops;
 mod tape;
 
 pub use array::Array;
+pub use check::{Checked, self_check};
 pub use compile::Bindings;
 pub use op::{Lower, Op};
 pub use tape::{DType, Shape, Tape, Var};
 
-#[cfg(test)]
-pub(crate) mod check;

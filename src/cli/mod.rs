@@ -71,12 +71,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let adapter = cli.adapter.unwrap_or_default();
+    let adapter = cli.adapter.clone().unwrap_or_default();
     let done = match cli.command {
         Command::Run(args) => run::main(&args, &adapter),
         Command::Measure(args) => measure::main(&args, &adapter).map(|()| 0),
         Command::Report(args) => report::main(&args).map(|()| 0),
-        Command::Adapters(args) => adapters::main(&args, &adapter).map(|()| 0),
+        Command::Adapters(args) => adapters::main(&args, cli.adapter.as_ref()).map(|()| 0),
         Command::Instruments(args) => instruments::main(&args).map(|()| 0),
         Command::Presets(args) => presets::main(&args).map(|()| 0),
         Command::Completions { shell } => {

@@ -66,7 +66,7 @@ impl Gpu {
     /// [`Error::NoAdapter`] where no adapter matches; the message says how to get one.
     pub fn open(choice: &AdapterChoice, options: Options) -> Result<Self> {
         let found = adapters();
-        let adapter = pick(&found, choice)?;
+        let adapter = &found[pick(&found, choice)?];
         let (required_features, required_limits) = if options.plain {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
@@ -178,7 +178,11 @@ pub fn adapters() -> Vec<wgpu::Adapter> {
     pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY))
 }
 
-fn pick<'a>(found: &'a [wgpu::Adapter], choice: &AdapterChoice) -> Result<&'a wgpu::Adapter> {
+/// Position of the adapter that is meant.
+///
+/// # Errors
+/// [`Error::NoAdapter`] where none is; the message lists those there are.
+pub fn pick(found: &[wgpu::Adapter], choice: &AdapterChoice) -> Result<usize> {
     let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -187,11 +191,11 @@ fn pick<'a>(found: &'a [wgpu::Adapter], choice: &AdapterChoice) -> Result<&'a wg
         wgpu::DeviceType::Cpu => 4,
     };
     let hit = match choice {
-        AdapterChoice::Best => found.iter().min_by_key(|adapter| rank(adapter)),
-        AdapterChoice::Index(index) => found.get(*index),
+        AdapterChoice::Best => (0..found.len()).min_by_key(|at| rank(&found[*at])),
+        AdapterChoice::Index(index) => (*index < found.len()).then_some(*index),
         AdapterChoice::Name(name) => {
             let name = name.to_lowercase();
-            found.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&name))
+            found.iter().position(|adapter| adapter.get_info().name.to_lowercase().contains(&name))
         }
     };
     hit.ok_or_else(|| {

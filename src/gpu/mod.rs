@@ -13,7 +13,7 @@ mod timer;
 
 pub use buffers::{Bytes, Class};
 pub use caps::{Caps, CoopMatrix};
-pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
+pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help, pick};
 pub use kernel::Kernel;
 pub use philox::{Philox, Stream};
 pub use program::{Phase, Program, Recording, Select, Slot, Storage, Tensor, grid_1d};

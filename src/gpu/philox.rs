@@ -2,18 +2,18 @@
 //! as 1, 2, 3"), bit for bit as in `shaders/shared/philox.wgsl`. A number is addressed by (seed,
 //! replica, stream, step, index), so resuming and forking need no stored state.
 
-/// What random numbers are for; keeps uses apart that share a seed.
+/// What random numbers are for; keeps uses apart that share a seed. 0 is left to callers of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stream {
     /// Initial weights; the step is the tensor's position in the weight table.
-    Weights = 0,
+    Weights = 1,
     /// The order of examples from which train and test are split.
-    Split = 1,
+    Split = 2,
     /// Which examples a batch takes.
-    Batch = 2,
+    Batch = 3,
     /// Tokens of generated sequences.
-    Tokens = 3,
+    Tokens = 4,
 }
 
 /// A stream of random numbers for one seed and purpose.

@@ -126,8 +126,6 @@ pub(crate) struct MetricRow {
     pub(crate) metrics: Vec<Metric>,
     /// Elements of one step's row.
     pub(crate) len: usize,
-    /// One step's numbers.
-    pub(crate) row: wgpu::Buffer,
     /// The rows of past steps, step modulo `slots`.
     pub(crate) ring: wgpu::Buffer,
     /// Rows of the ring.
@@ -222,7 +220,7 @@ impl<'a> Attach<'a> {
         let ring_var = tape.input("metric ring", Shape::f32(&[slots, len]).shared());
         bindings.bind(row_var, Storage::whole(&row, 0)).bind(ring_var, Storage::whole(&ring, 0));
         tape.effect(FileRow { slots }, &[row_var, ring_var, clock])?;
-        Ok(MetricRow { metrics, len, row, ring, slots })
+        Ok(MetricRow { metrics, len, ring, slots })
     }
 }
 

@@ -310,7 +310,7 @@ mod tests {
         let out = case.tape.push(Attention { scale: 1.0 }, &[zero, key, key]).unwrap();
         let entropy = case.tape.push1(HeadEntropy, &[out[1]]).unwrap();
         for gpu in crate::autograd::check::gpus() {
-            for value in case.run(gpu, &[entropy]).concat().concat() {
+            for value in case.run(gpu, &[entropy]).unwrap().concat().concat() {
                 assert!((f64::from(value) - (t as f64).ln()).abs() < 1e-6, "{value}");
             }
         }
@@ -322,7 +322,7 @@ mod tests {
         let pattern = pattern(&mut case, 2000, 3, 2);
         let cosines = similarity(&mut case.tape, pattern).unwrap();
         for gpu in crate::autograd::check::gpus() {
-            for replica in &case.run(gpu, &[cosines])[0] {
+            for replica in &case.run(gpu, &[cosines]).unwrap()[0] {
                 assert!(replica[0] > 0.5, "{replica:?}");
                 // 2,000 examples with a few free entries each: four standard errors are about 0.05.
                 assert!(replica[1].abs() < 0.05, "{replica:?}");
@@ -345,7 +345,7 @@ mod tests {
         let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
         let cosines = similarity(&mut case.tape, pattern).unwrap();
         for gpu in crate::autograd::check::gpus() {
-            for value in case.run(gpu, &[cosines]).concat().concat() {
+            for value in case.run(gpu, &[cosines]).unwrap().concat().concat() {
                 assert!((value - 1.0).abs() < 1e-6, "{value}");
             }
         }

@@ -689,7 +689,7 @@ mod tests {
             let energies = case.tape.constant(&[113], &energies);
             let gini = case.tape.push(SpectrumSummary, &[energies]).unwrap()[1];
             for gpu in gpus() {
-                for value in case.run(gpu, &[gini]).concat().concat() {
+                for value in case.run(gpu, &[gini]).unwrap().concat().concat() {
                     assert!((f64::from(value) - expected).abs() < 1e-5, "{value} instead of {expected}");
                 }
             }

@@ -59,37 +59,7 @@ impl Setup {
     {
         let config = config.resolve()?;
         let resolved = serde_json::to_value(&config).map_err(|error| Error::Config(error.to_string()))?;
-        let RunConfig {
-            name,
-            description,
-            steps,
-            seed,
-            replicas,
-            task,
-            model,
-            optimizer,
-            schedule,
-            batch,
-            measure,
-            checkpoint,
-            replica,
-        } = config;
-        let task: Box<dyn Task> = Box::new(task);
-        let config = RunConfig {
-            name,
-            description,
-            steps,
-            seed,
-            replicas,
-            task,
-            model,
-            optimizer,
-            schedule,
-            batch,
-            measure,
-            checkpoint,
-            replica,
-        };
+        let config = config.with_task(|task| Box::new(task) as Box<dyn Task>);
         Ok(Self { config, resolved })
     }
 }

@@ -1,15 +1,118 @@
-//! One self-contained HTML file from a run directory.
+//! One self-contained HTML file from a run directory: no network, no server. Charts are a Vega-Lite
+//! specification that can be pasted into other tools; Vega itself is part of the page.
+
+mod charts;
+mod dataset;
+mod phases;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use minijinja::{Environment, Value, context};
+use serde_json::json;
 
-/// Writes `report.html`.
+use crate::error::{Error, Result};
+use crate::record::{Manifest, RunDir, Status, read_metrics};
+
+const PAGE: &str = include_str!("page.html");
+const VEGA: &str = include_str!("vendor/vega.min.js");
+const VEGA_LITE: &str = include_str!("vendor/vega-lite.min.js");
+const VEGA_EMBED: &str = include_str!("vendor/vega-embed.min.js");
+
+/// Writes `report.html` into a run directory.
 ///
 /// # Errors
-/// Where the run cannot be read or the file not be written.
+/// Where the folder holds no run, or a file cannot be read or written.
 pub fn write(run: &Path) -> Result<PathBuf> {
-    let page = run.join("report.html");
-    crate::files::write_whole(&page, b"")?;
-    Ok(page)
+    let manifest = RunDir::read_manifest(run)?;
+    let series = read_metrics(run, |_| true)?;
+    let phases = phases::find(&series);
+    let charts = charts::Charts::new(&series, &phases);
+    let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
+    let mut environment = Environment::new();
+    environment.add_template("page.html", PAGE).map_err(fail)?;
+    let template = environment.get_template("page.html").map_err(fail)?;
+    let page = template
+        .render(context! {
+            name => manifest.config["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("run"),
+            description => manifest.config["description"].as_str().unwrap_or_default(),
+            status => status(&manifest, charts.last_step()),
+            phases => phases.iter().map(|p| context! { name => p.name, step => p.step, meaning => &p.meaning }).collect::<Vec<_>>(),
+            facts => facts(&manifest),
+            config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
+            notes => charts.notes(),
+            empty => series.is_empty(),
+            script => Value::from_safe_string(script(&charts)),
+        })
+        .map_err(fail)?;
+    let path = run.join("report.html");
+    crate::files::write_whole(&path, page.as_bytes())?;
+    Ok(path)
+}
+
+/// Everything between the page's script tags.
+fn script(charts: &charts::Charts) -> String {
+    let payload = json!({ "spec": charts.specification(), "data": charts.data() });
+    // A closing tag inside of JSON or code would end the script.
+    let payload = payload.to_string().replace("</", "<\\/");
+    let library = |text: &str| {
+        let code: Vec<&str> = text.lines().filter(|line| !line.starts_with("//# sourceMappingURL")).collect();
+        code.join("\n").replace("</script", "<\\/script")
+    };
+    [library(VEGA), library(VEGA_LITE), library(VEGA_EMBED), format!("const report = {payload};")].join("\n")
+}
+
+fn status(manifest: &Manifest, last_step: i64) -> String {
+    let status = match manifest.status {
+        Status::Finished => "finished",
+        Status::Interrupted => "interrupted",
+        Status::Running => "under way (or killed)",
+    };
+    format!("{status}, measured up to step {last_step} of {}", manifest.config["steps"])
+}
+
+/// What was run on what, as rows of a table.
+fn facts(manifest: &Manifest) -> Vec<(String, String)> {
+    let config = &manifest.config;
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let task = config["task"].as_object().map_or_else(String::new, |task| {
+        task.iter().map(|(key, value)| format!("{key} {}", text(value))).collect::<Vec<_>>().join(", ")
+    });
+    let model = &config["model"];
+    let mlp = if model["attn_only"] == json!(true) { "attention only".to_owned() } else { format!("d_mlp {}, {}", model["d_mlp"], text(&model["act_fn"])) };
+    let architecture = format!(
+        "{} layer(s), d_model {}, {} heads of {}, {mlp}, norm {}, positions {}",
+        model["n_layers"],
+        model["d_model"],
+        model["n_heads"],
+        model["d_head"],
+        text(&model["normalization_type"]),
+        text(&model["positional_embedding_type"]),
+    );
+    let optimizer = &config["optimizer"];
+    let training = format!(
+        "{}, learning rate {}, weight decay {}, betas {}, batch {}, warm-up {} steps, {} schedule",
+        text(&optimizer["kind"]),
+        optimizer["learning_rate"],
+        optimizer["weight_decay"],
+        optimizer["betas"],
+        text(&config["batch"]["size"]),
+        config["schedule"]["warmup"],
+        text(&config["schedule"]["kind"]),
+    );
+    let adapter = &manifest.adapter;
+    let rows = [
+        ("Task", task),
+        ("Model", architecture),
+        ("Training", training),
+        ("Replicas and seed", format!("{}, from seed {}", config["replicas"], config["seed"])),
+        ("Weights from", manifest.from.as_ref().map(|p| p.display().to_string()).unwrap_or_default()),
+        (
+            "Adapter",
+            format!("{} ({}), {}, {}", text(&adapter["name"]), text(&adapter["backend"]), text(&adapter["kind"]), text(&adapter["driver"])),
+        ),
+        ("Time", format!("{} to {}, {:.0} s", manifest.started, manifest.stopped.as_deref().unwrap_or("now"), manifest.seconds)),
+        ("Program", format!("thermoscope {}", manifest.version)),
+        ("Configuration hash", manifest.hash.clone()),
+    ];
+    rows.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.to_owned(), value)).collect()
 }

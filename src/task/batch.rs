@@ -191,7 +191,7 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
     let sizes = tape.constant_u32(&[1], &sizes);
     let seeds = seed_words(tape, seeds);
     let ids = tape.push1(SampleIds { size }, &[pool, sizes, seeds, clock])?;
-    let mut take = |tape: &mut Tape, table: &[u32], width: usize| -> Result<Var> {
+    let take = |tape: &mut Tape, table: &[u32], width: usize| -> Result<Var> {
         let table = tape.constant_u32(&[table.len() / width, width], table);
         tape.push1(TakeRows, &[table, ids])
     };

@@ -12,7 +12,7 @@ use crate::model::ReadOut;
 /// Which predictions count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LossOn {
+pub(super) enum LossOn {
     /// Each next token.
     #[default]
     All,

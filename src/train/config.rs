@@ -215,7 +215,47 @@ pub struct ReplicaConfig {
     pub train_fraction: Option<f64>,
 }
 
+impl<T> RunConfig<T> {
+    /// The same run with another task.
+    pub fn with_task<U>(self, change: impl FnOnce(T) -> U) -> RunConfig<U> {
+        RunConfig {
+            name: self.name,
+            description: self.description,
+            steps: self.steps,
+            seed: self.seed,
+            replicas: self.replicas,
+            task: change(self.task),
+            model: self.model,
+            optimizer: self.optimizer,
+            schedule: self.schedule,
+            batch: self.batch,
+            measure: self.measure,
+            checkpoint: self.checkpoint,
+            replica: self.replica,
+        }
+    }
+}
+
 impl<T: Task> RunConfig<T> {
+    /// A run of `steps` on a task, everything else at its default.
+    pub fn new(steps: u64, task: T) -> Self {
+        Self {
+            name: String::new(),
+            description: String::new(),
+            steps,
+            seed: 0,
+            replicas: 0,
+            task,
+            model: ModelConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            batch: BatchConfig::default(),
+            measure: MeasureConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+            replica: Vec::new(),
+        }
+    }
+
     /// Fills in what follows from other fields (the model's sizes from the task, one `[[replica]]` for
     /// each replica) and checks every number.
     ///
@@ -351,21 +391,7 @@ mod tests {
 
     fn base() -> RunConfig<Repeated> {
         let task = serde_json::from_str(r#"{"kind": "repeated"}"#).unwrap();
-        RunConfig {
-            name: String::new(),
-            description: String::new(),
-            steps: 10,
-            seed: 5,
-            replicas: 0,
-            task,
-            model: ModelConfig::default(),
-            optimizer: OptimizerConfig::default(),
-            schedule: ScheduleConfig::default(),
-            batch: BatchConfig { size: BatchSize::Count(4) },
-            measure: MeasureConfig::default(),
-            checkpoint: CheckpointConfig::default(),
-            replica: Vec::new(),
-        }
+        RunConfig { seed: 5, batch: BatchConfig { size: BatchSize::Count(4) }, ..RunConfig::new(10, task) }
     }
 
     #[test]

@@ -267,8 +267,8 @@ mod tests {
 
     #[test]
     fn scatter_matches_its_reference_for_indices_known_before_and_on_the_device() {
-        for n in [1, 63, 256, 4097, 9000] {
-            for (d, rows, owned) in [(5, 3, true), (8, 300, true), (260, 3, false)] {
+        for (n, d, rows) in [(1, 5, 3), (63, 8, 300), (256, 260, 3), (4097, 8, 300), (9000, 3, 5)] {
+            for owned in [true, false] {
                 let mut case = Case::new(&format!("scatter {n} {d} {rows} {owned}"));
                 let x = case.owned(&[n, d]);
                 let index = case.indices(&[n], rows, owned);

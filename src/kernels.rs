@@ -1,0 +1,136 @@
+//! Every kernel of the crate. A test compiles each variant of each for all backends, on no GPU at all.
+
+use crate::gpu::Shader;
+
+/// All shaders: those of the ops, the batches, the optimizers and the instruments.
+#[cfg_attr(not(test), expect(dead_code, reason = "the registry is what the tests walk through"))]
+pub(crate) fn registry() -> Vec<&'static Shader> {
+    [
+        crate::autograd::ops::shaders(),
+        crate::task::sampler_shaders(),
+        crate::train::optimizer_shaders(),
+        crate::instrument::shaders(),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::gpu::assemble;
+
+    fn parse(shader: &Shader, knobs: &[u32]) -> (naga::Module, naga::valid::ModuleInfo) {
+        let text = assemble(shader, knobs).unwrap();
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|e| panic!("{}: {}", shader.label(knobs), e.emit_to_string(&text)));
+        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{}: {}", shader.label(knobs), e.emit_to_string(&text)));
+        (module, info)
+    }
+
+    /// Sizes of variants differ in numbers only; those that are written out have each knob at each value once.
+    fn spread(shader: &Shader) -> Vec<Vec<u32>> {
+        let most = shader.knobs.iter().map(|k| k.values.len()).max().unwrap_or(1);
+        (0..most).map(|at| shader.knobs.iter().map(|k| k.values[at % k.values.len()]).collect()).collect()
+    }
+
+    #[test]
+    fn every_variant_is_valid() {
+        for shader in registry() {
+            for knobs in shader.variants() {
+                parse(shader, &knobs);
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_is_written_for_vulkan_metal_and_directx() {
+        for shader in registry() {
+            for knobs in spread(shader) {
+                let (module, info) = parse(shader, &knobs);
+                let label = shader.label(&knobs);
+                naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None)
+                    .unwrap_or_else(|e| panic!("SPIR-V of {label}: {e}"));
+                let options = naga::back::msl::Options {
+                    lang_version: (2, 4),
+                    fake_missing_bindings: true,
+                    ..Default::default()
+                };
+                naga::back::msl::write_string(&module, &info, &options, &naga::back::msl::PipelineOptions::default())
+                    .unwrap_or_else(|e| panic!("MSL of {label}: {e}"));
+                let options = naga::back::hlsl::Options {
+                    shader_model: naga::back::hlsl::ShaderModel::V6_0,
+                    fake_missing_bindings: true,
+                    ..Default::default()
+                };
+                let pipeline = naga::back::hlsl::PipelineOptions::default();
+                let mut text = String::new();
+                naga::back::hlsl::Writer::new(&mut text, &options, &pipeline)
+                    .write(&module, &info, None)
+                    .unwrap_or_else(|e| panic!("HLSL of {label}: {e}"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_has_a_header_and_is_registered_once() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+        let mut files = BTreeSet::new();
+        for dir in std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()) {
+            for file in std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()) {
+                let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
+                let text = std::fs::read_to_string(&file).unwrap();
+                assert!(text.starts_with(&format!("// {stem}: ")), "{} begins with its name and formula", file.display());
+                if !dir.ends_with("shared") {
+                    assert!(text.contains("// shapes ") && text.contains("// grid "), "{} tells shapes and grid", file.display());
+                    files.insert(format!("{}/{stem}", dir.file_name().unwrap().to_str().unwrap()));
+                }
+            }
+        }
+        let registered: Vec<String> = registry().iter().map(|s| s.name.to_owned()).collect();
+        let set: BTreeSet<String> = registered.iter().cloned().collect();
+        assert_eq!(set.len(), registered.len(), "a shader is registered twice");
+        assert_eq!(set, files);
+    }
+
+    #[test]
+    fn barriers_stand_in_uniform_control_flow() {
+        // naga does not check it. A barrier may not follow a return that depends on the invocation, nor stand
+        // in a branch that does: by convention such conditions name lid, lane, or an index made of them.
+        for shader in registry() {
+            let mut depth_of_branch: Vec<bool> = Vec::new();
+            let mut returned = false;
+            for (number, line) in shader.source.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                let divergent = code.contains("if (")
+                    && ["lid", "lane", "row_number"].iter().any(|name| code.split("if (").nth(1).is_some_and(|c| c.contains(name)));
+                if divergent && code.contains("return") {
+                    returned = true;
+                }
+                let barrier = ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("]
+                    .iter()
+                    .any(|call| code.contains(call) && !code.trim_start().starts_with("fn "));
+                if barrier && !code.trim_start().starts_with("//") {
+                    let place = format!("shaders/{}.wgsl:{}", shader.name, number + 1);
+                    assert!(!returned, "{place}: a barrier behind a return that some invocations take");
+                    assert!(!depth_of_branch.contains(&true), "{place}: a barrier in a branch that some invocations take");
+                }
+                for character in code.chars() {
+                    match character {
+                        '{' => depth_of_branch.push(divergent),
+                        '}' => drop(depth_of_branch.pop()),
+                        _ => {}
+                    }
+                }
+                if code.starts_with('}') {
+                    returned = false;
+                }
+            }
+        }
+    }
+}

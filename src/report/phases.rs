@@ -1,0 +1,82 @@
+//! When the run did what: first crossings that hold, of replica 0.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::record::{Key, Series};
+
+/// An event on the step axis.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Phase {
+    /// Short name for the charts.
+    pub(super) name: &'static str,
+    /// First step at which it holds.
+    pub(super) step: i64,
+    /// What was found, for the table.
+    pub(super) meaning: String,
+}
+
+/// Measurements in a row for which a crossing must hold; fewer are noise.
+const HOLD: usize = 5;
+
+/// First step from which `holds` is true for [`HOLD`] measurements, or to the end.
+fn crossing(series: &Series, holds: impl Fn(f32) -> bool) -> Option<i64> {
+    (0..series.values.len())
+        .find(|at| series.values[*at..].iter().take(HOLD).all(|value| holds(*value)))
+        .map(|at| series.steps[at])
+}
+
+/// The events of a run, in order of step.
+pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
+    let get = |metric: &str| series.iter().find(|(key, _)| key.metric == metric && key.replica == 0).map(|(_, s)| s);
+    let mut phases = Vec::new();
+    let mut add = |name, step: Option<i64>, meaning: &str| {
+        phases.extend(step.map(|step| Phase { name, step, meaning: meaning.to_owned() }));
+    };
+    if let Some(accuracy) = get("accuracy.train") {
+        add("memorized", crossing(accuracy, |a| a >= 0.99), "training accuracy reaches 99 %");
+    }
+    if let Some(accuracy) = get("accuracy.test") {
+        add("generalizing", crossing(accuracy, |a| a >= 0.5), "test accuracy reaches 50 %");
+        add("grokked", crossing(accuracy, |a| a >= 0.99), "test accuracy reaches 99 %");
+    }
+    if let Some(step) = first_key(series) {
+        add("first key", Some(step.0), &step.1);
+    }
+    phases.sort_by_key(|phase| phase.step);
+    phases
+}
+
+/// The first step from which one of the keys the run ends with stays key in the logits.
+fn first_key(series: &BTreeMap<Key, Series>) -> Option<(i64, String)> {
+    const METRIC: &str = "key_frequencies.logits";
+    let keys: Vec<(&Key, &Series)> =
+        series.iter().filter(|(key, _)| key.metric == METRIC && key.replica == 0).collect();
+    // Steps at which the logits were looked at: those of the restricted loss, which is always written.
+    let looked: Vec<i64> = series
+        .iter()
+        .find(|(key, _)| key.metric == "loss.restricted" && key.replica == 0 && key.index == 0)
+        .map(|(_, s)| s.steps.clone())?;
+    let born = |steps: &[i64]| {
+        let present: BTreeSet<i64> = steps.iter().copied().collect();
+        let stays = looked.iter().rev().take_while(|step| present.contains(step)).last().copied();
+        stays
+    };
+    let births: Vec<(i64, i32)> = keys.iter().filter_map(|(key, s)| Some((born(&s.steps)?, key.index))).collect();
+    let first = births.iter().min()?;
+    let all: Vec<String> = births.iter().map(|(step, k)| format!("{k} (from step {step})")).collect();
+    Some((first.0, format!("frequency {} becomes key in the logits and stays; keys at the end: {}", first.1, all.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crossing_must_hold() {
+        let series = Series { steps: (0..10).collect(), values: vec![0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0] };
+        assert_eq!(crossing(&series, |v| v > 0.5), Some(4));
+        let late = Series { steps: vec![0, 5], values: vec![0.0, 1.0] };
+        assert_eq!(crossing(&late, |v| v > 0.5), Some(5));
+        assert_eq!(crossing(&late, |v| v > 2.0), None);
+    }
+}

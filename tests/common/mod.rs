@@ -1,0 +1,37 @@
+//! What several tests need: every adapter at hand, and the losses of a session.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use thermoscope::gpu::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
+use thermoscope::train::Session;
+
+/// Every adapter, and once more the first with no optional feature and default limits.
+pub fn gpus() -> &'static [Gpu] {
+    static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
+    GPUS.get_or_init(|| {
+        let count = adapters().len();
+        assert!(count > 0, "{}", no_adapter_help());
+        let open = |index, plain| {
+            Gpu::open(&AdapterChoice::Index(index), Options { checked: true, plain }).expect("the adapter opens")
+        };
+        (0..count).map(|index| open(index, false)).chain([open(0, true)]).collect()
+    })
+}
+
+/// Trains for some steps and returns the train loss of every step and replica.
+pub fn losses(gpu: &Gpu, session: &mut Session, steps: u64) -> Vec<Vec<f32>> {
+    let mut losses = Vec::new();
+    let replicas = session.config().replicas;
+    let end = session.step() + steps;
+    while session.step() < end {
+        session.submit((end - session.step()).min(8));
+        gpu.wait().expect("the device works");
+        while let Some(rows) = session.take_rows().expect("rows arrive") {
+            for row in rows {
+                let value = |r| row.value(session.metrics(), "loss.train", r).expect("the loss is measured at every step");
+                losses.push((0..replicas).map(value).collect());
+            }
+        }
+    }
+    losses
+}
