@@ -82,14 +82,16 @@ pub(crate) fn run() -> Result<[Vec<f32>; 2], Box<dyn std::error::Error>> {
     // One encoder of the host: a pass of its own, ten training steps, another pass of its own.
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let look = |encoder: &mut wgpu::CommandEncoder, group: &wgpu::BindGroup| {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("host"), ..Default::default() });
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("host"), ..Default::default() });
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, group, &[]);
         pass.dispatch_workgroups(1, 1, 1);
     };
     look(&mut encoder, &groups[0]);
     {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("train"), ..Default::default() });
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("train"), ..Default::default() });
         for _ in 0..STEPS {
             session.encode_step(&mut pass);
         }

@@ -85,9 +85,17 @@ mod tests {
             for file in std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()) {
                 let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
                 let text = std::fs::read_to_string(&file).unwrap();
-                assert!(text.starts_with(&format!("// {stem}: ")), "{} begins with its name and formula", file.display());
+                assert!(
+                    text.starts_with(&format!("// {stem}: ")),
+                    "{} begins with its name and formula",
+                    file.display()
+                );
                 if !dir.ends_with("shared") {
-                    assert!(text.contains("// shapes ") && text.contains("// grid "), "{} tells shapes and grid", file.display());
+                    assert!(
+                        text.contains("// shapes ") && text.contains("// grid "),
+                        "{} tells shapes and grid",
+                        file.display()
+                    );
                     files.insert(format!("{}/{stem}", dir.file_name().unwrap().to_str().unwrap()));
                 }
             }
@@ -108,17 +116,23 @@ mod tests {
             for (number, line) in shader.source.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default();
                 let divergent = code.contains("if (")
-                    && ["lid", "lane", "row_number"].iter().any(|name| code.split("if (").nth(1).is_some_and(|c| c.contains(name)));
+                    && ["lid", "lane", "row_number"]
+                        .iter()
+                        .any(|name| code.split("if (").nth(1).is_some_and(|c| c.contains(name)));
                 if divergent && code.contains("return") {
                     returned = true;
                 }
-                let barrier = ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("]
-                    .iter()
-                    .any(|call| code.contains(call) && !code.trim_start().starts_with("fn "));
+                let barrier =
+                    ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("]
+                        .iter()
+                        .any(|call| code.contains(call) && !code.trim_start().starts_with("fn "));
                 if barrier && !code.trim_start().starts_with("//") {
                     let place = format!("shaders/{}.wgsl:{}", shader.name, number + 1);
                     assert!(!returned, "{place}: a barrier behind a return that some invocations take");
-                    assert!(!depth_of_branch.contains(&true), "{place}: a barrier in a branch that some invocations take");
+                    assert!(
+                        !depth_of_branch.contains(&true),
+                        "{place}: a barrier in a branch that some invocations take"
+                    );
                 }
                 for character in code.chars() {
                     match character {

@@ -59,8 +59,7 @@ fn gradients(gpu: &Gpu, golden: &Golden) -> (f64, Vec<f32>, WeightTable) {
     let mut tape = Tape::new(1);
     let model = Model::new(&golden.config, &mut tape);
     let tokens = tape.constant_u32(&[batch * seq], &golden.tokens.concat());
-    let targets: Vec<u32> =
-        golden.targets.concat().into_iter().map(|t| u32::try_from(t).unwrap_or(IGNORE)).collect();
+    let targets: Vec<u32> = golden.targets.concat().into_iter().map(|t| u32::try_from(t).unwrap_or(IGNORE)).collect();
     let count = targets.iter().filter(|t| **t != IGNORE).count();
     let targets = tape.constant_u32(&[batch * seq], &targets);
     let count = tape.constant(&[1], &[count as f32]);

@@ -55,7 +55,10 @@ impl Tape {
         for (var, array) in inputs {
             let Shape { dims, .. } = self.shape(*var);
             if *dims != array.dims {
-                return Err(Error::Shape { op: "evaluate", detail: format!("{dims:?} expected, {:?} given", array.dims) });
+                return Err(Error::Shape {
+                    op: "evaluate",
+                    detail: format!("{dims:?} expected, {:?} given", array.dims),
+                });
             }
             values[self.root(*var).index()] = Some(array.clone());
         }
@@ -68,7 +71,9 @@ impl Tape {
                 .inputs
                 .iter()
                 .map(|var| {
-                    values[self.root(*var).index()].as_ref().map(|a| Array { dims: self.shape(*var).dims.clone(), data: a.data.clone() })
+                    values[self.root(*var).index()]
+                        .as_ref()
+                        .map(|a| Array { dims: self.shape(*var).dims.clone(), data: a.data.clone() })
                 })
                 .collect();
             let Some(operands) = operands else { continue };
@@ -82,9 +87,12 @@ impl Tape {
             .iter()
             .map(|var| {
                 let dims = self.shape(*var).dims.clone();
-                values[self.root(*var).index()].as_ref().map(|a| Array { dims, data: a.data.clone() }).ok_or_else(|| {
-                    Error::Shape { op: "evaluate", detail: format!("{} depends on an input without value", self.label(*var)) }
-                })
+                values[self.root(*var).index()].as_ref().map(|a| Array { dims, data: a.data.clone() }).ok_or_else(
+                    || Error::Shape {
+                        op: "evaluate",
+                        detail: format!("{} depends on an input without value", self.label(*var)),
+                    },
+                )
             })
             .collect()
     }

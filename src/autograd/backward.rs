@@ -18,7 +18,10 @@ impl Tape {
     /// gradient.
     pub fn backward(&mut self, loss: Var, wrt: &[Var]) -> Result<Vec<Option<Var>>> {
         if self.shape(loss).len() != 1 {
-            return Err(Error::Shape { op: "backward", detail: format!("the loss must be a scalar, is {:?}", self.shape(loss).dims) });
+            return Err(Error::Shape {
+                op: "backward",
+                detail: format!("the loss must be a scalar, is {:?}", self.shape(loss).dims),
+            });
         }
         let count = self.len();
         let needed = self.needed(&[loss]);

@@ -3,8 +3,8 @@
 //! so on every adapter at hand, with and without optional features; [`self_check`] on a user's own.
 
 use super::ops::{
-    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, Linear, MeanRows, Norm,
-    NormKind, Rotary, Scale, scatter_rows,
+    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, Linear,
+    MeanRows, Norm, NormKind, Rotary, Scale, scatter_rows,
 };
 use super::{Array, Bindings, DType, Shape, Tape, Var};
 use crate::error::{Error, Result};
@@ -366,7 +366,8 @@ mod testing {
             if wrt.is_empty() {
                 return;
             }
-            let (loss, grads) = self.gradients(outputs[0], wrt).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+            let (loss, grads) =
+                self.gradients(outputs[0], wrt).unwrap_or_else(|error| panic!("{}: {error}", self.name));
             self.agree(&grads, tolerance);
 
             let inputs = self.reference_inputs(0);

@@ -59,7 +59,11 @@ impl Tape {
                 (_, Source::Alias(_)) => continue,
                 (Some(storage), _) => {
                     let span = if shape.owned { (copies - 1) * storage.replica_stride + len } else { len };
-                    let slot = Slot::Fixed { buffer: storage.buffer.clone(), offset: storage.offset * 4, size: span.max(1) * 4 };
+                    let slot = Slot::Fixed {
+                        buffer: storage.buffer.clone(),
+                        offset: storage.offset * 4,
+                        size: span.max(1) * 4,
+                    };
                     let stride = if shape.owned { storage.replica_stride } else { 0 };
                     (slot, self.narrow(stride)?)
                 }

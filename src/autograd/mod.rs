@@ -16,4 +16,3 @@ pub use check::{Checked, self_check};
 pub use compile::Bindings;
 pub use op::{Lower, Op};
 pub use tape::{DType, Shape, Tape, Var};
-

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::op::{Links, Op};
 use super::Array;
+use super::op::{Links, Op};
 use crate::error::{Error, Result};
 
 /// Element type. Both are 32 bits wide.
@@ -121,12 +121,7 @@ pub struct Tape {
 impl Tape {
     /// An empty tape for `replicas` copies of a model.
     pub fn new(replicas: u32) -> Self {
-        Self {
-            replicas: replicas.max(1),
-            vars: Vec::new(),
-            nodes: Vec::new(),
-            every: 1,
-        }
+        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1 }
     }
 
     /// Number of replicas R.

@@ -33,9 +33,7 @@ pub(super) fn main(args: &Args, choice: Option<&AdapterChoice>) -> Result<()> {
             let mut value = serde_json::to_value(&caps).map_err(|error| Error::Unsupported(error.to_string()))?;
             value["index"] = index.into();
             if let Some(checks) = &checks {
-                let row = |c: &crate::autograd::Checked| {
-                    serde_json::json!({ "op": c.name, "worst_relative_error": c.worst, "tolerance": c.tolerance, "passed": c.passed() })
-                };
+                let row = |c: &crate::autograd::Checked| serde_json::json!({ "op": c.name, "worst_relative_error": c.worst, "tolerance": c.tolerance, "passed": c.passed() });
                 value["checks"] = checks.iter().map(row).collect();
             }
             print(&value.to_string());
@@ -50,7 +48,9 @@ pub(super) fn main(args: &Args, choice: Option<&AdapterChoice>) -> Result<()> {
     if sound {
         Ok(())
     } else {
-        Err(Error::Device("an op differs from its reference by more than its tolerance; do not trust this adapter".to_owned()))
+        Err(Error::Device(
+            "an op differs from its reference by more than its tolerance; do not trust this adapter".to_owned(),
+        ))
     }
 }
 
@@ -61,11 +61,8 @@ fn describe(index: usize, caps: &Caps) -> String {
         None => "none".to_owned(),
     };
     let yes = |has: bool| if has { "yes" } else { "no" };
-    let cooperative: Vec<String> = caps
-        .cooperative
-        .iter()
-        .map(|c| format!("{}x{}x{} {} to {}", c.m, c.n, c.k, c.input, c.accumulate))
-        .collect();
+    let cooperative: Vec<String> =
+        caps.cooperative.iter().map(|c| format!("{}x{}x{} {} to {}", c.m, c.n, c.k, c.input, c.accumulate)).collect();
     format!(
         "{index}  {name}
      {kind}, {backend}, driver {driver}

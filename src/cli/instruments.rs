@@ -37,7 +37,9 @@ pub(super) fn main(args: &Args) -> Result<()> {
         }
     }
     if !args.json {
-        print("Cost: F free (at most 0.5 % of the step), L light (at most 3 % at its cadence), M a forward pass of its own, H gradients of its own");
+        print(
+            "Cost: F free (at most 0.5 % of the step), L light (at most 3 % at its cadence), M a forward pass of its own, H gradients of its own",
+        );
     }
     Ok(())
 }

@@ -58,8 +58,13 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
                     .filter(|(_, value)| *value >= 0)
                     .map(|(name, value)| format!("{name} {value}"))
                     .collect();
-                let replica = if session.config().replicas > 1 { format!("replica {} ", row.replica) } else { String::new() };
-                shown.push(format!("{metric:26} {:42} {:>14e}", format!("{replica}{site} {}", place.join(" ")), row.value));
+                let replica =
+                    if session.config().replicas > 1 { format!("replica {} ", row.replica) } else { String::new() };
+                shown.push(format!(
+                    "{metric:26} {:42} {:>14e}",
+                    format!("{replica}{site} {}", place.join(" ")),
+                    row.value
+                ));
             }
         }
     }

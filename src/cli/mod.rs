@@ -105,8 +105,7 @@ fn open_gpu(adapter: &AdapterChoice) -> Result<Gpu> {
 
 /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that does not exist.
 fn fresh_dir(name: &str) -> PathBuf {
-    let name: String =
-        name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     let name = if name.is_empty() { "run".to_owned() } else { name };
     let numbered = |n: u32| PathBuf::from("runs").join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
     (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(0))

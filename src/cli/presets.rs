@@ -50,7 +50,9 @@ fn beside(text: &str, dir: &Path) -> Option<String> {
     let mut table: toml::Table = toml::from_str(text).ok()?;
     let mut changed = false;
     for key in ["path", "train_pairs", "train_sequences"] {
-        let Some(toml::Value::String(file)) = table.get_mut("task").and_then(|task| task.get_mut(key)) else { continue };
+        let Some(toml::Value::String(file)) = table.get_mut("task").and_then(|task| task.get_mut(key)) else {
+            continue;
+        };
         let there = dir.join(&*file);
         if !file.is_empty() && !Path::new(file).exists() && there.exists() {
             *file = there.to_string_lossy().into_owned();
@@ -89,7 +91,8 @@ pub(super) fn load_for_model(name: &str, sets: &[String], folder: &ModelFolder) 
 pub(super) fn main(args: &Args) -> Result<()> {
     match &args.name {
         Some(name) => {
-            let text = find(name).ok_or_else(|| Error::Config(format!("there is no preset {name}; there are {}", names())))?;
+            let text =
+                find(name).ok_or_else(|| Error::Config(format!("there is no preset {name}; there are {}", names())))?;
             print(text.trim_end());
         }
         None => {
@@ -111,7 +114,11 @@ mod tests {
     fn every_preset_is_a_valid_run() {
         for (name, _) in PRESETS {
             // The text preset asks for a file; any does here.
-            let sets = if *name == "text" { vec![format!("task.path={}/Cargo.lock", env!("CARGO_MANIFEST_DIR"))] } else { Vec::new() };
+            let sets = if *name == "text" {
+                vec![format!("task.path={}/Cargo.lock", env!("CARGO_MANIFEST_DIR"))]
+            } else {
+                Vec::new()
+            };
             let setup = load(name, &sets).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(setup.config.name, *name);
         }

@@ -25,8 +25,9 @@ pub(super) fn main(args: &Args) -> Result<()> {
     print(&format!("report: {}", page.display()));
     if args.open {
         let full = std::path::absolute(&page).map_err(Error::io("cannot find", &page))?;
-        webbrowser::open(&format!("file://{}", full.display()))
-            .map_err(|error| Error::Unsupported(format!("no browser could be opened ({error}); open {} yourself", page.display())))?;
+        webbrowser::open(&format!("file://{}", full.display())).map_err(|error| {
+            Error::Unsupported(format!("no browser could be opened ({error}); open {} yourself", page.display()))
+        })?;
     }
     Ok(())
 }

@@ -64,7 +64,9 @@ impl Args {
 
 pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
     let asked = args.setup()?;
-    if asked.is_none() && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none() && args.steps.is_none()) {
+    if asked.is_none()
+        && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none() && args.steps.is_none())
+    {
         return Err(Error::Config(
             "--resume goes on with the run as it is: leave out --set, --seed, --replicas and --steps".to_owned(),
         ));
@@ -217,7 +219,9 @@ impl Loop {
             if self.session.step() == next_save && self.session.step() < total {
                 self.drain(0)?;
                 self.save(checkpoint.keep)?;
-            } else if self.dir.waiting() >= crate::record::Segments::ROWS || self.last_flush.elapsed().as_secs() >= FLUSH {
+            } else if self.dir.waiting() >= crate::record::Segments::ROWS
+                || self.last_flush.elapsed().as_secs() >= FLUSH
+            {
                 self.dir.flush()?;
                 self.last_flush = Instant::now();
             }
@@ -230,7 +234,10 @@ impl Loop {
         self.dir.close(Status::Finished, total, self.progress.elapsed().as_secs_f64())?;
         self.progress.finish();
         let seconds = self.progress.elapsed().as_secs_f64();
-        eprintln!("{total} steps done in {}", humantime::format_duration(std::time::Duration::from_secs(seconds as u64)));
+        eprintln!(
+            "{total} steps done in {}",
+            humantime::format_duration(std::time::Duration::from_secs(seconds as u64))
+        );
         let page = report::write(self.dir.path())?;
         print(&format!("report: {}", page.display()));
         Ok(0)
@@ -274,7 +281,9 @@ impl Loop {
             let loss = step.value(metrics, "loss.train", replica as u32);
             if loss.is_some_and(|loss| !loss.is_finite()) && !self.diverged[replica] {
                 self.diverged[replica] = true;
-                let text = format!("replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip");
+                let text = format!(
+                    "replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip"
+                );
                 self.progress.say(&format!("warning at step {}: {text}", step.step()));
                 self.dir.event(step.step(), "warning", &text)?;
             }

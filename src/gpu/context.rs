@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Which adapter to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AdapterChoice {
-    /// A discrete GPU if there is one, else an integrated or virtual one, else software.
+    /// The first that [`adapters`] returns: a discrete GPU if there is one, software if there is nothing else.
     #[default]
     Best,
     /// Position in the list that [`adapters`] returns.
@@ -50,12 +50,15 @@ pub struct Gpu {
     inner: Arc<Inner>,
 }
 
+type KernelKey = (&'static str, Vec<u32>);
+
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
     checked: bool,
-    kernels: Mutex<HashMap<(&'static str, Vec<u32>), Arc<Kernel>>>,
+    /// By shader name and knob values.
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -170,12 +173,26 @@ impl Gpu {
     }
 }
 
-/// Every adapter wgpu reaches through Vulkan, Metal or DirectX 12, in a stable order.
+/// Every adapter wgpu reaches through Vulkan, Metal or DirectX 12: discrete GPUs first, software last, and
+/// among equals the wider subgroups first, so that positions stay the same whatever order drivers load in.
 pub fn adapters() -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY;
     descriptor.flags = wgpu::InstanceFlags::empty();
-    pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::PRIMARY))
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    found.sort_by_cached_key(|adapter| {
+        let info = adapter.get_info();
+        let rank = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        };
+        (rank, std::cmp::Reverse(info.subgroup_max_size), info.name, info.device_pci_bus_id)
+    });
+    found
 }
 
 /// Position of the adapter that is meant.
@@ -183,15 +200,8 @@ pub fn adapters() -> Vec<wgpu::Adapter> {
 /// # Errors
 /// [`Error::NoAdapter`] where none is; the message lists those there are.
 pub fn pick(found: &[wgpu::Adapter], choice: &AdapterChoice) -> Result<usize> {
-    let rank = |adapter: &wgpu::Adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    };
     let hit = match choice {
-        AdapterChoice::Best => (0..found.len()).min_by_key(|at| rank(&found[*at])),
+        AdapterChoice::Best => (!found.is_empty()).then_some(0),
         AdapterChoice::Index(index) => (*index < found.len()).then_some(*index),
         AdapterChoice::Name(name) => {
             let name = name.to_lowercase();
@@ -256,6 +266,8 @@ mod tests {
 
     #[test]
     fn no_adapter_says_what_to_install() {
-        assert!(matches!(pick(&[], &AdapterChoice::Best), Err(Error::NoAdapter(text)) if text.contains("nstall") || text.contains("Metal")));
+        assert!(
+            matches!(pick(&[], &AdapterChoice::Best), Err(Error::NoAdapter(text)) if text.contains("nstall") || text.contains("Metal"))
+        );
     }
 }

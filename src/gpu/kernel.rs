@@ -33,16 +33,16 @@ impl Kernel {
             )));
         }
         if reflected.workgroup.iter().product::<u32>() > caps.max_invocations {
-            return Err(fail(format!("{:?} invocations, the device allows {}", reflected.workgroup, caps.max_invocations)));
+            return Err(fail(format!(
+                "{:?} invocations, the device allows {}",
+                reflected.workgroup, caps.max_invocations
+            )));
         }
 
         let device = gpu.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let checks = if gpu.checked() {
-            wgpu::ShaderRuntimeChecks::checked()
-        } else {
-            wgpu::ShaderRuntimeChecks::unchecked()
-        };
+        let checks =
+            if gpu.checked() { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         // SAFETY: our own kernels, indexed within the lengths they are given: every variant runs bounds-checked
         // in tests, and a test compares checked with unchecked results. Loops have counted bounds.
         let module = unsafe {

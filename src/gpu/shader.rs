@@ -145,10 +145,7 @@ impl Shader {
     /// Every combination of knob values in use.
     pub fn variants(&self) -> Vec<Vec<u32>> {
         self.knobs.iter().fold(vec![Vec::new()], |partial, knob| {
-            partial
-                .iter()
-                .flat_map(|values| knob.values.iter().map(|v| [values.as_slice(), &[*v]].concat()))
-                .collect()
+            partial.iter().flat_map(|values| knob.values.iter().map(|v| [values.as_slice(), &[*v]].concat())).collect()
         })
     }
 
@@ -207,7 +204,10 @@ impl Shader {
         for (_, global) in module.global_variables.iter() {
             match global.space {
                 naga::AddressSpace::Storage { access } => {
-                    let binding = global.binding.as_ref().ok_or_else(|| self.error(knobs, "a storage variable without @binding"))?;
+                    let binding = global
+                        .binding
+                        .as_ref()
+                        .ok_or_else(|| self.error(knobs, "a storage variable without @binding"))?;
                     bindings.push((binding.binding, access.contains(naga::StorageAccess::STORE)));
                 }
                 naga::AddressSpace::Uniform | naga::AddressSpace::Immediate => params = Some(global.ty),
@@ -240,9 +240,10 @@ impl Shader {
             }
         }
         let same = found.len() == self.params.len()
-            && found.iter().zip(self.params).all(|(wgsl, rust)| {
-                wgsl.0 == rust.name && wgsl.1 == rust.offset && wgsl.2 == rust.kind
-            });
+            && found
+                .iter()
+                .zip(self.params)
+                .all(|(wgsl, rust)| wgsl.0 == rust.name && wgsl.1 == rust.offset && wgsl.2 == rust.kind);
         if same {
             Ok(())
         } else {
@@ -291,7 +292,7 @@ fn include(
     for (index, line) in source.lines().enumerate() {
         let number = index as u32 + 1;
         let fail = |what: String| format!("shaders/{file}.wgsl:{number}: {what}");
-        let mut words = line.trim().split_whitespace();
+        let mut words = line.split_whitespace();
         match words.next() {
             Some("#if") => {
                 let knob = words.next().unwrap_or_default();

@@ -160,12 +160,28 @@ impl<'a> Attach<'a> {
 
     /// Declares that `labels.len()` elements of `var`, from element `first`, are the metric of that name.
     /// Does nothing where the metric is switched off.
-    pub fn record(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, first: usize, labels: Vec<Label>) {
+    pub fn record(
+        &mut self,
+        instrument: &dyn Instrument,
+        name: &str,
+        site: &str,
+        var: Var,
+        first: usize,
+        labels: Vec<Label>,
+    ) {
         self.push(instrument, name, site, var, first, labels, Presence::Always);
     }
 
     /// Like [`Attach::record`], for a metric that exists only where the model moves on.
-    pub fn record_of_update(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, first: usize, labels: Vec<Label>) {
+    pub fn record_of_update(
+        &mut self,
+        instrument: &dyn Instrument,
+        name: &str,
+        site: &str,
+        var: Var,
+        first: usize,
+        labels: Vec<Label>,
+    ) {
         self.push(instrument, name, site, var, first, labels, Presence::InUpdates);
     }
 
@@ -175,7 +191,16 @@ impl<'a> Attach<'a> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a metric has these parts")]
-    fn push(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, first: usize, labels: Vec<Label>, presence: Presence) {
+    fn push(
+        &mut self,
+        instrument: &dyn Instrument,
+        name: &str,
+        site: &str,
+        var: Var,
+        first: usize,
+        labels: Vec<Label>,
+        presence: Presence,
+    ) {
         let Some(card) = instrument.cards().iter().find(|card| card.name == name) else { return };
         let Some(every) = self.every(instrument, card) else { return };
         debug_assert!(first + labels.len() <= self.tape.shape(var).len(), "{name} reads beyond its value");

@@ -3,7 +3,10 @@
 
 use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{Add, ColumnSum, CrossEntropy, GatherRows, IGNORE, Linear, MeanRows, Scale, TransposedProduct, scatter_rows, sum_columns};
+use crate::autograd::ops::{
+    Add, ColumnSum, CrossEntropy, GatherRows, IGNORE, Linear, MeanRows, Scale, TransposedProduct, scatter_rows,
+    sum_columns,
+};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -288,8 +291,7 @@ impl Walk<'_> {
                 targets
             })
             .collect();
-        let counts: Vec<f32> =
-            per_replica.iter().map(|t| t.iter().filter(|t| **t != IGNORE).count() as f32).collect();
+        let counts: Vec<f32> = per_replica.iter().map(|t| t.iter().filter(|t| **t != IGNORE).count() as f32).collect();
         let count = tape.constant_owned(&[1], &counts);
         let mut first = 0;
         self.passes
@@ -501,7 +503,11 @@ fn frequency_energy(energies: &[f64], k: usize) -> f64 {
 
 fn frequencies(shape: &Shape) -> Result<usize> {
     let n = shape.len();
-    if (2..=512).contains(&n) { Ok(n / 2) } else { Err(misfit("spectrum", format!("{n} components; 2 to 512 are taken"))) }
+    if (2..=512).contains(&n) {
+        Ok(n / 2)
+    } else {
+        Err(misfit("spectrum", format!("{n} components; 2 to 512 are taken")))
+    }
 }
 
 /// From energies [n] of the components: norms of the frequencies [K], Gini coefficient of the
@@ -573,7 +579,8 @@ impl Op for RankFrequencies {
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let count = inputs[0].data.len() / 2;
         let energy: Vec<f64> = (1..=count).map(|k| frequency_energy(&inputs[0].data, k)).collect();
-        let before = |i: usize| (0..count).filter(|j| energy[*j] > energy[i] || (energy[*j] == energy[i] && *j < i)).count();
+        let before =
+            |i: usize| (0..count).filter(|j| energy[*j] > energy[i] || (energy[*j] == energy[i] && *j < i)).count();
         let ranks = Array::from_fn(&[count], |i| (before(i) + 1) as f64);
         let keys = Array::from_fn(&[count], |i| f64::from(energy[i] > 0.01 * inputs[1].data[0]));
         vec![ranks, keys]
@@ -608,7 +615,13 @@ impl Op for KeepFrequencies {
             out_replica: outputs[0].replica_stride,
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
-        cx.dispatch(&KEEP_FREQUENCIES, &[], &params, &tensors, grid_1d((inputs[0].len() as u64).div_ceil(64), cx.replicas))
+        cx.dispatch(
+            &KEEP_FREQUENCIES,
+            &[],
+            &params,
+            &tensors,
+            grid_1d((inputs[0].len() as u64).div_ceil(64), cx.replicas),
+        )
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -638,8 +651,7 @@ mod tests {
             let mut case = Case::new("basis");
             let group = group(order);
             let basis = basis(&mut case.tape, &group, &group.tokens, order);
-            let product =
-                case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, basis]).unwrap();
+            let product = case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, basis]).unwrap();
             let values = case.tape.evaluate(0, &[], &[product]).unwrap().remove(0);
             for (at, value) in values.data.iter().enumerate() {
                 let expected = f64::from(at / order == at % order);
@@ -662,8 +674,7 @@ mod tests {
             case.agree(&summary, 1e-5);
             case.agree(&ranked, 0.0);
             for (rank, constant) in [(0, true), (2, false)] {
-                let kept =
-                    case.tape.push1(KeepFrequencies { rank, constant }, &[x, ranked[0], ranked[1]]).unwrap();
+                let kept = case.tape.push1(KeepFrequencies { rank, constant }, &[x, ranked[0], ranked[1]]).unwrap();
                 case.agree(&[kept], 0.0);
             }
         }

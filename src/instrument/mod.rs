@@ -78,7 +78,14 @@ pub trait Instrument: Sync {
 
 /// Every instrument.
 pub fn registry() -> [&'static dyn Instrument; 6] {
-    [&losses::Train, &losses::Test, &norms::TensorNorms, &attention::Patterns, &fourier::Spectrum, &fourier::FourierLosses]
+    [
+        &losses::Train,
+        &losses::Test,
+        &norms::TensorNorms,
+        &attention::Patterns,
+        &fourier::Spectrum,
+        &fourier::FourierLosses,
+    ]
 }
 
 /// Every kernel of the instruments.

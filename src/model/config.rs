@@ -250,7 +250,10 @@ mod tests {
             (ModelConfig { n_heads: 0, ..base() }, "n_heads"),
             (ModelConfig { n_key_value_heads: 3, ..base() }, "n_key_value_heads"),
             (ModelConfig { tied_embeddings: true, d_vocab_out: 9, ..base() }, "tied_embeddings"),
-            (ModelConfig { positional_embedding_type: PositionalEmbedding::Rotary, rotary_dim: 5, ..base() }, "rotary_dim"),
+            (
+                ModelConfig { positional_embedding_type: PositionalEmbedding::Rotary, rotary_dim: 5, ..base() },
+                "rotary_dim",
+            ),
             (ModelConfig { eps: f64::NAN, ..base() }, "eps"),
         ] {
             let error = broken.resolve().unwrap_err().to_string();

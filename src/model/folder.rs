@@ -81,12 +81,20 @@ pub(crate) fn write_tensors(path: &Path, table: &WeightTable, sets: &[(&str, &Ve
 /// Opens the bytes of a safetensors file.
 pub(crate) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
     SafeTensors::deserialize(bytes).map_err(|error| {
-        Error::format(path, format!("is no complete safetensors file ({error}). It may be torn: copy or write it again"))
+        Error::format(
+            path,
+            format!("is no complete safetensors file ({error}). It may be torn: copy or write it again"),
+        )
     })
 }
 
 /// Reads every tensor of the table, by its name behind `prefix`. Each may carry a leading replica axis.
-pub(crate) fn read_weights(path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable, prefix: &str) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn read_weights(
+    path: &Path,
+    tensors: &SafeTensors<'_>,
+    table: &WeightTable,
+    prefix: &str,
+) -> Result<Vec<Vec<f32>>> {
     let mut replicas: Vec<Vec<f32>> = Vec::new();
     for spec in table.specs() {
         let name = format!("{prefix}{}", spec.name);
@@ -131,7 +139,8 @@ const ALIASES: &[(&str, &str)] = &[("tied", "tied_embeddings"), ("tie_word_embed
 
 fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
     let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
-    let value: Value = serde_json::from_str(&text).map_err(|error| Error::format(path, format!("is no JSON: {error}")))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|error| Error::format(path, format!("is no JSON: {error}")))?;
     let Value::Object(mut found) = value else { return Err(Error::format(path, "must hold a JSON object")) };
     for (alias, key) in ALIASES {
         if let Some(value) = found.remove(*alias) {
@@ -148,7 +157,9 @@ fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
     if found.get("normalization_type") == Some(&Value::Null) {
         found.insert("normalization_type".to_owned(), Value::from("none"));
     }
-    let Ok(Value::Object(known)) = serde_json::to_value(ModelConfig::default()) else { return Err(Error::format(path, "config")) };
+    let Ok(Value::Object(known)) = serde_json::to_value(ModelConfig::default()) else {
+        return Err(Error::format(path, "config"));
+    };
     found.retain(|key, value| known.contains_key(key) && !value.is_null());
 
     // What the file leaves out, the weights tell.
@@ -187,6 +198,7 @@ fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
             found.entry(key).or_insert(Value::from(value));
         }
     }
-    let config: ModelConfig = serde_json::from_value(Value::Object(found)).map_err(|error| Error::format(path, error.to_string()))?;
+    let config: ModelConfig =
+        serde_json::from_value(Value::Object(found)).map_err(|error| Error::format(path, error.to_string()))?;
     config.resolve().map_err(|error| Error::format(path, error.to_string()))
 }

@@ -228,7 +228,15 @@ impl Model {
     }
 
     /// The MLP reading `from`, added to `residual`. `dims` is [B, Tq, D].
-    fn mlp(&self, tape: &mut Tape, hooks: &mut Hooks, layer: usize, from: Var, residual: Var, dims: [usize; 3]) -> Result<Var> {
+    fn mlp(
+        &self,
+        tape: &mut Tape,
+        hooks: &mut Hooks,
+        layer: usize,
+        from: Var,
+        residual: Var,
+        dims: [usize; 3],
+    ) -> Result<Var> {
         let config = &self.config;
         let block = |name: &str| format!("blocks.{layer}.{name}");
         let hidden = [dims[0], dims[1], config.d_mlp];
@@ -262,7 +270,15 @@ impl Model {
 
     /// The norm of that name, or `x` itself where the model has none. Hooks get the shape `dims`, after
     /// `rows` were picked.
-    fn norm(&self, tape: &mut Tape, hooks: &mut Hooks, name: &str, x: Var, rows: Option<Var>, dims: &[usize; 3]) -> Result<Var> {
+    fn norm(
+        &self,
+        tape: &mut Tape,
+        hooks: &mut Hooks,
+        name: &str,
+        x: Var,
+        rows: Option<Var>,
+        dims: &[usize; 3],
+    ) -> Result<Var> {
         let Some((weight, bias)) = self.config.norm_parts() else { return Ok(x) };
         let kind = match self.config.normalization_type {
             Normalization::RMS | Normalization::RMSPre => NormKind::Rms,

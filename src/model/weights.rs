@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn a_tensor_draws_the_same_whatever_else_the_model_has() {
         let plain = ModelConfig { d_vocab: 5, n_ctx: 3, n_layers: 2, ..ModelConfig::default() };
-        let more = ModelConfig { normalization_type: super::super::Normalization::LN, gated_mlp: true, ..plain.clone() };
+        let more =
+            ModelConfig { normalization_type: super::super::Normalization::LN, gated_mlp: true, ..plain.clone() };
         let draw = |config: ModelConfig| {
             let table = WeightTable::new(&config.resolve().unwrap());
             let at = &table.specs()[table.find("blocks.1.attn.W_V").unwrap()];

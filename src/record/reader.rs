@@ -51,12 +51,17 @@ pub fn read_metrics(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<BTreeMa
     let mut series = BTreeMap::new();
     for part in parts {
         let file = File::open(&part).map_err(Error::io("cannot read", &part))?;
-        read_part(file, &wanted, &mut series).map_err(|error| Error::format(&part, format!("is no metric segment: {error}")))?;
+        read_part(file, &wanted, &mut series)
+            .map_err(|error| Error::format(&part, format!("is no metric segment: {error}")))?;
     }
     Ok(series)
 }
 
-fn read_part(file: File, wanted: &impl Fn(&str) -> bool, series: &mut BTreeMap<Key, Series>) -> parquet::errors::Result<()> {
+fn read_part(
+    file: File,
+    wanted: &impl Fn(&str) -> bool,
+    series: &mut BTreeMap<Key, Series>,
+) -> parquet::errors::Result<()> {
     let reader = SerializedFileReader::new(file)?;
     let mut found: Vec<(Key, Series)> = Vec::new();
     for at in 0..reader.num_row_groups() {
@@ -68,7 +73,7 @@ fn read_part(file: File, wanted: &impl Fn(&str) -> bool, series: &mut BTreeMap<K
         let [layers, heads, indices] = [4, 5, 6].map(|c| column::<Int32Type>(group.as_ref(), c));
         let (layers, heads, indices) = (layers?, heads?, indices?);
         let values = column::<FloatType>(group.as_ref(), 7)?;
-        let mut places: HashMap<(&[u8], &[u8], [i32; 4]), Option<usize>> = HashMap::new();
+        let mut places: HashMap<_, Option<usize>> = HashMap::new();
         for row in 0..steps.len() {
             let place = [layers[row], heads[row], indices[row], replicas[row]];
             let slot = places.entry((metrics[row].data(), sites[row].data(), place)).or_insert_with(|| {

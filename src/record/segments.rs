@@ -158,7 +158,10 @@ fn encode(columns: &Columns) -> parquet::errors::Result<Vec<u8>> {
     writer.into_inner()
 }
 
-fn column<T: DataType>(group: &mut SerializedRowGroupWriter<'_, Vec<u8>>, values: &[T::T]) -> parquet::errors::Result<()> {
+fn column<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+    values: &[T::T],
+) -> parquet::errors::Result<()> {
     if let Some(mut column) = group.next_column()? {
         column.typed::<T>().write_batch(values, None, None)?;
         column.close()?;

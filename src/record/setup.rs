@@ -83,7 +83,9 @@ pub fn apply_sets(text: &str, sets: &[String]) -> Result<String> {
     }
     let mut table: Table = parse(text)?;
     for set in sets {
-        let fail = |what: &str| Error::Config(format!("--set {set}: {what}; write --set key=value, as in --set optimizer.weight_decay=0.3"));
+        let fail = |what: &str| {
+            Error::Config(format!("--set {set}: {what}; write --set key=value, as in --set optimizer.weight_decay=0.3"))
+        };
         let (key, value) = set.split_once('=').ok_or_else(|| fail("has no ="))?;
         let (key, value) = (quote_metric(key.trim()), value.trim());
         let quoted = format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
@@ -144,7 +146,8 @@ mod tests {
 
     #[test]
     fn settings_reach_their_place() {
-        let sets = ["optimizer.weight_decay=0.3", "measure.every.loss.test=7", "name=two words", "task.operation=multiply"];
+        let sets =
+            ["optimizer.weight_decay=0.3", "measure.every.loss.test=7", "name=two words", "task.operation=multiply"];
         let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
         let setup = Setup::from_toml(&apply_sets(GOOD, &sets).unwrap()).unwrap();
         assert_eq!(setup.config.optimizer.weight_decay, 0.3);

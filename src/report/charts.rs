@@ -72,7 +72,8 @@ const CHARTS: &[Chart] = &[
         unit: "logits",
         select: |key| {
             let names = ["min", "mean", "max"];
-            (key.metric == "margin.test").then(|| names.get(key.index as usize).map_or_else(String::new, |n| (*n).to_owned()))
+            (key.metric == "margin.test")
+                .then(|| names.get(key.index as usize).map_or_else(String::new, |n| (*n).to_owned()))
         },
     },
     Chart {
@@ -128,13 +129,7 @@ const CHARTS: &[Chart] = &[
         unit: "norm",
         select: |key| by_tensor(key, "update_norm"),
     },
-    Chart {
-        title: "Attention entropy",
-        name: "entropy",
-        kind: Kind::Lines,
-        unit: "nats",
-        select: by_head,
-    },
+    Chart { title: "Attention entropy", name: "entropy", kind: Kind::Lines, unit: "nats", select: by_head },
     Chart {
         title: "Likeness of heads: cosine of attention patterns, as they are",
         name: "similarity",
@@ -147,7 +142,9 @@ const CHARTS: &[Chart] = &[
         name: "similarity_centered",
         kind: Kind::Lines,
         unit: "cosine",
-        select: |key| (key.metric == "head_similarity.centered").then(|| format!("layer {} pair {}", key.layer, key.index)),
+        select: |key| {
+            (key.metric == "head_similarity.centered").then(|| format!("layer {} pair {}", key.layer, key.index))
+        },
     },
 ];
 
@@ -195,14 +192,20 @@ impl Charts {
 
     /// What the reader must know of the pictures.
     pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes = vec!["Drag over the strip above the charts to zoom all of them; double-click it to see everything again.".to_owned()];
+        let mut notes = vec![
+            "Drag over the strip above the charts to zoom all of them; double-click it to see everything again."
+                .to_owned(),
+        ];
         if self.thinned {
             notes.push(format!(
                 "Long series are thinned: of each stretch of steps the smallest and the largest value are drawn, at most {SERIES_POINTS} points a line; heat maps have {HEAT_COLUMNS} columns. The Parquet files hold every number."
             ));
         }
         if self.replicas {
-            notes.push("Lines are drawn for every replica; heat maps, key frequencies and phases are those of replica 0.".to_owned());
+            notes.push(
+                "Lines are drawn for every replica; heat maps, key frequencies and phases are those of replica 0."
+                    .to_owned(),
+            );
         }
         notes
     }
@@ -409,5 +412,6 @@ fn flags(chosen: &[(String, &Key, &Series)], thinned: &mut bool) -> Option<Value
             }
         }
     }
-    (!step.is_empty()).then(|| json!({ "names": names, "series": series, "step": step, "until": until, "index": index }))
+    (!step.is_empty())
+        .then(|| json!({ "names": names, "series": series, "step": step, "until": until, "index": index }))
 }

@@ -78,7 +78,11 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
         task.iter().map(|(key, value)| format!("{key} {}", text(value))).collect::<Vec<_>>().join(", ")
     });
     let model = &config["model"];
-    let mlp = if model["attn_only"] == json!(true) { "attention only".to_owned() } else { format!("d_mlp {}, {}", model["d_mlp"], text(&model["act_fn"])) };
+    let mlp = if model["attn_only"] == json!(true) {
+        "attention only".to_owned()
+    } else {
+        format!("d_mlp {}, {}", model["d_mlp"], text(&model["act_fn"]))
+    };
     let architecture = format!(
         "{} layer(s), d_model {}, {} heads of {}, {mlp}, norm {}, positions {}",
         model["n_layers"],
@@ -108,9 +112,23 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
         ("Weights from", manifest.from.as_ref().map(|p| p.display().to_string()).unwrap_or_default()),
         (
             "Adapter",
-            format!("{} ({}), {}, {}", text(&adapter["name"]), text(&adapter["backend"]), text(&adapter["kind"]), text(&adapter["driver"])),
+            format!(
+                "{} ({}), {}, {}",
+                text(&adapter["name"]),
+                text(&adapter["backend"]),
+                text(&adapter["kind"]),
+                text(&adapter["driver"])
+            ),
         ),
-        ("Time", format!("{} to {}, {:.0} s", manifest.started, manifest.stopped.as_deref().unwrap_or("now"), manifest.seconds)),
+        (
+            "Time",
+            format!(
+                "{} to {}, {:.0} s",
+                manifest.started,
+                manifest.stopped.as_deref().unwrap_or("now"),
+                manifest.seconds
+            ),
+        ),
         ("Program", format!("thermoscope {}", manifest.version)),
         ("Configuration hash", manifest.hash.clone()),
     ];

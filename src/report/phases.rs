@@ -58,13 +58,15 @@ fn first_key(series: &BTreeMap<Key, Series>) -> Option<(i64, String)> {
         .map(|(_, s)| s.steps.clone())?;
     let born = |steps: &[i64]| {
         let present: BTreeSet<i64> = steps.iter().copied().collect();
-        let stays = looked.iter().rev().take_while(|step| present.contains(step)).last().copied();
-        stays
+        looked.iter().rev().take_while(|step| present.contains(step)).last().copied()
     };
     let births: Vec<(i64, i32)> = keys.iter().filter_map(|(key, s)| Some((born(&s.steps)?, key.index))).collect();
     let first = births.iter().min()?;
     let all: Vec<String> = births.iter().map(|(step, k)| format!("{k} (from step {step})")).collect();
-    Some((first.0, format!("frequency {} becomes key in the logits and stays; keys at the end: {}", first.1, all.join(", "))))
+    Some((
+        first.0,
+        format!("frequency {} becomes key in the logits and stays; keys at the end: {}", first.1, all.join(", ")),
+    ))
 }
 
 #[cfg(test)]
@@ -73,7 +75,8 @@ mod tests {
 
     #[test]
     fn a_crossing_must_hold() {
-        let series = Series { steps: (0..10).collect(), values: vec![0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0] };
+        let series =
+            Series { steps: (0..10).collect(), values: vec![0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0] };
         assert_eq!(crossing(&series, |v| v > 0.5), Some(4));
         let late = Series { steps: vec![0, 5], values: vec![0.0, 1.0] };
         assert_eq!(crossing(&late, |v| v > 0.5), Some(5));

@@ -61,7 +61,9 @@ impl Feed {
                 fixed(tape, examples, &ids, &counts)
             }
             (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
-            (_, None) => Err(Error::Config("batch.size = \"full\" needs a finite set of examples; give a number".to_owned())),
+            (_, None) => {
+                Err(Error::Config("batch.size = \"full\" needs a finite set of examples; give a number".to_owned()))
+            }
             (Self::Corpus { corpus, .. }, Some(size)) => {
                 let stream = tape.constant_u32(&[corpus.train.len()], &corpus.train);
                 let seeds = seed_words(tape, seeds);
@@ -129,7 +131,14 @@ impl Feed {
 }
 
 /// A list of sequences, the same for all replicas or one list after the other, as a finite set.
-fn one_list(tape: &mut Tape, tokens: Vec<u32>, targets: Vec<u32>, seq: usize, lists: usize, piece: usize) -> Result<Vec<Batch>> {
+fn one_list(
+    tape: &mut Tape,
+    tokens: Vec<u32>,
+    targets: Vec<u32>,
+    seq: usize,
+    lists: usize,
+    piece: usize,
+) -> Result<Vec<Batch>> {
     let per_list = (tokens.len() / seq / lists) as u32;
     let examples = Examples { tokens, seq, targets, width: seq, splits: Vec::new() };
     let ids: Vec<Vec<u32>> = (0..lists as u32).map(|l| (l * per_list..(l + 1) * per_list).collect()).collect();
@@ -513,7 +522,8 @@ mod tests {
 
     #[test]
     fn windows_are_those_of_the_reference() {
-        let corpus = Corpus { train: (0..500).map(|i| i * i % 251).collect(), test: vec![0; 50], seq: 31, test_sequences: 2 };
+        let corpus =
+            Corpus { train: (0..500).map(|i| i * i % 251).collect(), test: vec![0; 50], seq: 31, test_sequences: 2 };
         let feed = Feed::Corpus { corpus, seeds: vec![1, 2] };
         let mut case = Case::new("windows");
         let (clock, seeds) = clock_and_seeds(&mut case, 12);

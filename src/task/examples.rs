@@ -102,7 +102,8 @@ impl Examples {
         for (number, value) in numbers.values_mut().enumerate() {
             *value = number as u32;
         }
-        let pairs = self.tokens.iter().enumerate().map(|(at, token)| numbers[&((at % self.seq) as u32, *token)]).collect();
+        let pairs =
+            self.tokens.iter().enumerate().map(|(at, token)| numbers[&((at % self.seq) as u32, *token)]).collect();
         let (positions, tokens) = numbers.into_keys().unzip();
         Some((tokens, positions, pairs))
     }

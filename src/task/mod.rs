@@ -81,6 +81,8 @@ pub(crate) fn check_fraction(name: &str, fraction: f64) -> Result<()> {
     if fraction > 0.0 && fraction < 1.0 {
         Ok(())
     } else {
-        Err(Error::Config(format!("{name} = {fraction} must lie between 0 and 1, both excluded: both sides of the split need examples")))
+        Err(Error::Config(format!(
+            "{name} = {fraction} must lie between 0 and 1, both excluded: both sides of the split need examples"
+        )))
     }
 }

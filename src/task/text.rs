@@ -82,7 +82,10 @@ impl Task for Text {
         if let Err(error) = std::str::from_utf8(&text) {
             return Err(Error::format(
                 &self.path,
-                format!("is not UTF-8 text (byte {} is not). Convert it, or give token ids with kind = \"tokens\"", error.valid_up_to()),
+                format!(
+                    "is not UTF-8 text (byte {} is not). Convert it, or give token ids with kind = \"tokens\"",
+                    error.valid_up_to()
+                ),
             ));
         }
         let tokens: Vec<u32> = text.into_iter().map(u32::from).collect();

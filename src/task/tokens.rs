@@ -91,7 +91,10 @@ fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u32>>> {
     let tensors = crate::model::open(path, bytes)?;
     let view = tensors.tensor("tokens").map_err(|_| Error::format(path, "has no tensor called tokens"))?;
     let &[_, width] = view.shape() else {
-        return Err(Error::format(path, format!("tensor tokens has shape {:?}, [sequences, tokens] is needed", view.shape())));
+        return Err(Error::format(
+            path,
+            format!("tensor tokens has shape {:?}, [sequences, tokens] is needed", view.shape()),
+        ));
     };
     let size = match view.dtype() {
         Dtype::U8 | Dtype::I8 => 1,

@@ -308,14 +308,19 @@ impl<T: Task> RunConfig<T> {
             return fail("checkpoint.every must be 1 at least".to_owned());
         }
         if let Some((name, _)) = self.measure.every.iter().find(|(_, every)| **every == 0) {
-            return fail(format!("measure.every.{name} must be 1 at least; put {name} into measure.off to leave it out"));
+            return fail(format!(
+                "measure.every.{name} must be 1 at least; put {name} into measure.off to leave it out"
+            ));
         }
         for replica in 0..self.replicas as usize {
             self.check_optimizer(&self.optimizer_of(replica))?;
         }
         let names: Vec<String> = WeightTable::new(&self.model).specs().iter().map(|s| s.name.clone()).collect();
         if let Some(pattern) = self.optimizer.no_decay.iter().find(|p| !names.iter().any(|n| matches(p, n))) {
-            return fail(format!("optimizer.no_decay: no tensor is called {pattern}; this model has {}", names.join(", ")));
+            return fail(format!(
+                "optimizer.no_decay: no tensor is called {pattern}; this model has {}",
+                names.join(", ")
+            ));
         }
         Ok(self)
     }
@@ -423,8 +428,19 @@ mod tests {
             (with(&|c| c.optimizer.no_decay = vec!["nothing".to_owned()]), "no_decay"),
             (with(&|c| c.model.n_ctx = 5), "n_ctx"),
             (with(&|c| c.checkpoint.every = 0), "checkpoint"),
-            (with(&|c| { c.measure.every.insert("loss.test".to_owned(), 0); }), "loss.test"),
-            (with(&|c| { c.replicas = 2; c.replica = vec![ReplicaConfig::default()]; }), "[[replica]]"),
+            (
+                with(&|c| {
+                    c.measure.every.insert("loss.test".to_owned(), 0);
+                }),
+                "loss.test",
+            ),
+            (
+                with(&|c| {
+                    c.replicas = 2;
+                    c.replica = vec![ReplicaConfig::default()];
+                }),
+                "[[replica]]",
+            ),
         ] {
             assert!(error.contains(name), "{error}");
         }

@@ -5,8 +5,8 @@ mod optimizer;
 mod session;
 
 pub use config::{
-    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, ReplicaConfig, RunConfig,
-    ScheduleConfig, ScheduleKind,
+    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, ReplicaConfig, RunConfig, ScheduleConfig,
+    ScheduleKind,
 };
 pub use optimizer::{Hyper, shaders as optimizer_shaders};
 pub use session::{Row, Session, Snapshot, StepRow};

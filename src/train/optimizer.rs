@@ -181,7 +181,14 @@ pub(super) struct State {
 
 /// Appends one step of the optimizer. When the program only measures, the same kernels run and leave
 /// everything as it is.
-pub(super) fn append(tape: &mut Tape, table: &WeightTable, decays: &[bool], kind: OptimizerKind, clip: bool, state: State) -> Result<UpdateNorms> {
+pub(super) fn append(
+    tape: &mut Tape,
+    table: &WeightTable,
+    decays: &[bool],
+    kind: OptimizerKind,
+    clip: bool,
+    state: State,
+) -> Result<UpdateNorms> {
     let blocks = Blocks::new(table, decays);
     let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
     let tensors = tape.constant_u32(&[table.specs().len(), 2], &blocks.tensors);
@@ -216,8 +223,11 @@ impl Op for SquareSums {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let blocks = outputs[0].len() as u32;
-        let params =
-            SquareSumParams { blocks, grads_replica: inputs[0].replica_stride / 4, sums_replica: outputs[0].replica_stride };
+        let params = SquareSumParams {
+            blocks,
+            grads_replica: inputs[0].replica_stride / 4,
+            sums_replica: outputs[0].replica_stride,
+        };
         let tensors = [&inputs[0], &inputs[1], &outputs[0]];
         cx.dispatch(&SQUARE_SUMS, &[], &params, &tensors, grid_1d(u64::from(blocks), cx.replicas))
     }
@@ -318,7 +328,8 @@ impl Op for Update {
         for (row, sums) in blocks.data.chunks_exact(4).zip(sums.data.chunks_exact_mut(3)) {
             let first = row[0] as usize;
             for i in first..first + row[1] as usize {
-                let moved = moved(self.kind, hyper, coefficients, row[2] != 0.0, [w.data[i], g.data[i], m.data[i], v.data[i]]);
+                let moved =
+                    moved(self.kind, hyper, coefficients, row[2] != 0.0, [w.data[i], g.data[i], m.data[i], v.data[i]]);
                 sums[0] += w.data[i].powi(2);
                 sums[1] += g.data[i].powi(2);
                 sums[2] += (moved[0] - w.data[i]).powi(2);
@@ -330,7 +341,13 @@ impl Op for Update {
 
 /// Weight and moments of one parameter after a step, in f64: decoupled decay for AdamW (Loshchilov and
 /// Hutter 2019, as PyTorch has it), decay added to the gradient for Adam and SGD.
-pub(super) fn moved(kind: OptimizerKind, hyper: &Array, coefficients: &Array, decays: bool, [w, g, m, v]: [f64; 4]) -> [f64; 3] {
+pub(super) fn moved(
+    kind: OptimizerKind,
+    hyper: &Array,
+    coefficients: &Array,
+    decays: bool,
+    [w, g, m, v]: [f64; 4],
+) -> [f64; 3] {
     let h = |name: &str| hyper.data[Hyper::FIELDS.iter().position(|f| f.name == name).unwrap_or(0)];
     let [rate, size, root, factor, _] = coefficients.data[..] else { return [w, m, v] };
     let decay = if decays { h("weight_decay") } else { 0.0 };
@@ -367,7 +384,13 @@ impl Op for TensorNorms {
             sums_replica: inputs[0].replica_stride,
             out_replica: outputs[0].replica_stride,
         };
-        cx.dispatch(&TENSOR_NORMS, &[], &params, &[&inputs[0], &inputs[1], &outputs[0]], grid_1d(u64::from(tensors), cx.replicas))
+        cx.dispatch(
+            &TENSOR_NORMS,
+            &[],
+            &params,
+            &[&inputs[0], &inputs[1], &outputs[0]],
+            grid_1d(u64::from(tensors), cx.replicas),
+        )
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -1,7 +1,7 @@
 //! A run on a device: buffers, the recorded step, and its replay.
 
-use super::optimizer::{self, Hyper, State};
 use super::RunConfig;
+use super::optimizer::{self, Hyper, State};
 use crate::autograd::ops::MeanRows;
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
@@ -361,8 +361,7 @@ impl StepRow {
 
     /// Whether the metric was measured in this replay.
     fn has(&self, metric: &Metric) -> bool {
-        self.select.step.is_multiple_of(metric.every)
-            && (self.select.update || metric.presence != Presence::InUpdates)
+        self.select.step.is_multiple_of(metric.every) && (self.select.update || metric.presence != Presence::InUpdates)
     }
 
     /// The first number of the metric of that name, for one replica, if it was measured.
@@ -390,4 +389,3 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
     let count = (room / (u64::from(replicas) * widest as u64)) as usize;
     if count > 256 { count / 256 * 256 } else { count.max(1) }
 }
-

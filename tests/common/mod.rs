@@ -1,6 +1,6 @@
 //! What several tests need: every adapter at hand, and the losses of a session.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 use thermoscope::gpu::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
 use thermoscope::train::Session;
@@ -28,7 +28,8 @@ pub fn losses(gpu: &Gpu, session: &mut Session, steps: u64) -> Vec<Vec<f32>> {
         gpu.wait().expect("the device works");
         while let Some(rows) = session.take_rows().expect("rows arrive") {
             for row in rows {
-                let value = |r| row.value(session.metrics(), "loss.train", r).expect("the loss is measured at every step");
+                let value =
+                    |r| row.value(session.metrics(), "loss.train", r).expect("the loss is measured at every step");
                 losses.push((0..replicas).map(value).collect());
             }
         }

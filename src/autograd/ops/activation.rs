@@ -89,7 +89,13 @@ static GATED_BACKWARD: Shader = Shader {
 pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &GATED_FORWARD, &GATED_BACKWARD];
 
 /// Records an element-wise kernel over up to three inputs and two outputs of equal size.
-fn record(cx: &mut Lower<'_>, shader: &'static Shader, act: ActFn, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+fn record(
+    cx: &mut Lower<'_>,
+    shader: &'static Shader,
+    act: ActFn,
+    inputs: &[Tensor],
+    outputs: &[Tensor],
+) -> Result<()> {
     let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
     let wide = tensors.iter().all(|t| t.len().is_multiple_of(4) && t.replica_stride.is_multiple_of(4));
     let width = if wide { 4 } else { 1 };

@@ -174,17 +174,33 @@ impl Op for Attention {
         };
         if sizes.keys <= SMALL {
             let grid = grid_1d((sizes.rows() as u64).div_ceil(64), cx.replicas);
-            return cx.dispatch(&SMALL_FORWARD, &[wide(&sizes, &[q, k, v, z])], &params, &[q, k, v, z, pattern, scores], grid);
+            return cx.dispatch(
+                &SMALL_FORWARD,
+                &[wide(&sizes, &[q, k, v, z])],
+                &params,
+                &[q, k, v, z, pattern, scores],
+                grid,
+            );
         }
         let group = sizes.heads / sizes.groups;
         let (t, w) = (sizes.keys, sizes.width);
         let kv = sizes.kv(sizes.groups);
         sizes
-            .product(Form::NT, (sizes.queries, t, w), (q, sizes.q()), (k, kv), (scores, sizes.scores()), group, self.scale)
+            .product(
+                Form::NT,
+                (sizes.queries, t, w),
+                (q, sizes.q()),
+                (k, kv),
+                (scores, sizes.scores()),
+                group,
+                self.scale,
+            )
             .record(cx)?;
         let (subgroups, grid) = cx.by_rows(sizes.rows(), 64);
         cx.dispatch(&SOFTMAX, &[subgroups], &params, &[scores, pattern], grid)?;
-        sizes.product(Form::NN, (sizes.queries, w, t), (pattern, sizes.scores()), (v, kv), (z, sizes.q()), group, 1.0).record(cx)
+        sizes
+            .product(Form::NN, (sizes.queries, w, t), (pattern, sizes.scores()), (v, kv), (z, sizes.q()), group, 1.0)
+            .record(cx)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
@@ -281,9 +297,12 @@ impl Op for AttentionGrad {
             let per_head = (group > 1).then(|| cx.scratch(&[sizes.batch, t, sizes.heads, w]));
             let target = per_head.as_ref().unwrap_or(out);
             let layout = sizes.kv(sizes.heads);
-            sizes.product(Form::TN, (t, w, tq), (left, line), (right, sizes.q()), (target, layout), 1, alpha).record(cx)?;
+            sizes
+                .product(Form::TN, (t, w, tq), (left, line), (right, sizes.q()), (target, layout), 1, alpha)
+                .record(cx)?;
             if let Some(per_head) = &per_head {
-                let params = AttentionParams { z_replica: per_head.replica_stride, dk_replica: out.replica_stride, ..params };
+                let params =
+                    AttentionParams { z_replica: per_head.replica_stride, dk_replica: out.replica_stride, ..params };
                 let grid = grid_1d((out.len() as u64).div_ceil(64), cx.replicas);
                 cx.dispatch(&GROUP_SUM, &[], &params, &[per_head, out], grid)?;
             }
@@ -302,9 +321,8 @@ impl Op for AttentionGrad {
             let q_at = ((b * s.queries + i) * s.heads + h) * s.width;
             let kv_at = |j: usize| ((b * s.keys + j) * s.groups + g) * s.width;
             let p = &pattern.data[row * s.keys..][..s.keys];
-            let dp: Vec<f64> = (0..s.keys)
-                .map(|j| (0..s.width).map(|x| dz.data[q_at + x] * v.data[kv_at(j) + x]).sum())
-                .collect();
+            let dp: Vec<f64> =
+                (0..s.keys).map(|j| (0..s.width).map(|x| dz.data[q_at + x] * v.data[kv_at(j) + x]).sum()).collect();
             let mean: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
             for j in 0..s.keys {
                 let ds = p[j] * (dp[j] - mean);

@@ -220,7 +220,13 @@ impl Op for ScatterRows {
             order_replica: order.replica_stride,
             y_replica: y.replica_stride / width,
         };
-        cx.dispatch(&SCATTER, &[u32::from(wide)], &params, &[x, starts, order, y], grid_1d(self.rows as u64, cx.replicas))
+        cx.dispatch(
+            &SCATTER,
+            &[u32::from(wide)],
+            &params,
+            &[x, starts, order, y],
+            grid_1d(self.rows as u64, cx.replicas),
+        )
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {

@@ -215,5 +215,7 @@ struct Choice {
 /// Whether rows of the operand start at multiples of four elements.
 fn aligned(tensor: &Tensor, layout: Layout) -> bool {
     tensor.replica_stride.is_multiple_of(4)
-        && [layout.ld, layout.outer, layout.inner, layout.block, layout.block_stride].iter().all(|s| s.is_multiple_of(4))
+        && [layout.ld, layout.outer, layout.inner, layout.block, layout.block_stride]
+            .iter()
+            .all(|s| s.is_multiple_of(4))
 }

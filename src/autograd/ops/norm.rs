@@ -77,7 +77,9 @@ impl Op for Norm {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let (n, d) = inputs[0].rows();
-        if inputs.len() != 1 + usize::from(self.weight) + usize::from(self.bias) || inputs[1..].iter().any(|s| s.len() != d) {
+        if inputs.len() != 1 + usize::from(self.weight) + usize::from(self.bias)
+            || inputs[1..].iter().any(|s| s.len() != d)
+        {
             return Err(misfit("norm", format!("rows of {d} with {} affine vectors", inputs.len() - 1)));
         }
         let owned = inputs.iter().any(|s| s.owned);
@@ -132,10 +134,10 @@ impl Op for Norm {
             let scale = (variance + f64::from(self.eps)).sqrt();
             means.data[row] = mean;
             scales.data[row] = scale;
-            for i in 0..d {
+            for (i, value) in x.iter().enumerate() {
                 let w = if self.weight { inputs[1].data[i] } else { 1.0 };
                 let b = if self.bias { inputs[2].data[i] } else { 0.0 };
-                y.data[row * d + i] = (x[i] - mean) / scale * w + b;
+                y.data[row * d + i] = (value - mean) / scale * w + b;
             }
         }
         vec![y, means, scales]
@@ -188,8 +190,7 @@ impl Op for NormGrad {
             let g = |i: usize| inputs[0].data[row * d + i] * if self.weight { inputs[4].data[i] } else { 1.0 };
             let normal = |i: usize| (inputs[1].data[row * d + i] - mean) / scale;
             let along = (0..d).map(|i| g(i) * normal(i)).sum::<f64>() / d as f64;
-            let centre =
-                if self.kind == NormKind::Layer { (0..d).map(g).sum::<f64>() / d as f64 } else { 0.0 };
+            let centre = if self.kind == NormKind::Layer { (0..d).map(g).sum::<f64>() / d as f64 } else { 0.0 };
             for i in 0..d {
                 dx.data[row * d + i] = (g(i) - centre - normal(i) * along) / scale;
             }

@@ -94,7 +94,11 @@ impl Op for Rotary {
             }
             let turn = &table.data[(position.index(at / (width * heads)) * half + i % half) * 2..];
             let (cos, sin) = (turn[0], sign * turn[1]);
-            if i < half { x.data[at] * cos - x.data[at + half] * sin } else { x.data[at] * cos + x.data[at - half] * sin }
+            if i < half {
+                x.data[at] * cos - x.data[at + half] * sin
+            } else {
+                x.data[at] * cos + x.data[at - half] * sin
+            }
         })]
     }
 }
