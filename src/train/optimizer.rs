@@ -422,3 +422,184 @@ impl Op for Advance {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::Bindings;
+    use crate::gpu::{Class, Gpu, Philox, Select, Storage, Stream, read_now};
+    use crate::model::ModelConfig;
+
+    const REPLICAS: usize = 2;
+    const STEPS: u64 = 8;
+
+    /// One parameter as PyTorch's documentation writes AdamW, Adam (decay as L2) and SGD with momentum.
+    struct Textbook {
+        w: f64,
+        m: f64,
+        v: f64,
+    }
+
+    impl Textbook {
+        fn step(&mut self, config: &OptimizerConfig, rate: f64, decay: f64, g: f64, t: i32) {
+            let [b1, b2] = config.betas;
+            if config.kind == OptimizerKind::Sgd {
+                self.m = config.momentum * self.m + g + decay * self.w;
+                self.w -= rate * self.m;
+                return;
+            }
+            let l2 = if config.kind == OptimizerKind::Adam { decay * self.w } else { 0.0 };
+            if config.kind == OptimizerKind::Adamw {
+                self.w -= rate * decay * self.w;
+            }
+            self.m = b1 * self.m + (1.0 - b1) * (g + l2);
+            self.v = b2 * self.v + (1.0 - b2) * (g + l2) * (g + l2);
+            let (m, v) = (self.m / (1.0 - b1.powi(t)), self.v / (1.0 - b2.powi(t)));
+            self.w -= rate * m / (v.sqrt() + config.eps);
+        }
+    }
+
+    fn rate(config: &OptimizerConfig, schedule: &ScheduleConfig, step: u64) -> f64 {
+        let warm = if schedule.warmup > 0 { (step as f64 / schedule.warmup as f64).min(1.0) } else { 1.0 };
+        let share = (step as f64 - schedule.warmup as f64) / (schedule.steps as f64 - schedule.warmup as f64);
+        let fall = match schedule.kind {
+            ScheduleKind::Constant => 1.0,
+            ScheduleKind::Cosine => {
+                let half = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
+                schedule.floor + (1.0 - schedule.floor) * half
+            }
+        };
+        config.learning_rate * warm * fall
+    }
+
+    fn floats(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<f32> {
+        read_now(gpu, buffer, 0..buffer.size()).unwrap().into_iter().map(f32::from_bits).collect()
+    }
+
+    fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) {
+        let model = ModelConfig { d_model: 6, n_heads: 2, d_vocab: 5, d_vocab_out: 7, n_ctx: 3, ..Default::default() };
+        let table = WeightTable::new(&model.resolve().unwrap());
+        let decays: Vec<bool> = (0..table.specs().len()).map(|tensor| tensor % 3 != 1).collect();
+        let len = table.len();
+        let mut tape = Tape::new(REPLICAS as u32);
+        let state = State {
+            weights: tape.input("weights", Shape::f32(&[len])),
+            grads: tape.input("gradients", Shape::f32(&[len])),
+            first: tape.input("first", Shape::f32(&[len])),
+            second: tape.input("second", Shape::f32(&[len])),
+            hyper: tape.input("hyper", Shape::f32(&[Hyper::LEN])),
+            clock: tape.input("clock", Shape::u32(&[1]).shared()),
+        };
+        let clip = configs[0].clip;
+        let norms = append(&mut tape, &table, &decays, configs[0].kind, clip > 0.0, state).unwrap();
+        advance(&mut tape, state.clock).unwrap();
+
+        // Gaps between tensors are zero, as a session has them.
+        let mut draws = 0;
+        let mut fill = |scale: f64| {
+            let mut data = vec![0.0f32; REPLICAS * len];
+            for replica in data.chunks_exact_mut(len) {
+                for spec in table.specs() {
+                    for x in &mut replica[spec.offset..][..spec.len()] {
+                        draws += 1;
+                        *x = (scale * Philox::new(7, Stream::Weights, 0).normals(draws)[0]) as f32;
+                    }
+                }
+            }
+            data
+        };
+        let weights_before = fill(0.5);
+        let gradients: Vec<Vec<f32>> = (0..STEPS).map(|step| fill(0.1 + step as f64)).collect();
+        let hyper: Vec<Hyper> = configs.iter().map(|config| Hyper::new(config, schedule, 1)).collect();
+        let hyper_words: &[f32] = bytemuck::cast_slice(&hyper);
+        let weights = gpu.upload(Class::Weights, &weights_before).unwrap();
+        let grads = gpu.upload(Class::Gradients, &gradients[0]).unwrap();
+        let [first, second] = [(); 2].map(|()| gpu.upload(Class::Optimizer, &vec![0.0f32; REPLICAS * len]).unwrap());
+        let out = [norms.weight, norms.grad, norms.update]
+            .map(|var| (var, gpu.buffer(Class::Metrics, (REPLICAS * table.specs().len()) as u64).unwrap()));
+        let mut bindings = Bindings::new();
+        for (var, buffer, stride) in [
+            (state.weights, &weights, len),
+            (state.grads, &grads, len),
+            (state.first, &first, len),
+            (state.second, &second, len),
+            (state.hyper, &gpu.upload(Class::State, hyper_words).unwrap(), Hyper::LEN),
+            (state.clock, &gpu.upload(Class::State, &[0u32]).unwrap(), 0),
+        ] {
+            bindings.bind(var, Storage::whole(buffer, stride as u64));
+        }
+        for (var, buffer) in &out {
+            bindings.bind(*var, Storage::whole(buffer, table.specs().len() as u64));
+        }
+        let program = tape.compile(gpu, &bindings).unwrap();
+        program.poison(gpu);
+        let replay = |gradient: &[f32], update: bool, step: u64| {
+            gpu.queue().write_buffer(&grads, 0, bytemuck::cast_slice(gradient));
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            program.encode(&mut encoder.begin_compute_pass(&Default::default()), Select { step, update });
+            gpu.queue().submit([encoder.finish()]);
+        };
+
+        let mut truth: Vec<Textbook> =
+            weights_before.iter().map(|w| Textbook { w: f64::from(*w), m: 0.0, v: 0.0 }).collect();
+        for (step, gradient) in gradients.iter().enumerate() {
+            replay(gradient, true, step as u64);
+            for (replica, config) in configs.iter().enumerate() {
+                let rate = rate(config, schedule, step as u64);
+                let own = &gradient[replica * len..][..len];
+                let norm = own.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+                let factor = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+                for (spec, decays) in table.specs().iter().zip(&decays) {
+                    let decay = if *decays { config.weight_decay } else { 0.0 };
+                    for i in spec.offset..spec.offset + spec.len() {
+                        let g = f64::from(own[i]) * factor;
+                        truth[replica * len + i].step(config, rate, decay, g, step as i32 + 1);
+                    }
+                }
+            }
+        }
+        // Eight steps of rounding to 24 bits, each at most a few units in the last place of numbers near 1.
+        let close = |got: f32, want: f64, what: &str| {
+            assert!((f64::from(got) - want).abs() <= 3e-6 * want.abs().max(1.0), "{what}: {got} for {want}");
+        };
+        let moved = floats(gpu, &weights);
+        for (at, truth) in truth.iter().enumerate() {
+            close(moved[at], truth.w, &format!("{:?} weight {at}", configs[0].kind));
+        }
+        // The norms are of the gradient as it came and of the weights before the last update.
+        let last = &gradients[STEPS as usize - 1];
+        for replica in 0..REPLICAS {
+            for (tensor, spec) in table.specs().iter().enumerate() {
+                let place = replica * len + spec.offset..replica * len + spec.offset + spec.len();
+                let norm = last[place].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+                let got = floats(gpu, &out[1].1)[replica * table.specs().len() + tensor];
+                close(got / norm as f32, 1.0, &format!("gradient norm of {}", spec.name));
+            }
+        }
+        // Measuring moves nothing.
+        replay(last, false, 0);
+        assert_eq!(floats(gpu, &weights), moved);
+    }
+
+    #[test]
+    fn every_optimizer_follows_its_textbook() {
+        let schedules = [
+            ScheduleConfig { warmup: 3, steps: 1, ..Default::default() },
+            ScheduleConfig { kind: ScheduleKind::Cosine, warmup: 2, steps: 6, floor: 0.1 },
+        ];
+        for gpu in crate::autograd::check::gpus() {
+            for kind in [OptimizerKind::Adamw, OptimizerKind::Adam, OptimizerKind::Sgd] {
+                for (schedule, clip) in schedules.iter().zip([0.0, 2.5]) {
+                    let config = OptimizerConfig { kind, clip, learning_rate: 0.01, ..Default::default() };
+                    let other = OptimizerConfig {
+                        learning_rate: 0.003,
+                        weight_decay: 0.2,
+                        betas: [0.8, 0.95],
+                        ..config.clone()
+                    };
+                    follow(gpu, &[config, other], schedule);
+                }
+            }
+        }
+    }
+}

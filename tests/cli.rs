@@ -1,0 +1,350 @@
+//! The command, as people use it and as they misuse it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::CommandCargoExt as _;
+use thermoscope::record::{RunDir, Status, read_metrics};
+
+const TINY: &str = "\
+name = \"tiny\"
+steps = 4
+[task]
+kind = \"modular\"
+p = 7
+[model]
+d_model = 8
+n_heads = 2
+[checkpoint]
+every = 2
+";
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        place.write("tiny.toml", TINY);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Runs the command in this folder; words are separated by spaces.
+    fn run(&self, line: &str) -> Output {
+        let mut command = Command::cargo_bin("thermoscope").unwrap();
+        command.current_dir(self.dir.path()).args(line.split(' ').filter(|word| !word.is_empty())).output().unwrap()
+    }
+
+    fn good(&self, line: &str) -> String {
+        let output = self.run(line);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{line}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The command fails as it should: exit code 2, one message with these words, no panic.
+    fn bad(&self, line: &str, words: &[&str]) {
+        let output = self.run(line);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
+        assert!(!error.contains("panicked"), "{line}: {error}");
+        assert_eq!(error.matches("error: ").count(), 1, "{line}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{line} should speak of {word}: {error}");
+        }
+    }
+
+    /// Every file below a folder and its bytes.
+    fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        fn walk(dir: &Path, into: &mut Vec<(PathBuf, Vec<u8>)>) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, into);
+                } else {
+                    into.push((path.clone(), std::fs::read(&path).unwrap()));
+                }
+            }
+        }
+        let mut files = Vec::new();
+        walk(&self.path(name), &mut files);
+        files.sort();
+        files
+    }
+}
+
+#[test]
+fn a_run_leaves_a_readable_directory_and_a_report() {
+    let place = Place::new();
+    let said = place.good("run tiny.toml --out out --seed 3");
+    assert!(said.contains("report: out/report.html"), "{said}");
+    let manifest = RunDir::read_manifest(&place.path("out")).unwrap();
+    assert_eq!((manifest.status, manifest.steps_done), (Status::Finished, 4));
+    assert_eq!(manifest.config["seed"], 3);
+    let series = read_metrics(&place.path("out"), |_| true).unwrap();
+    let steps_of = |metric: &str| series.iter().find(|(key, _)| key.metric == metric).unwrap().1.steps.clone();
+    assert_eq!(steps_of("loss.train"), [0, 1, 2, 3, 4], "each step, and the state the run ends with");
+    assert_eq!(steps_of("update_norm"), [0, 1, 2, 3], "the last state was only measured");
+    assert!(series.values().flat_map(|s| &s.values).all(|value| value.is_finite()));
+    for file in ["config.json", "model.safetensors", "optimizer.safetensors", "state.json"] {
+        assert!(place.path("out/checkpoints/step-000004").join(file).exists(), "{file}");
+    }
+    assert!(place.good("run --resume --out out").contains("finished"));
+    assert!(place.good("report out").contains("report.html"));
+}
+
+#[test]
+fn a_model_folder_can_be_measured_and_trained_on() {
+    let place = Place::new();
+    place.good("run tiny.toml --out out");
+    place.write("task.toml", "[task]\nkind = \"modular\"\np = 7\n");
+    let model = "out/checkpoints/step-000004";
+    let said = place.good(&format!("measure {model} --config task.toml --out measured"));
+    assert!(said.contains("loss.test") && said.contains("weight_norm"), "{said}");
+    // The model's last measurement in the run is the same model's measurement now.
+    let last = |dir: &str| {
+        let series = read_metrics(&place.path(dir), |name| name == "loss.test").unwrap();
+        series.into_values().next().unwrap().values.last().unwrap().to_bits()
+    };
+    assert_eq!(last("out"), last("measured"));
+    place.good(&format!("run tiny.toml --from {model} --out more"));
+    place.bad(&format!("run tiny.toml --from {model} --set model.d_model=16 --out no"), &["another model", "[model]"]);
+    place.bad("run tiny.toml --from nowhere --out no", &["nowhere"]);
+    assert!(!place.path("no").exists());
+}
+
+#[test]
+fn lists_and_helps() {
+    let place = Place::new();
+    for (line, words) in [
+        ("--help", &["Examples", "run", "measure", "adapters"][..]),
+        ("run --help", &["--resume", "Examples"]),
+        ("--version", &["thermoscope"]),
+        ("presets", &["grok", "grok-quick", "induction", "text"]),
+        ("presets grok", &["p = 113"]),
+        ("instruments", &["loss.test", "attention_entropy", "fourier_norm"]),
+        ("completions bash", &["thermoscope"]),
+        ("adapters", &["subgroup", "Vulkan"]),
+    ] {
+        let said = place.good(line);
+        for word in words {
+            assert!(said.contains(word), "{line} should speak of {word}: {said}");
+        }
+    }
+    let cards: serde_json::Value = serde_json::from_str(&place.good("instruments --json")).unwrap();
+    let cards = cards.as_array().unwrap();
+    assert!(cards.len() >= 15);
+    for card in cards {
+        for field in ["name", "formula", "unit", "axes", "cost", "every", "control", "source", "not_for"] {
+            assert!(!card[field].is_null() && card[field] != "", "{field} of {card}");
+        }
+    }
+    for line in place.good("adapters --json").lines() {
+        let adapter: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(adapter["name"].is_string() && adapter["max_binding"].is_u64());
+    }
+    let mine = place.good("presets grok-quick");
+    place.write("mine.toml", mine);
+    place.good("run mine.toml --steps 1 --out mine");
+}
+
+#[test]
+fn mistakes_in_a_configuration_are_told_and_write_nothing() {
+    let place = Place::new();
+    place.write("broken.toml", "steps = [");
+    place.write("no-utf8.txt", [b'a', 0xff, 0xfe, b'b'].repeat(200));
+    place.write("short.txt", "tiny");
+    place.write("pairs.json", "[[1, 2], [3, 9]]");
+    place.write("not-pairs.json", "{\"a\": 1}");
+    place.write("tokens.json", "[[1, 2], [3]]");
+    place.write("torn.safetensors", [7u8; 20]);
+    for (set, words) in [
+        ("optimizer.lr=1", &["lr", "learning_rate"][..]),
+        ("foo=1", &["foo"]),
+        ("steps=many", &["steps"]),
+        ("steps=0", &["steps"]),
+        ("steps=-3", &["steps"]),
+        ("optimizer.learning_rate=fast", &["learning_rate"]),
+        ("optimizer.learning_rate=nan", &["learning_rate"]),
+        ("optimizer.betas=[0.9]", &["betas"]),
+        ("optimizer.betas=[0.9,1.0]", &["betas"]),
+        ("optimizer.no_decay=[\"nothing\"]", &["no_decay", "embed.W_E"]),
+        ("task.p=1", &["p"]),
+        ("task.p=258", &["p", "257"]),
+        ("task.kind=chess", &["chess", "modular"]),
+        ("task.train_fraction=0", &["train_fraction"]),
+        ("task.train_fraction=1", &["train_fraction"]),
+        ("task.train_pairs=nowhere.json", &["nowhere.json"]),
+        ("task.train_pairs=pairs.json", &["pairs.json"]),
+        ("task.train_pairs=not-pairs.json", &["not-pairs.json"]),
+        ("model.d_model=9", &["d_model"]),
+        ("model.d_model=0", &["d_model"]),
+        ("model.n_heads=0", &["n_heads"]),
+        ("model.n_heads=3", &["n_heads"]),
+        ("model.act_fn=tanh", &["act_fn", "relu"]),
+        ("model.n_ctx=2", &["n_ctx"]),
+        ("model.normalization_type=batch", &["normalization_type"]),
+        ("batch.size=0", &["batch.size"]),
+        ("batch.size=half", &["batch"]),
+        ("checkpoint.every=0", &["checkpoint.every"]),
+        ("measure.every.loss.tset=5", &["loss.tset", "loss.test"]),
+        ("measure.every.loss.test=0", &["loss.test"]),
+        ("measure.off=[\"everything\"]", &["everything"]),
+        ("replicas=5000", &["replicas"]),
+        ("nonsense", &["nonsense", "key=value"]),
+        // Too large for any device: refused before memory is asked for.
+        ("model.d_mlp=4000000000", &["d_mlp"]),
+        ("model.d_model=200000", &[]),
+        ("replicas=4096", &[]),
+    ] {
+        if set == "replicas=4096" {
+            let more = "--set model.d_model=512 --set task.p=113";
+            place.bad(&format!("run tiny.toml --out out --set {set} {more}"), &["ewer replicas"]);
+        } else {
+            place.bad(&format!("run tiny.toml --out out --set {set}"), words);
+        }
+        assert!(!place.path("out").exists(), "{set} wrote something");
+    }
+    for (line, words) in [
+        ("run", &["PRESET"][..]),
+        ("run nothing", &["nothing", "grok"]),
+        ("run nowhere.toml", &["nowhere.toml"]),
+        ("run broken.toml", &["broken.toml", "line 1"]),
+        ("run text --out out", &["path"]),
+        ("run text --out out --set task.path=nowhere.txt", &["nowhere.txt"]),
+        ("run text --out out --set task.path=no-utf8.txt", &["no-utf8.txt", "UTF-8"]),
+        ("run text --out out --set task.path=short.txt", &["short.txt"]),
+        ("run tiny.toml --out out --adapter 99", &["99", "--adapter"]),
+        ("run tiny.toml --out out --adapter abacus", &["abacus", "--adapter"]),
+        ("run --resume", &["--out"]),
+        ("run --resume --out nowhere", &["nowhere"]),
+        ("report nowhere", &["nowhere"]),
+        ("measure nowhere --config tiny.toml --out out", &["nowhere"]),
+        ("frobnicate", &["frobnicate"]),
+        ("presets nothing", &["nothing"]),
+    ] {
+        place.bad(line, words);
+        assert!(!place.path("out").exists(), "{line} wrote something");
+    }
+    let tokens = "run induction --out out --set task={kind=\"tokens\",path=\"FILE\"}";
+    place.bad(&tokens.replace("FILE", "tokens.json"), &["tokens.json"]);
+    place.bad(&tokens.replace("FILE", "torn.safetensors"), &["torn.safetensors"]);
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_damaged_model_folder_is_told() {
+    let place = Place::new();
+    place.good("run tiny.toml --out out");
+    let model = place.path("out/checkpoints/step-000004");
+    let measure = "measure m --config tiny.toml --out measured";
+    let with = |change: &dyn Fn(&Path)| {
+        let copy = place.path("m");
+        let _ = std::fs::remove_dir_all(&copy);
+        std::fs::create_dir(&copy).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(model.join(name), copy.join(name)).unwrap();
+        }
+        change(&copy);
+    };
+    with(&|m| std::fs::remove_file(m.join("model.safetensors")).unwrap());
+    place.bad(measure, &["model.safetensors"]);
+    with(&|m| std::fs::remove_file(m.join("config.json")).unwrap());
+    place.bad(measure, &["config.json"]);
+    with(&|m| {
+        let bytes = std::fs::read(m.join("model.safetensors")).unwrap();
+        std::fs::write(m.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    });
+    place.bad(measure, &["model.safetensors"]);
+    with(&|m| {
+        let text = std::fs::read_to_string(m.join("config.json")).unwrap();
+        std::fs::write(m.join("config.json"), text.replace("\"d_model\": 8", "\"d_model\": 12")).unwrap();
+    });
+    place.bad(measure, &["model.safetensors"]);
+    with(&|m| std::fs::write(m.join("config.json"), "{").unwrap());
+    place.bad(measure, &["config.json"]);
+    // The model knows fewer tokens than the task has.
+    with(&|_| ());
+    place.bad(&format!("{measure} --set task.p=11"), &["d_vocab"]);
+    assert!(!place.path("measured").exists());
+}
+
+#[test]
+fn what_exists_is_never_overwritten() {
+    let place = Place::new();
+    place.good("run tiny.toml --out out");
+    let before = place.files("out");
+    place.bad("run tiny.toml --out out", &["already holds a run", "--resume"]);
+    place.bad("run tiny.toml --out out --seed 1", &["already holds a run"]);
+    place.bad("run tiny.toml --resume --out out --seed 1", &["another run"]);
+    place.bad("measure out/checkpoints/step-000004 --config tiny.toml --out out", &["already holds a run"]);
+    assert_eq!(place.files("out"), before);
+
+    std::fs::create_dir(place.path("mine")).unwrap();
+    place.write("mine/letter.txt", "dear reader");
+    place.bad("run tiny.toml --out mine", &["not empty"]);
+    assert_eq!(place.files("mine").len(), 1);
+    place.bad("run tiny.toml --out tiny.toml", &["tiny.toml"]);
+    place.bad("run tiny.toml --out tiny.toml/below", &["tiny.toml"]);
+    assert_eq!(std::fs::read_to_string(place.path("tiny.toml")).unwrap(), TINY);
+}
+
+#[test]
+fn damaged_run_directories_are_told() {
+    let place = Place::new();
+    place.good("run tiny.toml --out out --steps 4");
+    // As if it had been killed: status running, checkpoints there.
+    let manifest = std::fs::read_to_string(place.path("out/run.json")).unwrap();
+    let running = manifest.replace("\"finished\"", "\"running\"");
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-000004")).unwrap();
+    place.write("out/run.json", &running);
+    let checkpoint = "out/checkpoints/step-000002";
+
+    let whole = std::fs::read(place.path(&format!("{checkpoint}/model.safetensors"))).unwrap();
+    place.write(&format!("{checkpoint}/model.safetensors"), &whole[..100]);
+    place.bad("run --resume --out out", &["model.safetensors"]);
+    place.write(&format!("{checkpoint}/model.safetensors"), &whole);
+
+    let config = std::fs::read_to_string(place.path(&format!("{checkpoint}/config.json"))).unwrap();
+    place.write(&format!("{checkpoint}/config.json"), config.replace("\"relu\"", "\"gelu\""));
+    place.bad("run --resume --out out", &["another model"]);
+    place.write(&format!("{checkpoint}/config.json"), &config);
+
+    place.write("out/run.json", &running[..running.len() / 2]);
+    place.bad("run --resume --out out", &["run.json"]);
+    place.bad("report out", &["run.json"]);
+    place.write("out/run.json", &running);
+    place.good("run --resume --out out");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    let place = Place::new();
+    // No file may grow beyond 64 KiB: the tables fit, the checkpoint does not.
+    let binary = assert_cmd::cargo::cargo_bin("thermoscope");
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 64; exec {} run tiny.toml --set model.d_model=64 --set model.n_heads=4 --out out",
+        binary.display()
+    );
+    let output = Command::new("bash").current_dir(place.dir.path()).args(["-c", &line]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("cannot write") && !error.contains("panicked"), "{error}");
+    let series = read_metrics(&place.path("out"), |name| name == "loss.train").unwrap();
+    assert_eq!(series.into_values().next().unwrap().steps, [0, 1], "what was measured is there");
+    place.good("report out");
+    // With room again the run goes on.
+    place.good("run --resume --out out");
+    let series = read_metrics(&place.path("out"), |name| name == "loss.train").unwrap();
+    assert_eq!(series.into_values().next().unwrap().steps, [0, 1, 2, 3, 4]);
+}

@@ -1,0 +1,137 @@
+//! A run that is killed at any moment goes on to the bits it would have had; a run that is asked to stop
+//! saves and says so.
+
+#![cfg(unix)]
+
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::CommandCargoExt as _;
+use thermoscope::gpu::{Philox, Stream};
+use thermoscope::record::{RunDir, Status, read_metrics};
+
+/// Batches drawn on the device, momentum to restore, checkpoints as often as possible.
+const RUN: &str = r#"
+    steps = 900
+    [task]
+    kind = "modular"
+    p = 11
+    [model]
+    d_model = 16
+    n_heads = 2
+    [batch]
+    size = 9
+    [checkpoint]
+    every = 3
+    [measure.every]
+    "loss.test" = 5
+"#;
+
+fn start(dir: &Path, words: &[&str]) -> Child {
+    Command::cargo_bin("thermoscope")
+        .unwrap()
+        .current_dir(dir)
+        .args(words)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn begin_or_resume(dir: &Path) -> Child {
+    let begun = dir.join("run/run.json").exists();
+    // Killed before run.json was there: nothing was begun, and the empty remains are in nobody's way.
+    if !begun {
+        let _ = std::fs::remove_dir_all(dir.join("run"));
+    }
+    start(dir, if begun { &["run", "--resume", "--out", "run"] } else { &["run", "run.toml", "--out", "run"] })
+}
+
+/// Every number and the final weights, as bits.
+fn outcome(dir: &Path) -> (Vec<(String, Vec<i64>, Vec<u32>)>, Vec<u8>) {
+    let run = dir.join("run");
+    assert_eq!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
+    let series = read_metrics(&run, |_| true).unwrap();
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
+    let rows = series.iter().map(|(key, s)| (format!("{key:?}"), s.steps.clone(), bits(&s.values))).collect();
+    (rows, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
+}
+
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("run.toml"), RUN).unwrap();
+    dir
+}
+
+fn finish(mut child: Child) -> ExitStatus {
+    let status = child.wait().unwrap();
+    let mut error = String::new();
+    let _ = std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut error);
+    assert!(status.success(), "{status}: {error}");
+    status
+}
+
+#[test]
+fn killed_fifty_times_a_run_ends_with_the_same_bits() {
+    let whole = folder();
+    let began = Instant::now();
+    finish(begin_or_resume(whole.path()));
+    let whole_takes = began.elapsed();
+    let truth = outcome(whole.path());
+    assert!(truth.0.len() > 30);
+
+    let mut kills = 0;
+    let moments = Philox::new(std::process::id().into(), Stream::Batch, 0);
+    while kills < 50 {
+        let dir = folder();
+        loop {
+            let mut child = begin_or_resume(dir.path());
+            // Anywhere from start-up to well into the run.
+            let share = f64::from(moments.below(kills, 1000)) / 1000.0;
+            let until = Instant::now() + Duration::from_secs_f64(0.05 + share * whole_takes.as_secs_f64() * 0.5);
+            let ended = loop {
+                match child.try_wait().unwrap() {
+                    Some(_) => break true,
+                    None if Instant::now() >= until => break false,
+                    None => std::thread::sleep(Duration::from_millis(1)),
+                }
+            };
+            if ended {
+                finish(child);
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            if kills >= 50 {
+                finish(begin_or_resume(dir.path()));
+                break;
+            }
+        }
+        assert!(outcome(dir.path()) == truth, "numbers or weights differ after {kills} kills");
+    }
+}
+
+#[test]
+fn signals_save_and_exit_with_their_codes() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let dir = folder();
+        let mut child = start(dir.path(), &["run", "run.toml", "--out", "run", "--steps", "1000000"]);
+        let run = dir.path().join("run");
+        let patience = Instant::now() + Duration::from_secs(120);
+        while !run.join("checkpoints/step-000003").exists() && !run.join("checkpoints/step-000006").exists() {
+            assert!(Instant::now() < patience && child.try_wait().unwrap().is_none(), "the run goes on");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let kill = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        let manifest = RunDir::read_manifest(&run).unwrap();
+        assert_eq!(manifest.status, Status::Interrupted);
+        assert!(manifest.steps_done >= 3);
+        assert!(run.join(format!("checkpoints/step-{:06}/state.json", manifest.steps_done)).exists());
+        let events = RunDir::read_events(&run).unwrap();
+        assert!(events.iter().any(|event| event.kind == "stop" && event.step == manifest.steps_done));
+    }
+}

@@ -1,0 +1,154 @@
+//! The report in a real browser: it asks nobody for anything, it is drawn, and a drag on the step axis
+//! zooms every chart. Needs Chromium or Chrome (`CHROME` names another binary).
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use headless_chrome::browser::tab::RequestPausedDecision;
+use headless_chrome::protocol::cdp::{Fetch, Input};
+use headless_chrome::{Browser, LaunchOptions, Tab};
+use thermoscope::record::{Manifest, RunDir, Setup, Status, TableRow};
+use thermoscope::train::Session;
+
+const RUN: &str = r#"
+    name = "a <b>small</b> run"
+    steps = 120
+    [task]
+    kind = "modular"
+    p = 13
+    [model]
+    d_model = 16
+    n_heads = 2
+    [optimizer]
+    learning_rate = 0.01
+"#;
+
+/// Trains into a run directory and returns the page.
+fn page(dir: &std::path::Path) -> std::path::PathBuf {
+    let gpu = &common::gpus()[0];
+    let setup = Setup::from_toml(RUN).unwrap();
+    let mut session = Session::new(gpu, setup.config).unwrap();
+    let mut out = RunDir::create(dir, Manifest::new(setup.resolved, gpu.caps(), None)).unwrap();
+    for _ in 0..12 {
+        session.submit(10);
+        gpu.wait().unwrap();
+        while let Some(steps) = session.take_rows().unwrap() {
+            for row in steps.iter().flat_map(|step| session.rows(step)) {
+                out.row(&TableRow {
+                    step: row.step,
+                    replica: row.replica,
+                    metric: row.metric.card.name,
+                    site: &row.metric.site,
+                    place: [row.label.layer, row.label.head, row.label.index],
+                    value: row.value,
+                });
+            }
+        }
+    }
+    out.close(Status::Finished, 120, 1.0).unwrap();
+    thermoscope::report::write(dir).unwrap()
+}
+
+fn browser() -> Browser {
+    let known = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::var_os("CHROME").map(Into::into).or_else(|| {
+        std::env::split_paths(&search).flat_map(|dir| known.map(|name| dir.join(name))).find(|path| path.exists())
+    });
+    let path = found.expect("this test needs Chromium: apt-get install chromium, or name a binary in CHROME");
+    let options = LaunchOptions {
+        path: Some(path),
+        window_size: Some((1280, 1600)),
+        sandbox: false,
+        ..LaunchOptions::default()
+    };
+    Browser::new(options).unwrap()
+}
+
+fn number(tab: &Tab, script: &str) -> f64 {
+    tab.evaluate(script, false).unwrap().value.and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{script} is no number"))
+}
+
+fn mouse(tab: &Tab, kind: Input::DispatchMouseEventTypeOption, x: f64, y: f64) {
+    tab.call_method(Input::DispatchMouseEvent {
+        Type: kind,
+        x,
+        y,
+        button: Some(Input::MouseButton::Left),
+        buttons: Some(1),
+        click_count: Some(1),
+        modifiers: None,
+        timestamp: None,
+        force: None,
+        tangential_pressure: None,
+        tilt_x: None,
+        tilt_y: None,
+        twist: None,
+        delta_x: None,
+        delta_y: None,
+        pointer_Type: None,
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_page_is_alone_is_drawn_and_zooms() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = page(&dir.path().join("run"));
+    let bytes = std::fs::metadata(&page).unwrap().len();
+    assert!(bytes < 5_000_000, "{bytes} bytes");
+    let url = format!("file://{}", page.display());
+
+    let browser = browser();
+    let tab = browser.new_tab().unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    tab.enable_fetch(None, None).unwrap();
+    tab.enable_request_interception(Arc::new(
+        move |_: Arc<_>, _: Arc<_>, paused: Fetch::events::RequestPausedEvent| {
+            log.lock().unwrap().push(paused.params.request.url);
+            RequestPausedDecision::Continue(None)
+        },
+    ))
+    .unwrap();
+    tab.navigate_to(&url).unwrap();
+    tab.wait_for_element_with_custom_timeout("body[data-ready=yes]", Duration::from_secs(30)).unwrap();
+
+    // A name is text, never markup.
+    let title = tab.wait_for_element("h1").unwrap().get_inner_text().unwrap();
+    assert_eq!(title, "a <b>small</b> run");
+    // Something was painted: more than one colour on the canvas, and rows behind it.
+    let colours = number(
+        &tab,
+        "(() => { const c = document.querySelector('#charts canvas'); \
+         const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; \
+         const seen = new Set(); for (let i = 0; i < d.length; i += 4) seen.add(d[i] << 16 | d[i+1] << 8 | d[i+2]); \
+         return seen.size; })()",
+    );
+    assert!(colours > 20.0, "{colours} colours");
+
+    // Dragging along the first chart selects steps; every chart's axis follows.
+    let extent = "(() => { const b = window.view.signal('brush'); return b && b.step ? b.step[1] - b.step[0] : -1; })()";
+    assert_eq!(number(&tab, extent), -1.0, "nothing is selected at first");
+    let (left, top) = (
+        number(&tab, "document.querySelector('#charts canvas').getBoundingClientRect().left"),
+        number(&tab, "document.querySelector('#charts canvas').getBoundingClientRect().top"),
+    );
+    let (x, y) = (left + 250.0, top + 60.0);
+    mouse(&tab, Input::DispatchMouseEventTypeOption::MouseMoved, x, y);
+    mouse(&tab, Input::DispatchMouseEventTypeOption::MousePressed, x, y);
+    for at in 1..=10 {
+        mouse(&tab, Input::DispatchMouseEventTypeOption::MouseMoved, x + 20.0 * f64::from(at), y);
+    }
+    mouse(&tab, Input::DispatchMouseEventTypeOption::MouseReleased, x + 200.0, y);
+    tab.evaluate("window.view.runAsync()", true).unwrap();
+    let selected = number(&tab, extent);
+    // 200 of 820 pixels on an axis of about 120 steps.
+    assert!((15.0..60.0).contains(&selected), "{selected} steps are selected");
+
+    let asked = asked.lock().unwrap();
+    assert!(asked.iter().any(|a| a == &url), "the page itself was asked for: {asked:?}");
+    assert!(asked.iter().all(|a| a == &url || a.starts_with("data:")), "{asked:?}");
+}
