@@ -106,38 +106,68 @@ mod tests {
         assert_eq!(set, files);
     }
 
+    /// Names in an expression, without members.
+    fn names(expression: &str) -> Vec<&str> {
+        let mut found = Vec::new();
+        let mut member = false;
+        for word in expression.split_inclusive(|c: char| !c.is_alphanumeric() && c != '_') {
+            let name = word.trim_end_matches(|c: char| !c.is_alphanumeric() && c != '_');
+            if !name.is_empty() && !member && !name.starts_with(|c: char| c.is_ascii_digit()) {
+                found.push(name);
+            }
+            member = word.ends_with('.');
+        }
+        found
+    }
+
     #[test]
     fn barriers_stand_in_uniform_control_flow() {
-        // naga does not check it. A barrier may not follow a return that depends on the invocation, nor stand
-        // in a branch that does: by convention such conditions name lid, lane, or an index made of them.
+        // naga does not check it. A barrier may not follow a return that some invocations take, nor stand in
+        // a branch or loop that some take more often. Parameters, the workgroup's place and constants are the
+        // same for all invocations, and so is what is computed from them alone.
+        let barriers = ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("];
+        let mut seen = 0;
         for shader in registry() {
-            let mut depth_of_branch: Vec<bool> = Vec::new();
+            let mut uniform: BTreeSet<&str> =
+                ["params", "wid", "groups", "u32", "f32", "min", "max", "select", "var", "let", "true", "false"].into();
+            let mut branches: Vec<bool> = Vec::new();
             let mut returned = false;
             for (number, line) in shader.source.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default();
-                let divergent = code.contains("if (")
-                    && ["lid", "lane", "row_number"]
-                        .iter()
-                        .any(|name| code.split("if (").nth(1).is_some_and(|c| c.contains(name)));
-                if divergent && code.contains("return") {
-                    returned = true;
+                let same = |uniform: &BTreeSet<&str>, expression: &str| {
+                    names(expression).iter().all(|name| uniform.contains(name) || !name.contains(char::is_lowercase))
+                };
+                let mut divergent = false;
+                if let Some((_, condition)) = code.split_once("if (") {
+                    let condition = condition.split_once('{').map_or(condition, |(condition, _)| condition);
+                    divergent = !same(&uniform, condition);
+                } else if let Some((_, head)) = code.split_once("for (var ") {
+                    let parts: Vec<&str> = head.splitn(3, ';').collect();
+                    let (name, first) = parts[0].split_once('=').unwrap_or((parts[0], ""));
+                    if same(&uniform, first) {
+                        uniform.insert(name.trim());
+                    }
+                    divergent = !parts.get(1).is_some_and(|condition| same(&uniform, condition));
+                } else if let Some((name, value)) =
+                    code.trim().strip_prefix("let ").and_then(|rest| rest.split_once(" = "))
+                {
+                    if same(&uniform, value) {
+                        uniform.insert(name);
+                    } else {
+                        uniform.remove(name);
+                    }
                 }
-                let barrier =
-                    ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("]
-                        .iter()
-                        .any(|call| code.contains(call) && !code.trim_start().starts_with("fn "));
-                if barrier && !code.trim_start().starts_with("//") {
+                returned |= divergent && code.contains("return");
+                if barriers.iter().any(|call| code.contains(call)) && !code.trim_start().starts_with("fn ") {
+                    seen += 1;
                     let place = format!("shaders/{}.wgsl:{}", shader.name, number + 1);
                     assert!(!returned, "{place}: a barrier behind a return that some invocations take");
-                    assert!(
-                        !depth_of_branch.contains(&true),
-                        "{place}: a barrier in a branch that some invocations take"
-                    );
+                    assert!(!branches.contains(&true), "{place}: a barrier in a branch that some invocations take");
                 }
                 for character in code.chars() {
                     match character {
-                        '{' => depth_of_branch.push(divergent),
-                        '}' => drop(depth_of_branch.pop()),
+                        '{' => branches.push(divergent),
+                        '}' => drop(branches.pop()),
                         _ => {}
                     }
                 }
@@ -146,5 +176,11 @@ mod tests {
                 }
             }
         }
+        assert!(seen > 40, "{seen} barriers were looked at");
+    }
+
+    #[test]
+    fn names_are_those_of_variables() {
+        assert_eq!(names("wid.y * 64u + lid < params.rows[i]"), ["wid", "lid", "params", "i"]);
     }
 }

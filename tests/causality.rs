@@ -3,9 +3,9 @@
 mod common;
 
 use common::gpus;
+use thermoscope::autograd::ops::ActFn;
 use thermoscope::autograd::{Bindings, Tape};
 use thermoscope::gpu::{Class, Gpu, Select, Storage, read_now};
-use thermoscope::autograd::ops::ActFn;
 use thermoscope::model::{Model, ModelConfig, Normalization, PositionalEmbedding, ReadOut, Rows, WeightTable};
 
 const SEQ: usize = 21;
@@ -46,7 +46,12 @@ fn a_later_token_leaves_earlier_logits_their_bits() {
     };
     let configs = [
         base.clone(),
-        ModelConfig { normalization_type: Normalization::LN, act_fn: ActFn::Gelu, parallel_attn_mlp: true, ..base.clone() },
+        ModelConfig {
+            normalization_type: Normalization::LN,
+            act_fn: ActFn::Gelu,
+            parallel_attn_mlp: true,
+            ..base.clone()
+        },
         ModelConfig {
             normalization_type: Normalization::RMS,
             positional_embedding_type: PositionalEmbedding::Rotary,
@@ -55,7 +60,12 @@ fn a_later_token_leaves_earlier_logits_their_bits() {
             act_fn: ActFn::Silu,
             ..base.clone()
         },
-        ModelConfig { attn_only: true, positional_embedding_type: PositionalEmbedding::None, tied_embeddings: true, ..base },
+        ModelConfig {
+            attn_only: true,
+            positional_embedding_type: PositionalEmbedding::None,
+            tied_embeddings: true,
+            ..base
+        },
     ];
     for config in configs {
         let config = config.resolve().unwrap();

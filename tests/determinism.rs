@@ -88,7 +88,13 @@ fn the_same_run_twice_and_after_a_restore_has_the_same_bits() {
                 while let Some(arrived) = session.take_rows().unwrap() {
                     for step in &arrived {
                         rows.extend(session.rows(step).map(|row| {
-                            (row.step, row.metric.card.name, row.metric.site.clone(), row.label.index, row.value.to_bits())
+                            (
+                                row.step,
+                                row.metric.card.name,
+                                row.metric.site.clone(),
+                                row.label.index,
+                                row.value.to_bits(),
+                            )
                         }));
                     }
                 }
@@ -131,8 +137,7 @@ fn measuring_between_steps_changes_nothing() {
 #[test]
 fn adapters_agree_on_the_first_losses() {
     for text in [MODULAR, REPEATED] {
-        let all: Vec<Vec<f32>> =
-            gpus().iter().map(|gpu| losses(gpu, &mut session(gpu, text), 20).concat()).collect();
+        let all: Vec<Vec<f32>> = gpus().iter().map(|gpu| losses(gpu, &mut session(gpu, text), 20).concat()).collect();
         for (gpu, other) in gpus().iter().zip(&all).skip(1) {
             for (step, (a, b)) in all[0].iter().zip(other).enumerate() {
                 // Sums run in other orders elsewhere; twenty updates amplify 1e-7 to less than this.

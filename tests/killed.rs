@@ -49,12 +49,12 @@ fn begin_or_resume(dir: &Path) -> Child {
 }
 
 /// Every number and the final weights, as bits.
-fn outcome(dir: &Path) -> (Vec<(String, Vec<i64>, Vec<u32>)>, Vec<u8>) {
+fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
     let run = dir.join("run");
     assert_eq!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
     let series = read_metrics(&run, |_| true).unwrap();
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
-    let rows = series.iter().map(|(key, s)| (format!("{key:?}"), s.steps.clone(), bits(&s.values))).collect();
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let rows = series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
     (rows, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headless_chrome::browser::tab::RequestPausedDecision;
+use headless_chrome::browser::transport::{SessionId, Transport};
 use headless_chrome::protocol::cdp::{Fetch, Input};
 use headless_chrome::{Browser, LaunchOptions, Tab};
 use thermoscope::record::{Manifest, RunDir, Setup, Status, TableRow};
@@ -48,7 +49,7 @@ fn page(dir: &std::path::Path) -> std::path::PathBuf {
         }
     }
     out.close(Status::Finished, 120, 1.0).unwrap();
-    thermoscope::report::write(dir).unwrap()
+    thermoscope::report::write(dir).unwrap().page
 }
 
 fn browser() -> Browser {
@@ -58,17 +59,17 @@ fn browser() -> Browser {
         std::env::split_paths(&search).flat_map(|dir| known.map(|name| dir.join(name))).find(|path| path.exists())
     });
     let path = found.expect("this test needs Chromium: apt-get install chromium, or name a binary in CHROME");
-    let options = LaunchOptions {
-        path: Some(path),
-        window_size: Some((1280, 1600)),
-        sandbox: false,
-        ..LaunchOptions::default()
-    };
+    let options =
+        LaunchOptions { path: Some(path), window_size: Some((1280, 1600)), sandbox: false, ..LaunchOptions::default() };
     Browser::new(options).unwrap()
 }
 
 fn number(tab: &Tab, script: &str) -> f64 {
-    tab.evaluate(script, false).unwrap().value.and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{script} is no number"))
+    tab.evaluate(script, false)
+        .unwrap()
+        .value
+        .and_then(|v| v.as_f64())
+        .unwrap_or_else(|| panic!("{script} is no number"))
 }
 
 fn mouse(tab: &Tab, kind: Input::DispatchMouseEventTypeOption, x: f64, y: f64) {
@@ -107,7 +108,7 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     let log = Arc::clone(&asked);
     tab.enable_fetch(None, None).unwrap();
     tab.enable_request_interception(Arc::new(
-        move |_: Arc<_>, _: Arc<_>, paused: Fetch::events::RequestPausedEvent| {
+        move |_: Arc<Transport>, _: SessionId, paused: Fetch::events::RequestPausedEvent| {
             log.lock().unwrap().push(paused.params.request.url);
             RequestPausedDecision::Continue(None)
         },
@@ -130,7 +131,8 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     assert!(colours > 20.0, "{colours} colours");
 
     // Dragging along the first chart selects steps; every chart's axis follows.
-    let extent = "(() => { const b = window.view.signal('brush'); return b && b.step ? b.step[1] - b.step[0] : -1; })()";
+    let extent =
+        "(() => { const b = window.view.signal('brush'); return b && b.step ? b.step[1] - b.step[0] : -1; })()";
     assert_eq!(number(&tab, extent), -1.0, "nothing is selected at first");
     let (left, top) = (
         number(&tab, "document.querySelector('#charts canvas').getBoundingClientRect().left"),

@@ -1,10 +1,11 @@
 // gather_rows: y[n,:] = table[index[n],:] (+ second[second_index[n],:])
 // shapes   table [R, U, D]  index [R, N]  y [R, N, D]; tables and indices may be shared (stride 0)
 // grid     ceil(N D / width / 64) groups folded into x and y, R
+//          an index beyond its table reads the last row
 // knobs    SECOND: a second table is added; WIDE: vectors of four along D
 struct Params {
     n: u32, vectors: u32, table_replica: u32, index_replica: u32,
-    second_replica: u32, second_index_replica: u32, y_replica: u32,
+    second_replica: u32, second_index_replica: u32, y_replica: u32, last: u32, second_last: u32,
 }
 #if WIDE
 alias T = vec4<f32>;
@@ -26,9 +27,11 @@ fn gather_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) g
     let n = i / params.vectors;
     let d = i % params.vectors;
     let r = wid.z;
-    var v = table[r * params.table_replica + index[r * params.index_replica + n] * params.vectors + d];
+    let row = min(index[r * params.index_replica + n], params.last);
+    var v = table[r * params.table_replica + row * params.vectors + d];
 #if SECOND
-    v += second[r * params.second_replica + second_index[r * params.second_index_replica + n] * params.vectors + d];
+    let second_row = min(second_index[r * params.second_index_replica + n], params.second_last);
+    v += second[r * params.second_replica + second_row * params.vectors + d];
 #endif
     y[r * params.y_replica + i] = v;
 }

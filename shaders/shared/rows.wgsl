@@ -7,10 +7,10 @@ struct Invocation {
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
     @builtin(subgroup_invocation_id) lane: u32,
-    @builtin(subgroup_size) lanes: u32,
 }
 fn row_number(at: Invocation) -> u32 { return (at.wid.y * at.groups.x + at.wid.x) * at.subgroups + at.subgroup; }
-fn row_lanes(at: Invocation) -> u32 { return at.lanes; }
+// Not subgroup_size: some drivers report there what a subgroup could have, not what it has.
+fn row_lanes(at: Invocation) -> u32 { return WG / at.subgroups; }
 fn row_sum(value: f32, at: Invocation) -> f32 { return subgroupAdd(value); }
 fn row_max(value: f32, at: Invocation) -> f32 { return subgroupMax(value); }
 #else

@@ -44,8 +44,19 @@ impl Tape {
         }
         let mut places: HashMap<Var, Storage> = HashMap::new();
         for (var, storage) in &bindings.places {
-            read[self.root(*var).index()] = true;
-            places.insert(self.root(*var), storage.clone());
+            let root = self.root(*var);
+            read[root.index()] = true;
+            let constant = matches!(self.source(root), Source::Constant(_));
+            if constant || places.insert(root, storage.clone()).is_some() {
+                let why = if constant { "is a constant" } else { "is bound twice, under two names" };
+                return Err(Error::Unsupported(format!("{} {why}; bind a copy of it", self.label(*var))));
+            }
+        }
+        let mut made = vec![false; read.len()];
+        for (at, node) in self.nodes().iter().enumerate() {
+            if needed[at] {
+                node.outputs.iter().for_each(|var| made[var.index()] = true);
+            }
         }
 
         let mut recording = Recording::new(gpu);
@@ -75,7 +86,7 @@ impl Tape {
                 (None, Source::Input) if read[var.index()] => {
                     return Err(Error::Unsupported(format!("input {} was not bound", self.label(var))));
                 }
-                (None, Source::Op) => {
+                (None, Source::Op) if made[var.index()] => {
                     // Offsets within a tensor are 32-bit in the kernels.
                     self.narrow(copies * len)?;
                     (recording.plan(copies * len), self.narrow(stride)?)
@@ -89,7 +100,7 @@ impl Tape {
             let (slot, replica_stride) = slots[root.index()]
                 .clone()
                 .ok_or_else(|| Error::Unsupported(format!("{} has no place in memory", self.label(var))))?;
-            Ok(Tensor { slot, dims: self.shape(var).dims.clone(), replica_stride, live: read[root.index()] })
+            Ok(Tensor { slot, dims: self.shape(var).dims.clone(), replica_stride })
         };
 
         for (at, node) in self.nodes().iter().enumerate() {

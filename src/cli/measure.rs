@@ -40,7 +40,14 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
     let gpu = open_gpu(adapter)?;
     let mut session = Session::new(&gpu, setup.config)?;
     session.set_weights(&folder.replicas)?;
-    let mut dir = RunDir::create(&args.out, Manifest::new(setup.resolved, gpu.caps(), Some(args.model.clone())))?;
+    let mut dir = RunDir::create(
+        &args.out,
+        Manifest::new(
+            setup.resolved,
+            gpu.caps(),
+            Some(std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?),
+        ),
+    )?;
     let began = std::time::Instant::now();
     session.submit(0);
     gpu.wait()?;
@@ -69,11 +76,12 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
         }
     }
     if dir.waiting() == 0 {
-        return Err(Error::Device("no measurement arrived".to_owned()));
+        return Err(Error::Config(
+            "nothing was measured: measure.off leaves nothing that this model and task have".to_owned(),
+        ));
     }
     dir.close(Status::Finished, 0, began.elapsed().as_secs_f64())?;
     shown.iter().for_each(|line| print(line));
-    let page = report::write(dir.path())?;
-    print(&format!("report: {}", page.display()));
+    report::write(dir.path())?;
     Ok(())
 }

@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&format!("error: {error}"));
             ExitCode::from(2)
         }
     }
@@ -97,6 +97,12 @@ pub fn main() -> ExitCode {
 fn print(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints to standard error; a reader that has gone away is no error.
+fn complain(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn open_gpu(adapter: &AdapterChoice) -> Result<Gpu> {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::complain;
+
 /// Seconds between two plain lines.
 const PLAIN: Duration = Duration::from_secs(10);
 
@@ -51,7 +53,7 @@ impl Progress {
             }
             None if self.last_line.elapsed() >= PLAIN => {
                 self.last_line = Instant::now();
-                eprintln!("step {step}/{}  {message}", self.total);
+                complain(&format!("step {step}/{}  {message}", self.total));
             }
             None => {}
         }
@@ -60,8 +62,8 @@ impl Progress {
     /// Prints a line above the bar.
     pub(super) fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            Some(bar) if !bar.is_finished() => bar.println(line),
+            _ => complain(line),
         }
     }
 

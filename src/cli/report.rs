@@ -15,14 +15,18 @@ pub(super) struct Args {
     open: bool,
 }
 
-/// Writes `report.html` into a run directory.
+/// Writes `report.html` into a run directory, and says what happened and where the page is.
 pub(super) fn write(dir: &Path) -> Result<PathBuf> {
-    crate::report::write(dir)
+    let report = crate::report::write(dir)?;
+    for phase in &report.phases {
+        print(&format!("{:14} step {:>6}  {}", phase.name, phase.step, phase.meaning));
+    }
+    print(&format!("report: {}", report.page.display()));
+    Ok(report.page)
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
     let page = write(&args.dir)?;
-    print(&format!("report: {}", page.display()));
     if args.open {
         let full = std::path::absolute(&page).map_err(Error::io("cannot find", &page))?;
         webbrowser::open(&format!("file://{}", full.display())).map_err(|error| {

@@ -90,26 +90,45 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
     };
     let gpu = open_gpu(adapter)?;
     let mut session = Session::new(&gpu, setup.config)?;
-    let from = args.from.clone().or_else(|| resumed.as_ref().and_then(|(_, manifest)| manifest.from.clone()));
-    if let Some(from) = &from {
-        load_weights(&mut session, from)?;
-    }
+    let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
+    let mut warning = None;
     let mut dir = match &resumed {
-        Some((out, _)) => {
-            let (dir, latest) = RunDir::resume(out)?;
-            if let Some(step) = latest {
-                session.restore(&RunDir::read_checkpoint(out, step, &session.config().model)?)?;
+        Some((out, manifest)) => {
+            let (mut dir, latest) = RunDir::resume(out, &session.config().model)?;
+            match (&latest, &manifest.from) {
+                (Some(snapshot), _) => session.restore(snapshot)?,
+                (None, Some(from)) => load_weights(&mut session, from)?,
+                (None, None) => {}
             }
+            dir.event(session.step(), "resume", &on)?;
+            warning = dir.set_adapter(gpu.caps())?.map(|before| {
+                format!(
+                    "the run began on {before}: from step {} on its bits may differ from what they were there",
+                    session.step()
+                )
+            });
             dir
         }
         None => {
+            let from = args.from.as_ref().map(|from| std::path::absolute(from).map_err(Error::io("cannot find", from)));
+            let from = from.transpose()?;
+            if let Some(from) = &from {
+                load_weights(&mut session, from)?;
+            }
             let out = args.out.clone().unwrap_or_else(|| fresh_dir(&session.config().name));
-            RunDir::create(&out, Manifest::new(setup.resolved, gpu.caps(), from))?
+            let mut dir = RunDir::create(&out, Manifest::new(setup.resolved, gpu.caps(), from))?;
+            dir.event(0, "start", &on)?;
+            dir
         }
     };
-    let kind = if resumed.is_some() { "resume" } else { "start" };
-    dir.event(session.step(), kind, &format!("on {} ({})", gpu.caps().name, gpu.caps().backend))?;
-    Loop::new(gpu, session, dir)?.go()
+    if let Some(text) = &warning {
+        dir.event(session.step(), "warning", text)?;
+    }
+    let run = Loop::new(gpu, session, dir)?;
+    if let Some(text) = warning {
+        run.progress.say(&format!("warning: {text}"));
+    }
+    run.go()
 }
 
 fn load_weights(session: &mut Session, from: &std::path::Path) -> Result<()> {
@@ -214,7 +233,7 @@ impl Loop {
             let seconds = before.elapsed().as_secs_f64();
             if self.submitted.len() >= IN_FLIGHT || seconds > SUBMISSION {
                 let fitting = (steps as f64 * SUBMISSION / seconds.max(1e-6)) as u64;
-                chunk = fitting.clamp((chunk / 2).max(1), chunk * 2).clamp(1, slots / 2);
+                chunk = fitting.clamp((chunk / 2).max(1), chunk * 2).clamp(1, (slots / 2).max(1));
             }
             if self.session.step() == next_save && self.session.step() < total {
                 self.drain(0)?;
@@ -226,20 +245,18 @@ impl Loop {
                 self.last_flush = Instant::now();
             }
         }
+        // Saved before the last measurement: a run killed in between measures again, and once.
+        self.drain(0)?;
+        self.save(checkpoint.keep)?;
         let last = self.session.submit(0);
         self.submitted.push_back(last);
         self.drain(0)?;
         self.dir.event(total, "finish", "all steps done")?;
-        self.save(checkpoint.keep)?;
         self.dir.close(Status::Finished, total, self.progress.elapsed().as_secs_f64())?;
         self.progress.finish();
-        let seconds = self.progress.elapsed().as_secs_f64();
-        eprintln!(
-            "{total} steps done in {}",
-            humantime::format_duration(std::time::Duration::from_secs(seconds as u64))
-        );
-        let page = report::write(self.dir.path())?;
-        print(&format!("report: {}", page.display()));
+        let seconds = std::time::Duration::from_secs(self.progress.elapsed().as_secs());
+        self.progress.say(&format!("{total} steps done in {}", humantime::format_duration(seconds)));
+        report::write(self.dir.path())?;
         Ok(0)
     }
 
@@ -305,11 +322,11 @@ impl Loop {
         let seconds = self.progress.elapsed().as_secs_f64();
         self.dir.close(Status::Interrupted, self.session.step(), seconds)?;
         self.progress.finish();
-        eprintln!(
+        self.progress.say(&format!(
             "stopped at step {}; go on with: thermoscope run --resume --out {}",
             self.session.step(),
             self.dir.path().display()
-        );
+        ));
         Ok(code)
     }
 }

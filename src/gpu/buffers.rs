@@ -73,12 +73,23 @@ impl Gpu {
                 Bytes(caps.max_buffer),
             )));
         }
-        Ok(self.device().create_buffer(&wgpu::BufferDescriptor {
+        // On a host's device an error without a scope would reach the host's handler, or panic.
+        let scope = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(class.label()),
             size,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        }))
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => Err(Error::Limit(format!(
+                "{} has no room for {} of {}. Use fewer replicas, a smaller batch or a smaller model",
+                caps.name,
+                Bytes(size),
+                class.label(),
+            ))),
+        }
     }
 
     /// A storage buffer holding `data`, uploaded with the next submission.

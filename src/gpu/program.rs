@@ -48,8 +48,6 @@ pub struct Tensor {
     pub dims: Vec<usize>,
     /// Elements from one replica to the next; 0 for a shared value.
     pub replica_stride: u32,
-    /// Whether anything reads it. Ops with optional outputs skip what nobody reads.
-    pub live: bool,
 }
 
 impl Tensor {
@@ -133,7 +131,7 @@ impl Recording {
     pub fn scratch(&mut self, replicas: u32, dims: &[usize]) -> Tensor {
         let len: usize = dims.iter().product();
         let slot = self.plan(u64::from(replicas) * len as u64);
-        Tensor { slot, dims: dims.to_vec(), replica_stride: len as u32, live: true }
+        Tensor { slot, dims: dims.to_vec(), replica_stride: len as u32 }
     }
 
     /// Records one kernel. `tensors` follow the order of its bindings.
@@ -429,6 +427,55 @@ pub fn grid_1d(groups: u64, replicas: u32) -> [u32; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensors_alive_together_never_share_a_buffer() {
+        // Sizes and lives at random; each life is told by dispatches that touch the tensor.
+        let gpu = Gpu::noop();
+        let shader = crate::kernels::registry()[0];
+        let knobs: Vec<u32> = shader.knobs.iter().map(|knob| knob.values[0]).collect();
+        let kernel = gpu.kernel(shader, &knobs).unwrap();
+        for seed in 0..50 {
+            let draws = crate::gpu::Philox::new(seed, crate::gpu::Stream::Batch, 0);
+            let mut at = 0;
+            let mut below = |limit| {
+                at += 1;
+                draws.below(at, limit)
+            };
+            let tensors: Vec<u64> = (0..30).map(|_| u64::from(4 * (1 + below(50)))).collect();
+            let dispatches: Vec<Recorded> = (0..40)
+                .map(|_| Recorded {
+                    kernel: Arc::clone(&kernel),
+                    params: Vec::new(),
+                    slots: (0..1 + below(4)).map(|_| Slot::Planned(below(30) as usize)).collect(),
+                    grid: [1; 3],
+                    every: 1,
+                    phase: Phase::Always,
+                })
+                .collect();
+            let plan = plan(&tensors, &dispatches);
+            let uses = |t: usize| {
+                let touches = |d: &Recorded| d.slots.iter().any(|s| matches!(s, Slot::Planned(p) if *p == t));
+                let all: Vec<usize> = (0..40).filter(|d| touches(&dispatches[*d])).collect();
+                Some((*all.first()?, *all.last()?))
+            };
+            let mut alive_at = vec![0; 40];
+            for (a, size) in tensors.iter().enumerate() {
+                let Some((a0, a1)) = uses(a) else { continue };
+                assert!(plan.buffers[plan.home[a]] >= *size, "a tensor fits its buffer");
+                alive_at[a0..=a1].iter_mut().for_each(|bytes| *bytes += size);
+                for b in a + 1..30 {
+                    let Some((b0, b1)) = uses(b) else { continue };
+                    if a0 <= b1 && b0 <= a1 {
+                        assert_ne!(plan.home[a], plan.home[b], "{a} and {b} are alive together");
+                    }
+                }
+            }
+            let most = alive_at.into_iter().fold(0, u64::max);
+            assert_eq!(plan.lower_bound, most);
+            assert!(plan.buffers.iter().sum::<u64>() >= most);
+        }
+    }
 
     #[test]
     fn grids_fold_beyond_one_axis_and_cover_everything() {

@@ -75,6 +75,7 @@ const SHARED: &[(&str, &str)] = &[
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),
+    ("patterns", include_str!("../../shaders/shared/patterns.wgsl")),
     ("philox", include_str!("../../shaders/shared/philox.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("rows", include_str!("../../shaders/shared/rows.wgsl")),

@@ -273,7 +273,7 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
     }
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
+pub(super) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

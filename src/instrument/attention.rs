@@ -1,8 +1,9 @@
 //! Attention patterns: how spread out each head looks, and how alike heads look.
 
+use super::attach::gcd;
 use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ColumnSum, sum_columns};
+use crate::autograd::ops::{IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor};
@@ -13,7 +14,7 @@ pub(super) struct Patterns;
 const CARDS: &[Card] = &[
     Card {
         name: "attention_entropy",
-        formula: "mean over examples (and queries, unless only the last is read out) of -Σ_j A_ij ln A_ij",
+        formula: "mean over the queries whose prediction counts (the last ones where only those are read out) of -Σ_j A_ij ln A_ij",
         unit: "nats",
         axes: "site: hook_pattern, layer, head",
         cost: CostClass::F,
@@ -24,7 +25,7 @@ const CARDS: &[Card] = &[
     },
     Card {
         name: "head_similarity",
-        formula: "cos(vec A_h, vec A_h') over examples, queries, keys",
+        formula: "cos(vec A_h, vec A_h') over the queries whose prediction counts, and their keys",
         unit: "1",
         axes: "site: hook_pattern, layer, index: pair (h, h') with h < h', row by row",
         cost: CostClass::L,
@@ -58,18 +59,19 @@ impl Instrument for Patterns {
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         let [entropy, plain, centered] = CARDS else { return Ok(()) };
         let heads = cx.model.config.n_heads;
+        let targets = cx.train.batch.targets;
         for layer in 0..cx.model.config.n_layers {
             let site = format!("blocks.{layer}.attn.hook_pattern");
             let pattern = cx.train.forward.hook(&site)?;
             let layer = layer as i32;
             if let Some(every) = cx.every(self, entropy) {
-                let value = cx.tape.at_cadence(every, |tape| tape.push1(HeadEntropy, &[pattern]))?;
+                let value = cx.tape.at_cadence(every, |tape| mean_entropy(tape, pattern, targets))?;
                 let labels = (0..heads as i32).map(|head| Label { layer, head, index: -1 }).collect();
                 cx.record(self, entropy.name, &site, value, 0, labels);
             }
-            let every = [plain, centered].into_iter().filter_map(|card| cx.every(self, card)).min();
+            let every = [plain, centered].into_iter().filter_map(|card| cx.every(self, card)).reduce(gcd);
             if let (Some(every), true) = (every, heads > 1) {
-                let cosines = cx.tape.at_cadence(every, |tape| similarity(tape, pattern))?;
+                let cosines = cx.tape.at_cadence(every, |tape| similarity(tape, pattern, targets))?;
                 let pairs = (heads * (heads - 1) / 2) as i32;
                 let labels: Vec<Label> = (0..pairs).map(|index| Label { layer, head: -1, index }).collect();
                 cx.record(self, plain.name, &site, cosines, 0, labels.clone());
@@ -80,22 +82,43 @@ impl Instrument for Patterns {
     }
 }
 
-/// Cosines of the patterns of all pairs of heads, [2, pairs]: plain, then centred.
-fn similarity(tape: &mut Tape, pattern: Var) -> Result<Var> {
-    let sums = tape.push1(PatternSum, &[pattern])?;
-    let products = tape.push1(PatternProducts, &[pattern, sums])?;
+/// Mean entropy of each head's pattern, [H], over the queries that count.
+fn mean_entropy(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
+    let counts = tape.push1(CountQueries::of(tape, pattern)?, &[targets])?;
+    tape.push1(HeadEntropy, &[pattern, targets, counts])
+}
+
+/// Cosines of the patterns of all pairs of heads over the queries that count, [2, pairs]: plain, then
+/// centred.
+fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
+    let counts = tape.push1(CountQueries::of(tape, pattern)?, &[targets])?;
+    let sums = tape.push1(PatternSum, &[pattern, targets])?;
+    let products = tape.push1(PatternProducts, &[pattern, targets, counts, sums])?;
     let heads = tape.shape(pattern).dims[1];
     tape.push1(Cosines { heads }, &[products])
 }
 
 crate::gpu::params! {
     struct PatternParams {
-        batch: u32, heads: u32, queries: u32, keys: u32, chunk: u32, x_replica: u32, sums_replica: u32, out_replica: u32,
+        batch: u32, heads: u32, queries: u32, keys: u32, chunk: u32, own: u32, x_replica: u32, targets_replica: u32,
+        counts_replica: u32, sums_replica: u32, out_replica: u32,
     }
 }
+static COUNT_QUERIES: Shader = Shader {
+    name: "instrument/count_queries",
+    source: include_str!("../../shaders/instrument/count_queries.wgsl"),
+    knobs: &[],
+    params: PatternParams::FIELDS,
+};
 static HEAD_ENTROPY: Shader = Shader {
     name: "instrument/head_entropy",
     source: include_str!("../../shaders/instrument/head_entropy.wgsl"),
+    knobs: &[],
+    params: PatternParams::FIELDS,
+};
+static PATTERN_SUM: Shader = Shader {
+    name: "instrument/pattern_sum",
+    source: include_str!("../../shaders/instrument/pattern_sum.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
@@ -114,29 +137,100 @@ static COSINES: Shader = Shader {
     knobs: &[],
     params: CosineParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&HEAD_ENTROPY, &PATTERN_PRODUCTS, &COSINES];
+pub(super) const SHADERS: &[&Shader] = &[&COUNT_QUERIES, &HEAD_ENTROPY, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
 
 /// Pattern entries one workgroup walks through.
 const CHUNK: usize = 2048;
+/// Examples one invocation of `pattern_sum` adds up.
+const EXAMPLES: usize = 128;
 
-fn params(pattern: &Tensor, sums: Option<&Tensor>, out: &Tensor) -> PatternParams {
+/// Dimensions of a pattern, and the strides of what belongs to it.
+fn params(
+    dims: [usize; 4],
+    own: bool,
+    chunk: usize,
+    [x, targets, counts, sums, out]: [Option<&Tensor>; 5],
+) -> PatternParams {
+    let stride = |tensor: Option<&Tensor>| tensor.map_or(0, |t| t.replica_stride);
     PatternParams {
-        batch: pattern.dims[0] as u32,
-        heads: pattern.dims[1] as u32,
-        queries: pattern.dims[2] as u32,
-        keys: pattern.dims[3] as u32,
-        chunk: CHUNK as u32,
-        x_replica: pattern.replica_stride,
-        sums_replica: sums.map_or(0, |t| t.replica_stride),
-        out_replica: out.replica_stride,
+        batch: dims[0] as u32,
+        heads: dims[1] as u32,
+        queries: dims[2] as u32,
+        keys: dims[3] as u32,
+        chunk: chunk as u32,
+        own: u32::from(own),
+        x_replica: stride(x),
+        targets_replica: stride(targets),
+        counts_replica: stride(counts),
+        sums_replica: stride(sums),
+        out_replica: stride(out),
     }
 }
 
-fn four(shape: &Shape) -> Result<[usize; 4]> {
-    shape.dims.as_slice().try_into().map_err(|_| misfit("pattern", format!("{:?} is not [B, H, Tq, T]", shape.dims)))
+fn four(dims: &[usize]) -> Result<[usize; 4]> {
+    dims.try_into().map_err(|_| misfit("pattern", format!("{dims:?} is not [B, H, Tq, T]")))
 }
 
-/// y [H] = mean over examples and queries of the entropy of a row of A [B, H, Tq, T].
+/// Whether each query has a target of its own: else only the last query of each example counts.
+fn own_targets(dims: [usize; 4], targets: usize) -> bool {
+    targets == dims[0] * dims[2]
+}
+
+/// Whether a query's prediction counts, for references.
+fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bool {
+    let [_, _, queries, _] = dims;
+    let target = match own_targets(dims, targets.data.len()) {
+        true => targets.data[example * queries + query],
+        false if query + 1 == queries => targets.data[example],
+        false => return false,
+    };
+    target != f64::from(IGNORE)
+}
+
+/// n [Tq] = examples whose prediction at that query counts. Input: targets [B, Tq], or [B] where only the
+/// last query is read out.
+struct CountQueries {
+    dims: [usize; 4],
+}
+
+impl CountQueries {
+    fn of(tape: &Tape, pattern: Var) -> Result<Self> {
+        Ok(Self { dims: four(&tape.shape(pattern).dims)? })
+    }
+}
+
+impl Op for CountQueries {
+    fn name(&self) -> &'static str {
+        "count queries"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [batch, _, queries, _] = self.dims;
+        if ![batch, batch * queries].contains(&inputs[0].len()) {
+            return Err(misfit("count queries", format!("{} targets for {:?}", inputs[0].len(), self.dims)));
+        }
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[queries]) }])
+    }
+
+    fn folds(&self) -> bool {
+        true
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let own = own_targets(self.dims, inputs[0].len());
+        let params = params(self.dims, own, 0, [None, Some(&inputs[0]), None, None, Some(&outputs[0])]);
+        cx.dispatch(&COUNT_QUERIES, &[], &params, &[&inputs[0], &outputs[0]], [params.queries, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [batch, _, queries, _] = self.dims;
+        let count = |query| (0..batch).filter(|b| counts(self.dims, inputs[0], *b, query)).count() as f64;
+        vec![Array::from_fn(&[queries], count)]
+    }
+}
+
+/// y [H] = mean over the queries that count of the entropy of a row of A. Inputs: A [B, H, Tq, T], targets,
+/// counts [Tq].
 struct HeadEntropy;
 
 impl Op for HeadEntropy {
@@ -145,32 +239,39 @@ impl Op for HeadEntropy {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let [_, heads, _, _] = four(inputs[0])?;
-        Ok(vec![inputs[0].with_dims(&[heads])])
+        let [_, heads, _, _] = four(&inputs[0].dims)?;
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[heads]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let heads = inputs[0].dims[1];
-        let chunks = (inputs[0].len() / heads).div_ceil(CHUNK);
+        let [x, targets, counts] = inputs else { return Err(misfit("head entropy", "inputs")) };
+        let dims = four(&x.dims)?;
+        let heads = dims[1];
+        let chunks = (x.len() / heads).div_ceil(CHUNK);
         let partial = cx.scratch(&[chunks, heads]);
-        let params = params(&inputs[0], None, &partial);
-        cx.dispatch(&HEAD_ENTROPY, &[], &params, &[&inputs[0], &partial], [heads as u32, chunks as u32, cx.replicas])?;
+        let strides = [Some(x), Some(targets), Some(counts), None, Some(&partial)];
+        let params = params(dims, own_targets(dims, targets.len()), CHUNK, strides);
+        let grid = [heads as u32, chunks as u32, cx.replicas];
+        cx.dispatch(&HEAD_ENTROPY, &[], &params, &[x, targets, counts, &partial], grid)?;
         sum_columns(cx, &partial, chunks, heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let [batch, heads, queries, keys] = inputs[0].dims[..] else { return Vec::new() };
+        let Ok(dims @ [_, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
+        let all: f64 = inputs[2].data.iter().sum();
         let mut out = Array::zeros(&[heads]);
         for (at, a) in inputs[0].data.iter().enumerate() {
-            if *a > 0.0 {
-                out.data[at / (queries * keys) % heads] -= a * a.ln() / (batch * queries) as f64;
+            let (query, head, example) =
+                (at / keys % queries, at / (queries * keys) % heads, at / (heads * queries * keys));
+            if *a > 0.0 && counts(dims, inputs[1], example, query) {
+                out.data[head] -= a * a.ln() / all;
             }
         }
         vec![out]
     }
 }
 
-/// y [H, Tq, T] = sum of A [B, H, Tq, T] over examples.
+/// y [H, Tq, T] = sum of A over the examples that count at each query. Inputs: A [B, H, Tq, T], targets.
 struct PatternSum;
 
 impl Op for PatternSum {
@@ -179,24 +280,35 @@ impl Op for PatternSum {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let [_, heads, queries, keys] = four(inputs[0])?;
-        Ok(vec![inputs[0].with_dims(&[heads, queries, keys])])
+        let [_, heads, queries, keys] = four(&inputs[0].dims)?;
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[heads, queries, keys]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        sum_columns(cx, &inputs[0], inputs[0].dims[0], outputs[0].len(), &outputs[0])
+        let dims = four(&inputs[0].dims)?;
+        let (columns, chunks) = (outputs[0].len(), dims[0].div_ceil(EXAMPLES));
+        let partial = cx.scratch(&[chunks, columns]);
+        let strides = [Some(&inputs[0]), Some(&inputs[1]), None, None, Some(&partial)];
+        let params = params(dims, own_targets(dims, inputs[1].len()), EXAMPLES, strides);
+        let grid = [columns.div_ceil(64) as u32, chunks as u32, cx.replicas];
+        cx.dispatch(&PATTERN_SUM, &[], &params, &[&inputs[0], &inputs[1], &partial], grid)?;
+        sum_columns(cx, &partial, chunks, columns, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let dims = inputs[0].dims[1..].to_vec();
-        let columns: usize = dims.iter().product();
-        let rows = Array { dims: vec![inputs[0].dims[0], columns], data: inputs[0].data.clone() };
-        vec![Array { dims, data: ColumnSum.reference(&[&rows]).remove(0).data }]
+        let Ok(dims @ [batch, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
+        let columns = heads * queries * keys;
+        let sum = |at: usize| {
+            let examples = (0..batch).filter(|b| counts(dims, inputs[1], *b, at / keys % queries));
+            examples.map(|b| inputs[0].data[b * columns + at]).sum()
+        };
+        vec![Array::from_fn(&[heads, queries, keys], sum)]
     }
 }
 
-/// y [2, H, H], upper triangle: sums over examples, queries, keys of A_h A_h', plain and with each head's
-/// mean pattern over examples subtracted. Inputs: A [B, H, Tq, T], its sum over examples.
+/// y [2, H, H], upper triangle: sums over the queries that count, and their keys, of A_h A_h', plain and
+/// with each head's mean pattern over examples subtracted. Inputs: A [B, H, Tq, T], targets, counts [Tq],
+/// A's sum over examples.
 struct PatternProducts;
 
 impl Op for PatternProducts {
@@ -205,29 +317,32 @@ impl Op for PatternProducts {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let [_, heads, _, _] = four(inputs[0])?;
-        Ok(vec![inputs[0].with_dims(&[2, heads, heads])])
+        let [_, heads, _, _] = four(&inputs[0].dims)?;
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2, heads, heads]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let heads = inputs[0].dims[1];
-        let chunks = (inputs[0].len() / heads).div_ceil(CHUNK);
+        let [x, targets, counts, sums] = inputs else { return Err(misfit("pattern products", "inputs")) };
+        let dims = four(&x.dims)?;
+        let heads = dims[1];
+        let chunks = (x.len() / heads).div_ceil(CHUNK);
         let partial = cx.scratch(&[chunks, 2 * heads * heads]);
-        let params = params(&inputs[0], Some(&inputs[1]), &partial);
-        let tensors = [&inputs[0], &inputs[1], &partial];
-        cx.dispatch(&PATTERN_PRODUCTS, &[], &params, &tensors, [(heads * heads) as u32, chunks as u32, cx.replicas])?;
+        let strides = [Some(x), Some(targets), Some(counts), Some(sums), Some(&partial)];
+        let params = params(dims, own_targets(dims, targets.len()), CHUNK, strides);
+        let grid = [chunks as u32, heads as u32, heads as u32 * cx.replicas];
+        cx.dispatch(&PATTERN_PRODUCTS, &[], &params, &[x, targets, counts, sums, &partial], grid)?;
         sum_columns(cx, &partial, chunks, 2 * heads * heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let [batch, heads, queries, keys] = inputs[0].dims[..] else { return Vec::new() };
+        let Ok(dims @ [batch, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
         let size = queries * keys;
         let mut out = Array::zeros(&[2, heads, heads]);
         for b in 0..batch {
-            for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
-                for e in 0..size {
-                    let entry = |head: usize| inputs[0].data[(b * heads + head) * size + e];
-                    let centred = |head: usize| entry(head) - inputs[1].data[head * size + e] / batch as f64;
+            for e in (0..size).filter(|e| counts(dims, inputs[1], b, e / keys)) {
+                let entry = |head: usize| inputs[0].data[(b * heads + head) * size + e];
+                let centred = |head: usize| entry(head) - inputs[3].data[head * size + e] / inputs[2].data[e / keys];
+                for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
                     out.data[h * heads + g] += entry(h) * entry(g);
                     out.data[(heads + h) * heads + g] += centred(h) * centred(g);
                 }
@@ -278,7 +393,7 @@ impl Op for Cosines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::check::Case;
+    use crate::autograd::check::{Case, gpus};
     use crate::autograd::ops::{Attention, GatherRows};
 
     fn pattern(case: &mut Case, b: usize, t: usize, h: usize) -> Var {
@@ -286,17 +401,54 @@ mod tests {
         case.tape.push(Attention { scale: 0.9 }, &[q, k, v]).unwrap()[1]
     }
 
+    /// Targets of every query, some of which do not count where `ragged`.
+    fn targets(case: &mut Case, n: usize, ragged: bool) -> Var {
+        let targets: Vec<u32> = (0..n as u32).map(|i| if ragged && i % 3 == 1 { IGNORE } else { i % 2 }).collect();
+        case.tape.constant_u32(&[n], &targets)
+    }
+
     #[test]
     fn entropies_and_similarities_match_their_reference() {
         for (b, t, h) in [(1, 1, 2), (31, 3, 4), (300, 3, 2), (3, 31, 3), (2, 64, 8)] {
-            let mut case = Case::new(&format!("patterns b{b} t{t} h{h}"));
-            let pattern = pattern(&mut case, b, t, h);
-            let entropy = case.tape.push1(HeadEntropy, &[pattern]).unwrap();
-            let cosines = similarity(&mut case.tape, pattern).unwrap();
-            case.agree(&[entropy], 1e-5);
-            if b > 1 {
-                // Centring subtracts numbers of order 1 from each other: 1e-4 of what is left.
-                case.agree(&[cosines], 1e-4);
+            for (n, ragged) in [(b * t, false), (b * t, true), (b, false), (b, true)] {
+                let mut case = Case::new(&format!("patterns b{b} t{t} h{h}, {n} targets, ragged {ragged}"));
+                let pattern = pattern(&mut case, b, t, h);
+                let targets = targets(&mut case, n, ragged);
+                let entropy = mean_entropy(&mut case.tape, pattern, targets).unwrap();
+                let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
+                case.agree(&[entropy], 1e-5);
+                if b > 3 {
+                    // Centring subtracts numbers of order 1 from each other: 1e-4 of what is left.
+                    case.agree(&[cosines], 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_count_change_nothing() {
+        // The same 40 examples alone, and followed by 60 that do not count: copies of the first.
+        let values = |padded: bool| {
+            let mut case = Case::new("padded patterns");
+            let [q, k] = [(); 2].map(|()| case.owned(&[40, 3 * 2 * 4]));
+            let rows: Vec<u32> = (0..if padded { 100 } else { 40 }).map(|i| if i < 40 { i } else { 0 }).collect();
+            let n = rows.len();
+            let index = case.tape.constant_u32(&[n], &rows);
+            let [q, k] = [q, k].map(|x| {
+                let x = case.tape.push1(GatherRows, &[x, index]).unwrap();
+                case.tape.reshape(x, &[n, 3, 2, 4]).unwrap()
+            });
+            let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
+            let targets: Vec<u32> = (0..3 * n).map(|i| if i < 3 * 40 { 1 } else { IGNORE }).collect();
+            let targets = case.tape.constant_u32(&[3 * n], &targets);
+            let entropy = mean_entropy(&mut case.tape, pattern, targets).unwrap();
+            let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
+            gpus().iter().map(|gpu| case.run(gpu, &[entropy, cosines]).unwrap().concat().concat()).collect::<Vec<_>>()
+        };
+        for (alone, padded) in values(false).iter().zip(values(true)) {
+            for (a, b) in alone.iter().zip(padded) {
+                // Sums are cut into other chunks: a few roundings.
+                assert!((a - b).abs() <= 2e-6 * a.abs().max(0.1), "{a} and {b}");
             }
         }
     }
@@ -308,8 +460,9 @@ mod tests {
         let zero = case.tape.constant(&[b, 1, 2, 4], &[0.0; 40]);
         let key = case.owned(&[b, t, 2, 4]);
         let out = case.tape.push(Attention { scale: 1.0 }, &[zero, key, key]).unwrap();
-        let entropy = case.tape.push1(HeadEntropy, &[out[1]]).unwrap();
-        for gpu in crate::autograd::check::gpus() {
+        let targets = targets(&mut case, b, false);
+        let entropy = mean_entropy(&mut case.tape, out[1], targets).unwrap();
+        for gpu in gpus() {
             for value in case.run(gpu, &[entropy]).unwrap().concat().concat() {
                 assert!((f64::from(value) - (t as f64).ln()).abs() < 1e-6, "{value}");
             }
@@ -320,8 +473,9 @@ mod tests {
     fn independent_heads_are_alike_before_centring_and_unrelated_after() {
         let mut case = Case::new("independent heads");
         let pattern = pattern(&mut case, 2000, 3, 2);
-        let cosines = similarity(&mut case.tape, pattern).unwrap();
-        for gpu in crate::autograd::check::gpus() {
+        let targets = targets(&mut case, 6000, false);
+        let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
+        for gpu in gpus() {
             for replica in &case.run(gpu, &[cosines]).unwrap()[0] {
                 assert!(replica[0] > 0.5, "{replica:?}");
                 // 2,000 examples with a few free entries each: four standard errors are about 0.05.
@@ -343,8 +497,9 @@ mod tests {
         let q = case.tape.reshape(q, &[100, 1, 2, 4]).unwrap();
         let k = case.tape.reshape(k, &[100, 3, 2, 4]).unwrap();
         let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
-        let cosines = similarity(&mut case.tape, pattern).unwrap();
-        for gpu in crate::autograd::check::gpus() {
+        let targets = targets(&mut case, 100, true);
+        let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
+        for gpu in gpus() {
             for value in case.run(gpu, &[cosines]).unwrap().concat().concat() {
                 assert!((value - 1.0).abs() < 1e-6, "{value}");
             }

@@ -23,7 +23,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         name: "fourier_norm",
         formula: "√(‖cos_k W‖² + ‖sin_k W‖²), cos_k and sin_k of unit length along the group",
         unit: "1",
-        axes: "site: embed.W_E, or W_L = W_out W_U of the last layer; index: frequency k",
+        axes: "site: embed.W_E, or W_L = W_out W_U of the last layer (W_U itself without MLP); index: frequency k",
         cost: CostClass::F,
         every: 1,
         control: "a flat spectrum: what initial weights have",

@@ -157,6 +157,17 @@ impl ModelConfig {
                 return fail(format!("model.{name} must be between 1 and 1048576, is {value}"));
             }
         }
+        for (name, value) in [
+            ("d_head", self.d_head),
+            ("n_key_value_heads", self.n_key_value_heads),
+            ("d_mlp", self.d_mlp),
+            ("d_vocab_out", self.d_vocab_out),
+            ("rotary_dim", self.rotary_dim),
+        ] {
+            if value > 1 << 20 {
+                return fail(format!("model.{name} must be at most 1048576, is {value}"));
+            }
+        }
         if self.d_head == 0 && !self.d_model.is_multiple_of(self.n_heads) {
             return fail(format!(
                 "model.d_model = {} is not divisible by model.n_heads = {}; choose another number of heads or give model.d_head",
@@ -167,6 +178,9 @@ impl ModelConfig {
         fill(&mut self.n_key_value_heads, self.n_heads);
         fill(&mut self.d_mlp, if self.attn_only { 0 } else { 4 * self.d_model });
         fill(&mut self.d_vocab_out, self.d_vocab);
+        if self.n_heads * self.d_head > 1 << 20 {
+            return fail(format!("model.n_heads x d_head = {} must be at most 1048576", self.n_heads * self.d_head));
+        }
         if !self.n_heads.is_multiple_of(self.n_key_value_heads) {
             return fail(format!(
                 "model.n_heads = {} is not divisible by model.n_key_value_heads = {}",
@@ -187,7 +201,7 @@ impl ModelConfig {
                     self.rotary_dim, self.d_head
                 ));
             }
-            if self.rotary_base.is_nan() || self.rotary_base <= 1.0 {
+            if !self.rotary_base.is_finite() || self.rotary_base <= 1.0 {
                 return fail(format!("model.rotary_base = {} must exceed 1", self.rotary_base));
             }
         } else {
@@ -208,6 +222,14 @@ impl ModelConfig {
         }
         if self.initializer_range == 0.0 {
             self.initializer_range = 0.8 / (self.d_model as f64).sqrt();
+        }
+        // Sizes are products of these; none may leave what the device could ever hold.
+        let layer =
+            2 * self.d_model * self.d_head * (self.n_heads + self.n_key_value_heads) + 3 * self.d_model * self.d_mlp;
+        let parameters =
+            (self.d_vocab + self.d_vocab_out + self.n_ctx) * self.d_model + self.n_layers.saturating_mul(layer);
+        if parameters > u32::MAX as usize {
+            return fail(format!("the model has {parameters} parameters, beyond 32-bit indices; make it smaller"));
         }
         Ok(self)
     }

@@ -137,6 +137,24 @@ fn floats(path: &Path, name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>
 /// Keys that are read, and under which other names files may hold them.
 const ALIASES: &[(&str, &str)] = &[("tied", "tied_embeddings"), ("tie_word_embeddings", "tied_embeddings")];
 
+/// TransformerLens's switches for architectures that are not computed here, with the value that leaves
+/// the model as it is; null always does.
+const FOREIGN: &[(&str, Value)] = &[
+    ("scale_attn_by_inverse_layer_idx", Value::Bool(false)),
+    ("use_local_attn", Value::Bool(false)),
+    ("use_qk_norm", Value::Bool(false)),
+    ("use_normalization_before_and_after", Value::Bool(false)),
+    ("rotary_adjacent_pairs", Value::Bool(false)),
+    ("use_NTK_by_parts_rope", Value::Bool(false)),
+    ("post_embedding_ln", Value::Bool(false)),
+    ("window_size", Value::Null),
+    ("num_experts", Value::Null),
+    ("decoder_start_token_id", Value::Null),
+];
+
+/// Caps on scores and logits; -1 for none.
+const SOFT_CAPS: [&str; 2] = ["attn_scores_soft_cap", "output_logits_soft_cap"];
+
 fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
     let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
     let value: Value =
@@ -149,6 +167,14 @@ fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
     }
     if found.get("attention_dir").is_some_and(|dir| dir != "causal") {
         return Err(Error::format(path, "attention_dir must be \"causal\"; other models cannot be measured"));
+    }
+    let foreign = FOREIGN.iter().find(|(key, plain)| found.get(*key).is_some_and(|v| !v.is_null() && v != plain));
+    let capped = SOFT_CAPS.iter().find(|key| found.get(**key).and_then(Value::as_f64).is_some_and(|cap| cap > 0.0));
+    if let Some(key) = foreign.map(|(key, _)| key).or(capped) {
+        return Err(Error::format(
+            path,
+            format!("{key} = {} asks for a kind of model that is not computed here", found[*key]),
+        ));
     }
     // TransformerLens writes a number by which scores are divided, or leaves the default to its reader.
     if !found.get("attn_scale").is_some_and(Value::is_number) {

@@ -1,5 +1,6 @@
 //! The folder of one run.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use super::events::{self, Event, Events};
 use super::segments::{Segments, TableRow};
 use crate::error::{Error, Result};
 use crate::gpu::Caps;
-use crate::model::{ModelFolder, WeightTable, open, read_weights, write_tensors};
+use crate::model::{ModelConfig, ModelFolder, WeightTable, open, read_weights, write_tensors};
 use crate::train::Snapshot;
 
 /// How far a run has come.
@@ -45,7 +46,7 @@ pub struct Manifest {
     pub seconds: f64,
     /// Updates made when it stopped.
     pub steps_done: u64,
-    /// Hash of configuration and format: equal runs on one adapter have equal bits.
+    /// Hash of configuration and format.
     pub hash: String,
     /// Where the weights came from, if not from the seeds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +94,8 @@ struct CheckpointState {
 
 /// A run directory open for writing.
 pub struct RunDir {
+    /// Held while the run is written, so that no second process writes too.
+    _lock: File,
     path: PathBuf,
     manifest: Manifest,
     segments: Segments,
@@ -111,45 +114,68 @@ impl RunDir {
                 path.display()
             )));
         }
+        let ours = |name: &std::ffi::OsStr| LEFTOVERS.iter().any(|left| name == *left);
         let occupied = match std::fs::read_dir(path) {
-            Ok(mut entries) => entries.next().is_some(),
+            Ok(mut entries) => entries.any(|entry| entry.map_or(true, |entry| !ours(&entry.file_name()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(Error::io("cannot read", path)(error)),
         };
         if occupied {
             return Err(Error::Refused(format!("{} is not empty. Name a new folder by --out", path.display())));
         }
-        std::fs::create_dir_all(path.join("checkpoints")).map_err(Error::io("cannot create", path))?;
+        std::fs::create_dir_all(path).map_err(Error::io("cannot create", path))?;
+        let lock = lock(path)?;
+        // From here on the folder holds a run, which can be resumed whatever else is there.
+        write_manifest(path, &manifest)?;
+        let checkpoints = path.join("checkpoints");
+        std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let segments = Segments::open(&path.join("metrics"), 0)?;
         let events = Events::open(&path.join("events.jsonl"), 0)?;
-        let dir = Self { path: path.to_owned(), manifest, segments, events };
-        dir.write_manifest()?;
-        Ok(dir)
+        Ok(Self { _lock: lock, path: path.to_owned(), manifest, segments, events })
     }
 
-    /// Opens a run to go on with it: behind its latest checkpoint, or from its beginning where it has
-    /// none. What came after the checkpoint is dropped.
+    /// Opens a run to go on with it: behind its latest readable checkpoint, or from its beginning where it
+    /// has none. What came after the checkpoint is dropped, once the checkpoint has been read.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the folder holds no run; [`Error::Format`] where it is damaged.
-    pub fn resume(path: &Path) -> Result<(Self, Option<u64>)> {
+    /// [`Error::Refused`] where the folder holds no run or another process writes to it; [`Error::Format`]
+    /// where it is damaged.
+    pub fn resume(path: &Path, model: &ModelConfig) -> Result<(Self, Option<Snapshot>)> {
+        Self::read_manifest(path)?;
+        let lock = lock(path)?;
         let mut manifest = Self::read_manifest(path)?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
-        let latest = checkpoint_steps(path)?.into_iter().next_back();
-        let state = match latest {
-            Some(step) => read_json(&checkpoint_path(path, step).join("state.json"))?,
-            None => CheckpointState { step: 0, segments: 0, events_bytes: 0 },
+        let mut unreadable = Vec::new();
+        let mut latest = None;
+        for step in checkpoint_steps(path)?.into_iter().rev() {
+            match read_checkpoint(path, step, model) {
+                Ok(found) => {
+                    latest = Some(found);
+                    break;
+                }
+                Err(error) => unreadable.push((step, error)),
+            }
+        }
+        let (state, snapshot) = match latest {
+            Some((state, snapshot)) => (state, Some(snapshot)),
+            None => match unreadable.into_iter().next() {
+                // Nothing is dropped as long as nothing can be read.
+                Some((_, error)) => return Err(error),
+                None => (CheckpointState { step: 0, segments: 0, events_bytes: 0 }, None),
+            },
         };
+        for step in checkpoint_steps(path)?.into_iter().filter(|step| *step > state.step) {
+            remove_dir(&checkpoint_path(path, step))?;
+        }
         let segments = Segments::open(&path.join("metrics"), state.segments)?;
         let events = Events::open(&path.join("events.jsonl"), state.events_bytes)?;
         manifest.status = Status::Running;
         manifest.resumed = Some(now());
         manifest.stopped = None;
         manifest.steps_done = state.step;
-        let dir = Self { path: path.to_owned(), manifest, segments, events };
-        dir.write_manifest()?;
-        Ok((dir, latest))
+        write_manifest(path, &manifest)?;
+        Ok((Self { _lock: lock, path: path.to_owned(), manifest, segments, events }, snapshot))
     }
 
     /// Reads `run.json`.
@@ -182,9 +208,17 @@ impl RunDir {
         &self.manifest
     }
 
-    fn write_manifest(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.manifest).unwrap_or_default();
-        crate::files::write_whole(&self.path.join("run.json"), text.as_bytes())
+    /// Notes the adapter a resumed run goes on with; returns the one it was on where that is another, on
+    /// which the bits may differ.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where `run.json` cannot be written.
+    pub fn set_adapter(&mut self, caps: &Caps) -> Result<Option<String>> {
+        let now = serde_json::to_value(caps).unwrap_or_default();
+        let before = std::mem::replace(&mut self.manifest.adapter, now);
+        let moved = ["name", "backend", "driver"].iter().any(|key| before[*key] != self.manifest.adapter[*key]);
+        write_manifest(&self.path, &self.manifest)?;
+        Ok(moved.then(|| before["name"].as_str().unwrap_or("another adapter").to_owned()))
     }
 
     /// Adds a row to the metric table.
@@ -218,48 +252,31 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be written; the checkpoint before stays valid.
-    pub fn checkpoint(&mut self, model: &crate::model::ModelConfig, snapshot: &Snapshot, keep: u32) -> Result<()> {
+    pub fn checkpoint(&mut self, model: &ModelConfig, snapshot: &Snapshot, keep: u32) -> Result<()> {
         self.flush()?;
-        self.event(snapshot.step, "checkpoint", &format!("state saved at step {}", snapshot.step))?;
         let state =
             CheckpointState { step: snapshot.step, segments: self.segments.count(), events_bytes: self.events.sync()? };
+        let state = serde_json::to_string_pretty(&state).unwrap_or_default();
         let place = checkpoint_path(&self.path, snapshot.step);
-        let beside = place.with_extension("partial");
-        remove_dir(&beside)?;
-        remove_dir(&place)?;
-        ModelFolder { config: model.clone(), replicas: snapshot.weights.clone() }.write(&beside)?;
-        write_moments(&beside.join("optimizer.safetensors"), model, snapshot)?;
-        let text = serde_json::to_string_pretty(&state).unwrap_or_default();
-        crate::files::write_whole(&beside.join("state.json"), text.as_bytes())?;
-        std::fs::rename(&beside, &place).map_err(Error::io("cannot write", &place))?;
-        crate::files::sync_dir(place.parent())?;
+        if place.exists() {
+            // The same step of the same run has the same bits: only more rows and events belong to it now.
+            crate::files::write_whole(&place.join("state.json"), state.as_bytes())?;
+        } else {
+            let beside = place.with_extension("partial");
+            remove_dir(&beside)?;
+            ModelFolder { config: model.clone(), replicas: snapshot.weights.clone() }.write(&beside)?;
+            write_moments(&beside.join("optimizer.safetensors"), model, snapshot)?;
+            crate::files::write_whole(&beside.join("state.json"), state.as_bytes())?;
+            std::fs::rename(&beside, &place).map_err(Error::io("cannot write", &place))?;
+            crate::files::sync_dir(place.parent())?;
+        }
         if keep > 0 {
             let steps = checkpoint_steps(&self.path)?;
             for step in &steps[..steps.len().saturating_sub(keep as usize)] {
                 remove_dir(&checkpoint_path(&self.path, *step))?;
             }
         }
-        Ok(())
-    }
-
-    /// Reads the checkpoint of a step.
-    ///
-    /// # Errors
-    /// [`Error::Format`] where it is damaged or belongs to another model.
-    pub fn read_checkpoint(path: &Path, step: u64, model: &crate::model::ModelConfig) -> Result<Snapshot> {
-        let dir = checkpoint_path(path, step);
-        let folder = ModelFolder::read(&dir)?;
-        if folder.config != *model {
-            return Err(Error::format(&dir, "is the checkpoint of another model than run.json describes"));
-        }
-        let file = dir.join("optimizer.safetensors");
-        let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
-        let tensors = open(&file, &bytes)?;
-        let table = WeightTable::new(model);
-        let first = read_weights(&file, &tensors, &table, "first.")?;
-        let second = read_weights(&file, &tensors, &table, "second.")?;
-        let state: CheckpointState = read_json(&dir.join("state.json"))?;
-        Ok(Snapshot { step: state.step, weights: folder.replicas, first, second })
+        self.event(snapshot.step, "checkpoint", &format!("state saved at step {}", snapshot.step))
     }
 
     /// Writes how the run stands and what is still waiting.
@@ -273,8 +290,48 @@ impl RunDir {
         self.manifest.stopped = Some(now());
         self.manifest.steps_done = step;
         self.manifest.seconds += seconds;
-        self.write_manifest()
+        write_manifest(&self.path, &self.manifest)
     }
+}
+
+/// What a start that was cut off before `run.json` may leave in a folder.
+const LEFTOVERS: [&str; 2] = ["lock", "run.partial"];
+
+/// Takes the folder's lock, which the system releases with the process however it ends.
+fn lock(path: &Path) -> Result<File> {
+    let place = path.join("lock");
+    let file = File::create(&place).map_err(Error::io("cannot write", &place))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Refused(format!(
+            "another process is writing to {}. Wait until it ends, stop it, or name another folder by --out",
+            path.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(Error::io("cannot lock", &place)(error)),
+    }
+}
+
+fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
+    let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
+    crate::files::write_whole(&path.join("run.json"), text.as_bytes())
+}
+
+/// Reads the checkpoint of a step.
+fn read_checkpoint(path: &Path, step: u64, model: &ModelConfig) -> Result<(CheckpointState, Snapshot)> {
+    let dir = checkpoint_path(path, step);
+    let state: CheckpointState = read_json(&dir.join("state.json"))?;
+    let folder = ModelFolder::read(&dir)?;
+    if folder.config != *model {
+        return Err(Error::format(&dir, "is the checkpoint of another model than run.json describes"));
+    }
+    let file = dir.join("optimizer.safetensors");
+    let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
+    let tensors = open(&file, &bytes)?;
+    let table = WeightTable::new(model);
+    let first = read_weights(&file, &tensors, &table, "first.")?;
+    let second = read_weights(&file, &tensors, &table, "second.")?;
+    let snapshot = Snapshot { step: state.step, weights: folder.replicas, first, second };
+    Ok((state, snapshot))
 }
 
 /// Steps of the checkpoints of a run, in order.
@@ -304,7 +361,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|error| Error::format(path, format!("is damaged: {error}")))
 }
 
-fn write_moments(path: &Path, model: &crate::model::ModelConfig, snapshot: &Snapshot) -> Result<()> {
+fn write_moments(path: &Path, model: &ModelConfig, snapshot: &Snapshot) -> Result<()> {
     let table = WeightTable::new(model);
     write_tensors(path, &table, &[("first.", &snapshot.first), ("second.", &snapshot.second)])
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub struct Event {
     /// Updates made when it happened.
     pub step: u64,
-    /// What it is: `start`, `resume`, `checkpoint`, `warning`, `finish`.
+    /// What it is: `start`, `resume`, `checkpoint`, `warning`, `stop`, `finish`.
     pub kind: String,
     /// For people.
     pub text: String,
@@ -35,6 +35,7 @@ impl Events {
             .write(true)
             .open(path)
             .map_err(Error::io("cannot write", path))?;
+        let bytes = file.metadata().map_err(Error::io("cannot read", path))?.len().min(bytes);
         file.set_len(bytes).map_err(Error::io("cannot write", path))?;
         file.seek(SeekFrom::End(0)).map_err(Error::io("cannot write", path))?;
         Ok(Self { path: path.to_owned(), file, bytes })

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{ByteArrayType, DataType, FloatType, Int32Type, Int64Type};
+use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::Type;
 
-use super::segments::part_number;
+use super::segments::{SCHEMA, part_number};
 use crate::error::{Error, Result};
 
 /// What a series is of.
@@ -47,7 +50,7 @@ pub fn read_metrics(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<BTreeMa
         .map_err(Error::io("cannot read", &dir))?
         .filter_map(|entry| entry.ok().map(|e| e.path()).filter(|p| part_number(p).is_some()))
         .collect();
-    parts.sort();
+    parts.sort_by_key(|path| part_number(path));
     let mut series = BTreeMap::new();
     for part in parts {
         let file = File::open(&part).map_err(Error::io("cannot read", &part))?;
@@ -63,6 +66,15 @@ fn read_part(
     series: &mut BTreeMap<Key, Series>,
 ) -> parquet::errors::Result<()> {
     let reader = SerializedFileReader::new(file)?;
+    let schema = reader.metadata().file_metadata().schema();
+    let columns = |schema: &Type| {
+        schema.get_fields().iter().map(|f| (f.name().to_owned(), f.get_physical_type())).collect::<Vec<_>>()
+    };
+    if schema.get_fields().iter().any(|field| !field.is_primitive())
+        || columns(schema) != columns(&parse_message_type(SCHEMA)?)
+    {
+        return Err(ParquetError::General("its columns are not those of a metric table".to_owned()));
+    }
     let mut found: Vec<(Key, Series)> = Vec::new();
     for at in 0..reader.num_row_groups() {
         let group = reader.get_row_group(at)?;
@@ -101,7 +113,7 @@ fn read_part(
 
 fn column<T: DataType>(group: &dyn RowGroupReader, at: usize) -> parquet::errors::Result<Vec<T::T>> {
     let rows = group.metadata().num_rows() as usize;
-    let mut values = Vec::with_capacity(rows);
+    let mut values = Vec::with_capacity(rows.min(1 << 22));
     let mut reader = get_typed_column_reader::<T>(group.get_column_reader(at)?);
     while values.len() < rows {
         let (read, _, _) = reader.read_records(rows - values.len(), None, None, &mut values)?;

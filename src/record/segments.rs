@@ -13,7 +13,7 @@ use parquet::schema::types::ColumnPath;
 use crate::error::{Error, Result};
 
 /// Columns of every segment. -1 in layer, head or index: does not apply.
-const SCHEMA: &str = "message metrics {
+pub(super) const SCHEMA: &str = "message metrics {
     REQUIRED INT64 step;
     REQUIRED INT32 replica;
     REQUIRED BYTE_ARRAY metric (UTF8);
@@ -72,9 +72,12 @@ impl Segments {
         std::fs::create_dir_all(dir).map_err(Error::io("cannot create", dir))?;
         for entry in std::fs::read_dir(dir).map_err(Error::io("cannot read", dir))? {
             let path = entry.map_err(Error::io("cannot read", dir))?.path();
-            if part_number(&path).is_none_or(|number| number >= keep) {
+            if part_number(&path).is_some_and(|number| number >= keep) {
                 std::fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
             }
+        }
+        if let Some(missing) = (0..keep).map(|number| part_path(dir, number)).find(|path| !path.exists()) {
+            return Err(Error::Refused(format!("{} is missing: the run's table is not whole", missing.display())));
         }
         Ok(Self { dir: dir.to_owned(), next: keep, columns: Columns::default(), names: Default::default() })
     }
@@ -119,7 +122,7 @@ impl Segments {
         if self.waiting() == 0 {
             return Ok(());
         }
-        let path = self.dir.join(format!("part-{:06}.parquet", self.next));
+        let path = part_path(&self.dir, self.next);
         let bytes = encode(&self.columns).map_err(|error| Error::format(&path, error.to_string()))?;
         // Readers take every file of the folder for a segment, so the unfinished one lies outside.
         let beside = self.dir.with_extension("partial");
@@ -128,6 +131,10 @@ impl Segments {
         self.columns = Columns::default();
         Ok(())
     }
+}
+
+fn part_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("part-{number:06}.parquet"))
 }
 
 /// Number of `part-000000.parquet`.

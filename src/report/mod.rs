@@ -7,6 +7,8 @@ mod phases;
 
 use std::path::{Path, PathBuf};
 
+pub use phases::Phase;
+
 use minijinja::{Environment, Value, context};
 use serde_json::json;
 
@@ -18,11 +20,20 @@ const VEGA: &str = include_str!("vendor/vega.min.js");
 const VEGA_LITE: &str = include_str!("vendor/vega-lite.min.js");
 const VEGA_EMBED: &str = include_str!("vendor/vega-embed.min.js");
 
+/// A written report.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The page.
+    pub page: PathBuf,
+    /// What happened when, in order of step.
+    pub phases: Vec<Phase>,
+}
+
 /// Writes `report.html` into a run directory.
 ///
 /// # Errors
 /// Where the folder holds no run, or a file cannot be read or written.
-pub fn write(run: &Path) -> Result<PathBuf> {
+pub fn write(run: &Path) -> Result<Report> {
     let manifest = RunDir::read_manifest(run)?;
     let series = read_metrics(run, |_| true)?;
     let phases = phases::find(&series);
@@ -46,7 +57,7 @@ pub fn write(run: &Path) -> Result<PathBuf> {
         .map_err(fail)?;
     let path = run.join("report.html");
     crate::files::write_whole(&path, page.as_bytes())?;
-    Ok(path)
+    Ok(Report { page: path, phases })
 }
 
 /// Everything between the page's script tags.

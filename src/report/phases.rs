@@ -6,13 +6,13 @@ use crate::record::{Key, Series};
 
 /// An event on the step axis.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Phase {
+pub struct Phase {
     /// Short name for the charts.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// First step at which it holds.
-    pub(super) step: i64,
+    pub step: i64,
     /// What was found, for the table.
-    pub(super) meaning: String,
+    pub meaning: String,
 }
 
 /// Measurements in a row for which a crossing must hold; fewer are noise.

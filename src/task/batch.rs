@@ -258,7 +258,7 @@ static REPEATED: Shader = Shader {
     params: RepeatedParams::FIELDS,
 };
 crate::gpu::params! {
-    struct TakeParams { n: u32, width: u32, table_replica: u32, ids_replica: u32, y_replica: u32 }
+    struct TakeParams { n: u32, width: u32, last: u32, table_replica: u32, ids_replica: u32, y_replica: u32 }
 }
 static TAKE_ROWS: Shader = Shader {
     name: "task/take_rows",
@@ -342,6 +342,7 @@ impl Op for TakeRows {
         let params = TakeParams {
             n: outputs[0].len() as u32,
             width: inputs[0].dims[1] as u32,
+            last: inputs[0].dims[0] as u32 - 1,
             table_replica: inputs[0].replica_stride,
             ids_replica: inputs[1].replica_stride,
             y_replica: outputs[0].replica_stride,

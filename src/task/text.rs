@@ -69,14 +69,19 @@ impl Task for Text {
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
         check_fraction("task.train_fraction", self.train_fraction)?;
-        if !(2..=1 << 16).contains(&self.seq) || self.test_sequences == 0 {
+        if !(2..=1 << 16).contains(&self.seq) || !(1..=1 << 16).contains(&self.test_sequences) {
             return Err(Error::Config(format!(
-                "task.seq = {} must lie between 2 and 65536, task.test_sequences = {} be 1 at least",
+                "task.seq = {} must lie between 2 and 65536, task.test_sequences = {} between 1 and 65536",
                 self.seq, self.test_sequences
             )));
         }
         if replicas.iter().any(|r| r.train_fraction.is_some()) {
             return Err(Error::Config("train_fraction cannot differ between replicas of a text".to_owned()));
+        }
+        if self.path.as_os_str().is_empty() {
+            return Err(Error::Config(
+                "task.path is empty: name a text file, as in --set task.path=book.txt".to_owned(),
+            ));
         }
         let text = std::fs::read(&self.path).map_err(Error::io("cannot read", &self.path))?;
         if let Err(error) = std::str::from_utf8(&text) {

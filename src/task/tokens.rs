@@ -103,13 +103,15 @@ fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u32>>> {
         Dtype::U64 | Dtype::I64 => 8,
         other => return Err(Error::format(path, format!("tensor tokens is {other:?}; integers are needed"))),
     };
+    let signed = matches!(view.dtype(), Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64);
     let ids: Vec<u32> = view
         .data()
         .chunks_exact(size)
         .map(|element| {
-            let mut wide = [0u8; 8];
+            // A negative number carries its sign into all eight bytes and is then beyond u32.
+            let negative = signed && element[size - 1] >= 0x80;
+            let mut wide = [if negative { 0xff } else { 0 }; 8];
             wide[..size].copy_from_slice(element);
-            // A negative number reads as a huge one here, and is refused.
             u32::try_from(u64::from_le_bytes(wide)).ok()
         })
         .collect::<Option<_>>()
@@ -196,6 +198,26 @@ mod tests {
         match task.feed(&[ReplicaData { seed: 0, train_fraction: None }]).unwrap() {
             Feed::Examples(examples) => examples,
             _ => panic!("examples expected"),
+        }
+    }
+
+    #[test]
+    fn negative_tokens_of_any_width_are_refused() {
+        use safetensors::{Dtype, tensor::TensorView};
+        for (dtype, bytes) in [
+            (Dtype::I8, vec![1, 2, 3, 0xff]),
+            (Dtype::I16, vec![1, 0, 2, 0, 3, 0, 0x9c, 0xff]),
+            (Dtype::I32, [1i32, 2, 3, -1].iter().flat_map(|i| i.to_le_bytes()).collect()),
+            (Dtype::U8, vec![1, 2, 3, 0xff]),
+        ] {
+            let view = TensorView::new(dtype, vec![2, 2], &bytes).unwrap();
+            let file = safetensors::serialize([("tokens", view)], None).unwrap();
+            let read = read_safetensors(Path::new("x.safetensors"), &file);
+            if dtype == Dtype::U8 {
+                assert_eq!(read.unwrap(), [[1, 2], [3, 255]]);
+            } else {
+                assert!(read.unwrap_err().to_string().contains("negative"));
+            }
         }
     }
 

@@ -195,7 +195,7 @@ pub struct ReplicaConfig {
     /// A name for tables and pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Seed of weights and batches, and of the split unless `data_seed` says otherwise.
+    /// Seed of the weights, and of split and batches unless `data_seed` says otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Seed of the split and of the batches.
@@ -285,6 +285,12 @@ impl<T: Task> RunConfig<T> {
         if self.replicas == 0 {
             self.replicas = self.replica.len().max(1) as u32;
         }
+        if self.replicas > 4096 {
+            return fail(format!("replicas = {} must lie between 1 and 4096", self.replicas));
+        }
+        if self.seed > i64::MAX as u64 - 4096 {
+            return fail(format!("seed = {} must be at most {}", self.seed, i64::MAX - 4096));
+        }
         if self.replica.is_empty() {
             self.replica = vec![ReplicaConfig::default(); self.replicas as usize];
         }
@@ -295,14 +301,11 @@ impl<T: Task> RunConfig<T> {
                 self.replica.len()
             ));
         }
-        if self.replicas > 4096 {
-            return fail(format!("replicas = {} must lie between 1 and 4096", self.replicas));
-        }
         for (at, replica) in self.replica.iter_mut().enumerate() {
             replica.seed.get_or_insert(self.seed.wrapping_add(at as u64));
         }
-        if self.batch.count() == Some(0) {
-            return fail("batch.size must be \"full\" or 1 at least".to_owned());
+        if self.batch.count().is_some_and(|size| size == 0 || size > 1 << 24) {
+            return fail("batch.size must be \"full\" or a number between 1 and 16777216".to_owned());
         }
         if self.checkpoint.every == 0 {
             return fail("checkpoint.every must be 1 at least".to_owned());
@@ -327,6 +330,8 @@ impl<T: Task> RunConfig<T> {
 
     fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<()> {
         let fine = |value: f64, low: f64, high: f64| value >= low && value < high;
+        // Adam divides by the root of a moment that may be 0.
+        let least = if optimizer.kind == OptimizerKind::Sgd { 0.0 } else { 1e-30 };
         for (name, value, low, high) in [
             ("learning_rate", optimizer.learning_rate, 0.0, f64::INFINITY),
             ("weight_decay", optimizer.weight_decay, 0.0, f64::INFINITY),
@@ -334,7 +339,7 @@ impl<T: Task> RunConfig<T> {
             ("betas[1]", optimizer.betas[1], 0.0, 1.0),
             ("momentum", optimizer.momentum, 0.0, 1.0),
             ("clip", optimizer.clip, 0.0, f64::INFINITY),
-            ("eps", optimizer.eps, 0.0, f64::INFINITY),
+            ("eps", optimizer.eps, least, f64::INFINITY),
         ] {
             if !fine(value, low, high) {
                 let until = if high == 1.0 { " and below 1" } else { "" };

@@ -12,7 +12,7 @@ use crate::task::Task;
 
 /// A run that can be stepped, measured, saved and restored.
 ///
-/// Nothing here waits for the device except [`Session::snapshot`] and [`Session::restore`]; nothing
+/// Nothing here waits for the device except [`Session::snapshot`]; nothing
 /// submits except [`Session::submit`], which is for those who own the device.
 pub struct Session {
     gpu: Gpu,
@@ -230,23 +230,30 @@ impl Session {
     pub fn encode_step(&mut self, pass: &mut wgpu::ComputePass<'_>) {
         let select = Select { step: self.step, update: true };
         self.program.encode(pass, select);
-        self.uncopied.push(Filed { step: self.step, select });
+        self.filed(select);
         self.step += 1;
     }
 
-    /// Encodes a measurement of everything at the current step, which leaves the model as it is.
+    /// Encodes a measurement of everything at the current step, which leaves the model as it is. Its row
+    /// takes the slot of the next step's: copy it before encoding that.
     pub fn encode_measure(&mut self, pass: &mut wgpu::ComputePass<'_>) {
         // Every cadence divides 0.
         let select = Select { step: 0, update: false };
         self.program.encode(pass, select);
+        self.filed(select);
+    }
+
+    /// Notes the row of the replay just encoded; the row whose slot it takes is gone.
+    fn filed(&mut self, select: Select) {
+        let slots = self.row.slots as u64;
+        let slot = self.step % slots;
+        self.uncopied.retain(|filed| filed.step % slots != slot);
         self.uncopied.push(Filed { step: self.step, select });
     }
 
     /// Encodes the copy of all rows since the last call towards the host. The pass must have ended.
     pub fn copy_rows(&mut self, encoder: &mut wgpu::CommandEncoder) {
         let filed = std::mem::take(&mut self.uncopied);
-        let kept = filed.len().min(self.row.slots);
-        let filed = filed[filed.len() - kept..].to_vec();
         if filed.is_empty() {
             return;
         }
@@ -347,7 +354,7 @@ impl Session {
         Ok(())
     }
 
-    /// The variables' names of one replay, for people: the kernels in order.
+    /// Labels of the kernels of a step at which everything is due, in order.
     pub fn kernels(&self) -> Vec<&str> {
         self.program.labels(Select { step: 0, update: true })
     }
@@ -385,7 +392,7 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
     .max()
     .unwrap_or(1);
     let room = (gpu.caps().max_binding / 2).min(256 << 20) / 4;
-    // Whole hundreds of rows keep the pieces' kernels evenly filled.
+    // Multiples of 256 sequences keep the pieces' kernels evenly filled.
     let count = (room / (u64::from(replicas) * widest as u64)) as usize;
     if count > 256 { count / 256 * 256 } else { count.max(1) }
 }

@@ -11,7 +11,7 @@ pub const IGNORE: u32 = u32::MAX;
 crate::gpu::params! {
     struct GatherParams {
         n: u32, vectors: u32, table_replica: u32, index_replica: u32,
-        second_replica: u32, second_index_replica: u32, y_replica: u32,
+        second_replica: u32, second_index_replica: u32, y_replica: u32, last: u32, second_last: u32,
     }
 }
 static GATHER: Shader = Shader {
@@ -82,6 +82,8 @@ impl Op for GatherRows {
             second_replica: inputs.get(2).map_or(0, |t| t.replica_stride) / width,
             second_index_replica: inputs.get(3).map_or(0, |t| t.replica_stride),
             y_replica: y.replica_stride / width,
+            last: (inputs[0].len() / d) as u32 - 1,
+            second_last: inputs.get(2).map_or(0, |t| (t.len() / d) as u32 - 1),
         };
         let mut tensors = vec![&inputs[0], &inputs[1], y];
         tensors.extend(&inputs[2..]);

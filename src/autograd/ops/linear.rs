@@ -222,7 +222,7 @@ impl Op for HeadResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::check::{Case, SIZES};
+    use crate::autograd::check::{Case, SIZES, gpus};
 
     // Sums of up to 257 products of order 1: rounding grows as the square root of their number times 6e-8.
     const TOLERANCE: f64 = 5e-6;
@@ -279,5 +279,19 @@ mod tests {
         let (z, w) = (case.owned(&[31, 4, 8]), case.owned(&[4, 8, 33]));
         let result = case.tape.push1(HeadResult, &[z, w]).unwrap();
         case.agree(&[result], TOLERANCE);
+        // Heads side by side times the stacked matrices is what attention writes.
+        let (flat, stacked) = (case.tape.reshape(z, &[31, 32]).unwrap(), case.tape.reshape(w, &[32, 33]).unwrap());
+        let out =
+            case.tape.push1(Linear { transposed: false, bias: false, residual: false }, &[flat, stacked]).unwrap();
+        for gpu in gpus() {
+            let found = case.run(gpu, &[result, out]).unwrap();
+            for (heads, whole) in found[0].iter().zip(&found[1]) {
+                for (at, whole) in whole.iter().enumerate() {
+                    let sum: f32 = (0..4).map(|head| heads[(at / 33 * 4 + head) * 33 + at % 33]).sum();
+                    // 32 products of order 1.
+                    assert!((sum - whole).abs() < 1e-5, "{sum} and {whole}");
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Recording of matrix products: one description, two kernels, chosen by what the device is.
 
 use super::super::Lower;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Caps, Knob, Params, Shader, Tensor};
 
 crate::gpu::params! {
@@ -60,6 +60,10 @@ pub(super) enum Form {
     /// A [k, m] B [k, n].
     TN = 2,
 }
+
+/// Longest sum that software drivers carry through: they end a shader's loops, without a word, after
+/// 65,535 iterations in all, and the tiled kernel spends one for each term.
+const SOFTWARE_DEPTH: usize = 60_000;
 
 /// Where an operand's matrices lie: strides in elements.
 #[derive(Clone, Copy, Debug)]
@@ -151,6 +155,13 @@ impl Matmul<'_> {
         let mut tensors = vec![self.a.0, self.b.0, self.c.0];
         tensors.extend(self.bias);
         tensors.extend(self.residual);
+        if cx.gpu().caps().is_software() && self.k > SOFTWARE_DEPTH {
+            return Err(Error::Limit(format!(
+                "a product sums over {} rows; {} cuts kernels off beyond {SOFTWARE_DEPTH}. Use a smaller batch or a GPU",
+                self.k,
+                cx.gpu().caps().name
+            )));
+        }
         let layers = cx.replicas * params.batches;
         let choice = self.choose(cx.gpu().caps());
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
