@@ -132,7 +132,7 @@ impl Default for ScheduleConfig {
 
 /// How many examples a step sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "batch.size must be a number of examples or \"full\"")]
 pub enum BatchSize {
     /// This many, drawn with replacement on the device.
     Count(u32),
