@@ -1,5 +1,43 @@
 //! Trains small transformers with handwritten WGSL kernels and measures their circuits inside the
-//! training step, on the GPU.
+//! training step, on any GPU that wgpu reaches.
+//!
+//! A [`RunConfig`] says what is trained on what; a [`Session`] records one training step, backward pass,
+//! optimizer and instruments included, as a [`Program`] of GPU kernels and replays it: into its own
+//! submissions, or into the compute pass of a host that owns the device. Every step leaves a row of
+//! numbers in a ring on the device, which is copied to the host without waiting.
+//!
+//! ```
+//! use thermoscope::task::{Modular, Operation, Task};
+//! use thermoscope::{AdapterChoice, Gpu, ModelConfig, Options, RunConfig, Session};
+//!
+//! # fn main() -> thermoscope::Result<()> {
+//! let gpu = Gpu::open(&AdapterChoice::Best, Options::default())?;
+//! let task = Modular {
+//!     kind: "modular".to_owned(),
+//!     operation: Operation::Add,
+//!     p: 13,
+//!     train_fraction: 0.5,
+//!     train_pairs: None,
+//! };
+//! let run = RunConfig::new(20, Box::new(task) as Box<dyn Task>);
+//! let run = RunConfig { model: ModelConfig { d_model: 32, ..ModelConfig::default() }, ..run };
+//! let mut session = Session::new(&gpu, run.resolve()?)?;
+//! session.submit(20);
+//! gpu.wait()?;
+//! while let Some(steps) = session.take_rows()? {
+//!     for step in &steps {
+//!         for row in session.rows(step).filter(|row| row.metric.card.name == "loss.train") {
+//!             println!("step {}: {}", row.step, row.value);
+//!         }
+//!     }
+//! }
+//! # assert_eq!(session.step(), 20);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/embed.rs` does the same on a device of its own; `ARCHITECTURE.md` leads through the rooms.
+//! Without default features the crate is the engine alone.
 
 pub mod autograd;
 #[cfg(feature = "cli")]
@@ -17,4 +55,10 @@ pub mod report;
 pub mod task;
 pub mod train;
 
+pub use autograd::{Op, Tape, Var};
 pub use error::{Error, Result};
+pub use gpu::{AdapterChoice, Gpu, Options, Program};
+pub use instrument::{Instrument, Metric};
+pub use model::{Model, ModelConfig};
+pub use task::Task;
+pub use train::{RunConfig, Session, Snapshot};

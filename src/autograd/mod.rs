@@ -14,5 +14,5 @@ mod tape;
 pub use array::Array;
 pub use check::{Checked, self_check};
 pub use compile::Bindings;
-pub use op::{Lower, Op};
+pub use op::{Links, Lower, Op};
 pub use tape::{DType, Shape, Tape, Var};
