@@ -214,8 +214,9 @@ impl Charts {
     pub(super) fn data(&self) -> Value {
         let mut tables: serde_json::Map<String, Value> =
             self.shown.iter().map(|(chart, data)| (chart.name.to_owned(), data.clone())).collect();
-        let phases: Vec<Value> =
-            self.phases.iter().map(|phase| json!({ "step": phase.step, "phase": phase.name })).collect();
+        // Neighbours are written on different lines, so that they do not cover each other.
+        let row = |(at, phase): (usize, &Phase)| json!({ "step": phase.step, "phase": phase.name, "line": at % 3 });
+        let phases: Vec<Value> = self.phases.iter().enumerate().map(row).collect();
         tables.insert("phases".to_owned(), json!({ "rows": phases }));
         Value::Object(tables)
     }
@@ -332,23 +333,28 @@ impl Charts {
             _ if chart.name == "loss" => 240,
             _ => 150,
         };
+        // Heat maps are dark.
+        let ink = if chart.kind == Kind::Heat { "white" } else { "#333" };
+        let rule = json!({
+            "data": { "name": "phases" },
+            "mark": { "type": "rule", "strokeDash": [4, 3], "color": ink, "clip": true },
+            "encoding": { "x": self.step_axis(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
+        });
+        let words = |line: u32| {
+            json!({
+                "data": { "name": "phases" },
+                "transform": [{ "filter": format!("datum.line == {line}") }],
+                "mark": {
+                    "type": "text", "align": "left", "dx": 3, "dy": 3 + 11 * line, "fontSize": 10, "color": ink, "clip": true, "baseline": "top",
+                },
+                "encoding": { "x": self.step_axis(), "y": { "value": 0 }, "text": { "field": "phase" } },
+            })
+        };
         json!({
             "title": chart.title,
             "width": WIDTH,
             "height": height,
-            "layer": [
-                layer,
-                {
-                    "data": { "name": "phases" },
-                    "mark": { "type": "rule", "strokeDash": [4, 3], "color": "#555", "clip": true },
-                    "encoding": { "x": self.step_axis(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
-                },
-                {
-                    "data": { "name": "phases" },
-                    "mark": { "type": "text", "align": "left", "dx": 3, "dy": 4, "fontSize": 10, "color": "#555", "clip": true, "baseline": "top" },
-                    "encoding": { "x": self.step_axis(), "y": { "value": 0 }, "text": { "field": "phase" } },
-                },
-            ],
+            "layer": [layer, rule, words(0), words(1), words(2)],
         })
     }
 }
@@ -370,7 +376,9 @@ fn heat(chosen: &[(String, &Key, &Series)], thinned: &mut bool) -> Option<Value>
         for (_, key, series) in &rows {
             let Some(v) = series.values.get(*column) else { continue };
             step.push(steps[*column]);
-            until.push(columns.get(at + 1).map_or(last.max(steps[*column]) + spacing, |next| steps[*next]));
+            let next = columns.get(at + 1).map_or(last.max(steps[*column]) + spacing, |next| steps[*next]);
+            // Cells overlap a little: neighbours that only touch leave a seam on the screen.
+            until.push(next as f64 + 0.15 * spacing as f64);
             index.push(key.index);
             value.push(number(*v));
         }
