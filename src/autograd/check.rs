@@ -50,6 +50,14 @@ impl Case {
         var
     }
 
+    /// Gives an input that was declared on the tape by others normal values of its own for each replica.
+    #[cfg(test)]
+    pub(crate) fn fill(&mut self, var: Var, deviation: f32) {
+        let len = self.tape.shape(var).len();
+        let data = (0..REPLICAS).map(|_| (0..len).map(|_| deviation * self.normal()).collect()).collect();
+        self.inputs.push((var, data));
+    }
+
     /// A normal input that each replica has its own copy of.
     pub(crate) fn owned(&mut self, dims: &[usize]) -> Var {
         self.random(dims, true)
@@ -89,7 +97,7 @@ impl Case {
             .collect()
     }
 
-    fn reference(&self, replica: usize, wanted: &[Var]) -> Result<Vec<Array>> {
+    pub(crate) fn reference(&self, replica: usize, wanted: &[Var]) -> Result<Vec<Array>> {
         self.tape.evaluate(replica, &self.reference_inputs(replica), wanted)
     }
 

@@ -322,3 +322,107 @@ fn positions_of(tape: &mut Tape, batch: usize, seq: usize) -> Var {
 fn pick(tape: &mut Tape, x: Var, index: Option<Var>) -> Result<Var> {
     index.map_or(Ok(x), |index| tape.push1(GatherRows, &[x, index]))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::autograd::check::{Case, gpus};
+    use crate::autograd::ops::{ActFn, CrossEntropy, IGNORE, MeanRows};
+    use crate::model::Normalization;
+
+    /// Any model that is small enough to be interpreted in f64, its batch and sequence, and where it is read.
+    fn models() -> impl Strategy<Value = (ModelConfig, usize, usize, ReadOut)> {
+        let sizes = (1..=2usize, 4..=37usize, 1..=2usize, 1..=3usize, 1..=5usize, 1..=41usize, 2..=19usize);
+        let norms =
+            [Normalization::None, Normalization::LN, Normalization::LNPre, Normalization::RMS, Normalization::RMSPre];
+        let positions = [PositionalEmbedding::Standard, PositionalEmbedding::Rotary, PositionalEmbedding::None];
+        let kinds = (
+            prop::sample::select(norms.to_vec()),
+            prop::sample::select(positions.to_vec()),
+            prop::sample::select(vec![ActFn::Relu, ActFn::Gelu, ActFn::GeluNew, ActFn::Silu]),
+        );
+        let switches = prop::array::uniform7(any::<bool>());
+        let batch = (1..=4usize, 1..=20usize, any::<bool>());
+        (sizes, kinds, switches, batch).prop_map(|(sizes, kinds, switches, (batch, seq, last))| {
+            let (n_layers, d_model, groups, share, half_head, d_mlp, d_vocab) = sizes;
+            let [attn_only, gated_mlp, parallel, attn_biases, mlp_biases, unembed_bias, tied] = switches;
+            let config = ModelConfig {
+                n_layers,
+                d_model,
+                n_heads: groups * share,
+                n_key_value_heads: groups,
+                // Odd widths where positions do not turn pairs.
+                d_head: 2 * half_head - usize::from(kinds.1 != PositionalEmbedding::Rotary),
+                d_mlp,
+                attn_only,
+                gated_mlp,
+                parallel_attn_mlp: parallel && !attn_only,
+                attn_biases,
+                mlp_biases,
+                unembed_bias,
+                tied_embeddings: tied,
+                normalization_type: kinds.0,
+                positional_embedding_type: kinds.1,
+                act_fn: kinds.2,
+                d_vocab,
+                d_vocab_out: d_vocab,
+                n_ctx: seq,
+                ..ModelConfig::default()
+            };
+            (config, batch, seq, if last { ReadOut::Last } else { ReadOut::All })
+        })
+    }
+
+    /// The loss and the gradient of every weight, on every adapter, against f64.
+    fn agrees(config: &ModelConfig, batch: usize, seq: usize, read: ReadOut) {
+        let config = config.clone().resolve().unwrap();
+        let mut case = Case::new("any model");
+        let model = Model::new(&config, &mut case.tape);
+        for weight in model.weights.clone() {
+            case.fill(weight, 0.4);
+        }
+        let tokens = case.indices(&[batch * seq], config.d_vocab as u32, true);
+        let rows = Rows::Each { tokens };
+        let forward = model.forward(&mut case.tape, &rows, batch, seq, read).unwrap();
+        let n = if read == ReadOut::Last { batch } else { batch * seq };
+        let targets: Vec<u32> =
+            (0..n as u32).map(|i| if i % 5 == 3 { IGNORE } else { i * 7 % config.d_vocab as u32 }).collect();
+        let counted = targets.iter().filter(|t| **t != IGNORE).count();
+        let targets = case.tape.constant_u32(&[n], &targets);
+        let count = case.tape.constant(&[1], &[counted as f32]);
+        let losses = case.tape.push(CrossEntropy::default(), &[forward.logits, targets]).unwrap()[0];
+        let loss = case.tape.push1(MeanRows, &[losses, count]).unwrap();
+        let grads = case.tape.backward(loss, &model.weights).unwrap();
+        let mut wanted = vec![loss];
+        wanted.extend(grads.into_iter().flatten());
+        for gpu in gpus() {
+            let found = case.run(gpu, &wanted).unwrap();
+            for replica in 0..2 {
+                let exact = case.reference(replica, &wanted).unwrap();
+                // Some gradients are nothing but cancelled rounding (b_K without rotation), so all are held
+                // against the largest. A few dozen roundings of 6e-8 through two layers and a softmax.
+                let largest = exact.iter().flat_map(|a| &a.data).fold(1e-3f64, |m, x| m.max(x.abs()));
+                for (which, (found, exact)) in found.iter().zip(&exact).enumerate() {
+                    for (f, e) in found[replica].iter().zip(&exact.data) {
+                        assert!(
+                            (f64::from(*f) - e).abs() <= 5e-5 * largest,
+                            "value {which} on {}: {f} instead of {e}, largest {largest}",
+                            gpu.caps().name
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_model_and_its_gradients_match_the_reference((config, batch, seq, read) in models()) {
+            agrees(&config, batch, seq, read);
+        }
+    }
+}
