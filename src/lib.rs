@@ -41,6 +41,8 @@
 
 pub mod autograd;
 #[cfg(feature = "cli")]
+pub mod bench;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod error;
 mod files;

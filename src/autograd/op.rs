@@ -87,6 +87,11 @@ impl Lower<'_> {
         self.recording.dispatch(shader, knobs, params, tensors, grid)
     }
 
+    /// States the floating-point operations, over all replicas, of the kernel dispatched last.
+    pub fn count_flops(&mut self, flops: u64) {
+        self.recording.count_flops(flops);
+    }
+
     /// Records what `build` dispatches in one phase only.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! SIGTERM after saving a checkpoint.
 
 mod adapters;
+mod bench;
 mod instruments;
 mod measure;
 mod presets;
@@ -49,6 +50,8 @@ enum Command {
     Report(report::Args),
     /// List the GPUs and what they can do
     Adapters(adapters::Args),
+    /// Time steps, kernels, replicas and the encoder on an adapter
+    Bench(bench::Args),
     /// List what is measured: formulas, units, costs, sources
     Instruments(instruments::Args),
     /// List the presets, or print one as a configuration file to start from
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Measure(args) => measure::main(&args, &adapter).map(|()| 0),
         Command::Report(args) => report::main(&args).map(|()| 0),
         Command::Adapters(args) => adapters::main(&args, cli.adapter.as_ref()).map(|()| 0),
+        Command::Bench(args) => bench::main(&args, &adapter).map(|()| 0),
         Command::Instruments(args) => instruments::main(&args).map(|()| 0),
         Command::Presets(args) => presets::main(&args).map(|()| 0),
         Command::Completions { shell } => {

@@ -82,7 +82,26 @@ pub struct Select {
     pub update: bool,
 }
 
+/// What a kernel, or a whole replay, has to do at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Floating-point operations: those of matrix products and attention, and one for each element that
+    /// other kernels write.
+    pub flops: u64,
+    /// Bytes of the tensors that are read or written, each once.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Work {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+    }
+}
+
 struct Recorded {
+    work: Work,
     kernel: Arc<Kernel>,
     params: Vec<u8>,
     slots: Vec<Slot>,
@@ -161,7 +180,17 @@ impl Recording {
         }
         let params = bytemuck::bytes_of(params).to_vec();
         debug_assert_eq!(params.len(), kernel.params_bytes(), "{}", kernel.label());
+        let bytes = |tensor: &Tensor| match &tensor.slot {
+            Slot::Planned(at) => self.tensors[*at],
+            Slot::Fixed { size, .. } => *size,
+        };
+        let written = tensors.iter().zip(kernel.writes()).filter(|(_, writes)| **writes);
+        let work = Work {
+            flops: written.map(|(tensor, _)| bytes(tensor) / 4).sum(),
+            bytes: tensors.iter().map(|tensor| bytes(tensor)).sum(),
+        };
         self.dispatches.push(Recorded {
+            work,
             slots: tensors.iter().map(|tensor| tensor.slot.clone()).collect(),
             kernel,
             params,
@@ -170,6 +199,13 @@ impl Recording {
             phase: self.phase,
         });
         Ok(())
+    }
+
+    /// States the floating-point operations of the kernel recorded last.
+    pub fn count_flops(&mut self, flops: u64) {
+        if let Some(last) = self.dispatches.last_mut() {
+            last.work.flops = flops;
+        }
     }
 
     /// Plans memory, allocates it, and makes the program ready to replay.
@@ -253,6 +289,7 @@ impl Recording {
                 entries: &entries,
             });
             steps.push(Step {
+                work: dispatch.work,
                 kernel: dispatch.kernel,
                 bind_group,
                 immediates,
@@ -327,6 +364,7 @@ fn plan(tensors: &[u64], dispatches: &[Recorded]) -> Plan {
 }
 
 struct Step {
+    work: Work,
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     immediates: Vec<u8>,
@@ -375,6 +413,24 @@ impl Program {
     /// Dispatches of one replay.
     pub fn dispatches(&self, select: Select) -> usize {
         self.selected(select).count()
+    }
+
+    /// What each kernel of one replay has to do, in order.
+    pub fn works(&self, select: Select) -> Vec<Work> {
+        self.selected(select).map(|step| step.work).collect()
+    }
+
+    /// What one replay has to do.
+    pub fn work(&self, select: Select) -> Work {
+        self.works(select).into_iter().fold(Work::default(), std::ops::Add::add)
+    }
+
+    /// The cadences that dispatches have, in order.
+    pub fn cadences(&self) -> Vec<u64> {
+        let mut found: Vec<u64> = self.steps.iter().map(|step| step.every).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// Labels of the kernels of one replay, in order.
@@ -445,6 +501,7 @@ mod tests {
             let tensors: Vec<u64> = (0..30).map(|_| u64::from(4 * (1 + below(50)))).collect();
             let dispatches: Vec<Recorded> = (0..40)
                 .map(|_| Recorded {
+                    work: Work::default(),
                     kernel: Arc::clone(&kernel),
                     params: Vec::new(),
                     slots: (0..1 + below(4)).map(|_| Slot::Planned(below(30) as usize)).collect(),

@@ -88,6 +88,11 @@ impl Sizes {
         [self.batch, self.heads, self.queries, self.keys]
     }
 
+    /// Floating-point operations of two products over all queries and keys.
+    fn flops(&self, replicas: u32) -> u64 {
+        4 * u64::from(replicas) * self.rows() as u64 * self.keys as u64 * self.width as u64
+    }
+
     fn rows(&self) -> usize {
         self.batch * self.heads * self.queries
     }
@@ -174,13 +179,10 @@ impl Op for Attention {
         };
         if sizes.keys <= SMALL {
             let grid = grid_1d((sizes.rows() as u64).div_ceil(64), cx.replicas);
-            return cx.dispatch(
-                &SMALL_FORWARD,
-                &[wide(&sizes, &[q, k, v, z])],
-                &params,
-                &[q, k, v, z, pattern, scores],
-                grid,
-            );
+            let knobs = [wide(&sizes, &[q, k, v, z])];
+            cx.dispatch(&SMALL_FORWARD, &knobs, &params, &[q, k, v, z, pattern, scores], grid)?;
+            cx.count_flops(sizes.flops(cx.replicas));
+            return Ok(());
         }
         let group = sizes.heads / sizes.groups;
         let (t, w) = (sizes.keys, sizes.width);
@@ -281,9 +283,12 @@ impl Op for AttentionGrad {
             let wide = wide(&sizes, &[q, k, v, dz, dq, dk, dv]);
             let grid = grid_1d((sizes.rows() as u64).div_ceil(64), cx.replicas);
             cx.dispatch(&SMALL_BACKWARD_Q, &[wide], &params, &[k, v, pattern, dz, dq, &ds], grid)?;
+            cx.count_flops(sizes.flops(cx.replicas));
             let vectors = sizes.batch * sizes.keys * sizes.groups * sizes.width / if wide == 1 { 4 } else { 1 };
             let grid = grid_1d((vectors as u64).div_ceil(64), cx.replicas);
-            return cx.dispatch(&SMALL_BACKWARD_KV, &[wide], &params, &[q, pattern, dz, &ds, dk, dv], grid);
+            cx.dispatch(&SMALL_BACKWARD_KV, &[wide], &params, &[q, pattern, dz, &ds, dk, dv], grid)?;
+            cx.count_flops(sizes.flops(cx.replicas));
+            return Ok(());
         }
         let group = sizes.heads / sizes.groups;
         let (t, tq, w) = (sizes.keys, sizes.queries, sizes.width);

@@ -165,7 +165,9 @@ impl Matmul<'_> {
         let layers = cx.replicas * params.batches;
         let choice = self.choose(cx.gpu().caps());
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
-        cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)
+        cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)?;
+        cx.count_flops(2 * self.m as u64 * self.n as u64 * self.k as u64 * u64::from(layers));
+        Ok(())
     }
 
     fn choose(&self, caps: &Caps) -> Choice {

@@ -1,0 +1,411 @@
+//! How fast the engine is on a device: steps with and without instruments, single kernels, replicas side
+//! by side, and the encoder. Times are the device's own where it has timestamps, wall clock otherwise;
+//! what is compared is measured in turns, in one run.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::autograd::ops::{Copy, Linear};
+use crate::autograd::{Bindings, Shape, Tape};
+use crate::error::{Error, Result};
+use crate::gpu::{Class, Gpu, Program, Select, Storage, Timer, Work};
+use crate::instrument::{CostClass, registry};
+use crate::record::Setup;
+use crate::train::Session;
+
+/// A training set-up that is timed.
+pub struct Workload {
+    /// Name.
+    pub name: &'static str,
+    text: &'static str,
+}
+
+/// The workloads: two of modular addition, two of attention over long sequences.
+pub const WORKLOADS: &[Workload] = &[
+    Workload { name: "grok", text: include_str!("../cli/presets/grok.toml") },
+    Workload { name: "grok-minibatch", text: include_str!("workloads/grok-minibatch.toml") },
+    Workload { name: "induction", text: include_str!("workloads/induction.toml") },
+    Workload { name: "small-lm", text: include_str!("workloads/small-lm.toml") },
+];
+
+impl Workload {
+    /// The workload of that name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] listing those there are.
+    pub fn find(name: &str) -> Result<&'static Self> {
+        WORKLOADS.iter().find(|workload| workload.name == name).ok_or_else(|| {
+            let names: Vec<&str> = WORKLOADS.iter().map(|workload| workload.name).collect();
+            Error::Config(format!("there is no workload {name}; there are {}", names.join(", ")))
+        })
+    }
+
+    /// A session of it, with the metrics that `keep` accepts.
+    fn session(&self, gpu: &Gpu, replicas: u32, keep: impl Fn(CostClass) -> bool) -> Result<Session> {
+        let mut config = Setup::from_toml(&format!("replicas = {replicas}\n{}", self.text))?.config;
+        let cards = registry().into_iter().flat_map(|instrument| instrument.cards());
+        config.measure.off = cards.filter(|card| !keep(card.cost)).map(|card| card.name.to_owned()).collect();
+        Session::new(gpu, config)
+    }
+}
+
+type Keep = fn(CostClass) -> bool;
+
+/// Which instruments run.
+const MODES: &[(&str, Keep)] = &[
+    ("no instruments", |_| false),
+    ("class F", |cost| cost == CostClass::F),
+    ("class F and L", |cost| matches!(cost, CostClass::F | CostClass::L)),
+    ("everything", |_| true),
+];
+
+/// One timing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// What was run.
+    pub workload: String,
+    /// In which way.
+    pub mode: String,
+    /// On which adapter.
+    pub adapter: String,
+    /// `device` (timestamps) or `wall`.
+    pub timing: &'static str,
+    /// Median over rounds, milliseconds for one step (or one run of a kernel).
+    pub ms_per_step: f64,
+    /// Fastest round.
+    pub min: f64,
+    /// Slowest round.
+    pub max: f64,
+    /// Floating-point operations of a step.
+    pub flops: u64,
+    /// Bytes a step touches, each tensor of each kernel once.
+    pub bytes: u64,
+    /// The larger of the shares of the peaks measured in the same run: operations by a large matrix
+    /// product, bytes by a large copy.
+    pub share_of_peak: f64,
+    /// Kernels of a step.
+    pub dispatches: f64,
+    /// Bytes planned for activations.
+    pub memory: u64,
+    /// Replicas trained at once.
+    pub replicas: u32,
+}
+
+/// What the device reached on one large product and one large copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Peak {
+    /// Floating-point operations a second.
+    pub flops: f64,
+    /// Bytes a second, read and written.
+    pub bytes: f64,
+}
+
+impl Peak {
+    fn share(&self, work: Work, ms: f64) -> f64 {
+        (work.flops as f64 / self.flops).max(work.bytes as f64 / self.bytes) / (ms * 1e-3)
+    }
+}
+
+/// Times of one thing over the rounds, in milliseconds.
+struct Times(Vec<f64>);
+
+impl Times {
+    fn line(mut self, gpu: &Gpu, workload: &str, mode: &str, work: Work, peak: &Peak) -> Line {
+        self.0.sort_by(f64::total_cmp);
+        let median = self.0[self.0.len() / 2];
+        Line {
+            workload: workload.to_owned(),
+            mode: mode.to_owned(),
+            adapter: gpu.caps().name.clone(),
+            timing: if gpu.caps().timestamp_period.is_some() { "device" } else { "wall" },
+            ms_per_step: median,
+            min: self.0[0],
+            max: self.0[self.0.len() - 1],
+            flops: work.flops,
+            bytes: work.bytes,
+            share_of_peak: peak.share(work, median),
+            dispatches: 0.0,
+            memory: 0,
+            replicas: 1,
+        }
+    }
+}
+
+fn replay(pass: &mut wgpu::ComputePass<'_>, program: &Program, select: Select, count: u32) {
+    for _ in 0..count {
+        program.encode(pass, select);
+    }
+}
+
+/// Milliseconds of one replay, from `count` of them in one submission.
+fn time(gpu: &Gpu, program: &Program, select: Select, count: u32) -> Result<f64> {
+    let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let ms = match Timer::new(gpu, 1) {
+        Some(mut timer) => {
+            {
+                let mut pass = timer.pass(&mut encoder, "replays");
+                replay(&mut pass, program, select, count);
+            }
+            timer.submit(encoder)?.iter().map(|span| span.ms).sum()
+        }
+        None => {
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                replay(&mut pass, program, select, count);
+            }
+            let buffer = encoder.finish();
+            gpu.wait()?;
+            let began = Instant::now();
+            gpu.queue().submit([buffer]);
+            gpu.wait()?;
+            began.elapsed().as_secs_f64() * 1e3
+        }
+    };
+    gpu.check()?;
+    Ok(ms / f64::from(count))
+}
+
+/// Replays that take about `ms` together, after a warm-up.
+fn fitting(gpu: &Gpu, program: &Program, select: Select, ms: f64) -> Result<u32> {
+    time(gpu, program, select, 1)?;
+    let one = time(gpu, program, select, 1)?;
+    Ok((ms / one.max(1e-3)).clamp(1.0, 1000.0) as u32)
+}
+
+/// Mean milliseconds of a step whose instruments run at their cadences: each set of kernels that is due
+/// together is timed alone, and weighted by how often it is due.
+struct Cadenced {
+    /// A step that stands for its set, and the share of steps it stands for.
+    sets: Vec<(Select, f64, u32)>,
+}
+
+impl Cadenced {
+    fn new(gpu: &Gpu, program: &Program, ms: f64) -> Result<Self> {
+        let cadences = program.cadences();
+        let period: u64 = cadences.iter().fold(1, |all, every| {
+            let (mut a, mut b) = (all, *every);
+            while b > 0 {
+                (a, b) = (b, a % b);
+            }
+            all / a * every
+        });
+        let mut sets: Vec<(Vec<bool>, u64, u64)> = Vec::new();
+        for step in 0..period.min(100_000) {
+            let due: Vec<bool> = cadences.iter().map(|every| step % every == 0).collect();
+            match sets.iter_mut().find(|(known, _, _)| *known == due) {
+                Some((_, _, count)) => *count += 1,
+                None => sets.push((due, step, 1)),
+            }
+        }
+        let all: u64 = sets.iter().map(|(_, _, count)| count).sum();
+        let sets = sets.into_iter().map(|(_, step, count)| {
+            let select = Select { step, update: true };
+            let share = count as f64 / all as f64;
+            Ok((select, share, fitting(gpu, program, select, ms * share)?))
+        });
+        Ok(Self { sets: sets.collect::<Result<_>>()? })
+    }
+
+    fn time(&self, gpu: &Gpu, program: &Program) -> Result<f64> {
+        self.sets.iter().map(|(select, share, count)| Ok(share * time(gpu, program, *select, *count)?)).sum()
+    }
+
+    fn mean(&self, of: impl Fn(Select) -> f64) -> f64 {
+        self.sets.iter().map(|(select, share, _)| share * of(*select)).sum()
+    }
+
+    fn work(&self, program: &Program) -> Work {
+        Work {
+            flops: self.mean(|select| program.work(select).flops as f64) as u64,
+            bytes: self.mean(|select| program.work(select).bytes as f64) as u64,
+        }
+    }
+}
+
+/// Milliseconds one round of one thing shall take.
+const ROUND: f64 = 300.0;
+
+/// A product of two square matrices, as a program.
+fn product(gpu: &Gpu, [m, n, k]: [usize; 3]) -> Result<Program> {
+    let mut tape = Tape::new(1);
+    let (x, w) = (tape.input("x", Shape::f32(&[m, k])), tape.input("w", Shape::f32(&[k, n])));
+    let y = tape.push1(Linear::default(), &[x, w])?;
+    let mut bindings = Bindings::new();
+    for (var, len) in [(x, m * k), (w, k * n), (y, m * n)] {
+        bindings.bind(var, Storage::whole(&gpu.buffer(Class::Data, len as u64)?, len as u64));
+    }
+    tape.compile(gpu, &bindings)
+}
+
+fn copy(gpu: &Gpu, len: usize) -> Result<Program> {
+    let mut tape = Tape::new(1);
+    let x = tape.input("x", Shape::f32(&[len]));
+    let y = tape.push1(Copy, &[x])?;
+    let mut bindings = Bindings::new();
+    for var in [x, y] {
+        bindings.bind(var, Storage::whole(&gpu.buffer(Class::Data, len as u64)?, len as u64));
+    }
+    tape.compile(gpu, &bindings)
+}
+
+const STEP: Select = Select { step: 0, update: true };
+
+/// Side of the large product: what fills the device for a moment.
+fn side(gpu: &Gpu) -> usize {
+    if gpu.caps().is_software() { 1024 } else { 4096 }
+}
+
+fn large_copy(gpu: &Gpu) -> usize {
+    let room = (gpu.caps().max_binding / 4) as usize;
+    room.min(if gpu.caps().is_software() { 16 << 20 } else { 64 << 20 })
+}
+
+/// Measures the peaks.
+///
+/// # Errors
+/// Where the device fails.
+pub fn peak(gpu: &Gpu) -> Result<Peak> {
+    let best = |program: &Program| -> Result<f64> {
+        let count = fitting(gpu, program, STEP, ROUND / 3.0)?;
+        (0..5).map(|_| time(gpu, program, STEP, count)).try_fold(f64::MAX, |best, ms| Ok(best.min(ms?)))
+    };
+    let n = side(gpu);
+    let (matrix, stream) = (product(gpu, [n, n, n])?, copy(gpu, large_copy(gpu))?);
+    Ok(Peak {
+        flops: matrix.work(STEP).flops as f64 / (best(&matrix)? * 1e-3),
+        bytes: stream.work(STEP).bytes as f64 / (best(&stream)? * 1e-3),
+    })
+}
+
+/// One workload's step with more and more instruments, in turns.
+///
+/// # Errors
+/// Where the workload does not fit the device, or it fails.
+pub fn steps(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
+    let sessions = MODES.iter().map(|(_, keep)| workload.session(gpu, 1, keep)).collect::<Result<Vec<_>>>()?;
+    let cadenced = sessions.iter().map(|s| Cadenced::new(gpu, s.program(), ROUND)).collect::<Result<Vec<_>>>()?;
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); MODES.len()];
+    for _ in 0..rounds.max(1) {
+        for ((session, cadenced), times) in sessions.iter().zip(&cadenced).zip(&mut times) {
+            times.push(cadenced.time(gpu, session.program())?);
+        }
+    }
+    let lines = MODES.iter().zip(sessions.iter().zip(cadenced)).zip(times);
+    Ok(lines
+        .map(|(((mode, _), (session, cadenced)), times)| {
+            let program = session.program();
+            let line = Times(times).line(gpu, workload.name, mode, cadenced.work(program), peak);
+            Line {
+                dispatches: cadenced.mean(|select| program.dispatches(select) as f64),
+                memory: program.planned_bytes(),
+                ..line
+            }
+        })
+        .collect())
+}
+
+/// Shapes of products that matter: square ones, and those of the workloads.
+const SHAPES: &[[usize; 3]] =
+    &[[256, 256, 256], [1024, 1024, 1024], [12769, 128, 128], [3830, 512, 128], [128, 512, 3830], [4096, 256, 1024]];
+
+/// Single kernels: products of several shapes, and a large copy.
+///
+/// # Errors
+/// Where the device fails.
+pub fn kernels(gpu: &Gpu, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
+    let mut programs = Vec::new();
+    let n = side(gpu);
+    for shape in SHAPES.iter().copied().chain((n > 1024).then_some([n, n, n])) {
+        programs.push((format!("product {}x{}x{}", shape[0], shape[1], shape[2]), product(gpu, shape)?));
+    }
+    let len = large_copy(gpu);
+    programs.push((format!("copy of {}", crate::gpu::Bytes(len as u64 * 4)), copy(gpu, len)?));
+    let mut timed = Vec::new();
+    for (name, program) in &programs {
+        let count = fitting(gpu, program, STEP, ROUND / 3.0)?;
+        let times = (0..rounds.max(1)).map(|_| time(gpu, program, STEP, count)).collect::<Result<Vec<_>>>()?;
+        let label = program.labels(STEP).join(", ");
+        timed.push(Line { dispatches: 1.0, ..Times(times).line(gpu, name, &label, program.work(STEP), peak) });
+    }
+    Ok(timed)
+}
+
+/// Where a workload's step spends its time: each kernel in a pass of its own, with everything due.
+///
+/// # Errors
+/// Where the device fails; [`Error::Unsupported`] where it has no timestamps.
+pub fn profile(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
+    let session = workload.session(gpu, 1, |_| true)?;
+    let program = session.program();
+    let count = program.dispatches(STEP) as u32;
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); count as usize];
+    let mut labels = Vec::new();
+    for round in 0..=rounds.max(1) {
+        let mut timer = Timer::new(gpu, count)
+            .ok_or_else(|| Error::Unsupported("single kernels of a step need timestamps".to_owned()))?;
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        program.encode_timed(&mut encoder, &mut timer, STEP);
+        let spans = timer.submit(encoder)?;
+        // The first round warms up.
+        for (times, span) in times.iter_mut().zip(&spans).filter(|_| round > 0) {
+            times.push(span.ms);
+        }
+        labels = spans.into_iter().map(|span| span.label).collect();
+    }
+    let works = program.works(STEP);
+    let lines = labels.iter().zip(times).zip(works);
+    Ok(lines.map(|((label, times), work)| Times(times).line(gpu, workload.name, label, work, peak)).collect())
+}
+
+/// A workload with 1, 2, 4, ... replicas in one program, until `most` or until memory ends.
+///
+/// # Errors
+/// Where the device fails.
+pub fn replicas(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, most: u32) -> Result<Vec<Line>> {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut count = 1;
+    while count <= most {
+        let session = match workload.session(gpu, count, |cost| cost == CostClass::F) {
+            Ok(session) => session,
+            Err(Error::Limit(_)) if !lines.is_empty() => break,
+            Err(error) => return Err(error),
+        };
+        let program = session.program();
+        let cadenced = Cadenced::new(gpu, program, ROUND)?;
+        let times = (0..rounds.max(1)).map(|_| cadenced.time(gpu, program)).collect::<Result<Vec<_>>>()?;
+        let line = Times(times).line(gpu, workload.name, "class F", cadenced.work(program), peak);
+        lines.push(Line {
+            dispatches: cadenced.mean(|select| program.dispatches(select) as f64),
+            memory: program.planned_bytes(),
+            replicas: count,
+            ..line
+        });
+        count *= 2;
+    }
+    Ok(lines)
+}
+
+/// CPU time of encoding a workload's common step, in microseconds for each dispatch: median over rounds.
+///
+/// # Errors
+/// Where the workload does not fit the device.
+pub fn encode(gpu: &Gpu, workload: &Workload, rounds: u32) -> Result<Line> {
+    let session = workload.session(gpu, 1, |_| true)?;
+    let select = Select { step: 1, update: true };
+    let program = session.program();
+    let times = (0..=rounds.max(1)).map(|_| {
+        let began = Instant::now();
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            replay(&mut pass, program, select, 16);
+        }
+        drop(encoder.finish());
+        began.elapsed().as_secs_f64() * 1e3 / 16.0
+    });
+    let times: Vec<f64> = times.skip(1).collect();
+    let none = Peak { flops: f64::INFINITY, bytes: f64::INFINITY };
+    let line = Times(times).line(gpu, workload.name, "encode", program.work(select), &none);
+    Ok(Line { timing: "wall", dispatches: program.dispatches(select) as f64, ..line })
+}

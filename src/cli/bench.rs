@@ -1,0 +1,136 @@
+//! `thermoscope bench`
+
+use super::{complain, open_gpu, print};
+use crate::bench::{self, Line, Peak, WORKLOADS, Workload};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, Bytes, Gpu};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  thermoscope bench step                        all workloads, with more and more instruments
+  thermoscope bench step --preset grok --json
+  thermoscope bench kernels                     matrix products and a copy, as share of the peak
+  thermoscope bench profile --preset induction  every kernel of one step
+  thermoscope bench replicas --most 64          many copies of a model in one program
+
+What is compared is measured in turns in one run. Times on a busy machine are worth little; ratios keep.")]
+pub(super) struct Args {
+    /// What is timed
+    #[arg(value_enum)]
+    what: What,
+    /// One workload only: grok, grok-minibatch, induction or small-lm
+    #[arg(long, value_name = "WORKLOAD")]
+    preset: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Rounds of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
+    rounds: u32,
+    /// Replicas to go up to
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    most: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum What {
+    /// A training step with no instruments, with the free ones, with all
+    Step,
+    /// Single kernels at several shapes
+    Kernels,
+    /// Each kernel of a step, on the device's clock
+    Profile,
+    /// CPU time of encoding a step
+    Encode,
+    /// 1, 2, 4, ... replicas in one program
+    Replicas,
+}
+
+pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
+    let gpu = open_gpu(adapter)?;
+    let workloads: Vec<&Workload> = match &args.preset {
+        Some(name) => vec![Workload::find(name)?],
+        None if matches!(args.what, What::Profile | What::Replicas) => vec![Workload::find("grok-minibatch")?],
+        None => WORKLOADS.iter().collect(),
+    };
+    complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
+    if args.what == What::Encode {
+        for workload in workloads {
+            for gpu in [&Gpu::noop(), &gpu] {
+                show(args, &[bench::encode(gpu, workload, 20 * args.rounds)?], None)?;
+            }
+        }
+        return Ok(());
+    }
+    let peak = bench::peak(&gpu)?;
+    complain(&format!(
+        "peak in this run: {:.1} GFLOP/s in a large product, {:.1} GB/s in a large copy",
+        peak.flops * 1e-9,
+        peak.bytes * 1e-9
+    ));
+    if args.what == What::Kernels {
+        return show(args, &bench::kernels(&gpu, &peak, args.rounds)?, Some(&peak));
+    }
+    for workload in workloads {
+        let lines = match args.what {
+            What::Step => bench::steps(&gpu, workload, &peak, args.rounds),
+            What::Profile => bench::profile(&gpu, workload, &peak, args.rounds),
+            _ => bench::replicas(&gpu, workload, &peak, args.rounds, args.most),
+        };
+        match lines {
+            Ok(lines) => show(args, &lines, Some(&peak))?,
+            // One that is too large for the device does not end the others.
+            Err(Error::Limit(why)) if args.preset.is_none() => complain(&format!("{} skipped: {why}", workload.name)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn show(args: &Args, lines: &[Line], peak: Option<&Peak>) -> Result<()> {
+    if args.json {
+        for line in lines {
+            let text = serde_json::to_string(line).map_err(|error| Error::Unsupported(error.to_string()))?;
+            print(&text);
+        }
+        return Ok(());
+    }
+    let Some(first) = lines.first() else { return Ok(()) };
+    if args.what == What::Encode {
+        print(&format!(
+            "{:16} {:32} {:6.0} dispatches  {:6.3} us each",
+            first.workload,
+            first.adapter,
+            first.dispatches,
+            first.ms_per_step * 1e3 / first.dispatches
+        ));
+        return Ok(());
+    }
+    print(&format!(
+        "\n{:24} {:44} {:>10} {:>19} {:>8} {:>9} {:>10} {:>6} {:>7}",
+        "workload", "mode", "ms", "(min to max)", "ratio", "GFLOP", "bytes", "peak", first.timing
+    ));
+    for line in lines {
+        let mode = if args.what == What::Replicas { format!("{} replicas", line.replicas) } else { line.mode.clone() };
+        // Of the first line: for replicas, the time of one replica's step.
+        let ratio = line.ms_per_step / f64::from(line.replicas) / first.ms_per_step;
+        let same = matches!(args.what, What::Step | What::Replicas);
+        print(&format!(
+            "{:24} {:44} {:10.3} {:>19} {:>8} {:9.3} {:>10} {:>5.0}% {:>7.1}",
+            line.workload,
+            mode,
+            line.ms_per_step,
+            format!("({:.3} to {:.3})", line.min, line.max),
+            if same { format!("{ratio:.3}") } else { String::new() },
+            line.flops as f64 * 1e-9,
+            Bytes(line.bytes).to_string(),
+            line.share_of_peak * 100.0,
+            line.dispatches,
+        ));
+    }
+    if let (Some(peak), What::Step) = (peak, args.what) {
+        let floor = (first.flops as f64 / peak.flops).max(first.bytes as f64 / peak.bytes) * 1e3;
+        print(&format!("{:24} floor at this run's peaks: {floor:.3} ms; activations {}", "", Bytes(first.memory)));
+    }
+    Ok(())
+}
