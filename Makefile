@@ -11,7 +11,7 @@ export NODEVICE_SELECT ?= 1
 .PHONY: demo test setup setup-tests
 
 demo: setup
-	$(CARGO) run --release --quiet -- run grok-quick
+	$(CARGO) run --release -- run grok-quick
 
 test: setup-tests
 	$(if $(SWIFTSHADER),VK_ADD_DRIVER_FILES=$(SWIFTSHADER)) $(CARGO) test --all-features

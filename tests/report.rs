@@ -48,7 +48,7 @@ fn page(dir: &std::path::Path) -> std::path::PathBuf {
             }
         }
     }
-    out.close(Status::Finished, 120, 1.0).unwrap();
+    out.close(Status::Finished, 120).unwrap();
     thermoscope::report::write(dir).unwrap().page
 }
 

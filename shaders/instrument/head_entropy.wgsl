@@ -21,7 +21,7 @@ fn head_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation
         let example = e / size;
         let query = e % size / params.keys;
         let a = x[r * params.x_replica + (example * params.heads + wid.x) * size + e % size];
-        let counted = a > 0.0 && query_counts(targets[target_place(r, example, query)], query);
+        let counted = a != 0.0 && query_counts(targets[target_place(r, example, query)], query);
         sum -= select(0.0, a * log(max(a, 1e-37)), counted);
     }
     sum = workgroup_sum(sum, lid);

@@ -41,8 +41,9 @@ fn cross_entropy_forward(at: Invocation) {
         let nats = select(log1p(sum), shift + log(exp(-shift) + sum), top > 0.0);
         let out = r * params.row_replica + row;
         loss[out] = select(0.0, nats, counted);
-        correct[out] = select(0.0, 1.0, counted && top < 0.0);
-        margin[out] = select(0.0, -top, counted);
+        // Without a finite loss nothing was predicted, and the margin is as undefined as the loss.
+        correct[out] = select(0.0, 1.0, counted && top < 0.0 && is_finite(nats));
+        margin[out] = select(0.0, select(nats, -top, is_finite(nats)), counted);
         saved[r * params.saved_replica + row * 2u] = select(0.0, shift, counted);
         saved[r * params.saved_replica + row * 2u + 1u] = select(0.0, sum, counted);
     }

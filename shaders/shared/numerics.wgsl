@@ -3,6 +3,11 @@
 /// A finite stand-in for infinity in masks and running maxima.
 const HUGE: f32 = 3.0e38;
 
+/// Whether x is a finite number, told by its bits: compilers may assume that comparisons see no NaN.
+fn is_finite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+}
+
 /// ln(1 + x) for x >= 0, to f32 precision also where 1 + x rounds to 1. Below 1/16 the series of
 /// 2 artanh(x / (2 + x)); its first neglected term is under 2^-40 of the result.
 fn log1p(x: f32) -> f32 {

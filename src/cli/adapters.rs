@@ -10,7 +10,8 @@ pub(super) struct Args {
     /// One JSON object for each adapter
     #[arg(long)]
     json: bool,
-    /// Run every op against its f64 reference and print the worst relative error of each
+    /// Run the ops of models, forward and backward, against their f64 references and print the worst
+    /// relative error of each
     #[arg(long)]
     check: bool,
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::{open_gpu, presets, print, report};
 use crate::error::{Error, Result};
 use crate::gpu::AdapterChoice;
-use crate::model::ModelFolder;
 use crate::record::{Manifest, RunDir, Status, TableRow};
 use crate::train::Session;
 
@@ -35,7 +34,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
-    let folder = ModelFolder::read(&args.model)?;
+    let folder = super::read_model(&args.model)?;
     let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
     let gpu = open_gpu(adapter)?;
     let mut session = Session::new(&gpu, setup.config)?;
@@ -48,7 +47,6 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
             Some(std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?),
         ),
     )?;
-    let began = std::time::Instant::now();
     session.submit(0);
     gpu.wait()?;
     let mut shown = Vec::new();
@@ -80,7 +78,7 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
             "nothing was measured: measure.off leaves nothing that this model and task have".to_owned(),
         ));
     }
-    dir.close(Status::Finished, 0, began.elapsed().as_secs_f64())?;
+    dir.close(Status::Finished, 0)?;
     shown.iter().for_each(|line| print(line));
     report::write(dir.path())?;
     Ok(())

@@ -84,7 +84,9 @@ pub fn main() -> ExitCode {
         Command::Instruments(args) => instruments::main(&args).map(|()| 0),
         Command::Presets(args) => presets::main(&args).map(|()| 0),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "thermoscope", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "thermoscope", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end());
             Ok(0)
         }
     };
@@ -97,10 +99,28 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output; a reader that has gone away is no error.
+/// Prints to standard output. A reader that has gone away is no error; a full disk is.
 fn print(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        complain(&format!("error: cannot write to standard output: {error}"));
+        std::process::exit(2);
+    }
+}
+
+/// Reads a model folder; of a run directory, says which of its folders is one.
+fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
+    if path.join("run.json").exists() {
+        return Err(crate::Error::Refused(format!(
+            "{} is a run, not a model; name one of its checkpoints, {}/checkpoints/step-...",
+            path.display(),
+            path.display()
+        )));
+    }
+    crate::model::ModelFolder::read(path)
 }
 
 /// Prints to standard error; a reader that has gone away is no error.

@@ -37,15 +37,14 @@ fn read(name: &str) -> Result<String> {
     match find(name) {
         Some(text) => Ok(text.to_owned()),
         None if path.extension().is_some_and(|e| e == "toml") || path.exists() => {
-            let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
-            Ok(beside(&text, path.parent().unwrap_or(Path::new(""))).unwrap_or(text))
+            std::fs::read_to_string(path).map_err(Error::io("cannot read", path))
         }
         None => Err(Error::Config(format!("{name} is neither a preset ({}) nor a .toml file", names()))),
     }
 }
 
-/// The text with files of the task that are not found from here, but beside the configuration, named so
-/// that they are; `None` where nothing needs to change.
+/// The text with files of the task named by their whole path, so that a run can be resumed from anywhere:
+/// as they are found from here, or else beside the configuration. `None` where nothing needs to change.
 fn beside(text: &str, dir: &Path) -> Option<String> {
     let mut table: toml::Table = toml::from_str(text).ok()?;
     let mut changed = false;
@@ -53,9 +52,11 @@ fn beside(text: &str, dir: &Path) -> Option<String> {
         let Some(toml::Value::String(file)) = table.get_mut("task").and_then(|task| task.get_mut(key)) else {
             continue;
         };
-        let there = dir.join(&*file);
-        if !file.is_empty() && !Path::new(file).exists() && there.exists() {
-            *file = there.to_string_lossy().into_owned();
+        let found = [Path::new(&*file).to_owned(), dir.join(&*file)].into_iter().find(|path| path.is_file());
+        if let Some(whole) =
+            found.and_then(|path| std::path::absolute(path).ok()).filter(|path| *path != Path::new(&*file))
+        {
+            *file = whole.to_string_lossy().into_owned();
             changed = true;
         }
     }
@@ -72,12 +73,16 @@ fn named(name: &str) -> impl Fn(Error) -> Error {
 /// A preset or file with settings.
 pub(super) fn load(name: &str, sets: &[String]) -> Result<Setup> {
     let text = apply_sets(&read(name)?, sets)?;
-    Setup::from_toml(&text).map_err(named(name))
+    let text = beside(&text, Path::new(name).parent().unwrap_or(Path::new(""))).unwrap_or(text);
+    // Settings are merged into a text of their own, whose lines are not the file's.
+    let with = if sets.is_empty() { name.to_owned() } else { format!("{name}, with settings merged in") };
+    Setup::from_toml(&text).map_err(named(&with))
 }
 
 /// The same for measuring a model: its own architecture takes the place of `[model]`.
 pub(super) fn load_for_model(name: &str, sets: &[String], folder: &ModelFolder) -> Result<Setup> {
     let text = apply_sets(&read(name)?, sets)?;
+    let text = beside(&text, Path::new(name).parent().unwrap_or(Path::new(""))).unwrap_or(text);
     let mut table: toml::Table =
         toml::from_str(&text).map_err(|error| named(name)(Error::Config(error.to_string().trim_end().to_owned())))?;
     let model = toml::Value::try_from(&folder.config).map_err(|error| Error::Config(error.to_string()))?;

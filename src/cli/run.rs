@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::progress::Progress;
 use super::{fresh_dir, open_gpu, presets, print, report};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Gpu};
-use crate::model::ModelFolder;
 use crate::record::{Manifest, RunDir, Setup, Status, TableRow};
 use crate::train::{Session, StepRow};
 
@@ -34,7 +33,7 @@ pub(super) struct Args {
     /// Change one setting; may be given many times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Seed of the first replica
+    /// Seed of the first replica, for those to which [[replica]] tables give none
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Copies that train side by side, with seeds counting up
@@ -82,6 +81,9 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
             }
             if manifest.status == Status::Finished {
                 print(&format!("{} is finished: {} steps", out.display(), manifest.steps_done));
+                if !out.join("report.html").exists() {
+                    report::write(out)?;
+                }
                 return Ok(0);
             }
             (Setup::from_json(&manifest.config)?, Some((out.clone(), manifest)))
@@ -132,7 +134,7 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
 }
 
 fn load_weights(session: &mut Session, from: &std::path::Path) -> Result<()> {
-    let folder = ModelFolder::read(from)?;
+    let folder = super::read_model(from)?;
     let model = &session.config().model;
     // How weights were once drawn makes no other model.
     let same = crate::model::ModelConfig {
@@ -175,7 +177,7 @@ impl Loop {
     fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
         let second = Arc::new(AtomicBool::new(false));
-        for (number, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+        for (number, code) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
             let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
             // The second signal ends at once what the first asked to stop.
             signal_hook::flag::register_conditional_shutdown(number, code, Arc::clone(&second)).map_err(fail)?;
@@ -252,7 +254,7 @@ impl Loop {
         self.submitted.push_back(last);
         self.drain(0)?;
         self.dir.event(total, "finish", "all steps done")?;
-        self.dir.close(Status::Finished, total, self.progress.elapsed().as_secs_f64())?;
+        self.dir.close(Status::Finished, total)?;
         self.progress.finish();
         let seconds = std::time::Duration::from_secs(self.progress.elapsed().as_secs());
         self.progress.say(&format!("{total} steps done in {}", humantime::format_duration(seconds)));
@@ -319,12 +321,12 @@ impl Loop {
         self.dir.event(self.session.step(), "stop", "asked to stop by a signal")?;
         let keep = self.session.config().checkpoint.keep;
         self.save(keep)?;
-        let seconds = self.progress.elapsed().as_secs_f64();
-        self.dir.close(Status::Interrupted, self.session.step(), seconds)?;
+        self.dir.close(Status::Interrupted, self.session.step())?;
         self.progress.finish();
         self.progress.say(&format!(
-            "stopped at step {}; go on with: thermoscope run --resume --out {}",
+            "stopped at step {}; go on with: {} run --resume --out '{}'",
             self.session.step(),
+            std::env::args().next().unwrap_or_else(|| "thermoscope".to_owned()),
             self.dir.path().display()
         ));
         Ok(code)

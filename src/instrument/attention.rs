@@ -6,7 +6,7 @@ use crate::autograd::op::misfit;
 use crate::autograd::ops::{IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Params, Shader, Tensor};
+use crate::gpu::{Params, Shader, Tensor, grid_1d};
 
 /// `attention_entropy`, `head_similarity`, `head_similarity.centered`.
 pub(super) struct Patterns;
@@ -290,7 +290,7 @@ impl Op for PatternSum {
         let partial = cx.scratch(&[chunks, columns]);
         let strides = [Some(&inputs[0]), Some(&inputs[1]), None, None, Some(&partial)];
         let params = params(dims, own_targets(dims, inputs[1].len()), EXAMPLES, strides);
-        let grid = [columns.div_ceil(64) as u32, chunks as u32, cx.replicas];
+        let grid = grid_1d(columns.div_ceil(64) as u64 * chunks as u64, cx.replicas);
         cx.dispatch(&PATTERN_SUM, &[], &params, &[&inputs[0], &inputs[1], &partial], grid)?;
         sum_columns(cx, &partial, chunks, columns, &outputs[0])
     }

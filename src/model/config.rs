@@ -146,13 +146,12 @@ impl ModelConfig {
     /// [`Error::Config`] naming the field and what it must be.
     pub fn resolve(mut self) -> Result<Self> {
         let fail = |what: String| Err(Error::Config(what));
-        for (name, value) in [
-            ("n_layers", self.n_layers),
-            ("d_model", self.d_model),
-            ("n_heads", self.n_heads),
-            ("d_vocab", self.d_vocab),
-            ("n_ctx", self.n_ctx),
-        ] {
+        if !(1..=512).contains(&self.n_layers) {
+            return fail(format!("model.n_layers must be between 1 and 512, is {}", self.n_layers));
+        }
+        for (name, value) in
+            [("d_model", self.d_model), ("n_heads", self.n_heads), ("d_vocab", self.d_vocab), ("n_ctx", self.n_ctx)]
+        {
             if value == 0 || value > 1 << 20 {
                 return fail(format!("model.{name} must be between 1 and 1048576, is {value}"));
             }
@@ -213,8 +212,8 @@ impl ModelConfig {
         for (name, value) in
             [("eps", self.eps), ("attn_scale", self.attn_scale), ("initializer_range", self.initializer_range)]
         {
-            if !value.is_finite() || value < 0.0 {
-                return fail(format!("model.{name} = {value} must be a number that is not negative"));
+            if value != 0.0 && !(1e-30..=1e30).contains(&value) {
+                return fail(format!("model.{name} = {value} must be 0 or a number between 1e-30 and 1e30"));
             }
         }
         if self.attn_scale == 0.0 {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,13 +63,19 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
+/// Version of the layout.
+const FORMAT: u32 = 1;
+
+fn hash(config: &Value) -> String {
+    blake3::hash(format!("{FORMAT} {config}").as_bytes()).to_hex().to_string()
+}
+
 impl Manifest {
     /// The manifest of a run that begins now.
     pub fn new(config: Value, caps: &Caps, from: Option<PathBuf>) -> Self {
-        let format = 1;
-        let hash = blake3::hash(format!("{format} {config}").as_bytes()).to_hex().to_string();
+        let hash = hash(&config);
         Self {
-            format,
+            format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             status: Status::Running,
             started: now(),
@@ -96,6 +103,8 @@ struct CheckpointState {
 pub struct RunDir {
     /// Held while the run is written, so that no second process writes too.
     _lock: File,
+    /// When the time was last added to the manifest's.
+    since: Instant,
     path: PathBuf,
     manifest: Manifest,
     segments: Segments,
@@ -131,7 +140,7 @@ impl RunDir {
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let segments = Segments::open(&path.join("metrics"), 0)?;
         let events = Events::open(&path.join("events.jsonl"), 0)?;
-        Ok(Self { _lock: lock, path: path.to_owned(), manifest, segments, events })
+        Ok(Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events })
     }
 
     /// Opens a run to go on with it: behind its latest readable checkpoint, or from its beginning where it
@@ -144,6 +153,12 @@ impl RunDir {
         Self::read_manifest(path)?;
         let lock = lock(path)?;
         let mut manifest = Self::read_manifest(path)?;
+        if manifest.hash != hash(&manifest.config) {
+            return Err(Error::format(
+                path.join("run.json"),
+                "was edited: its configuration does not have its hash any more. Undo that, or begin anew with another --out",
+            ));
+        }
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let mut unreadable = Vec::new();
@@ -175,7 +190,7 @@ impl RunDir {
         manifest.stopped = None;
         manifest.steps_done = state.step;
         write_manifest(path, &manifest)?;
-        Ok((Self { _lock: lock, path: path.to_owned(), manifest, segments, events }, snapshot))
+        Ok((Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events }, snapshot))
     }
 
     /// Reads `run.json`.
@@ -187,7 +202,14 @@ impl RunDir {
         if !file.exists() {
             return Err(Error::Refused(format!("{} holds no run: there is no run.json in it", path.display())));
         }
-        read_json(&file)
+        let manifest: Manifest = read_json(&file)?;
+        if manifest.format != FORMAT {
+            return Err(Error::format(
+                file,
+                format!("has layout {}, this program reads {FORMAT}; use the version that wrote it", manifest.format),
+            ));
+        }
+        Ok(manifest)
     }
 
     /// Reads what happened.
@@ -254,6 +276,9 @@ impl RunDir {
     /// [`Error::Io`] where it cannot be written; the checkpoint before stays valid.
     pub fn checkpoint(&mut self, model: &ModelConfig, snapshot: &Snapshot, keep: u32) -> Result<()> {
         self.flush()?;
+        self.manifest.steps_done = snapshot.step;
+        self.manifest.seconds += std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64();
+        write_manifest(&self.path, &self.manifest)?;
         let state =
             CheckpointState { step: snapshot.step, segments: self.segments.count(), events_bytes: self.events.sync()? };
         let state = serde_json::to_string_pretty(&state).unwrap_or_default();
@@ -283,13 +308,13 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be written.
-    pub fn close(&mut self, status: Status, step: u64, seconds: f64) -> Result<()> {
+    pub fn close(&mut self, status: Status, step: u64) -> Result<()> {
         self.flush()?;
         self.events.sync()?;
         self.manifest.status = status;
         self.manifest.stopped = Some(now());
         self.manifest.steps_done = step;
-        self.manifest.seconds += seconds;
+        self.manifest.seconds += std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64();
         write_manifest(&self.path, &self.manifest)
     }
 }
@@ -320,6 +345,7 @@ fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
 fn read_checkpoint(path: &Path, step: u64, model: &ModelConfig) -> Result<(CheckpointState, Snapshot)> {
     let dir = checkpoint_path(path, step);
     let state: CheckpointState = read_json(&dir.join("state.json"))?;
+    Segments::check(&path.join("metrics"), state.segments)?;
     let folder = ModelFolder::read(&dir)?;
     if folder.config != *model {
         return Err(Error::format(&dir, "is the checkpoint of another model than run.json describes"));

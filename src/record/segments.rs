@@ -1,5 +1,6 @@
 //! The metric table as immutable Parquet segments with one fixed, long schema.
 
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,10 +77,28 @@ impl Segments {
                 std::fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
             }
         }
-        if let Some(missing) = (0..keep).map(|number| part_path(dir, number)).find(|path| !path.exists()) {
-            return Err(Error::Refused(format!("{} is missing: the run's table is not whole", missing.display())));
-        }
         Ok(Self { dir: dir.to_owned(), next: keep, columns: Columns::default(), names: Default::default() })
+    }
+
+    /// Whether the first `count` segments are there and end as segments do.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming the one that is missing or torn.
+    pub fn check(dir: &Path, count: u32) -> Result<()> {
+        let whole = |path: &Path| {
+            let mut file = std::fs::File::open(path).ok()?;
+            let mut end = [0; 4];
+            file.seek(SeekFrom::End(-4)).ok()?;
+            file.read_exact(&mut end).ok()?;
+            (end == *b"PAR1").then_some(())
+        };
+        match (0..count).map(|number| part_path(dir, number)).find(|path| whole(path).is_none()) {
+            Some(path) => Err(Error::format(
+                path,
+                "is missing or torn, so the run's table is not whole. Begin anew with another --out",
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Segments written so far.

@@ -293,7 +293,7 @@ impl Charts {
                 json!({
                     "data": { "name": chart.name },
                     "transform": if log { json!([{ "filter": "datum.value > 0" }]) } else { json!([]) },
-                    "mark": { "type": "line", "clip": true, "strokeWidth": 1.3, "opacity": if self.replicas { 0.55 } else { 0.95 }, "tooltip": true },
+                    "mark": { "type": "line", "clip": true, "point": self.last_step == 0, "strokeWidth": 1.3, "opacity": if self.replicas { 0.55 } else { 0.95 }, "tooltip": true },
                     "encoding": {
                         "x": x,
                         "y": { "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis },

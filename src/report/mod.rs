@@ -27,6 +27,8 @@ pub struct Report {
     pub page: PathBuf,
     /// What happened when, in order of step.
     pub phases: Vec<Phase>,
+    /// Replicas of the run; phases are those of the first.
+    pub replicas: u64,
 }
 
 /// Writes `report.html` into a run directory.
@@ -37,6 +39,11 @@ pub fn write(run: &Path) -> Result<Report> {
     let manifest = RunDir::read_manifest(run)?;
     let series = read_metrics(run, |_| true)?;
     let phases = phases::find(&series);
+    let warnings: Vec<String> = RunDir::read_events(run)?
+        .into_iter()
+        .filter(|event| event.kind == "warning")
+        .map(|event| format!("step {}: {}", event.step, event.text))
+        .collect();
     let charts = charts::Charts::new(&series, &phases);
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
     let mut environment = Environment::new();
@@ -48,6 +55,7 @@ pub fn write(run: &Path) -> Result<Report> {
             description => manifest.config["description"].as_str().unwrap_or_default(),
             status => status(&manifest, charts.last_step()),
             phases => phases.iter().map(|p| context! { name => p.name, step => p.step, meaning => &p.meaning }).collect::<Vec<_>>(),
+            warnings => warnings,
             facts => facts(&manifest),
             config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
             notes => charts.notes(),
@@ -57,7 +65,7 @@ pub fn write(run: &Path) -> Result<Report> {
         .map_err(fail)?;
     let path = run.join("report.html");
     crate::files::write_whole(&path, page.as_bytes())?;
-    Ok(Report { page: path, phases })
+    Ok(Report { page: path, phases, replicas: manifest.config["replicas"].as_u64().unwrap_or(1) })
 }
 
 /// Everything between the page's script tags.

@@ -29,6 +29,18 @@ fn crossing(series: &Series, holds: impl Fn(f32) -> bool) -> Option<i64> {
 pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
     let get = |metric: &str| series.iter().find(|(key, _)| key.metric == metric && key.replica == 0).map(|(_, s)| s);
     let mut phases = Vec::new();
+    if series.values().all(|s| s.steps.len() < 2) {
+        // One measurement is no history.
+        return phases;
+    }
+    if let Some(step) = get("loss.train").and_then(|loss| crossing(loss, |value| !value.is_finite())) {
+        phases.push(Phase {
+            name: "diverged",
+            step,
+            meaning: "the train loss is no finite number any more; nothing after this means anything".to_owned(),
+        });
+        return phases;
+    }
     let mut add = |name, step: Option<i64>, meaning: &str| {
         phases.extend(step.map(|step| Phase { name, step, meaning: meaning.to_owned() }));
     };

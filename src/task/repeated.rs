@@ -100,12 +100,12 @@ impl Task for Repeated {
         if !(4..=1 << 16).contains(&self.seq) {
             return fail(format!("task.seq = {} must lie between 4 and 65536", self.seq));
         }
-        if self.test_sequences == 0 {
-            return fail("task.test_sequences must be 1 at least".to_owned());
+        if !(1..=1 << 16).contains(&self.test_sequences) {
+            return fail(format!("task.test_sequences = {} must lie between 1 and 65536", self.test_sequences));
         }
         let min_period = if self.min_period == 0 { (self.seq / 4).max(1) } else { self.min_period };
         let max_period = if self.max_period == 0 { (self.seq / 2).max(min_period) } else { self.max_period };
-        if max_period < min_period || max_period + 2 > self.seq {
+        if max_period < min_period || max_period > self.seq - 2 {
             return fail(format!(
                 "task.min_period = {min_period} and task.max_period = {max_period} must be in order and leave room for a second round in {} tokens",
                 self.seq

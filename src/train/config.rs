@@ -330,20 +330,22 @@ impl<T: Task> RunConfig<T> {
 
     fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<()> {
         let fine = |value: f64, low: f64, high: f64| value >= low && value < high;
+        // Beyond this, f32 ends.
+        const LARGEST: f64 = 1e30;
         // Adam divides by the root of a moment that may be 0.
         let least = if optimizer.kind == OptimizerKind::Sgd { 0.0 } else { 1e-30 };
         for (name, value, low, high) in [
-            ("learning_rate", optimizer.learning_rate, 0.0, f64::INFINITY),
-            ("weight_decay", optimizer.weight_decay, 0.0, f64::INFINITY),
+            ("learning_rate", optimizer.learning_rate, 0.0, LARGEST),
+            ("weight_decay", optimizer.weight_decay, 0.0, LARGEST),
             ("betas[0]", optimizer.betas[0], 0.0, 1.0),
             ("betas[1]", optimizer.betas[1], 0.0, 1.0),
             ("momentum", optimizer.momentum, 0.0, 1.0),
-            ("clip", optimizer.clip, 0.0, f64::INFINITY),
-            ("eps", optimizer.eps, least, f64::INFINITY),
+            ("clip", optimizer.clip, 0.0, LARGEST),
+            ("eps", optimizer.eps, least, LARGEST),
         ] {
             if !fine(value, low, high) {
-                let until = if high == 1.0 { " and below 1" } else { "" };
-                return Err(Error::Config(format!("optimizer.{name} = {value} must be at least {low}{until}")));
+                let until = if high == 1.0 { "below 1" } else { "a finite number below 1e30" };
+                return Err(Error::Config(format!("optimizer.{name} = {value} must be at least {low} and {until}")));
             }
         }
         if !fine(self.schedule.floor, 0.0, 1.0 + f64::EPSILON) {

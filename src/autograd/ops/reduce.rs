@@ -64,7 +64,7 @@ pub(crate) fn sum_columns(cx: &mut Lower<'_>, x: &Tensor, rows: usize, columns: 
         x_replica: x.replica_stride,
         y_replica: target.replica_stride,
     };
-    let grid = [columns.div_ceil(32) as u32, chunks as u32, cx.replicas];
+    let grid = grid_1d(columns.div_ceil(32) as u64 * chunks as u64, cx.replicas);
     cx.dispatch(&COLUMN_SUM, &[], &params, &[x, target], grid)?;
     match &partial {
         Some(partial) => sum_columns(cx, partial, chunks, columns, y),
