@@ -1,6 +1,8 @@
 //! Every kernel of the crate. A test compiles each variant of each for all backends, on no GPU at all.
 
-use crate::gpu::Shader;
+use crate::autograd::Checked;
+use crate::error::Result;
+use crate::gpu::{Gpu, Shader};
 
 /// All shaders: those of the ops, the batches, the optimizers and the instruments.
 #[cfg_attr(not(test), expect(dead_code, reason = "the registry is what the tests walk through"))]
@@ -12,6 +14,15 @@ pub(crate) fn registry() -> Vec<&'static Shader> {
         crate::instrument::shaders(),
     ]
     .concat()
+}
+
+/// Runs every op of models, optimizers and instruments on a device and compares with its f64 reference.
+///
+/// # Errors
+/// Where a kernel does not compile or the device fails.
+pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
+    let [patterns, spectra] = crate::instrument::CHECKS;
+    crate::autograd::check::self_check(gpu, &[crate::train::CHECKS, patterns, spectra])
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub use autograd::{Op, Tape, Var};
 pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu, Options, Program};
 pub use instrument::{Instrument, Metric};
+pub use kernels::self_check;
 pub use model::{Model, ModelConfig};
 pub use task::Task;
 pub use train::{RunConfig, Session, Snapshot};

@@ -198,9 +198,11 @@ impl Checked {
     }
 }
 
-type Build = fn(&mut Case) -> Result<(Vec<Var>, Vec<Var>)>;
+/// Appends an op to a case; returns its outputs, of which the first carries the gradient, and the inputs to
+/// differentiate by.
+pub(crate) type Build = fn(&mut Case) -> Result<(Vec<Var>, Vec<Var>)>;
 
-/// For each op: its outputs, of which the first carries the gradient, and the inputs to differentiate by.
+/// The ops that models are made of.
 const CHECKS: &[(&str, Build)] = &[
     ("add", |c| {
         let (a, b) = (c.owned(&[257, 3]), c.shared(&[257, 3]));
@@ -282,13 +284,14 @@ fn activation(case: &mut Case, act: ActFn) -> Result<(Vec<Var>, Vec<Var>)> {
     Ok((vec![case.tape.push1(Activation(act), &[x])?], vec![x]))
 }
 
-/// Runs every op and its gradient on a device and compares with the f64 reference.
+/// Runs every op, those of `more` too, and its gradient on a device and compares with the f64 reference.
 ///
 /// # Errors
 /// Where a kernel does not compile or the device fails.
-pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
+pub(crate) fn self_check(gpu: &Gpu, more: &[&[(&str, Build)]]) -> Result<Vec<Checked>> {
     CHECKS
         .iter()
+        .chain(more.iter().copied().flatten())
         .map(|(name, build)| {
             let mut case = Case::new(name);
             let (mut wanted, wrt) = build(&mut case)?;
@@ -407,7 +410,7 @@ mod testing {
     #[test]
     fn every_adapter_passes_its_self_check() {
         for gpu in gpus() {
-            for checked in self_check(gpu).unwrap() {
+            for checked in crate::kernels::self_check(gpu).unwrap() {
                 assert!(checked.passed(), "{} on {}: {:.1e}", checked.name, gpu.caps().name, checked.worst);
             }
         }

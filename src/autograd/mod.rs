@@ -12,7 +12,7 @@ pub mod ops;
 mod tape;
 
 pub use array::Array;
-pub use check::{Checked, self_check};
+pub use check::Checked;
 pub use compile::Bindings;
 pub use op::{Links, Lower, Op};
 pub use tape::{DType, Shape, Tape, Var};

@@ -1,17 +1,17 @@
 //! `thermoscope adapters`
 
 use super::{open_gpu, print};
-use crate::autograd::self_check;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Caps, adapters, no_adapter_help};
+use crate::kernels::self_check;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// One JSON object for each adapter
     #[arg(long)]
     json: bool,
-    /// Run the ops of models, forward and backward, against their f64 references and print the worst
-    /// relative error of each
+    /// Run every op, forward and backward, against its f64 reference and print the worst relative error of
+    /// each
     #[arg(long)]
     check: bool,
 }

@@ -2,8 +2,9 @@
 
 use super::attach::gcd;
 use super::{Attach, Card, CostClass, Instrument, Label};
+use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{IGNORE, sum_columns};
+use crate::autograd::ops::{ActFn, Activation, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
@@ -389,6 +390,18 @@ impl Op for Cosines {
         vec![Array::new(&[2, h * (h - 1) / 2], out)]
     }
 }
+
+pub(super) const CHECKS: &[(&str, Build)] = &[
+    ("attention entropy", |c| {
+        let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[120], 7, true));
+        let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
+        Ok((vec![mean_entropy(&mut c.tape, pattern, targets)?], Vec::new()))
+    }),
+    ("head similarity", |c| {
+        let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
+        Ok((vec![similarity(&mut c.tape, pattern, targets)?], Vec::new()))
+    }),
+];
 
 #[cfg(test)]
 mod tests {

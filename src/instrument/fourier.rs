@@ -2,6 +2,7 @@
 //! logits use, and how much loss depends on them. Definitions: Nanda et al. 2023.
 
 use super::{Attach, Card, CostClass, Instrument, Label, Pass};
+use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{
     Add, ColumnSum, CrossEntropy, GatherRows, IGNORE, Linear, MeanRows, Scale, TransposedProduct, scatter_rows,
@@ -634,6 +635,27 @@ impl Op for KeepFrequencies {
         vec![Array::from_fn(&inputs[0].dims, |at| if keeps(at / columns) { inputs[0].data[at] } else { 0.0 })]
     }
 }
+
+pub(super) const CHECKS: &[(&str, Build)] = &[
+    ("spectrum", |c| {
+        let x = c.owned(&[57, 33]);
+        let energies = c.tape.push1(RowSquares { take: 20 }, &[x])?;
+        Ok((c.tape.push(SpectrumSummary, &[energies])?, Vec::new()))
+    }),
+    ("key frequencies", |c| {
+        let x = c.owned(&[57, 33]);
+        let energies = c.tape.push1(RowSquares { take: 20 }, &[x])?;
+        let column = c.tape.reshape(energies, &[57, 1])?;
+        let power = c.tape.push1(ColumnSum, &[column])?;
+        let ranked = c.tape.push(RankFrequencies, &[energies, power])?;
+        Ok((vec![c.tape.push1(KeepFrequencies { rank: 2, constant: true }, &[x, ranked[0], ranked[1]])?], Vec::new()))
+    }),
+    ("squares", |c| {
+        let (x, index) = (c.owned(&[300, 9]), c.indices(&[300], 300, true));
+        let columns = c.tape.push1(ColumnSquares, &[x])?;
+        Ok((vec![columns, c.tape.push1(CentredSquares { classes: 5 }, &[x, index])?], Vec::new()))
+    }),
+];
 
 #[cfg(test)]
 mod tests {

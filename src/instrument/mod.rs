@@ -13,6 +13,7 @@ pub use norms::UpdateNorms;
 
 use serde::Serialize;
 
+use crate::autograd::check::Build;
 use crate::error::Result;
 use crate::gpu::Shader;
 
@@ -87,6 +88,9 @@ pub fn registry() -> [&'static dyn Instrument; 6] {
         &fourier::FourierLosses,
     ]
 }
+
+/// The ops of the instruments, for the self-check.
+pub(crate) const CHECKS: [&[(&str, Build)]; 2] = [attention::CHECKS, fourier::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {

@@ -8,5 +8,6 @@ pub use config::{
     BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, ReplicaConfig, RunConfig, ScheduleConfig,
     ScheduleKind,
 };
+pub(crate) use optimizer::CHECKS;
 pub use optimizer::{Hyper, shaders as optimizer_shaders};
 pub use session::{Row, Session, Snapshot, StepRow};

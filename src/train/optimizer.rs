@@ -5,6 +5,8 @@
 //! norms as partial sums.
 
 use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
+use crate::autograd::check::{Build, Case};
+use crate::autograd::ops::{ActFn, Activation};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Phase, Shader, Tensor, grid_1d};
@@ -421,6 +423,27 @@ impl Op for Advance {
     fn reference(&self, _inputs: &[&Array]) -> Vec<Array> {
         Vec::new()
     }
+}
+
+pub(crate) const CHECKS: &[(&str, Build)] = &[
+    ("AdamW", |case| check(case, OptimizerKind::Adamw)),
+    ("Adam", |case| check(case, OptimizerKind::Adam)),
+    ("SGD", |case| check(case, OptimizerKind::Sgd)),
+];
+
+/// One update, seen through its coefficients and the norms it leaves behind.
+fn check(case: &mut Case, kind: OptimizerKind) -> Result<(Vec<Var>, Vec<Var>)> {
+    let [w, g, m, v] = [(); 4].map(|()| case.owned(&[2 * BLOCK]));
+    let v = case.tape.push1(Activation(ActFn::Relu), &[v])?;
+    let hyper = Hyper::new(&OptimizerConfig { kind, ..Default::default() }, &ScheduleConfig::default(), 100);
+    let hyper: Vec<f32> = bytemuck::cast_slice(&[hyper]).repeat(case.tape.replicas() as usize);
+    let hyper = case.tape.constant_owned(&[Hyper::LEN], &hyper);
+    let clock = case.tape.constant_u32(&[1], &[4]);
+    let block = BLOCK as u32;
+    let rows = case.tape.constant_u32(&[2, 4], &[0, block, 1, 0, block, block, 0, 0]);
+    let coefficients = case.tape.push1(Coefficients { kind }, &[hyper, clock])?;
+    let sums = case.tape.effect(Update { kind }, &[w, g, m, v, hyper, coefficients, rows])?[0];
+    Ok((vec![coefficients, sums], Vec::new()))
 }
 
 #[cfg(test)]
