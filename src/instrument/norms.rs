@@ -4,7 +4,7 @@ use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::Var;
 use crate::error::Result;
 
-/// What an optimizer step leaves behind, each [tensors].
+/// What an optimizer step leaves behind, each `[tensors]`.
 pub struct UpdateNorms {
     /// Of the weights before the update.
     pub weight: Var,

@@ -29,13 +29,13 @@ pub enum Rows {
     /// Token and position pairs that repeat are computed once up to the first attention. For a batch in
     /// which few differ, as in modular arithmetic.
     Distinct {
-        /// Token of each distinct pair, [U].
+        /// Token of each distinct pair, `[U]`.
         tokens: Var,
-        /// Position of each distinct pair, [U].
+        /// Position of each distinct pair, `[U]`.
         positions: Var,
         /// Which pair stands at each place of the batch, [B * T].
         index: Var,
-        /// Which pair stands at the last position of each example, [B].
+        /// Which pair stands at the last position of each example, `[B]`.
         last: Var,
     },
 }

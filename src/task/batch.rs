@@ -37,9 +37,9 @@ pub enum Feed {
 pub struct Batch {
     /// Token rows.
     pub rows: Rows,
-    /// Target class of each read-out position, [B] or [B * T].
+    /// Target class of each read-out position, `[B]` or [B * T].
     pub targets: Var,
-    /// How many targets the loss is divided by, [1]. For a piece of a test set: of the whole set.
+    /// How many targets the loss is divided by, `[1]`. For a piece of a test set: of the whole set.
     pub count: Var,
     /// Number of sequences B.
     pub size: usize,

@@ -140,7 +140,7 @@ impl Op for Copy {
     }
 }
 
-/// y [N, C] = x + b [C] in every row.
+/// y [N, C] = x + b `[C]` in every row.
 pub struct AddBias;
 
 impl Op for AddBias {

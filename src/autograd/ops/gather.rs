@@ -43,7 +43,7 @@ static SCATTER: Shader = Shader {
 };
 pub(super) const SHADERS: &[&Shader] = &[&GATHER, &BUCKET, &SCATTER];
 
-/// y [N, D] = table[index[n]] (+ second[second_index[n]]). Inputs: table [U, D], index [N], and then
+/// `y [N, D] = table[index[n]] (+ second[second_index[n]])`. Inputs: table [U, D], index `[N]`, and then
 /// perhaps a second table and its index, as positions are added to tokens.
 pub struct GatherRows;
 
@@ -111,7 +111,7 @@ impl Op for GatherRows {
     }
 }
 
-/// Appends y [`rows`, D] = sum of the x [N, D] whose index [N] is that row; [`IGNORE`] goes nowhere. In a
+/// Appends y [`rows`, D] = sum of the x [N, D] whose index `[N]` is that row; [`IGNORE`] goes nowhere. In a
 /// fixed order, so that the bits do not depend on scheduling.
 ///
 /// # Errors

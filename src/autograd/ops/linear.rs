@@ -7,7 +7,7 @@ use super::reduce::ColumnSum;
 use crate::error::Result;
 use crate::gpu::Tensor;
 
-/// y [N, C] = x [N, D] W (+ b [C]) (+ residual [N, C]). W is [D, C], or [H, D, K] with C = H K as
+/// y [N, C] = x [N, D] W (+ b `[C]`) (+ residual [N, C]). W is [D, C], or [H, D, K] with C = H K as
 /// TransformerLens stores W_Q. Inputs: x, W, then bias and residual where there are any.
 #[derive(Clone, Copy, Default)]
 pub struct Linear {

@@ -27,7 +27,7 @@ static BACKWARD: Shader = Shader {
 };
 pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD];
 
-/// Inputs: logits z [N, V], target class y [N] ([`IGNORE`]: the row does not count and gets 0).
+/// Inputs: logits z [N, V], target class y `[N]` ([`IGNORE`]: the row does not count and gets 0).
 /// Outputs, for each row: loss ln(1 + Σ_{j≠y} exp(z_j - z_y)) in nats; correct, 1 where z_y exceeds every
 /// other logit; margin z_y - max_{j≠y} z_j; and two numbers kept for the gradient.
 #[derive(Clone, Copy, Default)]

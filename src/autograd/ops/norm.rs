@@ -56,8 +56,8 @@ pub enum NormKind {
     Rms,
 }
 
-/// y [N, D] = (x - mean) / scale (* w) (+ b), mean [N] (0 for RMS), scale [N]. Inputs: x, then w [D] and
-/// b [D] where there are any. TransformerLens's `hook_scale` is `scale`, its `hook_normalized` is y.
+/// y [N, D] = (x - mean) / scale (* w) (+ b), mean `[N]` (0 for RMS), scale `[N]`. Inputs: x, then w `[D]` and
+/// b `[D]` where there are any. TransformerLens's `hook_scale` is `scale`, its `hook_normalized` is y.
 #[derive(Clone, Copy)]
 pub struct Norm {
     /// Which statistics.

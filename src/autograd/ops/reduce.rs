@@ -72,7 +72,7 @@ pub(crate) fn sum_columns(cx: &mut Lower<'_>, x: &Tensor, rows: usize, columns: 
     }
 }
 
-/// y [C] = sum over rows of x [N, C].
+/// y `[C]` = sum over rows of x [N, C].
 pub struct ColumnSum;
 
 impl Op for ColumnSum {
@@ -95,7 +95,7 @@ impl Op for ColumnSum {
     }
 }
 
-/// y [1] = sum of x [N] divided by count [1], the number of rows that count.
+/// y `[1]` = sum of x `[N]` divided by count `[1]`, the number of rows that count.
 pub struct MeanRows;
 
 impl Op for MeanRows {
@@ -160,7 +160,7 @@ impl Op for SpreadMean {
     }
 }
 
-/// y [1] = sum of a b over all elements.
+/// y `[1]` = sum of a b over all elements.
 pub struct Dot;
 
 impl Op for Dot {

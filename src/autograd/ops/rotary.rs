@@ -20,7 +20,7 @@ pub(super) const SHADERS: &[&Shader] = &[&ROTARY];
 
 /// Rotates the first dimensions of each head by the token's position: dimension i and i + d/2 of the
 /// first d turn together by position / base^(2 i / d), the layout of GPT-NeoX and of TransformerLens
-/// without adjacent pairs. Inputs: x [N, H, K], position [N], table from [`Rotary::table`].
+/// without adjacent pairs. Inputs: x [N, H, K], position `[N]`, table from [`Rotary::table`].
 #[derive(Clone, Copy)]
 pub struct Rotary {
     /// `false` turns backwards: the gradient, and the inverse.
