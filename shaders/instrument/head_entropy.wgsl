@@ -3,6 +3,8 @@
 // shapes   x (A), targets: see patterns  counts [R, Tq]  partial [R, chunks, H]
 // grid     [H, chunks, R]
 // numerics f32, tree of fixed shape; 0 ln 0 = 0
+// knobs    LONG: a chunk is whole rows, each walked by all invocations up to the last key its query sees;
+//          else it is entries, wherever rows end
 #import patterns
 const WG: u32 = 64u;
 #import reduce
@@ -11,20 +13,43 @@ const WG: u32 = 64u;
 @tensor var<storage, read> counts: array<f32>;
 @tensor var<storage, read_write> partial: array<f32>;
 
+// Not a > 0: what is no number must show.
+fn surprise(a: f32) -> f32 { return select(0.0, -a * log(max(a, 1e-37)), a != 0.0); }
+
+#if LONG
+fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
+    var sum = 0.0;
+    let last = min((chunk + 1u) * params.chunk, params.batch * params.queries);
+    for (var row = chunk * params.chunk; row < last; row++) {
+        let example = row / params.queries;
+        let query = row - example * params.queries;
+        if (query_counts(targets[target_place(r, example, query)], query)) {
+            let first = r * params.x_replica + ((example * params.heads + h) * params.queries + query) * params.keys;
+            let seen = params.keys - params.queries + query;
+            for (var k = lid; k <= seen; k += WG) { sum += surprise(x[first + k]); }
+        }
+    }
+    return sum;
+}
+#else
+fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
+    var sum = 0.0;
+    let size = params.queries * params.keys;
+    let last = min((chunk + 1u) * params.chunk, params.batch * size);
+    for (var e = chunk * params.chunk + lid; e < last; e += WG) {
+        let example = e / size;
+        let query = e % size / params.keys;
+        let entry = surprise(x[r * params.x_replica + (example * params.heads + h) * size + e % size]);
+        sum += select(0.0, entry, query_counts(targets[target_place(r, example, query)], query));
+    }
+    return sum;
+}
+#endif
+
 @compute @workgroup_size(64)
 fn head_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let r = wid.z;
-    let size = params.queries * params.keys;
-    let last = min((wid.y + 1u) * params.chunk, params.batch * size);
-    var sum = 0.0;
-    for (var e = wid.y * params.chunk + lid; e < last; e += WG) {
-        let example = e / size;
-        let query = e % size / params.keys;
-        let a = x[r * params.x_replica + (example * params.heads + wid.x) * size + e % size];
-        let counted = a != 0.0 && query_counts(targets[target_place(r, example, query)], query);
-        sum -= select(0.0, a * log(max(a, 1e-37)), counted);
-    }
-    sum = workgroup_sum(sum, lid);
+    let sum = workgroup_sum(chunk_sum(r, wid.x, wid.y, lid), lid);
     var all = 0.0;
     for (var q = lid; q < params.queries; q += WG) { all += counts[r * params.counts_replica + q]; }
     all = workgroup_sum(all, lid);

@@ -4,10 +4,10 @@ use super::attach::gcd;
 use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, IGNORE, sum_columns};
+use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Params, Shader, Tensor, grid_1d};
+use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 /// `attention_entropy`, `head_similarity`, `head_similarity.centered`.
 pub(super) struct Patterns;
@@ -114,7 +114,7 @@ static COUNT_QUERIES: Shader = Shader {
 static HEAD_ENTROPY: Shader = Shader {
     name: "instrument/head_entropy",
     source: include_str!("../../shaders/instrument/head_entropy.wgsl"),
-    knobs: &[],
+    knobs: &[Knob { name: "LONG", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
 static PATTERN_SUM: Shader = Shader {
@@ -248,12 +248,16 @@ impl Op for HeadEntropy {
         let [x, targets, counts] = inputs else { return Err(misfit("head entropy", "inputs")) };
         let dims = four(&x.dims)?;
         let heads = dims[1];
-        let chunks = (x.len() / heads).div_ceil(CHUNK);
+        // Rows that fill most of a workgroup are walked one by one.
+        let [batch, _, queries, keys] = dims;
+        let long = keys >= 32;
+        let chunk = if long { (CHUNK / keys).max(1) } else { CHUNK };
+        let chunks = (batch * queries * if long { 1 } else { keys }).div_ceil(chunk);
         let partial = cx.scratch(&[chunks, heads]);
         let strides = [Some(x), Some(targets), Some(counts), None, Some(&partial)];
-        let params = params(dims, own_targets(dims, targets.len()), CHUNK, strides);
+        let params = params(dims, own_targets(dims, targets.len()), chunk, strides);
         let grid = [heads as u32, chunks as u32, cx.replicas];
-        cx.dispatch(&HEAD_ENTROPY, &[], &params, &[x, targets, counts, &partial], grid)?;
+        cx.dispatch(&HEAD_ENTROPY, &[u32::from(long)], &params, &[x, targets, counts, &partial], grid)?;
         sum_columns(cx, &partial, chunks, heads, &outputs[0])
     }
 
@@ -397,6 +401,11 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         Ok((vec![mean_entropy(&mut c.tape, pattern, targets)?], Vec::new()))
     }),
+    ("attention entropy, long", |c| {
+        let [q, k] = [(); 2].map(|()| c.owned(&[2, 65, 4, 8]));
+        let (pattern, targets) = (c.tape.push(Attention { scale: 0.7 }, &[q, k, k])?[1], c.indices(&[130], 7, true));
+        Ok((vec![mean_entropy(&mut c.tape, pattern, targets)?], Vec::new()))
+    }),
     ("head similarity", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
         Ok((vec![similarity(&mut c.tape, pattern, targets)?], Vec::new()))
@@ -407,7 +416,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
 mod tests {
     use super::*;
     use crate::autograd::check::{Case, gpus};
-    use crate::autograd::ops::{Attention, GatherRows};
+    use crate::autograd::ops::GatherRows;
 
     fn pattern(case: &mut Case, b: usize, t: usize, h: usize) -> Var {
         let (q, k, v) = (case.owned(&[b, t, h, 4]), case.owned(&[b, t, h, 4]), case.owned(&[b, t, h, 4]));
