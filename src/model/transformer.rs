@@ -375,13 +375,15 @@ mod tests {
         })
     }
 
-    /// The loss and the gradient of every weight, on every adapter, against f64.
-    fn agrees(config: &ModelConfig, batch: usize, seq: usize, read: ReadOut) {
+    /// The loss and the gradient of every weight, on every adapter, against f64. A model with a ReLU so near
+    /// its kink that rounding chooses the side has no gradient to compare, and is rejected.
+    fn agrees(config: &ModelConfig, batch: usize, seq: usize, read: ReadOut) -> Result<(), TestCaseError> {
         let config = config.clone().resolve().unwrap();
         let mut case = Case::new("any model");
         let model = Model::new(&config, &mut case.tape);
         for weight in model.weights.clone() {
-            case.fill(weight, 0.4);
+            // Streams that neither vanish nor, without a norm, grow until softmax amplifies every rounding.
+            case.fill(weight, 1.0 / (config.d_model as f32).sqrt());
         }
         let tokens = case.indices(&[batch * seq], config.d_vocab as u32, true);
         let rows = Rows::Each { tokens };
@@ -397,24 +399,38 @@ mod tests {
         let grads = case.tape.backward(loss, &model.weights).unwrap();
         let mut wanted = vec![loss];
         wanted.extend(grads.into_iter().flatten());
+        let kinks: Vec<Var> = (0..config.n_layers)
+            .filter_map(|layer| forward.hook(&format!("blocks.{layer}.mlp.hook_pre")).ok())
+            .filter(|_| config.act_fn == ActFn::Relu)
+            .collect();
+        let references = [0, 1].map(|replica| case.reference(replica, &wanted).unwrap());
+        for replica in 0..2 {
+            let nearest = case
+                .reference(replica, &kinks)
+                .unwrap()
+                .iter()
+                .flat_map(|a| &a.data)
+                .fold(1.0f64, |m, x| m.min(x.abs()));
+            prop_assume!(nearest > 1e-5);
+        }
         for gpu in gpus() {
             let found = case.run(gpu, &wanted).unwrap();
-            for replica in 0..2 {
-                let exact = case.reference(replica, &wanted).unwrap();
+            for (replica, exact) in references.iter().enumerate() {
                 // Some gradients are nothing but cancelled rounding (b_K without rotation), so all are held
                 // against the largest. A few dozen roundings of 6e-8 through two layers and a softmax.
                 let largest = exact.iter().flat_map(|a| &a.data).fold(1e-3f64, |m, x| m.max(x.abs()));
-                for (which, (found, exact)) in found.iter().zip(&exact).enumerate() {
+                for (which, (found, exact)) in found.iter().zip(exact).enumerate() {
                     for (f, e) in found[replica].iter().zip(&exact.data) {
                         assert!(
                             (f64::from(*f) - e).abs() <= 5e-5 * largest,
-                            "value {which} on {}: {f} instead of {e}, largest {largest}",
+                            "value {which} on {}: {f} instead of {e}, largest {largest} {config:?} {batch} {seq} {read:?}",
                             gpu.caps().name
                         );
                     }
                 }
             }
         }
+        Ok(())
     }
 
     proptest! {
@@ -422,7 +438,7 @@ mod tests {
 
         #[test]
         fn any_model_and_its_gradients_match_the_reference((config, batch, seq, read) in models()) {
-            agrees(&config, batch, seq, read);
+            agrees(&config, batch, seq, read)?;
         }
     }
 }

@@ -143,10 +143,11 @@ impl Op for CrossEntropyGrad {
         let mut dz = Array::zeros(&inputs[0].dims);
         for row in (0..n).filter(|row| inputs[1].data[*row] != f64::from(IGNORE)) {
             let (z, y) = (&inputs[0].data[row * v..][..v], inputs[1].index(row));
-            let wrong = || (0..self.0.taking_part(v)).filter(|j| *j != y);
-            let total: f64 = 1.0 + wrong().map(|j| (z[j] - z[y]).exp()).sum::<f64>();
-            for j in wrong() {
-                let p = (z[j] - z[y]).exp() / total;
+            let classes = self.0.taking_part(v);
+            let top = z[..classes].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = z[..classes].iter().map(|z| (z - top).exp()).sum();
+            for j in (0..classes).filter(|j| *j != y) {
+                let p = (z[j] - top).exp() / total;
                 dz.data[row * v + j] = inputs[3].data[row] * p;
                 dz.data[row * v + y] -= inputs[3].data[row] * p;
             }
