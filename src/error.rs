@@ -70,8 +70,26 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// [`Error::Limit`] with the advice that helps against every size that is too large.
+    pub(crate) fn too_large(what: impl std::fmt::Display) -> Self {
+        Self::Limit(format!("{what}. Use fewer replicas, a smaller batch or a smaller model"))
+    }
+
     /// A file that does not hold what it should.
     pub fn format(path: impl Into<PathBuf>, detail: impl Into<String>) -> Self {
         Self::Format { path: path.into(), detail: detail.into() }
+    }
+}
+
+/// Fails with [`Error::Config`] unless the setting of that name lies in its range.
+pub(crate) fn check_between<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<()> {
+    if range.contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::Config(format!("{name} = {value} must lie between {} and {}", range.start(), range.end())))
     }
 }

@@ -10,7 +10,7 @@ use headless_chrome::browser::tab::RequestPausedDecision;
 use headless_chrome::browser::transport::{SessionId, Transport};
 use headless_chrome::protocol::cdp::{Fetch, Input};
 use headless_chrome::{Browser, LaunchOptions, Tab};
-use thermoscope::record::{Manifest, RunDir, Setup, Status, TableRow};
+use thermoscope::record::{Manifest, RunDir, Setup, Status};
 use thermoscope::train::Session;
 
 const RUN: &str = r#"
@@ -37,14 +37,7 @@ fn page(dir: &std::path::Path) -> std::path::PathBuf {
         gpu.wait().unwrap();
         while let Some(steps) = session.take_rows().unwrap() {
             for row in steps.iter().flat_map(|step| session.rows(step)) {
-                out.row(&TableRow {
-                    step: row.step,
-                    replica: row.replica,
-                    metric: row.metric.card.name,
-                    site: &row.metric.site,
-                    place: [row.label.layer, row.label.head, row.label.index],
-                    value: row.value,
-                });
+                out.row(&row);
             }
         }
     }

@@ -1,6 +1,6 @@
 // head_entropy: partial[chunk, h] = sum of -A ln A over a chunk of head h's entries whose query counts,
 // divided by the number of queries that count
-// shapes   x (A), targets: see patterns  counts [R, Tq]  partial [R, chunks, H]
+// shapes   x (A), targets: see patterns  count [R]  partial [R, chunks, H]
 // grid     [H, chunks, R]
 // numerics f32, tree of fixed shape; 0 ln 0 = 0
 // knobs    LONG: a chunk is whole rows, each walked by all invocations up to the last key its query sees;
@@ -10,7 +10,7 @@ const WG: u32 = 64u;
 #import reduce
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> targets: array<u32>;
-@tensor var<storage, read> counts: array<f32>;
+@tensor var<storage, read> count: array<f32>;
 @tensor var<storage, read_write> partial: array<f32>;
 
 // Not a > 0: what is no number must show.
@@ -50,8 +50,7 @@ fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
 fn head_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let r = wid.z;
     let sum = workgroup_sum(chunk_sum(r, wid.x, wid.y, lid), lid);
-    var all = 0.0;
-    for (var q = lid; q < params.queries; q += WG) { all += counts[r * params.counts_replica + q]; }
-    all = workgroup_sum(all, lid);
-    if (lid == 0u) { partial[r * params.out_replica + wid.y * params.heads + wid.x] = sum / all; }
+    if (lid == 0u) {
+        partial[r * params.out_replica + wid.y * params.heads + wid.x] = sum / count[r * params.counts_replica];
+    }
 }

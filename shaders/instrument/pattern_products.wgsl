@@ -1,6 +1,6 @@
 // pattern_products: partial[chunk, 0, h, g] = sum of A_h A_g, partial[chunk, 1, h, g] the same with each
 // head's mean over examples subtracted, over a chunk of entries whose query counts; for h <= g, else 0
-// shapes   x (A), targets: see patterns  counts [R, Tq]  sums [R, H, Tq, T]: A summed over the examples that
+// shapes   x (A), targets: see patterns  counts [R, Tq] or [R, 1]  sums [R, H, Tq, T]: A summed over the examples that
 //          count  partial [R, chunks, 2, H, H]
 // grid     [chunks, H, H R]: g and the replica share an axis
 // numerics f32, mean first, then products; tree of fixed shape
@@ -32,7 +32,7 @@ fn pattern_products(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
             let a = x[example + h * size + place];
             let b = x[example + g * size + place];
             let mean = r * params.sums_replica + place;
-            let share = 1.0 / counts[r * params.counts_replica + query];
+            let share = 1.0 / counts[r * params.counts_replica + select(0u, query, params.own == 1u)];
             plain += a * b;
             centred += (a - sums[mean + h * size] * share) * (b - sums[mean + g * size] * share);
         }

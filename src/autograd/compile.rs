@@ -36,10 +36,11 @@ impl Tape {
     pub fn compile(&self, gpu: &Gpu, bindings: &Bindings) -> Result<Program> {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
-        let mut read = vec![false; self.vars().count()];
+        let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
         for (at, node) in self.nodes().iter().enumerate() {
             if needed[at] {
                 node.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
+                node.outputs.iter().for_each(|var| made[var.index()] = true);
             }
         }
         let mut places: HashMap<Var, Storage> = HashMap::new();
@@ -50,12 +51,6 @@ impl Tape {
             if constant || places.insert(root, storage.clone()).is_some() {
                 let why = if constant { "is a constant" } else { "is bound twice, under two names" };
                 return Err(Error::Unsupported(format!("{} {why}; bind a copy of it", self.label(*var))));
-            }
-        }
-        let mut made = vec![false; read.len()];
-        for (at, node) in self.nodes().iter().enumerate() {
-            if needed[at] {
-                node.outputs.iter().for_each(|var| made[var.index()] = true);
             }
         }
 
@@ -119,10 +114,7 @@ impl Tape {
     }
 
     fn narrow(&self, elements: u64) -> Result<u32> {
-        u32::try_from(elements).map_err(|_| {
-            Error::Limit(format!(
-                "a tensor of {elements} elements is beyond 32-bit indices. Use fewer replicas, a smaller batch or a smaller model"
-            ))
-        })
+        u32::try_from(elements)
+            .map_err(|_| Error::too_large(format_args!("a tensor of {elements} elements is beyond 32-bit indices")))
     }
 }

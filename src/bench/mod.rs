@@ -10,8 +10,8 @@ use crate::autograd::ops::{Copy, Linear};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Select, Storage, Timer, Work};
-use crate::instrument::{CostClass, registry};
-use crate::record::Setup;
+use crate::instrument::{CostClass, gcd, registry};
+use crate::record::{Setup, apply_sets};
 use crate::train::Session;
 
 /// A training set-up that is timed.
@@ -19,14 +19,18 @@ pub struct Workload {
     /// Name.
     pub name: &'static str,
     text: &'static str,
+    /// What is set differently from the text.
+    sets: &'static [&'static str],
 }
+
+const GROK: &str = include_str!("../cli/presets/grok.toml");
 
 /// The workloads: two of modular addition, two of attention over long sequences.
 pub const WORKLOADS: &[Workload] = &[
-    Workload { name: "grok", text: include_str!("../cli/presets/grok.toml") },
-    Workload { name: "grok-minibatch", text: include_str!("workloads/grok-minibatch.toml") },
-    Workload { name: "induction", text: include_str!("workloads/induction.toml") },
-    Workload { name: "small-lm", text: include_str!("workloads/small-lm.toml") },
+    Workload { name: "grok", text: GROK, sets: &[] },
+    Workload { name: "grok-minibatch", text: GROK, sets: &["batch.size=512"] },
+    Workload { name: "induction", text: include_str!("workloads/induction.toml"), sets: &[] },
+    Workload { name: "small-lm", text: include_str!("workloads/small-lm.toml"), sets: &[] },
 ];
 
 impl Workload {
@@ -43,7 +47,9 @@ impl Workload {
 
     /// A session of it, with the metrics that `keep` accepts.
     fn session(&self, gpu: &Gpu, replicas: u32, keep: impl Fn(CostClass) -> bool) -> Result<Session> {
-        let mut config = Setup::from_toml(&format!("replicas = {replicas}\n{}", self.text))?.config;
+        let mut sets = vec![format!("replicas={replicas}")];
+        sets.extend(self.sets.iter().map(|set| (*set).to_owned()));
+        let mut config = Setup::from_toml(&apply_sets(self.text, &sets)?)?.config;
         let cards = registry().into_iter().flat_map(|instrument| instrument.cards());
         config.measure.off = cards.filter(|card| !keep(card.cost)).map(|card| card.name.to_owned()).collect();
         Session::new(gpu, config)
@@ -183,13 +189,7 @@ struct Cadenced {
 impl Cadenced {
     fn new(gpu: &Gpu, program: &Program, ms: f64) -> Result<Self> {
         let cadences = program.cadences();
-        let period: u64 = cadences.iter().fold(1, |all, every| {
-            let (mut a, mut b) = (all, *every);
-            while b > 0 {
-                (a, b) = (b, a % b);
-            }
-            all / a * every
-        });
+        let period = cadences.iter().fold(1, |all, every| all / gcd(all, *every) * every);
         let mut sets: Vec<(Vec<bool>, u64, u64)> = Vec::new();
         for step in 0..period.min(100_000) {
             let due: Vec<bool> = cadences.iter().map(|every| step % every == 0).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{open_gpu, presets, print, report};
 use crate::error::{Error, Result};
 use crate::gpu::AdapterChoice;
-use crate::record::{Manifest, RunDir, Status, TableRow};
+use crate::record::{Manifest, RunDir, Status};
 use crate::train::Session;
 
 #[derive(clap::Args)]
@@ -54,7 +54,7 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
         for row in steps.iter().flat_map(|step| session.rows(step)) {
             let place = [row.label.layer, row.label.head, row.label.index];
             let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
-            dir.row(&TableRow { step: row.step, replica: row.replica, metric, site, place, value: row.value });
+            dir.row(&row);
             // Single numbers and short lists are worth a line; spectra are in the table.
             if row.metric.labels.len() <= 16 {
                 let place: Vec<String> = ["layer", "head", "index"]

@@ -70,10 +70,15 @@ fn named(name: &str) -> impl Fn(Error) -> Error {
     }
 }
 
+/// The text of a preset or file with settings, its files named by their whole path.
+fn text(name: &str, sets: &[String]) -> Result<String> {
+    let text = apply_sets(&read(name)?, sets)?;
+    Ok(beside(&text, Path::new(name).parent().unwrap_or(Path::new(""))).unwrap_or(text))
+}
+
 /// A preset or file with settings.
 pub(super) fn load(name: &str, sets: &[String]) -> Result<Setup> {
-    let text = apply_sets(&read(name)?, sets)?;
-    let text = beside(&text, Path::new(name).parent().unwrap_or(Path::new(""))).unwrap_or(text);
+    let text = text(name, sets)?;
     // Settings are merged into a text of their own, whose lines are not the file's.
     let with = if sets.is_empty() { name.to_owned() } else { format!("{name}, with settings merged in") };
     Setup::from_toml(&text).map_err(named(&with))
@@ -81,8 +86,7 @@ pub(super) fn load(name: &str, sets: &[String]) -> Result<Setup> {
 
 /// The same for measuring a model: its own architecture takes the place of `[model]`.
 pub(super) fn load_for_model(name: &str, sets: &[String], folder: &ModelFolder) -> Result<Setup> {
-    let text = apply_sets(&read(name)?, sets)?;
-    let text = beside(&text, Path::new(name).parent().unwrap_or(Path::new(""))).unwrap_or(text);
+    let text = text(name, sets)?;
     let mut table: toml::Table =
         toml::from_str(&text).map_err(|error| named(name)(Error::Config(error.to_string().trim_end().to_owned())))?;
     let model = toml::Value::try_from(&folder.config).map_err(|error| Error::Config(error.to_string()))?;

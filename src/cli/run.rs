@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::{fresh_dir, open_gpu, presets, print, report};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Gpu};
-use crate::record::{Manifest, RunDir, Setup, Status, TableRow};
+use crate::record::{Manifest, RunDir, Setup, Status};
 use crate::train::{Session, StepRow};
 
 #[derive(clap::Args)]
@@ -94,7 +94,7 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
     let mut session = Session::new(&gpu, setup.config)?;
     let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
     let mut warning = None;
-    let mut dir = match &resumed {
+    let dir = match &resumed {
         Some((out, manifest)) => {
             let (mut dir, latest) = RunDir::resume(out, &session.config().model)?;
             match (&latest, &manifest.from) {
@@ -123,12 +123,9 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
             dir
         }
     };
-    if let Some(text) = &warning {
-        dir.event(session.step(), "warning", text)?;
-    }
-    let run = Loop::new(gpu, session, dir)?;
+    let mut run = Loop::new(gpu, session, dir)?;
     if let Some(text) = warning {
-        run.progress.say(&format!("warning: {text}"));
+        run.warn(run.session.step(), &text)?;
     }
     run.go()
 }
@@ -217,7 +214,7 @@ impl Loop {
 
     fn go(mut self) -> Result<u8> {
         let total = self.session.config().steps;
-        let checkpoint = self.session.config().checkpoint.clone();
+        let every = self.session.config().checkpoint.every;
         let slots = self.session.ring().1 as u64;
         let mut chunk = 1;
         while self.session.step() < total {
@@ -225,7 +222,7 @@ impl Loop {
             if signal != 0 {
                 return self.stop(signal as u8);
             }
-            let next_save = (self.session.step() / checkpoint.every + 1) * checkpoint.every;
+            let next_save = (self.session.step() / every + 1) * every;
             let steps = chunk.min(next_save - self.session.step()).min(total - self.session.step());
             let before = Instant::now();
             let at = self.session.submit(steps);
@@ -238,8 +235,7 @@ impl Loop {
                 chunk = fitting.clamp((chunk / 2).max(1), chunk * 2).clamp(1, (slots / 2).max(1));
             }
             if self.session.step() == next_save && self.session.step() < total {
-                self.drain(0)?;
-                self.save(checkpoint.keep)?;
+                self.save()?;
             } else if self.dir.waiting() >= crate::record::Segments::ROWS
                 || self.last_flush.elapsed().as_secs() >= FLUSH
             {
@@ -248,8 +244,7 @@ impl Loop {
             }
         }
         // Saved before the last measurement: a run killed in between measures again, and once.
-        self.drain(0)?;
-        self.save(checkpoint.keep)?;
+        self.save()?;
         let last = self.session.submit(0);
         self.submitted.push_back(last);
         self.drain(0)?;
@@ -283,44 +278,41 @@ impl Loop {
 
     fn file(&mut self, step: &StepRow) -> Result<()> {
         for row in self.session.rows(step) {
-            let place = [row.label.layer, row.label.head, row.label.index];
-            self.dir.row(&TableRow {
-                step: row.step,
-                replica: row.replica,
-                metric: row.metric.card.name,
-                site: &row.metric.site,
-                place,
-                value: row.value,
-            });
+            self.dir.row(&row);
         }
-        let metrics = self.session.metrics();
-        self.train = step.value(metrics, "loss.train", 0).or(self.train);
-        self.test = step.value(metrics, "loss.test", 0).or(self.test);
+        self.train = step.value(self.session.metrics(), "loss.train", 0).or(self.train);
+        self.test = step.value(self.session.metrics(), "loss.test", 0).or(self.test);
         for replica in 0..self.diverged.len() {
-            let loss = step.value(metrics, "loss.train", replica as u32);
+            let loss = step.value(self.session.metrics(), "loss.train", replica as u32);
             if loss.is_some_and(|loss| !loss.is_finite()) && !self.diverged[replica] {
                 self.diverged[replica] = true;
                 let text = format!(
                     "replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip"
                 );
-                self.progress.say(&format!("warning at step {}: {text}", step.step()));
-                self.dir.event(step.step(), "warning", &text)?;
+                self.warn(step.step(), &text)?;
             }
         }
         Ok(())
     }
 
-    fn save(&mut self, keep: u32) -> Result<()> {
+    /// Tells people and `events.jsonl`.
+    fn warn(&mut self, step: u64, text: &str) -> Result<()> {
+        self.progress.say(&format!("warning at step {step}: {text}"));
+        self.dir.event(step, "warning", text)
+    }
+
+    /// Files all rows and saves the state.
+    fn save(&mut self) -> Result<()> {
+        self.drain(0)?;
         let snapshot = self.session.snapshot()?;
         self.last_flush = Instant::now();
-        self.dir.checkpoint(&self.session.config().model, &snapshot, keep)
+        let config = self.session.config();
+        self.dir.checkpoint(&config.model, &snapshot, config.checkpoint.keep)
     }
 
     fn stop(mut self, code: u8) -> Result<u8> {
-        self.drain(0)?;
         self.dir.event(self.session.step(), "stop", "asked to stop by a signal")?;
-        let keep = self.session.config().checkpoint.keep;
-        self.save(keep)?;
+        self.save()?;
         self.dir.close(Status::Interrupted, self.session.step())?;
         self.progress.finish();
         self.progress.say(&format!(

@@ -65,8 +65,8 @@ impl Gpu {
         let size = elements.max(1) * 4;
         let caps = self.caps();
         if size > caps.max_buffer {
-            return Err(Error::Limit(format!(
-                "{} need {} in one buffer, but {} allows {}. Use fewer replicas, a smaller batch or a smaller model",
+            return Err(Error::too_large(format_args!(
+                "{} need {} in one buffer, but {} allows {}",
                 class.label(),
                 Bytes(size),
                 caps.name,
@@ -83,8 +83,8 @@ impl Gpu {
         });
         match pollster::block_on(scope.pop()) {
             None => Ok(buffer),
-            Some(_) => Err(Error::Limit(format!(
-                "{} has no room for {} of {}. Use fewer replicas, a smaller batch or a smaller model",
+            Some(_) => Err(Error::too_large(format_args!(
+                "{} has no room for {} of {}",
                 caps.name,
                 Bytes(size),
                 class.label(),

@@ -218,9 +218,8 @@ impl Recording {
         let mut buffers = Vec::new();
         for bytes in &plan.buffers {
             if *bytes > caps.max_binding {
-                return Err(Error::Limit(format!(
-                    "one activation needs {}, but {} binds at most {} at once. \
-                     Use fewer replicas, a smaller batch or a smaller model",
+                return Err(Error::too_large(format_args!(
+                    "one activation needs {}, but {} binds at most {} at once",
                     super::Bytes(*bytes),
                     caps.name,
                     super::Bytes(caps.max_binding),
@@ -264,8 +263,8 @@ impl Recording {
                     Slot::Fixed { buffer, offset, size } => (buffer, *offset, *size),
                 };
                 if size > caps.max_binding {
-                    return Err(Error::Limit(format!(
-                        "{} binds {} at once, {} allows {}. Use fewer replicas, a smaller batch or a smaller model",
+                    return Err(Error::too_large(format_args!(
+                        "{} binds {} at once, {} allows {}",
                         dispatch.kernel.label(),
                         super::Bytes(size),
                         caps.name,

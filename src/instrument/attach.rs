@@ -169,37 +169,20 @@ impl<'a> Attach<'a> {
         first: usize,
         labels: Vec<Label>,
     ) {
-        self.push(instrument, name, site, var, first, labels, Presence::Always);
+        self.record_where(Presence::Always, instrument, name, site, var, first, labels);
     }
 
-    /// Like [`Attach::record`], for a metric that exists only where the model moves on.
-    pub fn record_of_update(
-        &mut self,
-        instrument: &dyn Instrument,
-        name: &str,
-        site: &str,
-        var: Var,
-        first: usize,
-        labels: Vec<Label>,
-    ) {
-        self.push(instrument, name, site, var, first, labels, Presence::InUpdates);
-    }
-
-    /// Like [`Attach::record`] from element 0, for flags: zeros are left out of the table.
-    pub fn record_sparse(&mut self, instrument: &dyn Instrument, name: &str, site: &str, var: Var, labels: Vec<Label>) {
-        self.push(instrument, name, site, var, 0, labels, Presence::WhereNotZero);
-    }
-
+    /// Like [`Attach::record`], for a metric that has rows in the table only where `presence` says.
     #[expect(clippy::too_many_arguments, reason = "a metric has these parts")]
-    fn push(
+    pub fn record_where(
         &mut self,
+        presence: Presence,
         instrument: &dyn Instrument,
         name: &str,
         site: &str,
         var: Var,
         first: usize,
         labels: Vec<Label>,
-        presence: Presence,
     ) {
         let Some(card) = instrument.cards().iter().find(|card| card.name == name) else { return };
         let Some(every) = self.every(instrument, card) else { return };
@@ -273,7 +256,7 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
     }
 }
 
-pub(super) fn gcd(a: u64, b: u64) -> u64 {
+pub(crate) fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

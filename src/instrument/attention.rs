@@ -8,6 +8,7 @@ use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+use crate::task::count_targets;
 
 /// `attention_entropy`, `head_similarity`, `head_similarity.centered`.
 pub(super) struct Patterns;
@@ -60,13 +61,13 @@ impl Instrument for Patterns {
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         let [entropy, plain, centered] = CARDS else { return Ok(()) };
         let heads = cx.model.config.n_heads;
-        let targets = cx.train.batch.targets;
+        let (targets, count) = (cx.train.batch.targets, cx.train.batch.count);
         for layer in 0..cx.model.config.n_layers {
             let site = format!("blocks.{layer}.attn.hook_pattern");
             let pattern = cx.train.forward.hook(&site)?;
             let layer = layer as i32;
             if let Some(every) = cx.every(self, entropy) {
-                let value = cx.tape.at_cadence(every, |tape| mean_entropy(tape, pattern, targets))?;
+                let value = cx.tape.at_cadence(every, |tape| tape.push1(HeadEntropy, &[pattern, targets, count]))?;
                 let labels = (0..heads as i32).map(|head| Label { layer, head, index: -1 }).collect();
                 cx.record(self, entropy.name, &site, value, 0, labels);
             }
@@ -83,19 +84,14 @@ impl Instrument for Patterns {
     }
 }
 
-/// Mean entropy of each head's pattern, [H], over the queries that count.
-fn mean_entropy(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
-    let counts = tape.push1(CountQueries::of(tape, pattern)?, &[targets])?;
-    tape.push1(HeadEntropy, &[pattern, targets, counts])
-}
-
 /// Cosines of the patterns of all pairs of heads over the queries that count, [2, pairs]: plain, then
 /// centred.
 fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
-    let counts = tape.push1(CountQueries::of(tape, pattern)?, &[targets])?;
+    let [batch, heads, _, _] = four(&tape.shape(pattern).dims)?;
+    let columns = tape.shape(targets).len() / batch;
+    let counts = count_targets(tape, targets, columns)?;
     let sums = tape.push1(PatternSum, &[pattern, targets])?;
     let products = tape.push1(PatternProducts, &[pattern, targets, counts, sums])?;
-    let heads = tape.shape(pattern).dims[1];
     tape.push1(Cosines { heads }, &[products])
 }
 
@@ -105,12 +101,6 @@ crate::gpu::params! {
         counts_replica: u32, sums_replica: u32, out_replica: u32,
     }
 }
-static COUNT_QUERIES: Shader = Shader {
-    name: "instrument/count_queries",
-    source: include_str!("../../shaders/instrument/count_queries.wgsl"),
-    knobs: &[],
-    params: PatternParams::FIELDS,
-};
 static HEAD_ENTROPY: Shader = Shader {
     name: "instrument/head_entropy",
     source: include_str!("../../shaders/instrument/head_entropy.wgsl"),
@@ -138,7 +128,7 @@ static COSINES: Shader = Shader {
     knobs: &[],
     params: CosineParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&COUNT_QUERIES, &HEAD_ENTROPY, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
+pub(super) const SHADERS: &[&Shader] = &[&HEAD_ENTROPY, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
 
 /// Pattern entries one workgroup walks through.
 const CHUNK: usize = 2048;
@@ -188,50 +178,8 @@ fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bo
     target != f64::from(IGNORE)
 }
 
-/// n [Tq] = examples whose prediction at that query counts. Input: targets [B, Tq], or [B] where only the
-/// last query is read out.
-struct CountQueries {
-    dims: [usize; 4],
-}
-
-impl CountQueries {
-    fn of(tape: &Tape, pattern: Var) -> Result<Self> {
-        Ok(Self { dims: four(&tape.shape(pattern).dims)? })
-    }
-}
-
-impl Op for CountQueries {
-    fn name(&self) -> &'static str {
-        "count queries"
-    }
-
-    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let [batch, _, queries, _] = self.dims;
-        if ![batch, batch * queries].contains(&inputs[0].len()) {
-            return Err(misfit("count queries", format!("{} targets for {:?}", inputs[0].len(), self.dims)));
-        }
-        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[queries]) }])
-    }
-
-    fn folds(&self) -> bool {
-        true
-    }
-
-    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let own = own_targets(self.dims, inputs[0].len());
-        let params = params(self.dims, own, 0, [None, Some(&inputs[0]), None, None, Some(&outputs[0])]);
-        cx.dispatch(&COUNT_QUERIES, &[], &params, &[&inputs[0], &outputs[0]], [params.queries, 1, cx.replicas])
-    }
-
-    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let [batch, _, queries, _] = self.dims;
-        let count = |query| (0..batch).filter(|b| counts(self.dims, inputs[0], *b, query)).count() as f64;
-        vec![Array::from_fn(&[queries], count)]
-    }
-}
-
 /// y [H] = mean over the queries that count of the entropy of a row of A. Inputs: A [B, H, Tq, T], targets,
-/// counts [Tq].
+/// and how many count in all, `[1]`.
 struct HeadEntropy;
 
 impl Op for HeadEntropy {
@@ -245,7 +193,7 @@ impl Op for HeadEntropy {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let [x, targets, counts] = inputs else { return Err(misfit("head entropy", "inputs")) };
+        let [x, targets, count] = inputs else { return Err(misfit("head entropy", "inputs")) };
         let dims = four(&x.dims)?;
         let heads = dims[1];
         // Rows that fill most of a workgroup are walked one by one.
@@ -254,16 +202,16 @@ impl Op for HeadEntropy {
         let chunk = if long { (CHUNK / keys).max(1) } else { CHUNK };
         let chunks = (batch * queries * if long { 1 } else { keys }).div_ceil(chunk);
         let partial = cx.scratch(&[chunks, heads]);
-        let strides = [Some(x), Some(targets), Some(counts), None, Some(&partial)];
+        let strides = [Some(x), Some(targets), Some(count), None, Some(&partial)];
         let params = params(dims, own_targets(dims, targets.len()), chunk, strides);
         let grid = [heads as u32, chunks as u32, cx.replicas];
-        cx.dispatch(&HEAD_ENTROPY, &[u32::from(long)], &params, &[x, targets, counts, &partial], grid)?;
+        cx.dispatch(&HEAD_ENTROPY, &[u32::from(long)], &params, &[x, targets, count, &partial], grid)?;
         sum_columns(cx, &partial, chunks, heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let Ok(dims @ [_, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
-        let all: f64 = inputs[2].data.iter().sum();
+        let all = inputs[2].data[0];
         let mut out = Array::zeros(&[heads]);
         for (at, a) in inputs[0].data.iter().enumerate() {
             let (query, head, example) =
@@ -312,8 +260,8 @@ impl Op for PatternSum {
 }
 
 /// y [2, H, H], upper triangle: sums over the queries that count, and their keys, of A_h A_h', plain and
-/// with each head's mean pattern over examples subtracted. Inputs: A [B, H, Tq, T], targets, counts [Tq],
-/// A's sum over examples.
+/// with each head's mean pattern over examples subtracted. Inputs: A [B, H, Tq, T], targets, how many
+/// of them count in each column, A's sum over examples.
 struct PatternProducts;
 
 impl Op for PatternProducts {
@@ -346,7 +294,9 @@ impl Op for PatternProducts {
         for b in 0..batch {
             for e in (0..size).filter(|e| counts(dims, inputs[1], b, e / keys)) {
                 let entry = |head: usize| inputs[0].data[(b * heads + head) * size + e];
-                let centred = |head: usize| entry(head) - inputs[3].data[head * size + e] / inputs[2].data[e / keys];
+                let centred = |head: usize| {
+                    entry(head) - inputs[3].data[head * size + e] / inputs[2].data[(e / keys) % inputs[2].data.len()]
+                };
                 for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
                     out.data[h * heads + g] += entry(h) * entry(g);
                     out.data[(heads + h) * heads + g] += centred(h) * centred(g);
@@ -399,12 +349,14 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
     ("attention entropy", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[120], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
-        Ok((vec![mean_entropy(&mut c.tape, pattern, targets)?], Vec::new()))
+        let count = count_targets(&mut c.tape, targets, 1)?;
+        Ok((vec![c.tape.push1(HeadEntropy, &[pattern, targets, count])?], Vec::new()))
     }),
     ("attention entropy, long", |c| {
         let [q, k] = [(); 2].map(|()| c.owned(&[2, 65, 4, 8]));
         let (pattern, targets) = (c.tape.push(Attention { scale: 0.7 }, &[q, k, k])?[1], c.indices(&[130], 7, true));
-        Ok((vec![mean_entropy(&mut c.tape, pattern, targets)?], Vec::new()))
+        let count = count_targets(&mut c.tape, targets, 1)?;
+        Ok((vec![c.tape.push1(HeadEntropy, &[pattern, targets, count])?], Vec::new()))
     }),
     ("head similarity", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
@@ -417,6 +369,11 @@ mod tests {
     use super::*;
     use crate::autograd::check::{Case, gpus};
     use crate::autograd::ops::GatherRows;
+
+    fn mean_entropy(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
+        let count = count_targets(tape, targets, 1)?;
+        tape.push1(HeadEntropy, &[pattern, targets, count])
+    }
 
     fn pattern(case: &mut Case, b: usize, t: usize, h: usize) -> Var {
         let (q, k, v) = (case.owned(&[b, t, h, 4]), case.owned(&[b, t, h, 4]), case.owned(&[b, t, h, 4]));

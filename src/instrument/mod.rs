@@ -4,9 +4,12 @@
 mod attach;
 mod attention;
 mod fourier;
+mod fourier_ops;
 mod losses;
 mod norms;
 
+#[cfg(feature = "cli")]
+pub(crate) use attach::gcd;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateNorms;
@@ -90,9 +93,9 @@ pub fn registry() -> [&'static dyn Instrument; 6] {
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 2] = [attention::CHECKS, fourier::CHECKS];
+pub(crate) const CHECKS: [&[(&str, Build)]; 2] = [attention::CHECKS, fourier_ops::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [losses::SHADERS, attention::SHADERS, fourier::SHADERS, attach::SHADERS].concat()
+    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, attach::SHADERS].concat()
 }

@@ -1,6 +1,6 @@
 //! Norms of weights, gradients and updates, tensor by tensor, from the optimizer's own pass.
 
-use super::{Attach, Card, CostClass, Instrument, Label};
+use super::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::autograd::Var;
 use crate::error::Result;
 
@@ -68,15 +68,15 @@ impl Instrument for TensorNorms {
 
     fn attach_to_update(&self, cx: &mut Attach<'_>, norms: &UpdateNorms) -> Result<()> {
         let sites: Vec<String> = cx.model.table.specs().iter().map(|spec| spec.name.clone()).collect();
-        for (name, var) in [("weight_norm", norms.weight), ("grad_norm", norms.grad), ("update_norm", norms.update)] {
+        for (name, var, presence) in [
+            ("weight_norm", norms.weight, Presence::Always),
+            ("grad_norm", norms.grad, Presence::Always),
+            ("update_norm", norms.update, Presence::InUpdates),
+        ] {
             for (tensor, site) in sites.iter().enumerate() {
                 let layer = layer_of(site);
                 let label = vec![Label { layer, ..Label::NONE }];
-                if name == "update_norm" {
-                    cx.record_of_update(self, name, site, var, tensor, label);
-                } else {
-                    cx.record(self, name, site, var, tensor, label);
-                }
+                cx.record_where(presence, self, name, site, var, tensor, label);
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::autograd::ops::ActFn;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_between};
 
 /// Normalization before attention, MLP and unembedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,26 +146,20 @@ impl ModelConfig {
     /// [`Error::Config`] naming the field and what it must be.
     pub fn resolve(mut self) -> Result<Self> {
         let fail = |what: String| Err(Error::Config(what));
-        if !(1..=512).contains(&self.n_layers) {
-            return fail(format!("model.n_layers must be between 1 and 512, is {}", self.n_layers));
-        }
-        for (name, value) in
-            [("d_model", self.d_model), ("n_heads", self.n_heads), ("d_vocab", self.d_vocab), ("n_ctx", self.n_ctx)]
-        {
-            if value == 0 || value > 1 << 20 {
-                return fail(format!("model.{name} must be between 1 and 1048576, is {value}"));
-            }
-        }
-        for (name, value) in [
-            ("d_head", self.d_head),
-            ("n_key_value_heads", self.n_key_value_heads),
-            ("d_mlp", self.d_mlp),
-            ("d_vocab_out", self.d_vocab_out),
-            ("rotary_dim", self.rotary_dim),
+        check_between("model.n_layers", self.n_layers, 1..=512)?;
+        // 0 in the lower half stands for a size that follows from others.
+        for (name, value, least) in [
+            ("d_model", self.d_model, 1),
+            ("n_heads", self.n_heads, 1),
+            ("d_vocab", self.d_vocab, 1),
+            ("n_ctx", self.n_ctx, 1),
+            ("d_head", self.d_head, 0),
+            ("n_key_value_heads", self.n_key_value_heads, 0),
+            ("d_mlp", self.d_mlp, 0),
+            ("d_vocab_out", self.d_vocab_out, 0),
+            ("rotary_dim", self.rotary_dim, 0),
         ] {
-            if value > 1 << 20 {
-                return fail(format!("model.{name} must be at most 1048576, is {value}"));
-            }
+            check_between(&format!("model.{name}"), value, least..=1 << 20)?;
         }
         if self.d_head == 0 && !self.d_model.is_multiple_of(self.n_heads) {
             return fail(format!(

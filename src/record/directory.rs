@@ -12,7 +12,7 @@ use super::segments::{Segments, TableRow};
 use crate::error::{Error, Result};
 use crate::gpu::Caps;
 use crate::model::{ModelConfig, ModelFolder, WeightTable, open, read_weights, write_tensors};
-use crate::train::Snapshot;
+use crate::train::{Row, Snapshot};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,8 +244,8 @@ impl RunDir {
     }
 
     /// Adds a row to the metric table.
-    pub fn row(&mut self, row: &TableRow<'_>) {
-        self.segments.push(row);
+    pub fn row(&mut self, row: &Row<'_>) {
+        self.segments.push(&TableRow::from(row));
     }
 
     /// Rows waiting to be written.
@@ -276,9 +276,7 @@ impl RunDir {
     /// [`Error::Io`] where it cannot be written; the checkpoint before stays valid.
     pub fn checkpoint(&mut self, model: &ModelConfig, snapshot: &Snapshot, keep: u32) -> Result<()> {
         self.flush()?;
-        self.manifest.steps_done = snapshot.step;
-        self.manifest.seconds += std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64();
-        write_manifest(&self.path, &self.manifest)?;
+        self.note_progress(snapshot.step)?;
         let state =
             CheckpointState { step: snapshot.step, segments: self.segments.count(), events_bytes: self.events.sync()? };
         let state = serde_json::to_string_pretty(&state).unwrap_or_default();
@@ -313,6 +311,11 @@ impl RunDir {
         self.events.sync()?;
         self.manifest.status = status;
         self.manifest.stopped = Some(now());
+        self.note_progress(step)
+    }
+
+    /// Writes `run.json` with the updates made and the time taken so far.
+    fn note_progress(&mut self, step: u64) -> Result<()> {
         self.manifest.steps_done = step;
         self.manifest.seconds += std::mem::replace(&mut self.since, Instant::now()).elapsed().as_secs_f64();
         write_manifest(&self.path, &self.manifest)

@@ -12,6 +12,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
 use crate::error::{Error, Result};
+use crate::train::Row;
 
 /// Columns of every segment. -1 in layer, head or index: does not apply.
 pub(super) const SCHEMA: &str = "message metrics {
@@ -40,6 +41,19 @@ pub struct TableRow<'a> {
     pub place: [i32; 3],
     /// The number.
     pub value: f32,
+}
+
+impl<'a> From<&Row<'a>> for TableRow<'a> {
+    fn from(row: &Row<'a>) -> Self {
+        Self {
+            step: row.step,
+            replica: row.replica,
+            metric: row.metric.card.name,
+            site: &row.metric.site,
+            place: [row.label.layer, row.label.head, row.label.index],
+            value: row.value,
+        }
+    }
 }
 
 #[derive(Default)]

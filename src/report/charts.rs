@@ -277,13 +277,16 @@ impl Charts {
     /// One chart, with `count` series.
     fn chart(&self, chart: &Chart, count: usize) -> Value {
         let x = self.step_axis();
-        let tooltip = |value: &str| {
-            json!([
-                { "field": "series", "title": "series" },
-                { "field": "step" },
-                { "field": value, "format": ".4g" },
-                { "field": "replica" },
-            ])
+        // Cells of a frequency between two steps.
+        let cells = |y: Value, color: Value, tooltip: Value| {
+            json!({
+                "data": { "name": chart.name },
+                "mark": { "type": "rect", "clip": true, "tooltip": true },
+                "encoding": {
+                    "x": x.clone(), "x2": { "field": "until" }, "y": y, "y2": { "field": "high" },
+                    "color": color, "tooltip": tooltip,
+                },
+            })
         };
         let layer = match chart.kind {
             Kind::Lines | Kind::LogLines => {
@@ -299,34 +302,20 @@ impl Charts {
                         "y": { "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis },
                         "color": { "field": "series", "type": "nominal", "title": null, "scale": { "scheme": if count > 10 { "tableau20" } else { "category10" } } },
                         "detail": { "field": "replica" },
-                        "tooltip": tooltip("value"),
+                        "tooltip": [{ "field": "series", "title": "series" }, { "field": "step" }, { "field": "value", "format": ".4g" }, { "field": "replica" }],
                     },
                 })
             }
-            Kind::Heat => json!({
-                "data": { "name": chart.name },
-                "mark": { "type": "rect", "clip": true, "tooltip": true },
-                "encoding": {
-                    "x": x,
-                    "x2": { "field": "until" },
-                    "y": { "field": "low", "type": "quantitative", "title": "frequency k", "scale": { "nice": false, "zero": false } },
-                    "y2": { "field": "high" },
-                    "color": { "field": "value", "type": "quantitative", "title": chart.unit, "scale": { "scheme": "viridis" } },
-                    "tooltip": [{ "field": "index", "title": "k" }, { "field": "step" }, { "field": "value", "format": ".4g" }],
-                },
-            }),
-            Kind::Flags => json!({
-                "data": { "name": chart.name },
-                "mark": { "type": "rect", "clip": true, "tooltip": true },
-                "encoding": {
-                    "x": x,
-                    "x2": { "field": "until" },
-                    "y": { "field": "low", "type": "quantitative", "title": chart.unit, "scale": { "zero": true } },
-                    "y2": { "field": "high" },
-                    "color": { "field": "series", "type": "nominal", "title": null },
-                    "tooltip": [{ "field": "index", "title": "k" }, { "field": "step", "title": "from" }, { "field": "until" }, { "field": "series" }],
-                },
-            }),
+            Kind::Heat => cells(
+                json!({ "field": "low", "type": "quantitative", "title": "frequency k", "scale": { "nice": false, "zero": false } }),
+                json!({ "field": "value", "type": "quantitative", "title": chart.unit, "scale": { "scheme": "viridis" } }),
+                json!([{ "field": "index", "title": "k" }, { "field": "step" }, { "field": "value", "format": ".4g" }]),
+            ),
+            Kind::Flags => cells(
+                json!({ "field": "low", "type": "quantitative", "title": chart.unit, "scale": { "zero": true } }),
+                json!({ "field": "series", "type": "nominal", "title": null }),
+                json!([{ "field": "index", "title": "k" }, { "field": "step", "title": "from" }, { "field": "until" }, { "field": "series" }]),
+            ),
         };
         let height = match chart.kind {
             Kind::Heat | Kind::Flags => 200,
@@ -338,7 +327,7 @@ impl Charts {
         let rule = json!({
             "data": { "name": "phases" },
             "mark": { "type": "rule", "strokeDash": [4, 3], "color": ink, "clip": true },
-            "encoding": { "x": self.step_axis(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
+            "encoding": { "x": x.clone(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
         });
         let words = |line: u32| {
             json!({
@@ -347,7 +336,7 @@ impl Charts {
                 "mark": {
                     "type": "text", "align": "left", "dx": 3, "dy": 3 + 11 * line, "fontSize": 10, "color": ink, "clip": true, "baseline": "top",
                 },
-                "encoding": { "x": self.step_axis(), "y": { "value": 0 }, "text": { "field": "phase" } },
+                "encoding": { "x": x.clone(), "y": { "value": 0 }, "text": { "field": "phase" } },
             })
         };
         json!({

@@ -74,7 +74,7 @@ impl Feed {
             (Self::Repeated { generator, .. }, Some(size)) => {
                 let seeds = seed_words(tape, seeds);
                 let out = tape.push(RepeatedSequences { generator: *generator, size }, &[seeds, clock])?;
-                let count = tape.push1(CountTargets, &[out[1]])?;
+                let count = count_targets(tape, out[1], 1)?;
                 let seq = generator.seq as usize;
                 Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq })
             }
@@ -217,7 +217,7 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
         _ => Rows::Each { tokens: take(tape, &examples.tokens, seq)? },
     };
     let targets = take(tape, &examples.targets, width)?;
-    let count = tape.push1(CountTargets, &[targets])?;
+    let count = count_targets(tape, targets, 1)?;
     Ok(Batch { rows, targets, count, size, seq })
 }
 
@@ -267,7 +267,7 @@ static TAKE_ROWS: Shader = Shader {
     params: TakeParams::FIELDS,
 };
 crate::gpu::params! {
-    struct CountParams { n: u32, x_replica: u32, y_replica: u32 }
+    struct CountParams { rows: u32, columns: u32, x_replica: u32, y_replica: u32 }
 }
 static COUNT_TARGETS: Shader = Shader {
     name: "task/count_targets",
@@ -457,7 +457,13 @@ impl Op for RepeatedSequences {
     }
 }
 
-/// y [1] = how many targets are not [`IGNORE`].
+/// Appends y [`columns`] = how many targets of each column, seen as [N, `columns`], are not [`IGNORE`].
+pub(crate) fn count_targets(tape: &mut Tape, targets: Var, columns: usize) -> Result<Var> {
+    let rows = tape.shape(targets).len() / columns;
+    let targets = tape.reshape(targets, &[rows, columns])?;
+    tape.push1(CountTargets, &[targets])
+}
+
 struct CountTargets;
 
 impl Op for CountTargets {
@@ -466,21 +472,27 @@ impl Op for CountTargets {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[1]) }])
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[inputs[0].rows().1]) }])
+    }
+
+    fn folds(&self) -> bool {
+        true
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let params = CountParams {
-            n: inputs[0].len() as u32,
+            rows: inputs[0].dims[0] as u32,
+            columns: inputs[0].dims[1] as u32,
             x_replica: inputs[0].replica_stride,
             y_replica: outputs[0].replica_stride,
         };
-        cx.dispatch(&COUNT_TARGETS, &[], &params, &[&inputs[0], &outputs[0]], [1, 1, cx.replicas])
+        cx.dispatch(&COUNT_TARGETS, &[], &params, &[&inputs[0], &outputs[0]], [params.columns, 1, cx.replicas])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let counted = inputs[0].data.iter().filter(|t| **t != f64::from(IGNORE)).count();
-        vec![Array::new(&[1], vec![counted as f64])]
+        let (_, columns) = inputs[0].rows();
+        let column = |c: usize| inputs[0].data.iter().skip(c).step_by(columns);
+        vec![Array::from_fn(&[columns], |c| column(c).filter(|t| **t != f64::from(IGNORE)).count() as f64)]
     }
 }
 

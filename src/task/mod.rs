@@ -8,6 +8,7 @@ mod repeated;
 mod text;
 mod tokens;
 
+pub(crate) use batch::count_targets;
 pub use batch::{Batch, Feed, sampler_shaders};
 pub use examples::{Examples, Split};
 pub use modular::{Cyclic, Modular, Operation};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Examples, Feed, ReplicaData, Split, Task, TaskShape, check_fraction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_between};
 use crate::model::ReadOut;
 
 /// What is computed of a and b.
@@ -66,9 +66,7 @@ pub struct Cyclic {
 
 impl Modular {
     fn check(&self) -> Result<()> {
-        if !(3..=257).contains(&self.p) {
-            return Err(Error::Config(format!("task.p = {} must lie between 3 and 257", self.p)));
-        }
+        check_between("task.p", self.p, 3..=257)?;
         if self.operation == Operation::Divide && !is_prime(self.p) {
             return Err(Error::Config(format!("task.p = {} must be prime to divide modulo p", self.p)));
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Examples, Feed, ReplicaData, Split, Task, TaskShape, check_fraction};
-use crate::error::{Error, Result};
+use crate::error::{Result, check_between};
 use crate::model::ReadOut;
 
 /// The configuration of the task.
@@ -49,9 +49,7 @@ impl Task for Permutation {
     }
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
-        if !(3..=5).contains(&self.n) {
-            return Err(Error::Config(format!("task.n = {} must lie between 3 and 5", self.n)));
-        }
+        check_between("task.n", self.n, 3..=5)?;
         check_fraction("task.train_fraction", self.train_fraction)?;
         let elements = permutations(self.n as usize);
         let order = elements.len() as u32;

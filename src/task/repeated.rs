@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Feed, ReplicaData, Task, TaskShape};
 use crate::autograd::ops::IGNORE;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_between};
 use crate::gpu::{Philox, Stream};
 use crate::model::ReadOut;
 
@@ -94,15 +94,9 @@ impl Task for Repeated {
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
         let fail = |what: String| Err(Error::Config(what));
-        if !(3..=1 << 20).contains(&self.d_vocab) {
-            return fail(format!("task.d_vocab = {} must lie between 3 and 1048576", self.d_vocab));
-        }
-        if !(4..=1 << 16).contains(&self.seq) {
-            return fail(format!("task.seq = {} must lie between 4 and 65536", self.seq));
-        }
-        if !(1..=1 << 16).contains(&self.test_sequences) {
-            return fail(format!("task.test_sequences = {} must lie between 1 and 65536", self.test_sequences));
-        }
+        check_between("task.d_vocab", self.d_vocab, 3..=1 << 20)?;
+        check_between("task.seq", self.seq, 4..=1 << 16)?;
+        check_between("task.test_sequences", self.test_sequences, 1..=1 << 16)?;
         let min_period = if self.min_period == 0 { (self.seq / 4).max(1) } else { self.min_period };
         let max_period = if self.max_period == 0 { (self.seq / 2).max(min_period) } else { self.max_period };
         if max_period < min_period || max_period > self.seq - 2 {

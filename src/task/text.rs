@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Feed, ReplicaData, Task, TaskShape, check_fraction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_between};
 use crate::model::ReadOut;
 
 /// The configuration of the task.
@@ -69,12 +69,8 @@ impl Task for Text {
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
         check_fraction("task.train_fraction", self.train_fraction)?;
-        if !(2..=1 << 16).contains(&self.seq) || !(1..=1 << 16).contains(&self.test_sequences) {
-            return Err(Error::Config(format!(
-                "task.seq = {} must lie between 2 and 65536, task.test_sequences = {} between 1 and 65536",
-                self.seq, self.test_sequences
-            )));
-        }
+        check_between("task.seq", self.seq, 2..=1 << 16)?;
+        check_between("task.test_sequences", self.test_sequences, 1..=1 << 16)?;
         if replicas.iter().any(|r| r.train_fraction.is_some()) {
             return Err(Error::Config("train_fraction cannot differ between replicas of a text".to_owned()));
         }

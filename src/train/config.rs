@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_between};
 use crate::instrument::MeasureConfig;
 use crate::model::{ModelConfig, WeightTable};
 use crate::task::{ReplicaData, Task};
@@ -278,16 +278,12 @@ impl<T: Task> RunConfig<T> {
         }
         self.model = self.model.resolve()?;
 
-        if self.steps == 0 || self.steps >= 1 << 24 {
-            // Steps are f32 in the schedule and must stay exact; the last u32 is the test set's.
-            return fail(format!("steps = {} must lie between 1 and 16777215", self.steps));
-        }
+        // Steps are f32 in the schedule and must stay exact; the last u32 is the test set's.
+        check_between("steps", self.steps, 1..=(1 << 24) - 1)?;
         if self.replicas == 0 {
             self.replicas = self.replica.len().max(1) as u32;
         }
-        if self.replicas > 4096 {
-            return fail(format!("replicas = {} must lie between 1 and 4096", self.replicas));
-        }
+        check_between("replicas", self.replicas, 1..=4096)?;
         if self.seed > i64::MAX as u64 - 4096 {
             return fail(format!("seed = {} must be at most {}", self.seed, i64::MAX - 4096));
         }
@@ -348,10 +344,7 @@ impl<T: Task> RunConfig<T> {
                 return Err(Error::Config(format!("optimizer.{name} = {value} must be at least {low} and {until}")));
             }
         }
-        if !fine(self.schedule.floor, 0.0, 1.0 + f64::EPSILON) {
-            return Err(Error::Config(format!("schedule.floor = {} must lie between 0 and 1", self.schedule.floor)));
-        }
-        Ok(())
+        check_between("schedule.floor", self.schedule.floor, 0.0..=1.0)
     }
 
     /// The optimizer of one replica.
