@@ -14,6 +14,8 @@ pub enum Stream {
     Batch = 3,
     /// Tokens of generated sequences.
     Tokens = 4,
+    /// Which examples a probe takes, and the random subspaces that heads are compared with.
+    Probe = 5,
 }
 
 /// A stream of random numbers for one seed and purpose.

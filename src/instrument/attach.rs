@@ -10,7 +10,7 @@ use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Params, Shader, Storage, Tensor, grid_1d};
 use crate::model::{Forward, Model, ReadOut};
-use crate::task::{Batch, Feed, Task};
+use crate::task::{Batch, Feed, ProbeSet, Task};
 
 /// What is measured, and how often.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,25 @@ pub struct MeasureConfig {
     pub every: BTreeMap<String, u64>,
     /// Metrics or instruments left out.
     pub off: Vec<String>,
+    /// The held batch that interventions are tried on.
+    pub probe: ProbeConfig,
+}
+
+/// The held batch that interventions are tried on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Examples; all there are where there are fewer. By default 256, or as many sequences as hold some
+    /// 1,024 predictions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+    /// Where they are from.
+    pub set: ProbeSet,
+    /// Random subspaces that heads are compared with. By default 20 for each head of the model, and
+    /// between 200 and 1,000: with n heads, a p-value can only clear a false discovery rate of 0.05 alone if
+    /// there are 20 n draws.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<usize>,
 }
 
 /// A forward pass and the losses of its rows.
@@ -151,6 +170,29 @@ impl<'a> Attach<'a> {
     /// How often a metric is measured in this run; `None` where it is switched off.
     pub fn every(&self, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
         every(self.config, instrument, card)
+    }
+
+    /// The held batch that interventions are tried on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it would be larger than one pass can hold.
+    pub(super) fn probe_batch(&mut self) -> Result<Batch> {
+        let shape = self.task.shape();
+        let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(1) };
+        let batch = self.feed.probe(self.tape, self.config.probe.set, self.config.probe.size.unwrap_or(usual))?;
+        if batch.size > self.piece {
+            return Err(Error::Config(format!(
+                "measure.probe.size: this device holds at most {} examples of this model at once",
+                self.piece
+            )));
+        }
+        Ok(batch)
+    }
+
+    /// Random subspaces that heads are compared with.
+    pub(super) fn null_draws(&self) -> usize {
+        let heads = self.model.config.n_layers * self.model.config.n_heads;
+        self.config.probe.draws.unwrap_or((20 * heads).clamp(200, 1000))
     }
 
     /// The smallest cadence of an instrument's metrics that are on; `None` where none is.

@@ -1,6 +1,8 @@
 //! Instruments: measures taken inside the step, on the device. Each names what it reads, appends
 //! kernels behind the ones that own the data, and leaves numbers in the metric row.
 
+mod ablation;
+mod ablation_ops;
 mod attach;
 mod attention;
 mod fourier;
@@ -10,7 +12,7 @@ mod norms;
 
 #[cfg(feature = "cli")]
 pub(crate) use attach::gcd;
-pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence};
+pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateNorms;
 
@@ -81,7 +83,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 6] {
+pub fn registry() -> [&'static dyn Instrument; 7] {
     [
         &losses::Train,
         &losses::Test,
@@ -89,13 +91,14 @@ pub fn registry() -> [&'static dyn Instrument; 6] {
         &attention::Patterns,
         &fourier::Spectrum,
         &fourier::FourierLosses,
+        &ablation::Ablation,
     ]
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 2] = [attention::CHECKS, fourier_ops::CHECKS];
+pub(crate) const CHECKS: [&[(&str, Build)]; 3] = [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, attach::SHADERS].concat()
+    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, attach::SHADERS].concat()
 }

@@ -11,5 +11,5 @@ pub use folder::ModelFolder;
 pub(crate) use folder::open;
 #[cfg(feature = "record")]
 pub(crate) use folder::{read_weights, write_tensors};
-pub use transformer::{Forward, Model, ReadOut, Rows};
+pub use transformer::{Forward, Model, Point, ReadOut, Resume, Rows};
 pub use weights::{Init, WeightSpec, WeightTable};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{ModelConfig, Normalization, PositionalEmbedding, WeightTable};
 use crate::autograd::ops::{
-    Activation, AddBias, Attention, GatedActivation, GatherRows, HeadResult, Linear, Norm, NormKind, Rotary,
+    Activation, AddBias, Attention, FrozenNorm, GatedActivation, GatherRows, HeadResult, Linear, MixValues, Norm,
+    NormKind, Rotary,
 };
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -61,6 +62,34 @@ impl Forward {
     }
 }
 
+/// Where a changed residual stream enters a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Behind attention, at `hook_resid_mid`.
+    Mid,
+    /// Behind the block, at `hook_resid_post`.
+    Post,
+}
+
+/// A residual stream from which the rest of a forward pass is computed.
+pub struct Resume<'a> {
+    /// Block at which the stream enters.
+    pub layer: usize,
+    /// Where in that block.
+    pub point: Point,
+    /// The stream, [B, T, D]; [B, 1, D] in the last block where only the last position is read out.
+    pub x: Var,
+    /// Sequences B.
+    pub batch: usize,
+    /// Tokens of a sequence T.
+    pub seq: usize,
+    /// What is read out.
+    pub read: ReadOut,
+    /// A pass whose attention patterns the later blocks take instead of their own. Its batch divides B;
+    /// sequence b takes the pattern of its sequence b modulo that.
+    pub patterns: Option<&'a Forward>,
+}
+
 /// A model on a tape: its configuration and the variables of its weights.
 pub struct Model {
     /// Resolved configuration.
@@ -109,15 +138,60 @@ impl Model {
         if seq == 0 || seq > config.n_ctx {
             return Err(Error::Config(format!("sequences of {seq} tokens; the model takes 1 to {}", config.n_ctx)));
         }
+        let stream = self.embed(tape, rows, batch, seq)?;
+        self.blocks(tape, Hooks::new(), 0, stream, (batch, seq), read, None)
+    }
+
+    /// Appends the rest of a forward pass. Nothing below the stream that is given is computed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the stream does not fit; [`Error::Unsupported`] for the middle of a block whose
+    /// MLP reads beside attention.
+    pub fn resume(&self, tape: &mut Tape, from: &Resume<'_>) -> Result<Forward> {
+        let Resume { layer, point, x, batch, seq, read, patterns } = *from;
+        let queries = if read == ReadOut::Last && layer + 1 == self.config.n_layers { 1 } else { seq };
         let mut hooks = Hooks::new();
-        let mut stream = self.embed(tape, rows, batch, seq)?;
+        let x = if point == Point::Mid && self.config.has_mlp() {
+            if self.config.parallel_attn_mlp {
+                return Err(Error::Unsupported("this model's MLPs do not read behind attention".to_owned()));
+            }
+            self.mlp(tape, &mut hooks, layer, x, x, [batch, queries, self.config.d_model])?
+        } else {
+            x
+        };
+        let dims = [batch, queries, self.config.d_model];
+        hooks.insert(format!("blocks.{layer}.hook_resid_post"), tape.reshape(x, &dims)?);
+        let x = tape.reshape(x, &[batch * queries, self.config.d_model])?;
+        let stream = Stream { x, positions: positions_of(tape, batch, seq), distinct: None };
+        self.blocks(tape, hooks, layer + 1, stream, (batch, seq), read, patterns)
+    }
+
+    /// The blocks from `first` on, and the logits.
+    #[expect(clippy::too_many_arguments, reason = "a pass has these parts")]
+    fn blocks(
+        &self,
+        tape: &mut Tape,
+        mut hooks: Hooks,
+        first: usize,
+        mut stream: Stream,
+        (batch, seq): (usize, usize),
+        read: ReadOut,
+        patterns: Option<&Forward>,
+    ) -> Result<Forward> {
+        let config = &self.config;
         let dims = [batch, seq, config.d_model];
-        for layer in 0..config.n_layers {
+        for layer in first..config.n_layers {
             let read = if layer + 1 == config.n_layers { read } else { ReadOut::All };
-            stream = self.block(tape, &mut hooks, layer, &stream, dims, read)?;
+            stream = self.block(tape, &mut hooks, layer, &stream, dims, read, patterns)?;
         }
         let queries = if read == ReadOut::Last { 1 } else { seq };
         let x = self.norm(tape, &mut hooks, "ln_final", stream.x, None, &[batch, queries, config.d_model])?;
+        let logits = self.unembed(tape, x)?;
+        Ok(Forward { logits, hooks })
+    }
+
+    /// Logits [N, V] of rows [N, D] behind the final norm.
+    fn unembed(&self, tape: &mut Tape, x: Var) -> Result<Var> {
         let bias = self.weight("unembed.b_U");
         let (w, transposed) = match self.weight("unembed.W_U") {
             Some(w) => (w, false),
@@ -125,8 +199,25 @@ impl Model {
         };
         let mut inputs = vec![x, w];
         inputs.extend(bias);
-        let logits = tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)?;
-        Ok(Forward { logits, hooks })
+        tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)
+    }
+
+    /// Logits [N, V] of final residual rows [N, D], the final norm's scale held at `clean`'s. Row n takes
+    /// the scale of row n modulo the number of rows of `clean`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the rows are no multiple of the clean pass's.
+    pub fn logits_at_scale_of(&self, tape: &mut Tape, x: Var, clean: &Forward) -> Result<Var> {
+        let Some((weight, bias)) = self.config.norm_parts() else { return self.unembed(tape, x) };
+        let mut inputs = vec![x, clean.hook("ln_final.hook_scale")?];
+        if weight {
+            inputs.push(self.need("ln_final.w")?);
+        }
+        if bias {
+            inputs.push(self.need("ln_final.b")?);
+        }
+        let normal = tape.push1(FrozenNorm { kind: self.norm_kind(), weight, bias }, &inputs)?;
+        self.unembed(tape, normal)
     }
 
     fn embed(&self, tape: &mut Tape, rows: &Rows, batch: usize, seq: usize) -> Result<Stream> {
@@ -143,6 +234,7 @@ impl Model {
     }
 
     /// One block. `dims` is [B, T, D].
+    #[expect(clippy::too_many_arguments, reason = "a block has these parts")]
     fn block(
         &self,
         tape: &mut Tape,
@@ -151,6 +243,7 @@ impl Model {
         stream: &Stream,
         dims: [usize; 3],
         read: ReadOut,
+        patterns: Option<&Forward>,
     ) -> Result<Stream> {
         let config = &self.config;
         let [batch, seq, d] = dims;
@@ -198,8 +291,10 @@ impl Model {
         let q = project(tape, hooks, "Q", asked)?;
         let key = project(tape, hooks, "K", all)?;
         let value = project(tape, hooks, "V", all)?;
-        let scale = (1.0 / config.attn_scale) as f32;
-        let out = tape.push(Attention { scale }, &[q, key, value])?;
+        let out = match patterns {
+            Some(clean) => vec![tape.push1(MixValues, &[clean.hook(&block("attn.hook_pattern"))?, value])?],
+            None => tape.push(Attention { scale: (1.0 / config.attn_scale) as f32 }, &[q, key, value])?,
+        };
         for (hook, var) in ["hook_z", "hook_pattern", "hook_attn_scores"].into_iter().zip(&out) {
             hooks.insert(block(&format!("attn.{hook}")), *var);
         }
@@ -268,6 +363,13 @@ impl Model {
         Ok(sum)
     }
 
+    fn norm_kind(&self) -> NormKind {
+        match self.config.normalization_type {
+            Normalization::RMS | Normalization::RMSPre => NormKind::Rms,
+            _ => NormKind::Layer,
+        }
+    }
+
     /// The norm of that name, or `x` itself where the model has none. Hooks get the shape `dims`, after
     /// `rows` were picked.
     fn norm(
@@ -280,10 +382,7 @@ impl Model {
         dims: &[usize; 3],
     ) -> Result<Var> {
         let Some((weight, bias)) = self.config.norm_parts() else { return Ok(x) };
-        let kind = match self.config.normalization_type {
-            Normalization::RMS | Normalization::RMSPre => NormKind::Rms,
-            _ => NormKind::Layer,
-        };
+        let kind = self.norm_kind();
         let mut inputs = vec![x];
         if weight {
             inputs.push(self.need(&format!("{name}.w"))?);

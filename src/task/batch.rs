@@ -1,6 +1,8 @@
 //! From examples to the variables a model reads: whole training sets, batches drawn on the device, and
 //! test sets in pieces.
 
+use serde::{Deserialize, Serialize};
+
 use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
 use super::{Examples, Split};
@@ -30,6 +32,19 @@ pub enum Feed {
         /// Seed of each replica's sequences.
         seeds: Vec<u64>,
     },
+}
+
+/// Which examples a probe takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeSet {
+    /// Held-out ones.
+    #[default]
+    Test,
+    /// Those trained on.
+    Train,
+    /// Both.
+    All,
 }
 
 /// What a forward pass and its loss read.
@@ -91,12 +106,61 @@ impl Feed {
                 let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.test.as_slice()).collect();
                 in_pieces(tape, examples, &lists, piece)
             }
+            _ => {
+                let (examples, lists) = self.made_up_test_set();
+                in_pieces(tape, &examples, &lists.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
+            }
+        }
+    }
+
+    /// A held batch of at most `size` random examples, as many for each replica as every replica has: no
+    /// row is a filler. The choice depends on the number of examples only.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the training set or all examples are asked of a feed without end.
+    pub fn probe(&self, tape: &mut Tape, set: ProbeSet, size: usize) -> Result<Batch> {
+        let made_up;
+        let (examples, lists): (&Examples, Vec<Vec<u32>>) = match (self, set) {
+            (Self::Examples(examples), ProbeSet::Test) => {
+                (examples, examples.splits.iter().map(|s| s.test.clone()).collect())
+            }
+            (Self::Examples(examples), ProbeSet::Train) => {
+                (examples, examples.splits.iter().map(|s| s.train.clone()).collect())
+            }
+            (Self::Examples(examples), ProbeSet::All) => (examples, vec![(0..examples.len() as u32).collect()]),
+            (_, ProbeSet::Test) => {
+                made_up = self.made_up_test_set();
+                (&made_up.0, made_up.1)
+            }
+            _ => {
+                return Err(Error::Config(
+                    "measure.probe.set: this task makes its training examples up as it goes; use \"test\"".to_owned(),
+                ));
+            }
+        };
+        let size = lists.iter().map(Vec::len).min().unwrap_or(0).min(size);
+        let chosen: Vec<Vec<u32>> = lists
+            .iter()
+            .map(|ids| {
+                let order = Philox::new(0, Stream::Probe, 0).permutation(ids.len() as u32);
+                order[..size].iter().map(|at| ids[*at as usize]).collect()
+            })
+            .collect();
+        let chosen: Vec<&[u32]> = chosen.iter().map(Vec::as_slice).collect();
+        let counts: Vec<usize> = chosen.iter().map(|ids| examples.counted(ids)).collect();
+        fixed(tape, examples, &chosen, &counts)
+    }
+
+    /// The test sequences of a feed without end: one list for all replicas or one for each.
+    fn made_up_test_set(&self) -> (Examples, Vec<Vec<u32>>) {
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        let (seq, lists) = match self {
+            Self::Examples(examples) => return (examples.clone(), Vec::new()),
             Self::Corpus { corpus, .. } => {
-                let (tokens, targets) = corpus.test_windows();
-                one_list(tape, tokens, targets, corpus.seq, 1, piece)
+                (tokens, targets) = corpus.test_windows();
+                (corpus.seq, 1)
             }
             Self::Repeated { generator, seeds } => {
-                let (mut tokens, mut targets) = (Vec::new(), Vec::new());
                 for seed in seeds {
                     for number in 0..generator.test_sequences {
                         let (a, b) = generator.sequence(*seed, TEST_STEP, number);
@@ -104,9 +168,12 @@ impl Feed {
                         targets.extend(b);
                     }
                 }
-                one_list(tape, tokens, targets, generator.seq as usize, seeds.len(), piece)
+                (generator.seq as usize, seeds.len())
             }
-        }
+        };
+        let per_list = (tokens.len() / seq / lists) as u32;
+        let ids = (0..lists as u32).map(|l| (l * per_list..(l + 1) * per_list).collect()).collect();
+        (Examples { tokens, seq, targets, width: seq, splits: Vec::new() }, ids)
     }
 
     /// Every example of a finite set, in its order, in pieces: the same for all replicas.
@@ -128,21 +195,6 @@ impl Feed {
             _ => &[],
         }
     }
-}
-
-/// A list of sequences, the same for all replicas or one list after the other, as a finite set.
-fn one_list(
-    tape: &mut Tape,
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
-    seq: usize,
-    lists: usize,
-    piece: usize,
-) -> Result<Vec<Batch>> {
-    let per_list = (tokens.len() / seq / lists) as u32;
-    let examples = Examples { tokens, seq, targets, width: seq, splits: Vec::new() };
-    let ids: Vec<Vec<u32>> = (0..lists as u32).map(|l| (l * per_list..(l + 1) * per_list).collect()).collect();
-    in_pieces(tape, &examples, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
 }
 
 fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usize) -> Result<Vec<Batch>> {

@@ -9,7 +9,7 @@ mod text;
 mod tokens;
 
 pub(crate) use batch::count_targets;
-pub use batch::{Batch, Feed, sampler_shaders};
+pub use batch::{Batch, Feed, ProbeSet, sampler_shaders};
 pub use examples::{Examples, Split};
 pub use modular::{Cyclic, Modular, Operation};
 pub use permutation::Permutation;

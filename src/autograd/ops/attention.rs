@@ -52,8 +52,20 @@ static GROUP_SUM: Shader = Shader {
     knobs: &[],
     params: AttentionParams::FIELDS,
 };
+crate::gpu::params! {
+    struct MixParams {
+        batch: u32, patterns: u32, queries: u32, keys: u32, heads: u32, groups: u32, width: u32,
+        pattern_replica: u32, v_replica: u32, z_replica: u32,
+    }
+}
+static MIX_VALUES: Shader = Shader {
+    name: "attention/mix_values",
+    source: include_str!("../../../shaders/attention/mix_values.wgsl"),
+    knobs: &[],
+    params: MixParams::FIELDS,
+};
 pub(super) const SHADERS: &[&Shader] =
-    &[&SMALL_FORWARD, &SMALL_BACKWARD_Q, &SMALL_BACKWARD_KV, &SOFTMAX, &SOFTMAX_BACKWARD, &GROUP_SUM];
+    &[&SMALL_FORWARD, &SMALL_BACKWARD_Q, &SMALL_BACKWARD_KV, &SOFTMAX, &SOFTMAX_BACKWARD, &GROUP_SUM, &MIX_VALUES];
 
 /// Up to this many keys, one invocation handles a query from scores to z.
 const SMALL: usize = 16;
@@ -342,6 +354,60 @@ impl Op for AttentionGrad {
     }
 }
 
+/// z [B, Tq, H, K] = A v with a pattern that was computed elsewhere. Inputs: pattern [P, H, Tq, T] with B a
+/// multiple of P, v [B, T, G, K]; example b takes pattern b mod P. Measures only: it has no gradient.
+pub struct MixValues;
+
+impl Op for MixValues {
+    fn name(&self) -> &'static str {
+        "mix values"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let ([p, h, tq, t], [b, t2, g, k]) = (&inputs[0].dims[..], &inputs[1].dims[..]) else {
+            return Err(misfit("mix values", "takes a pattern and v"));
+        };
+        if t != t2 || !b.is_multiple_of(*p) || !h.is_multiple_of(*g) {
+            return Err(misfit("mix values", format!("pattern {:?}, v {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[*b, *tq, *h, *k]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let ([patterns, heads, queries, keys], [batch, _, groups, width]) = (&inputs[0].dims[..], &inputs[1].dims[..])
+        else {
+            return Err(misfit("mix values", "inputs"));
+        };
+        let params = MixParams {
+            batch: *batch as u32,
+            patterns: *patterns as u32,
+            queries: *queries as u32,
+            keys: *keys as u32,
+            heads: *heads as u32,
+            groups: *groups as u32,
+            width: *width as u32,
+            pattern_replica: inputs[0].replica_stride,
+            v_replica: inputs[1].replica_stride,
+            z_replica: outputs[0].replica_stride,
+        };
+        let grid = grid_1d((outputs[0].len() as u64).div_ceil(64), cx.replicas);
+        cx.dispatch(&MIX_VALUES, &[], &params, &[&inputs[0], &inputs[1], &outputs[0]], grid)?;
+        cx.count_flops(2 * u64::from(cx.replicas) * outputs[0].len() as u64 * *keys as u64);
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (a, v) = (inputs[0], inputs[1]);
+        let [p, h, tq, t] = a.dims[..] else { return Vec::new() };
+        let [b, _, g, k] = v.dims[..] else { return Vec::new() };
+        vec![Array::from_fn(&[b, tq, h, k], |at| {
+            let (example, query, head, x) = (at / (tq * h * k), at / (h * k) % tq, at / k % h, at % k);
+            let line = ((example % p * h + head) * tq + query) * t;
+            (0..t).map(|j| a.data[line + j] * v.data[((example * t + j) * g + head / (h / g)) * k + x]).sum()
+        })]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,6 +430,25 @@ mod tests {
             check(31, 1, t, 1, 1, 4);
         }
         check(64, 1, 3, 4, 4, 32);
+    }
+
+    #[test]
+    fn mixing_with_a_patterns_own_values_gives_z() {
+        for (b, queries, keys, heads, groups, width) in [(1, 1, 1, 1, 1, 1), (3, 1, 3, 4, 2, 31), (2, 64, 64, 3, 1, 5)]
+        {
+            let mut case = Case::new(&format!("mix values {b} {queries} {keys} {heads} {groups} {width}"));
+            let q = case.owned(&[b, queries, heads, width]);
+            let (k, v) = (case.owned(&[b, keys, groups, width]), case.owned(&[b, keys, groups, width]));
+            let out = case.tape.push(Attention { scale: 0.5 }, &[q, k, v]).unwrap();
+            let same = case.tape.push1(MixValues, &[out[1], v]).unwrap();
+            let copies = case.owned(&[2 * b, keys, groups, width]);
+            let other = case.tape.push1(MixValues, &[out[1], copies]).unwrap();
+            case.check(&[same, other], &[], 1e-5);
+            let exact = case.reference(0, &[out[0], same]).unwrap();
+            for (z, mixed) in exact[0].data.iter().zip(&exact[1].data) {
+                assert!((z - mixed).abs() < 1e-12);
+            }
+        }
     }
 
     #[test]

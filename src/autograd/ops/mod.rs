@@ -12,12 +12,12 @@ mod reduce;
 mod rotary;
 
 pub use activation::{ActFn, Activation, GatedActivation};
-pub use attention::Attention;
+pub use attention::{Attention, MixValues};
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub use gather::{GatherRows, IGNORE, scatter_rows};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
-pub use norm::{Norm, NormKind};
+pub use norm::{FrozenNorm, Norm, NormKind};
 pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub use rotary::Rotary;

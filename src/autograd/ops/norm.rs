@@ -45,7 +45,24 @@ static WEIGHT_GRAD: Shader = Shader {
     knobs: &[],
     params: NormGradParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD];
+crate::gpu::params! {
+    struct FrozenParams {
+        rows: u32, columns: u32, scales: u32, x_replica: u32, scale_replica: u32, w_replica: u32, b_replica: u32,
+        y_replica: u32,
+    }
+}
+static FROZEN: Shader = Shader {
+    name: "norm/norm_frozen",
+    source: include_str!("../../../shaders/norm/norm_frozen.wgsl"),
+    knobs: &[
+        Knob { name: "RMS", values: &[0, 1] },
+        Knob { name: "WEIGHT", values: &[0, 1] },
+        Knob { name: "BIAS", values: &[0, 1] },
+        Knob { name: "SUBGROUPS", values: &[0, 1] },
+    ],
+    params: FrozenParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD, &FROZEN];
 
 /// Which statistics a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +255,71 @@ impl Op for NormGradW {
     }
 }
 
+/// y [N, D] = (x - mean) / scale (* w) (+ b) with scales [M] of other rows, as if the norm did not react to
+/// x: row n takes scale n mod M. Inputs: x, the scales, then w and b where there are any. Measures only:
+/// it has no gradient.
+#[derive(Clone, Copy)]
+pub struct FrozenNorm {
+    /// Which statistics: RMS has no mean.
+    pub kind: NormKind,
+    /// Whether a weight follows the scales.
+    pub weight: bool,
+    /// Whether a bias follows the weight.
+    pub bias: bool,
+}
+
+impl Op for FrozenNorm {
+    fn name(&self) -> &'static str {
+        "frozen norm"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (n, d) = inputs[0].rows();
+        if inputs.len() != 2 + usize::from(self.weight) + usize::from(self.bias)
+            || !n.is_multiple_of(inputs[1].len())
+            || inputs[2..].iter().any(|s| s.len() != d)
+        {
+            return Err(misfit("frozen norm", format!("{n} rows of {d}, {} scales", inputs[1].len())));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, d]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [rows, columns] = outputs[0].dims[..] else { return Err(misfit("frozen norm", "outputs")) };
+        let params = FrozenParams {
+            rows: rows as u32,
+            columns: columns as u32,
+            scales: inputs[1].len() as u32,
+            x_replica: inputs[0].replica_stride,
+            scale_replica: inputs[1].replica_stride,
+            w_replica: inputs.get(2).map_or(0, |t| t.replica_stride),
+            b_replica: inputs.get(3).map_or(0, |t| t.replica_stride),
+            y_replica: outputs[0].replica_stride,
+        };
+        let mut tensors = vec![&inputs[0], &inputs[1], &outputs[0]];
+        tensors.extend(&inputs[2..]);
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        let knobs = [u32::from(self.kind == NormKind::Rms), u32::from(self.weight), u32::from(self.bias), subgroups];
+        cx.dispatch(&FROZEN, &knobs, &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (n, d) = inputs[0].rows();
+        let mut y = Array::zeros(&[n, d]);
+        for row in 0..n {
+            let x = &inputs[0].data[row * d..][..d];
+            let mean = if self.kind == NormKind::Layer { x.iter().sum::<f64>() / d as f64 } else { 0.0 };
+            let scale = inputs[1].data[row % inputs[1].data.len()];
+            for (i, value) in x.iter().enumerate() {
+                let w = if self.weight { inputs[2].data[i] } else { 1.0 };
+                let b = if self.bias { inputs[2 + usize::from(self.weight)].data[i] } else { 0.0 };
+                y.data[row * d + i] = (value - mean) / scale * w + b;
+            }
+        }
+        vec![y]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +351,27 @@ mod tests {
             }
             check(kind, false, false, 64, 128);
             check(kind, true, false, 300, 8);
+        }
+    }
+
+    #[test]
+    fn frozen_norms_match_their_reference_and_at_their_own_scale_the_norm() {
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            for size in SIZES {
+                let mut case = Case::new(&format!("frozen norm {kind:?} {size}"));
+                let bias = kind == NormKind::Layer;
+                let (x, w, b) = (case.owned(&[3, size]), case.owned(&[size]), case.owned(&[size]));
+                let affine: Vec<Var> = [w, b].into_iter().take(1 + usize::from(bias)).collect();
+                let own =
+                    case.tape.push(Norm { kind, weight: true, bias, eps: 0.1 }, &[&[x], &affine[..]].concat()).unwrap();
+                let frozen = FrozenNorm { kind, weight: true, bias };
+                let same = case.tape.push1(frozen, &[&[x, own[2]], &affine[..]].concat()).unwrap();
+                let copies = case.owned(&[6, size]);
+                let other = case.tape.push1(frozen, &[&[copies, own[2]], &affine[..]].concat()).unwrap();
+                case.check(&[same, other], &[], 1e-5);
+                let (a, b) = (case.reference(0, &[own[0]]).unwrap(), case.reference(0, &[same]).unwrap());
+                assert_eq!(a[0].data, b[0].data);
+            }
         }
     }
 

@@ -1,0 +1,47 @@
+// temperature_step: one Newton step of each intervention's inverse temperature towards the least mean loss
+// shapes   x [R, I N, 3] from temperature_rows  count [R]  b, next [R, I]  out [R, I, 2]: temperature, mean loss there
+// grid     [I, 1, R]
+// numerics f32, serial in a lane, then a tree of fixed shape; a step at most doubles or halves b, which stays within [1/32, 32]
+// knobs    FIRST: b is 1 and is not there; LAST: the result is written instead of a next b
+struct Params { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32 }
+const WG: u32 = 64u;
+#import reduce
+@tensor var<storage, read> x: array<f32>;
+@tensor var<storage, read> count: array<f32>;
+@tensor var<storage, read_write> out: array<f32>;
+#if FIRST
+fn inverse(r: u32, i: u32) -> f32 { return 1.0; }
+#else
+@tensor var<storage, read> b: array<f32>;
+fn inverse(r: u32, i: u32) -> f32 { return b[r * params.b_replica + i]; }
+#endif
+
+fn total(r: u32, i: u32, c: u32, lid: u32) -> f32 {
+    var sum = 0.0;
+    for (var row = lid; row < params.rows; row += WG) {
+        sum += x[r * params.x_replica + (i * params.rows + row) * 3u + c];
+    }
+    return workgroup_sum(sum, lid);
+}
+
+@compute @workgroup_size(64)
+fn temperature_step(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let r = wid.z;
+    let i = wid.x;
+    let beta = inverse(r, i);
+#if LAST
+    let loss = total(r, i, 0u, lid) / count[r * params.count_replica];
+    if (lid == 0u) {
+        out[r * params.out_replica + i * 2u] = 1.0 / beta;
+        out[r * params.out_replica + i * 2u + 1u] = loss;
+    }
+#else
+    let slope = total(r, i, 1u, lid);
+    let curvature = total(r, i, 2u, lid);
+    if (lid == 0u) {
+        // Where nothing curves, the loss falls or rises for ever: go that way.
+        let step = select(-sign(slope) * beta, -slope / max(curvature, 1e-30), curvature > 1e-30);
+        out[r * params.out_replica + i] = clamp(clamp(beta + step, 0.5 * beta, 2.0 * beta), 1.0 / 32.0, 32.0);
+    }
+#endif
+}

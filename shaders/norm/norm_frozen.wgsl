@@ -1,0 +1,49 @@
+// norm_frozen: y = (x - mean) / scale (* w) (+ b), scale given: row n takes scale n mod scales
+// shapes   x, y [R, rows, columns]  scale [R, scales]  w, b [R, columns]; strides may be 0
+// grid     a subgroup or workgroup for each row, folded into x and y, R
+// numerics f32, trees of fixed shape
+// knobs    RMS: the mean is 0; WEIGHT, BIAS, SUBGROUPS: see shared/rows
+struct Params {
+    rows: u32, columns: u32, scales: u32, x_replica: u32, scale_replica: u32, w_replica: u32, b_replica: u32, y_replica: u32,
+}
+const WG: u32 = 64u;
+#import rows
+@tensor var<storage, read> x: array<f32>;
+@tensor var<storage, read> scale: array<f32>;
+@tensor var<storage, read_write> y: array<f32>;
+#if WEIGHT
+@tensor var<storage, read> w: array<f32>;
+#endif
+#if BIAS
+@tensor var<storage, read> b: array<f32>;
+#endif
+
+fn affine(normal: f32, column: u32, r: u32) -> f32 {
+    var v = normal;
+#if WEIGHT
+    v *= w[r * params.w_replica + column];
+#endif
+#if BIAS
+    v += b[r * params.b_replica + column];
+#endif
+    return v;
+}
+
+@compute @workgroup_size(64)
+fn norm_frozen(at: Invocation) {
+    let row = min(row_number(at), params.rows - 1u);
+    let lanes = row_lanes(at);
+    let r = at.wid.z;
+    let x_at = r * params.x_replica + row * params.columns;
+    var row_mean = 0.0;
+    if (RMS == 0u) {
+        var sum = 0.0;
+        for (var i = at.lane; i < params.columns; i += lanes) { sum += x[x_at + i]; }
+        row_mean = row_sum(sum, at) / f32(params.columns);
+    }
+    if (row_number(at) >= params.rows) { return; }
+    let row_scale = scale[r * params.scale_replica + row % params.scales];
+    for (var i = at.lane; i < params.columns; i += lanes) {
+        y[r * params.y_replica + row * params.columns + i] = affine((x[x_at + i] - row_mean) / row_scale, i, r);
+    }
+}
