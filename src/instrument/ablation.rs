@@ -20,7 +20,7 @@ use crate::model::{Model, Point, ReadOut, Resume};
 pub(super) struct Ablation;
 
 const SOURCE: &str = "TransformerLens's definitions of zero, mean and resample ablation";
-const HEADS: &str = "site: hook_result or hook_mlp_out, layer, head (-1: MLP), index: 0 zero, 1 mean over examples, 2 resample (the next example's), 3 zero with the later layers' patterns frozen";
+const HEADS: &str = "site: hook_result or hook_mlp_out, layer, head (-1: the MLP, or all heads together), index: 0 zero, 1 mean over examples, 2 resample (the next example's), 3 zero with the later layers' patterns frozen";
 const ZEROED: &str = "site: hook_result or hook_mlp_out, layer, head (-1: MLP)";
 /// Steps between two measurements.
 const EVERY: u64 = 100;
@@ -190,9 +190,9 @@ const CARDS: &[Card] = &[
     ),
     card(
         "ablation.p",
-        "(1 + #{null ≥ effect})/(N + 1), one-sided, zero ablation",
+        "(1 + #{null ≥ effect})/(N + 1) and (1 + #{null ≤ effect})/(N + 1), zero ablation",
         "1",
-        "site: hook_result, layer, head, index: 0 loss, 1 logit difference",
+        "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
         EVERY,
         "uniform on an untrained model",
         "many heads or steps without a correction for their number",
@@ -343,6 +343,10 @@ impl Ablation {
         let zero = writers.each(Baseline::Zero);
         let others: Vec<_> =
             [Baseline::Mean, Baseline::Resample].into_iter().flat_map(|base| writers.each(base)).collect();
+        let together: Vec<_> = [Baseline::Zero, Baseline::Mean, Baseline::Resample]
+            .into_iter()
+            .map(|baseline| Intervention { removed: vec![1.0; heads], baseline })
+            .collect();
         let above = writers.layer + 1 < probe.model.config.n_layers;
         let draws = cx.null_draws();
 
@@ -376,12 +380,18 @@ impl Ablation {
             if above {
                 means = probe.outcomes(tape, writers, &zero, true, Some(means))?;
             }
+            if heads > 1 {
+                means = probe.outcomes(tape, writers, &together, false, Some(means))?;
+            }
             tape.push1(Effects, &[means, probe.clean])
         })?;
-        let labels: Vec<Label> = (0..3 + i32::from(above))
+        let mut labels: Vec<Label> = (0..3 + i32::from(above))
             .flat_map(|base| (0..heads).map(move |head| (head, base)))
             .map(|(head, base)| writers.label(head, base))
             .collect();
+        if heads > 1 {
+            labels.extend((0..together.len() as i32).map(|base| Label { head: -1, ..writers.label(0, base) }));
+        }
         for (column, name) in COLUMNS.iter().enumerate() {
             cx.record(self, &format!("ablation.{name}"), site, effects, column * labels.len(), labels.clone());
         }
@@ -401,10 +411,10 @@ impl Ablation {
                 let null = probe.null(tape, writers, draws)?;
                 tape.push1(NullSummary { heads }, &[zeroed, null, probe.clean])
             })?;
-            let labels = (0..2).flat_map(|of| (0..heads).map(move |head| writers.label(head, of))).collect();
+            let labels = (0..4).flat_map(|of| (0..heads).map(move |head| writers.label(head, of))).collect();
             cx.record(self, "ablation.p", site, summary, 0, labels);
             let labels = (0..6).map(|index| Label { head: -1, ..writers.label(0, index) }).collect();
-            cx.record(self, "ablation.null", site, summary, 2 * heads, labels);
+            cx.record(self, "ablation.null", site, summary, 4 * heads, labels);
         }
         Ok(())
     }

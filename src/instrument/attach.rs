@@ -29,8 +29,8 @@ pub struct MeasureConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Examples; all there are where there are fewer. By default 256, or as many sequences as hold some
-    /// 1,024 predictions.
+    /// Examples, or all there are, or as many as one pass can hold, where those are fewer. By default 256,
+    /// or as many sequences as hold some 1,024 predictions; `thermoscope measure` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
     /// Where they are from.
@@ -175,18 +175,12 @@ impl<'a> Attach<'a> {
     /// The held batch that interventions are tried on.
     ///
     /// # Errors
-    /// [`Error::Config`] where it would be larger than one pass can hold.
+    /// See [`Feed::probe`].
     pub(super) fn probe_batch(&mut self) -> Result<Batch> {
         let shape = self.task.shape();
         let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(1) };
-        let batch = self.feed.probe(self.tape, self.config.probe.set, self.config.probe.size.unwrap_or(usual))?;
-        if batch.size > self.piece {
-            return Err(Error::Config(format!(
-                "measure.probe.size: this device holds at most {} examples of this model at once",
-                self.piece
-            )));
-        }
-        Ok(batch)
+        let size = self.config.probe.size.unwrap_or(usual).min(self.piece);
+        self.feed.probe(self.tape, self.config.probe.set, size)
     }
 
     /// Random subspaces that heads are compared with.

@@ -114,13 +114,16 @@ impl Feed {
     }
 
     /// A held batch of at most `size` random examples, as many for each replica as every replica has: no
-    /// row is a filler. The choice depends on the number of examples only.
+    /// row is a filler. The choice depends on the number of examples only. Where `size` takes in every test
+    /// example of a finite set, the batch holds all examples and asks about those of the test set, so that
+    /// means over it are means over the data.
     ///
     /// # Errors
     /// [`Error::Config`] where the training set or all examples are asked of a feed without end.
     pub fn probe(&self, tape: &mut Tape, set: ProbeSet, size: usize) -> Result<Batch> {
         let made_up;
         let (examples, lists): (&Examples, Vec<Vec<u32>>) = match (self, set) {
+            (Self::Examples(examples), ProbeSet::Test) if size >= examples.len() => return whole_test(tape, examples),
             (Self::Examples(examples), ProbeSet::Test) => {
                 (examples, examples.splits.iter().map(|s| s.test.clone()).collect())
             }
@@ -195,6 +198,26 @@ impl Feed {
             _ => &[],
         }
     }
+}
+
+/// All examples in a random order, with targets where they are of a replica's test set.
+fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
+    let order = Philox::new(0, Stream::Probe, 0).permutation(examples.len() as u32);
+    let batch = fixed(tape, examples, &[&order], &[examples.counted(&order)])?;
+    let width = examples.width;
+    let (mut targets, mut counts) = (Vec::new(), Vec::new());
+    for split in &examples.splits {
+        let mut held = vec![IGNORE; examples.targets.len()];
+        for id in &split.test {
+            let place = *id as usize * width..(*id as usize + 1) * width;
+            held[place.clone()].copy_from_slice(&examples.targets[place]);
+        }
+        targets.extend(Examples::rows(&held, width, &order, order.len(), None));
+        counts.push(examples.counted(&split.test) as f32);
+    }
+    let targets = tape.constant_u32(&[order.len() * width], &targets);
+    let count = if counts.len() == 1 { tape.constant(&[1], &counts) } else { tape.constant_owned(&[1], &counts) };
+    Ok(Batch { targets, count, ..batch })
 }
 
 fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usize) -> Result<Vec<Batch>> {

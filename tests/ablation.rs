@@ -1,0 +1,253 @@
+//! Ablation against the plainest truth there is: the same model with the weights of a head set to zero.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::gpus;
+use thermoscope::gpu::Gpu;
+use thermoscope::record::Setup;
+use thermoscope::train::Session;
+
+const MODULAR: &str = r#"
+    steps = 1
+    [task]
+    kind = "modular"
+    p = 11
+    [model]
+    n_layers = 2
+    d_model = 24
+    n_heads = 3
+    d_mlp = 20
+    act_fn = "gelu"
+    normalization_type = "LN"
+    [measure]
+    off = ["ablation.p", "ablation.null"]
+    [measure.probe]
+    size = 40
+"#;
+
+/// Every position is read out, targets of the first period do not count.
+const REPEATED: &str = r#"
+    steps = 1
+    [task]
+    kind = "repeated"
+    d_vocab = 11
+    seq = 18
+    [batch]
+    size = 4
+    [model]
+    n_layers = 2
+    d_model = 20
+    n_heads = 2
+    attn_only = true
+    [measure]
+    off = ["ablation.p", "ablation.null"]
+    [measure.probe]
+    size = 5
+"#;
+
+/// An MLP beside attention, grouped keys, no mean in the norm.
+const PARALLEL: &str = r#"
+    steps = 1
+    [task]
+    kind = "modular"
+    p = 7
+    [model]
+    n_layers = 2
+    d_model = 16
+    n_heads = 4
+    n_key_value_heads = 2
+    d_mlp = 12
+    parallel_attn_mlp = true
+    normalization_type = "RMS"
+    positional_embedding_type = "rotary"
+    [measure]
+    off = ["ablation.p", "ablation.null"]
+    [measure.probe]
+    size = 1000
+"#;
+
+fn session(gpu: &Gpu, text: &str) -> Session {
+    Session::new(gpu, Setup::from_toml(text).unwrap().config).unwrap()
+}
+
+/// Metric, site, head, index.
+type Key = (String, String, i32, i32);
+type Values = BTreeMap<Key, f32>;
+
+/// Everything that is measured, per replica.
+fn measured(gpu: &Gpu, session: &mut Session) -> Vec<Values> {
+    session.submit(0);
+    gpu.wait().unwrap();
+    let steps = session.take_rows().unwrap().unwrap();
+    let mut values = vec![Values::new(); session.config().replicas as usize];
+    for row in steps.iter().flat_map(|step| session.rows(step)) {
+        let key = (row.metric.card.name.to_owned(), row.metric.site.clone(), row.label.head, row.label.index);
+        values[row.replica as usize].insert(key, row.value);
+    }
+    values
+}
+
+/// Weights that are large enough for every head to matter, biases included.
+fn weights(session: &Session) -> Vec<f32> {
+    let mut weights = session.table().draw(3);
+    for spec in session.table().specs() {
+        for (at, value) in weights[spec.offset..][..spec.len()].iter_mut().enumerate() {
+            *value = 2.0 * *value + if spec.name.contains("b_") { 0.3 * (at as f32 * 1.7).sin() } else { 0.0 };
+        }
+    }
+    weights
+}
+
+/// A part of one weight times a factor: part `head` of `parts` along its first dimension.
+fn scaled(session: &Session, weights: &[f32], name: &str, (head, parts): (usize, usize), factor: f32) -> Vec<f32> {
+    let mut changed = weights.to_vec();
+    let spec = &session.table().specs()[session.table().find(name).unwrap()];
+    let part = spec.len() / parts;
+    changed[spec.offset + head * part..][..part].iter_mut().for_each(|x| *x *= factor);
+    changed
+}
+
+fn probe(values: &Values, name: &str) -> f32 {
+    values[&(format!("probe.{name}"), String::new(), -1, -1)]
+}
+
+const LEVELS: [&str; 5] = ["loss", "logit_difference", "accuracy", "entropy", "brier"];
+
+/// Both sides are differences of means of some 50 values below 10, each a few dozen roundings of 6e-8 from the
+/// truth.
+const TOLERANCE: f32 = 2e-5;
+
+#[test]
+fn zero_ablation_is_the_model_without_the_weights() {
+    for text in [MODULAR, REPEATED, PARALLEL] {
+        for gpu in gpus() {
+            let mut session = session(gpu, text);
+            let original = weights(&session);
+            let level = |session: &mut Session, weights: &[f32]| {
+                session.set_weights(&[weights.to_vec()]).unwrap();
+                measured(gpu, session).remove(0)
+            };
+            let clean = level(&mut session, &original);
+            let heads = session.config().model.n_heads;
+            let compare = |session: &mut Session, weights: &[f32], metric: &dyn Fn(&str) -> Key| {
+                let changed = level(session, weights);
+                for name in LEVELS {
+                    let Some(effect) = clean.get(&metric(name)) else { continue };
+                    let difference = probe(&changed, name) - probe(&clean, name);
+                    assert!(
+                        (effect - difference).abs() <= TOLERANCE * probe(&clean, name).abs().max(1.0),
+                        "{:?} on {}: {effect} instead of {difference}",
+                        metric(name),
+                        gpu.caps().name
+                    );
+                }
+            };
+            for layer in 0..2 {
+                let (w_o, site) = (format!("blocks.{layer}.attn.W_O"), format!("blocks.{layer}.attn.hook_result"));
+                let key = |name: &str, head: i32, index: i32| (format!("ablation.{name}"), site.clone(), head, index);
+                for head in 0..heads {
+                    let without = scaled(&session, &original, &w_o, (head, heads), 0.0);
+                    compare(&mut session, &without, &|name| key(name, head as i32, 0));
+                    let quiet = scaled(&session, &original, &w_o, (head, heads), 0.25);
+                    compare(&mut session, &quiet, &|name| key(&format!("gate.{name}"), head as i32, 25));
+                }
+                let without = scaled(&session, &original, &w_o, (0, 1), 0.0);
+                compare(&mut session, &without, &|name| key(name, -1, 0));
+            }
+            if session.config().model.has_mlp() {
+                let without = scaled(&session, &original, "blocks.0.mlp.W_out", (0, 1), 0.0);
+                let without = scaled(&session, &without, "blocks.0.mlp.b_out", (0, 1), 0.0);
+                let key = |name: &str| (format!("ablation.{name}"), "blocks.0.hook_mlp_out".to_owned(), -1, 0);
+                compare(&mut session, &without, &key);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_head_that_always_writes_the_same_has_no_effect_but_where_it_is_zeroed() {
+    for gpu in gpus() {
+        let mut session = session(gpu, MODULAR);
+        let constant = scaled(&session, &weights(&session), "blocks.1.attn.W_V", (1, 3), 0.0);
+        session.set_weights(&[constant]).unwrap();
+        let values = measured(gpu, &mut session).remove(0);
+        let effect = |index| values[&("ablation.loss".to_owned(), "blocks.1.attn.hook_result".to_owned(), 1, index)];
+        assert!(effect(0).abs() > 1e-3, "{}", effect(0));
+        assert!(effect(1).abs() < 1e-5 && effect(2).abs() < 1e-5, "{} {}", effect(1), effect(2));
+    }
+}
+
+#[test]
+fn freezing_patterns_matters_only_where_later_heads_look_elsewhere() {
+    for gpu in gpus() {
+        let mut session = session(gpu, MODULAR);
+        let original = weights(&session);
+        let effects = |session: &mut Session, weights: Vec<f32>| {
+            session.set_weights(&[weights]).unwrap();
+            let values = measured(gpu, session).remove(0);
+            let site = "blocks.0.attn.hook_result".to_owned();
+            [0, 3].map(|index| values[&("ablation.loss".to_owned(), site.clone(), 0, index)])
+        };
+        let [zero, frozen] = effects(&mut session, original.clone());
+        assert!((zero - frozen).abs() > 1e-4, "{zero} {frozen}");
+        // Without W_Q and b_Q the second layer looks at everything alike, whatever the first one writes.
+        let blind = scaled(&session, &original, "blocks.1.attn.W_Q", (0, 1), 0.0);
+        let blind = scaled(&session, &blind, "blocks.1.attn.b_Q", (0, 1), 0.0);
+        let [zero, frozen] = effects(&mut session, blind);
+        assert!((zero - frozen).abs() < 1e-5, "{zero} {frozen}");
+    }
+}
+
+#[test]
+fn effects_split_into_their_paths() {
+    for (text, mediated_below) in [(MODULAR, f32::MAX), (REPEATED, 1e-5)] {
+        let gpu = &gpus()[0];
+        let mut session = session(gpu, text);
+        let weights = weights(&session);
+        session.set_weights(&[weights]).unwrap();
+        let values = measured(gpu, &mut session).remove(0);
+        for layer in 0..2 {
+            let value = |name: &str, index| {
+                values[&(format!("ablation.{name}"), format!("blocks.{layer}.attn.hook_result"), 0, index)]
+            };
+            let total = value("logit_difference", 0);
+            let [direct, mediated, norm, repair] = [0, 1, 2, 3].map(|way| value("path", way));
+            assert!((direct + mediated - total).abs() <= 1e-5 * total.abs().max(1.0));
+            assert!((repair + mediated / direct).abs() <= 1e-4 * repair.abs().max(1.0), "{repair}");
+            if layer == 1 {
+                // Nothing lies between the last attention of the attention-only model and its logits.
+                assert!(mediated.abs() < mediated_below, "{mediated}");
+            }
+            assert_eq!(text == REPEATED, norm == 0.0, "{norm}: only a final norm can mediate");
+        }
+    }
+}
+
+/// p-values of the first head of the first layer of `count` models that were never trained, by loss and by
+/// logit difference.
+fn untrained_p(gpu: &Gpu, count: u32) -> [Vec<f32>; 2] {
+    let text = MODULAR.replace("steps = 1", &format!("steps = 1\nreplicas = {count}"));
+    let text = text.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
+    let mut session = session(gpu, &text);
+    let site = "blocks.0.attn.hook_result".to_owned();
+    let all = measured(gpu, &mut session);
+    [0, 1].map(|of| all.iter().map(|values| values[&("ablation.p".to_owned(), site.clone(), 0, of)]).collect())
+}
+
+#[test]
+fn p_values_of_untrained_models_are_uniform() {
+    const COUNT: u32 = 64;
+    for mut p in untrained_p(&gpus()[0], COUNT) {
+        p.sort_by(f32::total_cmp);
+        // Kolmogorov and Smirnov: the distance between the empirical distribution and the diagonal.
+        let distance = p
+            .iter()
+            .enumerate()
+            .map(|(at, p)| (p - at as f32 / COUNT as f32).abs().max((p - (at + 1) as f32 / COUNT as f32).abs()))
+            .fold(0.0, f32::max);
+        // Exceeded by chance once in a thousand times: 1.95 / sqrt(n).
+        assert!(distance < 1.95 / (COUNT as f32).sqrt(), "{distance}: {p:?}");
+    }
+}
