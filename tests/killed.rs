@@ -11,17 +11,20 @@ use assert_cmd::cargo::CommandCargoExt as _;
 use thermoscope::gpu::{Philox, Stream};
 use thermoscope::record::{RunDir, Status, read_metrics};
 
-/// Batches drawn on the device, momentum to restore, checkpoints as often as possible.
+/// Batches drawn on the device, momentum to restore, keys that come and go, checkpoints as often as possible.
 const RUN: &str = r#"
     steps = 900
     [task]
     kind = "modular"
-    p = 11
+    p = 23
     [model]
     d_model = 16
     n_heads = 2
     [batch]
     size = 9
+    [optimizer]
+    learning_rate = 1e-2
+    weight_decay = 1.0
     [checkpoint]
     every = 3
     [measure.every]
@@ -48,14 +51,19 @@ fn begin_or_resume(dir: &Path) -> Child {
     start(dir, if begun { &["run", "--resume", "--out", "run"] } else { &["run", "run.toml", "--out", "run"] })
 }
 
-/// Every number and the final weights, as bits.
+/// Every number, birth and death, and the final weights, as bits.
 fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
     let run = dir.join("run");
     assert_eq!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
     let series = read_metrics(&run, |_| true).unwrap();
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-    let rows = series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
-    (rows, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
+    let mut lines: Vec<String> =
+        series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
+    let events = RunDir::read_events(&run).unwrap().into_iter();
+    let turns: Vec<_> = events.filter(|event| ["birth", "death"].contains(&event.kind.as_str())).collect();
+    assert!(turns.len() > 20, "the run has births and deaths: {turns:?}");
+    lines.extend(turns.iter().map(|event| format!("{event:?}")));
+    (lines, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
 }
 
 fn folder() -> tempfile::TempDir {

@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::{fresh_dir, open_gpu, presets, print, report};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Gpu};
-use crate::record::{Manifest, RunDir, Setup, Status};
+use crate::record::{Manifest, RunDir, Sets, Setup, Status};
 use crate::train::{Session, StepRow};
 
 #[derive(clap::Args)]
@@ -158,6 +158,7 @@ struct Loop {
     signal: Arc<AtomicUsize>,
     train: Option<f32>,
     test: Option<f32>,
+    sets: Sets,
     /// Replicas whose loss was seen to be no number.
     diverged: Vec<bool>,
     last_flush: Instant,
@@ -183,6 +184,8 @@ impl Loop {
         }
         let progress = Progress::new(session.step(), session.config().steps);
         let replicas = session.config().replicas as usize;
+        let mut sets = Sets::new(session.metrics(), session.config().replicas);
+        sets.replay(dir.path(), session.step())?;
         let (state, planned, least) = session.memory();
         progress.say(&format!(
             "{} on {} ({}), {} steps, {} replica{}, {} parameters each; device memory {} ({} state, {} activations, {} at least)",
@@ -207,6 +210,7 @@ impl Loop {
             signal,
             train: None,
             test: None,
+            sets,
             diverged: vec![false; replicas],
             last_flush: Instant::now(),
         })
@@ -279,6 +283,9 @@ impl Loop {
     fn file(&mut self, step: &StepRow) -> Result<()> {
         for row in self.session.rows(step) {
             self.dir.row(&row);
+        }
+        for event in self.sets.measure(self.session.metrics(), step) {
+            self.dir.event(event.step, &event.kind, &event.text)?;
         }
         self.train = step.value(self.session.metrics(), "loss.train", 0).or(self.train);
         self.test = step.value(self.session.metrics(), "loss.test", 0).or(self.test);

@@ -96,7 +96,7 @@ pub enum Presence {
     Always,
     /// Only where the model moved on.
     InUpdates,
-    /// Only where its value is not 0.
+    /// Only where its value is not 0: a set, whose members are born and die.
     WhereNotZero,
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub struct Event {
     /// Updates made when it happened.
     pub step: u64,
-    /// What it is: `start`, `resume`, `checkpoint`, `warning`, `stop`, `finish`.
+    /// What it is: `start`, `resume`, `birth`, `death`, `checkpoint`, `warning`, `stop`, `finish`.
     pub kind: String,
     /// For people.
     pub text: String,

@@ -3,7 +3,7 @@
 //! ```text
 //! run.json                        resolved configuration, version, adapter, start and stop, hash
 //! metrics/part-000000.parquet …   step, replica, metric, site, layer, head, index, value
-//! events.jsonl                    checkpoints, warnings, what else happened
+//! events.jsonl                    births, deaths, checkpoints, warnings, what else happened
 //! checkpoints/step-000000/        a model folder, plus optimizer.safetensors and state.json
 //! report.html                     made by the report
 //! ```
@@ -11,12 +11,14 @@
 //! Files are written beside their place, synced and renamed. A checkpoint names how far the metrics and
 //! events belong to it; going on from it drops what came later and replays to the same bits.
 
+mod births;
 mod directory;
 mod events;
 mod reader;
 mod segments;
 mod setup;
 
+pub use births::{Births, HOLD, Sets, Turn};
 pub use directory::{Manifest, RunDir, Status};
 pub use events::Event;
 pub use reader::{Key, Series, read_metrics};

@@ -1,5 +1,7 @@
 //! A run on a device: buffers, the recorded step, and its replay.
 
+use std::collections::BTreeSet;
+
 use super::RunConfig;
 use super::optimizer::{self, Hyper, State};
 use crate::autograd::ops::MeanRows;
@@ -369,6 +371,13 @@ impl StepRow {
     /// Whether the metric was measured in this replay.
     fn has(&self, metric: &Metric) -> bool {
         self.select.step.is_multiple_of(metric.every) && (self.select.update || metric.presence != Presence::InUpdates)
+    }
+
+    /// Layer, head and index of what is in a set, a metric that has rows only where it is not 0.
+    pub fn members(&self, metric: &Metric, replica: u32) -> BTreeSet<[i32; 3]> {
+        let values = &self.values[metric.offset + replica as usize * metric.replica_stride..];
+        let present = metric.labels.iter().zip(values).filter(|(_, value)| **value != 0.0);
+        present.map(|(label, _)| [label.layer, label.head, label.index]).collect()
     }
 
     /// The first number of the metric of that name, for one replica, if it was measured.

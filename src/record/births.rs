@@ -1,0 +1,219 @@
+//! Births and deaths: when a member of a set comes to stay, and when it is gone for good.
+//!
+//! A metric that has rows only where it is not 0 is a set: key frequencies, heads that suppress. A member
+//! on the border comes and goes from step to step, so a change counts once it has held at [`HOLD`]
+//! measurements in a row, and dates from the first of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::events::Event;
+use super::read_metrics;
+use crate::error::Result;
+use crate::instrument::{Metric, Presence};
+use crate::train::StepRow;
+
+/// Measurements in a row at which a change must hold.
+pub const HOLD: u32 = 3;
+
+/// One set, watched.
+#[derive(Clone, Debug)]
+pub struct Births<L> {
+    members: BTreeMap<L, Member>,
+}
+
+/// One that belongs to the set, or is about to.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    alive: bool,
+    /// Measurements in a row that say otherwise, and the step of the first of them.
+    against: u32,
+    since: u64,
+}
+
+/// A birth or a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn<L> {
+    /// Whose.
+    pub label: L,
+    /// Born, or else died.
+    pub born: bool,
+    /// First of the measurements at which it held.
+    pub step: u64,
+}
+
+impl<L> Default for Births<L> {
+    fn default() -> Self {
+        Self { members: BTreeMap::new() }
+    }
+}
+
+impl<L: Ord + Copy> Births<L> {
+    /// Takes in one measurement, all that were present in it; returns what is certain by now, in order of
+    /// label.
+    pub fn measure(&mut self, step: u64, present: &BTreeSet<L>) -> Vec<Turn<L>> {
+        for label in present {
+            self.members.entry(*label).or_insert(Member { alive: false, against: 0, since: step });
+        }
+        let mut turns = Vec::new();
+        self.members.retain(|label, member| {
+            if present.contains(label) == member.alive {
+                member.against = 0;
+            } else {
+                if member.against == 0 {
+                    member.since = step;
+                }
+                member.against += 1;
+            }
+            if member.against == HOLD {
+                *member = Member { alive: !member.alive, against: 0, since: member.since };
+                turns.push(Turn { label: *label, born: member.alive, step: member.since });
+            }
+            member.alive || member.against > 0
+        });
+        turns
+    }
+}
+
+/// Layer, head and index, as a metric's labels have them.
+type Place = [i32; 3];
+
+/// All sets of a run.
+pub struct Sets {
+    sets: Vec<Set>,
+}
+
+struct Set {
+    /// Number of the metric in the session's list.
+    metric: usize,
+    name: String,
+    site: String,
+    every: u64,
+    replica: u32,
+    births: Births<Place>,
+}
+
+impl Sets {
+    /// Nothing seen yet of the sets among a session's metrics.
+    pub fn new(metrics: &[Metric], replicas: u32) -> Self {
+        let sets = metrics.iter().enumerate().filter(|(_, metric)| metric.presence == Presence::WhereNotZero);
+        let of_replica = |(number, metric): (usize, &Metric), replica| Set {
+            metric: number,
+            name: metric.card.name.to_owned(),
+            site: metric.site.clone(),
+            every: metric.every,
+            replica,
+            births: Births::default(),
+        };
+        Self { sets: sets.flat_map(|set| (0..replicas).map(move |replica| of_replica(set, replica))).collect() }
+    }
+
+    /// Takes in the metric table of a run up to, and without, a step: what was written of it is known.
+    ///
+    /// # Errors
+    /// Where a segment cannot be read.
+    pub fn replay(&mut self, run: &Path, before: u64) -> Result<()> {
+        let series = read_metrics(run, |metric| self.sets.iter().any(|set| set.name == metric))?;
+        for set in &mut self.sets {
+            let mut seen: BTreeMap<u64, BTreeSet<Place>> = BTreeMap::new();
+            let of_set = series
+                .iter()
+                .filter(|(key, _)| key.metric == set.name && key.site == set.site && key.replica == set.replica as i32);
+            for (key, series) in of_set {
+                for step in &series.steps {
+                    seen.entry(*step as u64).or_default().insert([key.layer, key.head, key.index]);
+                }
+            }
+            for step in (0..before).step_by(set.every as usize) {
+                set.births.measure(step, &seen.remove(&step).unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what one step measured; returns the births and deaths that are certain by now.
+    pub fn measure(&mut self, metrics: &[Metric], row: &StepRow) -> Vec<Event> {
+        let step = row.step();
+        let due = self.sets.iter_mut().filter(|set| step.is_multiple_of(set.every));
+        due.flat_map(|set| set.take(step, &row.members(&metrics[set.metric], set.replica))).collect()
+    }
+}
+
+impl Set {
+    fn take(&mut self, step: u64, present: &BTreeSet<Place>) -> Vec<Event> {
+        let turns = self.births.measure(step, present);
+        [(true, "birth"), (false, "death")]
+            .into_iter()
+            .filter_map(|(born, kind)| {
+                let of_kind: Vec<&Turn<Place>> = turns.iter().filter(|turn| turn.born == born).collect();
+                let who: Vec<String> = of_kind.iter().map(|turn| place(turn.label)).collect();
+                let text = format!("{} {}, replica {}: {}", self.name, self.site, self.replica, who.join(", "));
+                Some(Event { step: of_kind.first()?.step, kind: kind.to_owned(), text })
+            })
+            .collect()
+    }
+}
+
+/// A place in words.
+fn place(place: Place) -> String {
+    let named = ["layer", "head", "index"].iter().zip(place).filter(|(_, value)| *value >= 0);
+    named.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Steps at which a label is present, one character each.
+    fn turns(present: &str) -> Vec<(u64, bool)> {
+        let mut births = Births::default();
+        let measure = |(step, mark): (usize, char)| {
+            let set = if mark == '#' { [7].into() } else { BTreeSet::new() };
+            births.measure(10 * step as u64, &set)
+        };
+        present.chars().enumerate().flat_map(measure).map(|turn| (turn.step, turn.born)).collect()
+    }
+
+    #[test]
+    fn a_change_counts_when_it_held_at_three_measurements() {
+        assert_eq!(turns("###"), [(0, true)]);
+        assert!(turns("##.##.##.##").is_empty());
+        assert_eq!(turns("..###.#..#...###"), [(20, true), (100, false), (130, true)]);
+        assert_eq!(turns("#####"), [(0, true)]);
+        // Neither is a death a birth that was interrupted, nor is one counted twice.
+        assert_eq!(turns("###......###"), [(0, true), (30, false), (90, true)]);
+    }
+
+    #[test]
+    fn members_do_not_know_of_each_other() {
+        let mut births = Births::default();
+        let mut all = Vec::new();
+        for step in 0..9u64 {
+            let present = (0..4u64).filter(|label| step >= *label && step < label + 4).collect();
+            all.extend(births.measure(step, &present));
+        }
+        let expected: Vec<Turn<u64>> = (0..4).map(|label| Turn { label, born: true, step: label }).collect();
+        let born: Vec<Turn<u64>> = all.iter().filter(|turn| turn.born).copied().collect();
+        assert_eq!(born, expected);
+        assert_eq!(all.iter().filter(|turn| !turn.born).map(|turn| turn.step).collect::<Vec<_>>(), [4, 5, 6]);
+    }
+
+    #[test]
+    fn an_event_names_all_who_turn_together() {
+        let (name, site) = ("key_frequencies".to_owned(), "embed.W_E".to_owned());
+        let mut set = Set { metric: 0, name, site, every: 1, replica: 2, births: Births::default() };
+        let keys: BTreeSet<Place> = [[-1, -1, 23], [-1, -1, 6]].into();
+        let heads: BTreeSet<Place> = [[0, 3, -1]].into();
+        let mut events: Vec<Event> = (0..3).flat_map(|step| set.take(step, &keys)).collect();
+        events.extend((3..6).flat_map(|step| set.take(step, &heads)));
+        let lines: Vec<String> = events.iter().map(|e| format!("{} {} {}", e.step, e.kind, e.text)).collect();
+        assert_eq!(
+            lines,
+            [
+                "0 birth key_frequencies embed.W_E, replica 2: index 6, index 23",
+                "3 birth key_frequencies embed.W_E, replica 2: layer 0 head 3",
+                "3 death key_frequencies embed.W_E, replica 2: index 6, index 23",
+            ]
+        );
+    }
+}
