@@ -1,9 +1,12 @@
 //! Fourier instruments for tasks with a cyclic group: which frequencies the weights hold, which the
 //! logits use, and how much loss depends on them. Definitions: Nanda et al. 2023.
 
+use super::attach::gcd;
 use super::fourier_ops::{
-    CentredSquares, ColumnSquares, KeepFrequencies, RankFrequencies, RowSquares, SpectrumSummary,
+    CentredSquares, ColumnSquares, ExcludeEach, KeepFrequencies, Largest, RankFrequencies, RowSquares, SpectrumSummary,
 };
+use super::parts::Parts;
+use super::synchrony::Grid;
 use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{
@@ -11,7 +14,7 @@ use crate::autograd::ops::{
 };
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::task::{Cyclic, Examples, Feed};
+use crate::task::{Examples, Feed};
 
 /// `fourier_norm`, `gini`, `key_frequencies`.
 pub(super) struct Spectrum;
@@ -79,6 +82,28 @@ const LOSS_CARDS: &[Card] = &[
         not_for: "tasks without a cyclic group",
     },
     Card {
+        name: "loss.excluded.each",
+        formula: "cross-entropy over the training pairs of logits without their projection onto frequency k alone",
+        unit: "nats",
+        axes: "index: frequency k",
+        cost: CostClass::M,
+        every: 500,
+        control: "train loss: what excluding a frequency gives that nothing depends on",
+        source: "Nanda et al. 2023, section 5.1, per frequency",
+        not_for: "shares: what two frequencies do together is more than the sum of both",
+    },
+    Card {
+        name: "loss.excluded.max",
+        formula: "the largest loss.excluded.each over all k",
+        unit: "nats",
+        axes: "site: logits",
+        cost: CostClass::M,
+        every: 500,
+        control: "train loss; needs no keys, so nothing was chosen in hindsight",
+        source: "Nanda et al. 2023, with the maximum in place of chosen keys",
+        not_for: "how much all keys matter together: that is loss.excluded",
+    },
+    Card {
         name: "key_frequencies.logits",
         formula: "1 for each k with more than 1 % of the class-centred power of the logits over all pairs",
         unit: "1",
@@ -89,7 +114,65 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, released weights",
         not_for: "counting circuits without saying which rule was used",
     },
+    Card {
+        name: "key_frequencies.neurons",
+        formula: "number of neurons that follow frequency k: neuron_fve above 0.85, with k the best",
+        unit: "neurons",
+        axes: "site: mlp.hook_post, layer; index: frequency k, which has a row only where a neuron follows it",
+        cost: CostClass::M,
+        every: 100,
+        control: "key_frequencies and key_frequencies.logits: three rules, three sets on the same weights",
+        source: "Nanda et al. 2023, section 4.2 and its notebook",
+        not_for: "counting circuits without saying which rule was used: one neuron makes a key",
+    },
+    Card {
+        name: "neuron_fve",
+        formula: "variance over all pairs (a, b) explained by the best single frequency: max_k of the energy of cos, sin of k a, k b, k (a + b), k (a - b), by the variance",
+        unit: "1",
+        axes: "site: mlp.hook_post, layer; index: 0 mean over neurons, 1 share of neurons above 0.85",
+        cost: CostClass::M,
+        every: 100,
+        control: "about 0.05 for initial weights of the published size, none above 0.85; 0 for a neuron that never varies",
+        source: "Nanda et al. 2023, section 4.2 (84.6 % of neurons above 0.85)",
+        not_for: "whether the logits use what the neurons follow",
+    },
+    Card {
+        name: "fsd.grid",
+        formula: "fsd over all pairs in place of the training batch",
+        unit: "1",
+        axes: "site: mlp.hook_post, layer",
+        cost: CostClass::M,
+        every: 100,
+        control: "fsd",
+        source: "Sivasankar 2026 (2606.12966)",
+        not_for: "see fsd",
+    },
+    Card {
+        name: "attention_frequency",
+        formula: "the single frequency that explains most of the variance over all pairs of what the last token attends with to each position",
+        unit: "1",
+        axes: "site: hook_pattern, layer, head; index: position attended to",
+        cost: CostClass::M,
+        every: 100,
+        control: "attention_fve: how much it explains",
+        source: "Nanda et al. 2023, section 4.2",
+        not_for: "heads that attend alike whatever they read",
+    },
+    Card {
+        name: "attention_fve",
+        formula: "neuron_fve for what the last token attends with to each position",
+        unit: "1",
+        axes: "site: hook_pattern, layer, head; index: position attended to",
+        cost: CostClass::M,
+        every: 100,
+        control: "about 0.08 for initial weights of the published size; 0 for a pattern that never varies",
+        source: "Nanda et al. 2023, section 4.2 (0.98 to 0.99)",
+        not_for: "how much a head matters: a pattern that hardly varies may follow one frequency",
+    },
 ];
+
+/// What excludes one frequency after the other.
+const EACH: [&str; 2] = ["loss.excluded.each", "loss.excluded.max"];
 
 /// Strongest frequencies for which restricted and excluded loss are given one by one.
 const RANKS: usize = 8;
@@ -104,11 +187,13 @@ impl Instrument for Spectrum {
     }
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
-        let (Some(group), Some(every)) = (cx.task.cyclic(), cx.cadence(self)) else { return Ok(()) };
+        let (Some(group), Some(every)) = (cx.task.cyclic().map(Parts::cyclic), cx.cadence(self)) else {
+            return Ok(());
+        };
         let model = cx.model;
         let w_e = model.need("embed.W_E")?;
         let energies = cx.tape.at_cadence(every, |tape| {
-            let basis = basis(tape, &group, &group.tokens, model.config.d_vocab);
+            let basis = group.over(tape, &group.tokens, model.config.d_vocab);
             let components = tape.push1(Linear::default(), &[basis, w_e])?;
             tape.push1(RowSquares::default(), &[components])
         })?;
@@ -117,7 +202,7 @@ impl Instrument for Spectrum {
         let last = model.config.n_layers - 1;
         let w_out = model.weight(&format!("blocks.{last}.mlp.W_out"));
         let energies = cx.tape.at_cadence(every, |tape| {
-            let basis = basis(tape, &group, &group.classes, model.config.d_vocab_out);
+            let basis = group.over(tape, &group.classes, model.config.d_vocab_out);
             // Components of W_U along the classes, [n, D].
             let components = match model.weight("unembed.W_U") {
                 Some(w_u) => tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, w_u])?,
@@ -167,38 +252,56 @@ impl Instrument for FourierLosses {
     }
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
-        let (Some(group), Some(every), Feed::Examples(examples)) = (cx.task.cyclic(), cx.cadence(self), cx.feed) else {
+        let (Some(group), Some(every), Feed::Examples(examples)) =
+            (cx.task.cyclic().map(Parts::cyclic), cx.cadence(self), cx.feed)
+        else {
             return Ok(());
         };
+        let each = LOSS_CARDS.iter().filter(|card| EACH.contains(&card.name));
+        let each = each.filter_map(|card| cx.every(self, card)).reduce(gcd);
         let (model, piece, read, classes) = (cx.model, cx.piece, cx.task.shape().read, cx.task.shape().classes);
         let feed = cx.feed;
-        let (restricted, excluded, keys) = cx.tape.at_cadence(every, |tape| {
+        let (walk, found) = cx.tape.at_cadence(every, |tape| {
             let passes = feed
                 .whole(tape, piece)?
                 .into_iter()
                 .map(|batch| Pass::new(tape, model, batch, read))
                 .collect::<Result<Vec<_>>>()?;
             let walk = Walk { group: &group, examples, classes, passes };
-            walk.losses(tape)
+            let losses = walk.losses(tape, each)?;
+            Ok((walk, losses))
         })?;
-        for (name, values) in [("loss.restricted", restricted), ("loss.excluded", excluded)] {
+        for (name, values) in [("loss.restricted", found.restricted), ("loss.excluded", found.excluded)] {
             for (rank, value) in (0..).zip(values) {
                 cx.record(self, name, "logits", value, 0, Label::indices(rank..rank + 1));
             }
         }
-        let count = cx.tape.shape(keys).len() as i32;
-        let labels = Label::indices(1..count + 1);
-        cx.record_where(Presence::WhereNotZero, self, "key_frequencies.logits", "logits", keys, 0, labels);
-        Ok(())
+        let labels = Label::indices(1..group.count() as i32 + 1);
+        let keys = found.keys;
+        cx.record_where(Presence::WhereNotZero, self, "key_frequencies.logits", "logits", keys, 0, labels.clone());
+        if let Some([each, largest]) = found.each {
+            cx.record(self, "loss.excluded.each", "logits", each, 0, labels);
+            cx.record(self, "loss.excluded.max", "logits", largest, 0, vec![Label::NONE]);
+        }
+        let grid = Grid { group: &group, examples, passes: &walk.passes };
+        grid.attach(cx, self, every)
     }
 }
 
 /// The logits of every example, piece by piece.
 struct Walk<'a> {
-    group: &'a Cyclic,
+    group: &'a Parts,
     examples: &'a Examples,
     classes: usize,
     passes: Vec<Pass>,
+}
+
+/// What the walk found, each [1] by rank, each frequency's [K] and their largest [1].
+struct Losses {
+    restricted: Vec<Var>,
+    excluded: Vec<Var>,
+    keys: Var,
+    each: Option<[Var; 2]>,
 }
 
 impl Walk<'_> {
@@ -208,8 +311,9 @@ impl Walk<'_> {
         self.examples.targets.iter().map(element).collect()
     }
 
-    /// Restricted and excluded losses by rank, [1] each, and the key frequencies, [K].
-    fn losses(&self, tape: &mut Tape) -> Result<(Vec<Var>, Vec<Var>, Var)> {
+    /// Restricted and excluded losses and the key frequencies; `each` is the cadence of what excludes one
+    /// frequency after the other.
+    fn losses(&self, tape: &mut Tape, each: Option<u64>) -> Result<Losses> {
         let (order, classes) = (self.group.order, self.classes);
         let elements = self.elements();
         // Every element is the answer of equally many pairs.
@@ -231,8 +335,7 @@ impl Walk<'_> {
 
         // Coefficients along unit vectors in the space of all pairs, [n, V]. An example's value depends on
         // its answer alone, so a unit vector over pairs is one over elements divided by the root of `pairs`.
-        let all: Vec<Option<usize>> = (0..order).map(Some).collect();
-        let basis = basis(tape, self.group, &all, order);
+        let basis = self.group.over_elements(tape);
         let coefficients = tape.push1(Linear::default(), &[basis, sums])?;
         let coefficients = tape.push1(Scale(unit), &[coefficients])?;
         let energies = tape.push1(RowSquares { take: classes }, &[coefficients])?;
@@ -272,7 +375,19 @@ impl Walk<'_> {
             }
             excluded.extend(sum);
         }
-        Ok((restricted, excluded, ranked[1]))
+        let one_by_one = |tape: &mut Tape| {
+            let mut sum = None;
+            for ((pass, index), (targets, count)) in self.passes.iter().zip(&inside).zip(&train) {
+                let inputs = [pass.forward.logits, coefficients, basis, *index, *targets, *count];
+                let rows = tape.push1(ExcludeEach { classes, unit }, &inputs)?;
+                let losses = tape.push1(ColumnSum, &[rows])?;
+                sum = Some(sum_of(tape, sum, losses)?);
+            }
+            let sum = sum.ok_or_else(|| misfit("fourier losses", "no examples"))?;
+            Ok([sum, tape.push1(Largest, &[sum])?])
+        };
+        let each = each.map(|every| tape.at_cadence(every, one_by_one)).transpose()?;
+        Ok(Losses { restricted, excluded, keys: ranked[1], each })
     }
 
     /// One number for each example, cut into the pieces of the walk.
@@ -322,55 +437,5 @@ fn sum_of(tape: &mut Tape, sum: Option<Var>, next: Var) -> Result<Var> {
     match sum {
         Some(sum) => tape.push1(Add, &[sum, next]),
         None => Ok(next),
-    }
-}
-
-/// Orthonormal Fourier components over a cyclic group, as rows over tokens or classes: constant, then
-/// cosine and sine of each frequency; for an even order the last has a cosine only. Tokens outside of
-/// the group have zeros. [n, `columns`].
-fn basis(tape: &mut Tape, group: &Cyclic, elements: &[Option<usize>], columns: usize) -> Var {
-    let n = group.order;
-    let mut data = vec![0.0; n * columns];
-    for (token, element) in elements.iter().enumerate() {
-        let Some(element) = element else { continue };
-        for component in 0..n {
-            let k = component.div_ceil(2);
-            // Reduced before it becomes an angle, so that large products lose nothing.
-            let angle = std::f64::consts::TAU * (k * element % n) as f64 / n as f64;
-            let wave = if component % 2 == 1 { libm::cos(angle) } else { libm::sin(angle) };
-            let (value, share) = match component {
-                0 => (1.0, 1.0),
-                _ if 2 * k == n => (wave, 1.0),
-                _ => (wave, 2.0),
-            };
-            data[component * columns + token] = (value * libm::sqrt(share / n as f64)) as f32;
-        }
-    }
-    tape.constant(&[n, columns], &data)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::autograd::check::Case;
-
-    fn group(order: usize) -> Cyclic {
-        let all: Vec<Option<usize>> = (0..order).map(Some).collect();
-        Cyclic { order, tokens: all.clone(), classes: all }
-    }
-
-    #[test]
-    fn components_are_orthonormal() {
-        for order in [7, 10, 113] {
-            let mut case = Case::new("basis");
-            let group = group(order);
-            let basis = basis(&mut case.tape, &group, &group.tokens, order);
-            let product = case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, basis]).unwrap();
-            let values = case.tape.evaluate(0, &[], &[product]).unwrap().remove(0);
-            for (at, value) in values.data.iter().enumerate() {
-                let expected = f64::from(at / order == at % order);
-                assert!((value - expected).abs() < 1e-6, "{order}: {at} is {value}");
-            }
-        }
     }
 }

@@ -46,8 +46,29 @@ static KEEP_FREQUENCIES: Shader = Shader {
     knobs: &[],
     params: KeepParams::FIELDS,
 };
+crate::gpu::params! {
+    struct ExcludeParams {
+        rows: u32, classes: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
+        targets_replica: u32, count_replica: u32, out_replica: u32, unit: f32,
+    }
+}
+static EXCLUDE_EACH: Shader = Shader {
+    name: "instrument/exclude_each",
+    source: include_str!("../../shaders/instrument/exclude_each.wgsl"),
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
+    params: ExcludeParams::FIELDS,
+};
+crate::gpu::params! {
+    struct LargestParams { n: u32, x_replica: u32, y_replica: u32 }
+}
+static LARGEST: Shader = Shader {
+    name: "instrument/largest",
+    source: include_str!("../../shaders/instrument/largest.wgsl"),
+    knobs: &[],
+    params: LargestParams::FIELDS,
+};
 pub(super) const SHADERS: &[&Shader] =
-    &[&ROW_SQUARES, &COLUMN_SQUARES, &SPECTRUM_SUMMARY, &RANK_FREQUENCIES, &KEEP_FREQUENCIES];
+    &[&ROW_SQUARES, &COLUMN_SQUARES, &SPECTRUM_SUMMARY, &RANK_FREQUENCIES, &KEEP_FREQUENCIES, &EXCLUDE_EACH, &LARGEST];
 
 /// y [N] = sum of squares of the first `take` columns of x [N, C]; 0 takes all.
 #[derive(Default)]
@@ -305,6 +326,109 @@ impl Op for KeepFrequencies {
     }
 }
 
+/// y [N, K] = 1 / count cross-entropy of each row's logits without their projection onto each frequency
+/// alone; 0 for ignored rows. Inputs: logits [N, V], coefficients [n, V], components by element [n, n], the
+/// rows' elements [N], their targets [N], the count `[1]`.
+pub(super) struct ExcludeEach {
+    pub(super) classes: usize,
+    /// What a component is multiplied by, to be one of unit length over all pairs.
+    pub(super) unit: f32,
+}
+
+impl Op for ExcludeEach {
+    fn name(&self) -> &'static str {
+        "exclude each frequency"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [z, coefficients, waves, elements, targets, _] = inputs else {
+            return Err(misfit("exclude each frequency", "inputs"));
+        };
+        let ((rows, columns), (components, same)) = (z.rows(), coefficients.rows());
+        if columns != same
+            || waves.len() != components * components
+            || [elements, targets].iter().any(|s| s.len() != rows)
+        {
+            return Err(misfit("exclude each frequency", format!("{:?} and {:?}", z.dims, coefficients.dims)));
+        }
+        Ok(vec![Shape {
+            owned: inputs.iter().any(|s| s.owned),
+            ..Shape::f32(&[rows, frequencies(&waves.with_dims(&[components]))?])
+        }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (rows, components) = (outputs[0].dims[0], inputs[1].dims[0]);
+        let params = ExcludeParams {
+            rows: rows as u32,
+            classes: self.classes as u32,
+            columns: (inputs[0].len() / rows) as u32,
+            components: components as u32,
+            z_replica: inputs[0].replica_stride,
+            coefficients_replica: inputs[1].replica_stride,
+            targets_replica: inputs[4].replica_stride,
+            count_replica: inputs[5].replica_stride,
+            out_replica: outputs[0].replica_stride,
+            unit: self.unit,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&EXCLUDE_EACH, &[subgroups], &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [z, coefficients, waves, elements, targets, count] = inputs else { return Vec::new() };
+        let ((rows, columns), n) = (z.rows(), coefficients.dims[0]);
+        let parts = n / 2;
+        let loss = |at: usize| {
+            let (row, k) = (at / parts, at % parts + 1);
+            if targets.data[row] >= self.classes as f64 {
+                return 0.0;
+            }
+            let (y, element) = (targets.index(row), elements.index(row));
+            let without = |j: usize| {
+                let along = |component: usize| {
+                    coefficients.data[component * columns + j]
+                        * f64::from(self.unit)
+                        * waves.data[component * n + element]
+                };
+                let sine = if 2 * k < n { along(2 * k) } else { 0.0 };
+                z.data[row * columns + j] - along(2 * k - 1) - sine
+            };
+            let right = without(y);
+            let wrong: f64 = (0..self.classes).filter(|j| *j != y).map(|j| (without(j) - right).exp()).sum();
+            wrong.ln_1p() / count.data[0]
+        };
+        vec![Array::from_fn(&[rows, parts], loss)]
+    }
+}
+
+/// y `[1]` = the largest element of x.
+pub(super) struct Largest;
+
+impl Op for Largest {
+    fn name(&self) -> &'static str {
+        "largest"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].with_dims(&[1])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = LargestParams {
+            n: inputs[0].len() as u32,
+            x_replica: inputs[0].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        cx.dispatch(&LARGEST, &[], &params, &[&inputs[0], &outputs[0]], [1, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        vec![Array::new(&[1], vec![inputs[0].data.iter().fold(f64::MIN, |top, x| top.max(*x))])]
+    }
+}
+
 pub(super) const CHECKS: &[(&str, Build)] = &[
     ("spectrum", |c| {
         let x = c.owned(&[57, 33]);
@@ -323,6 +447,15 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
         let (x, index) = (c.owned(&[300, 9]), c.indices(&[300], 300, true));
         let columns = c.tape.push1(ColumnSquares, &[x])?;
         Ok((vec![columns, c.tape.push1(CentredSquares { classes: 5 }, &[x, index])?], Vec::new()))
+    }),
+    ("exclude each frequency", |c| {
+        let (z, coefficients, waves) = (c.owned(&[40, 12]), c.owned(&[11, 12]), c.shared(&[11, 11]));
+        let (elements, targets) = (c.indices(&[40], 11, false), c.indices(&[40], 11, true));
+        let count = c.tape.constant(&[1], &[40.0]);
+        let inputs = [z, coefficients, waves, elements, targets, count];
+        let each = c.tape.push1(ExcludeEach { classes: 11, unit: 0.5 }, &inputs)?;
+        let top = c.tape.push1(Largest, &[each])?;
+        Ok((vec![each, top], Vec::new()))
     }),
 ];
 
@@ -361,6 +494,22 @@ mod tests {
             let index = case.tape.constant_u32(&[n], &index);
             let centred = case.tape.push1(CentredSquares { classes: 5 }, &[x, index]).unwrap();
             case.agree(&[columns, centred], 1e-5);
+        }
+    }
+
+    #[test]
+    fn losses_without_each_frequency_match_their_reference() {
+        for (rows, order) in [(1, 3), (31, 10), (65, 31), (30, 64)] {
+            let mut case = Case::new(&format!("exclude each {rows} {order}"));
+            let (z, coefficients) = (case.owned(&[rows, order + 1]), case.owned(&[order, order + 1]));
+            let (waves, elements) = (case.shared(&[order, order]), case.indices(&[rows], order as u32, false));
+            let targets: Vec<u32> = (0..rows).map(|i| if i % 7 == 3 { IGNORE } else { (i % order) as u32 }).collect();
+            let targets = case.tape.constant_u32(&[rows], &targets);
+            let count = case.tape.constant(&[1], &[7.0]);
+            let inputs = [z, coefficients, waves, elements, targets, count];
+            let each = case.tape.push1(ExcludeEach { classes: order, unit: 0.5 }, &inputs).unwrap();
+            let top = case.tape.push1(Largest, &[each]).unwrap();
+            case.agree(&[each, top], 1e-5);
         }
     }
 

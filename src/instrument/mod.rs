@@ -5,10 +5,13 @@ mod ablation;
 mod ablation_ops;
 mod attach;
 mod attention;
+mod dominant;
 mod fourier;
 mod fourier_ops;
 mod losses;
 mod norms;
+mod parts;
+mod synchrony;
 
 #[cfg(feature = "cli")]
 pub(crate) use attach::gcd;
@@ -83,7 +86,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 7] {
+pub fn registry() -> [&'static dyn Instrument; 8] {
     [
         &losses::Train,
         &losses::Test,
@@ -92,13 +95,23 @@ pub fn registry() -> [&'static dyn Instrument; 7] {
         &fourier::Spectrum,
         &fourier::FourierLosses,
         &ablation::Ablation,
+        &synchrony::Synchrony,
     ]
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 3] = [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS];
+pub(crate) const CHECKS: [&[(&str, Build)]; 4] =
+    [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, dominant::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, attach::SHADERS].concat()
+    [
+        losses::SHADERS,
+        attention::SHADERS,
+        fourier_ops::SHADERS,
+        ablation_ops::SHADERS,
+        dominant::SHADERS,
+        attach::SHADERS,
+    ]
+    .concat()
 }

@@ -1,0 +1,119 @@
+//! The parts that functions on a finite group fall into: frequencies of a cyclic group.
+
+use crate::autograd::{Tape, Var};
+use crate::task::{Cyclic, Task};
+
+/// Orthonormal components of functions on a group, and which of them make up each part. Part 0 are the
+/// constants, component 0.
+pub(super) struct Parts {
+    /// Number of elements n of the group, and of components.
+    pub(super) order: usize,
+    /// Element of each operand token and of each answer class; `None` outside of the group.
+    pub(super) tokens: Vec<Option<usize>>,
+    /// See `tokens`.
+    pub(super) classes: Vec<Option<usize>>,
+    /// Part k from 1 is components `starts[k - 1]` to `starts[k]`.
+    pub(super) starts: Vec<u32>,
+    /// One over the size of each part: 1 for a frequency.
+    pub(super) weights: Vec<f32>,
+    /// Components by elements, [n, n].
+    components: Vec<f64>,
+}
+
+impl Parts {
+    /// The parts of the group a task has, if it has one.
+    pub(super) fn of(task: &dyn Task) -> Option<Self> {
+        task.cyclic().map(Self::cyclic)
+    }
+
+    /// Constant, then cosine and sine of each frequency; for an even order the last has a cosine only.
+    pub(super) fn cyclic(group: Cyclic) -> Self {
+        let n = group.order;
+        let component = |at: usize| {
+            let (component, element) = (at / n, at % n);
+            let k = component.div_ceil(2);
+            // Reduced before it becomes an angle, so that large products lose nothing.
+            let angle = std::f64::consts::TAU * (k * element % n) as f64 / n as f64;
+            let wave = if component % 2 == 1 { libm::cos(angle) } else { libm::sin(angle) };
+            let (value, share) = match component {
+                0 => (1.0, 1.0),
+                _ if 2 * k == n => (wave, 1.0),
+                _ => (wave, 2.0),
+            };
+            value * libm::sqrt(share / n as f64)
+        };
+        Self {
+            order: n,
+            tokens: group.tokens,
+            classes: group.classes,
+            starts: (1..n as u32).step_by(2).chain([n as u32]).collect(),
+            weights: vec![1.0; n / 2],
+            components: (0..n * n).map(component).collect(),
+        }
+    }
+
+    /// Number of parts without the constants.
+    pub(super) fn count(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Components as rows over tokens or classes; those outside of the group have zeros. [n, `columns`].
+    pub(super) fn over(&self, tape: &mut Tape, elements: &[Option<usize>], columns: usize) -> Var {
+        let mut data = vec![0.0; self.order * columns];
+        for (token, element) in elements.iter().enumerate() {
+            let Some(element) = element else { continue };
+            for component in 0..self.order {
+                data[component * columns + token] = self.components[component * self.order + element] as f32;
+            }
+        }
+        tape.constant(&[self.order, columns], &data)
+    }
+
+    /// Components as rows over the elements. [n, n].
+    pub(super) fn over_elements(&self, tape: &mut Tape) -> Var {
+        let all: Vec<Option<usize>> = (0..self.order).map(Some).collect();
+        self.over(tape, &all, self.order)
+    }
+
+    /// The same for differences a - b of a cyclic group, beside which sums a + b are looked at: for an even
+    /// order the last cosine of both is the same function, which then is 0 here.
+    pub(super) fn without_last_cosine(&self, tape: &mut Tape) -> Var {
+        let last = if self.order.is_multiple_of(2) { self.order - 1 } else { self.order };
+        let kept = |at: usize| if at / self.order == last { 0.0 } else { self.components[at] as f32 };
+        let data: Vec<f32> = (0..self.order * self.order).map(kept).collect();
+        tape.constant(&[self.order, self.order], &data)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::autograd::check::Case;
+    use crate::autograd::ops::Linear;
+
+    pub(in crate::instrument) fn cyclic(order: usize) -> Parts {
+        let all: Vec<Option<usize>> = (0..order).map(Some).collect();
+        Parts::cyclic(Cyclic { order, tokens: all.clone(), classes: all })
+    }
+
+    #[test]
+    fn components_are_orthonormal() {
+        for order in [7, 10, 113] {
+            let mut case = Case::new("components");
+            let basis = cyclic(order).over_elements(&mut case.tape);
+            let product = case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, basis]).unwrap();
+            let values = case.tape.evaluate(0, &[], &[product]).unwrap().remove(0);
+            for (at, value) in values.data.iter().enumerate() {
+                let expected = f64::from(at / order == at % order);
+                assert!((value - expected).abs() < 1e-6, "{order}: {at} is {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn frequencies_have_a_cosine_and_a_sine() {
+        assert_eq!(cyclic(7).starts, [1, 3, 5, 7]);
+        assert_eq!(cyclic(10).starts, [1, 3, 5, 7, 9, 10]);
+        assert_eq!(cyclic(3).count(), 1);
+    }
+}
