@@ -14,6 +14,7 @@ use crate::autograd::ops::{
 };
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::model::Model;
 use crate::task::{Examples, Feed};
 
 /// `fourier_norm`, `gini`, `key_frequencies`.
@@ -191,33 +192,34 @@ impl Instrument for Spectrum {
             return Ok(());
         };
         let model = cx.model;
-        let w_e = model.need("embed.W_E")?;
-        let energies = cx.tape.at_cadence(every, |tape| {
-            let basis = group.over(tape, &group.tokens, model.config.d_vocab);
-            let components = tape.push1(Linear::default(), &[basis, w_e])?;
-            tape.push1(RowSquares::default(), &[components])
-        })?;
-        self.record_site(cx, every, "embed.W_E", true, energies)?;
-
-        let last = model.config.n_layers - 1;
-        let w_out = model.weight(&format!("blocks.{last}.mlp.W_out"));
-        let energies = cx.tape.at_cadence(every, |tape| {
-            let basis = group.over(tape, &group.classes, model.config.d_vocab_out);
-            // Components of W_U along the classes, [n, D].
-            let components = match model.weight("unembed.W_U") {
-                Some(w_u) => tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, w_u])?,
-                None => tape.push1(Linear::default(), &[basis, w_e])?,
-            };
-            match w_out {
-                Some(w_out) => {
-                    let along = tape.push1(Linear { transposed: true, ..Linear::default() }, &[w_out, components])?;
-                    tape.push1(ColumnSquares, &[along])
-                }
-                None => tape.push1(RowSquares::default(), &[components]),
-            }
-        })?;
-        self.record_site(cx, every, "W_L", false, energies)
+        let [w_e, w_l] = cx.tape.at_cadence(every, |tape| weight_energies(tape, model, &group))?;
+        self.record_site(cx, every, "embed.W_E", true, w_e)?;
+        self.record_site(cx, every, "W_L", false, w_l)
     }
+}
+
+/// Energies of each component along the tokens of W_E, and along the classes of W_L = W_out W_U of the last
+/// layer (W_U itself without MLP), [n] each.
+pub(super) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> Result<[Var; 2]> {
+    let w_e = model.need("embed.W_E")?;
+    let basis = group.over(tape, &group.tokens, model.config.d_vocab);
+    let components = tape.push1(Linear::default(), &[basis, w_e])?;
+    let of_w_e = tape.push1(RowSquares::default(), &[components])?;
+
+    let basis = group.over(tape, &group.classes, model.config.d_vocab_out);
+    // Components of W_U along the classes, [n, D].
+    let components = match model.weight("unembed.W_U") {
+        Some(w_u) => tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, w_u])?,
+        None => tape.push1(Linear::default(), &[basis, w_e])?,
+    };
+    let of_w_l = match model.weight(&format!("blocks.{}.mlp.W_out", model.config.n_layers - 1)) {
+        Some(w_out) => {
+            let along = tape.push1(Linear { transposed: true, ..Linear::default() }, &[w_out, components])?;
+            tape.push1(ColumnSquares, &[along])?
+        }
+        None => tape.push1(RowSquares::default(), &[components])?,
+    };
+    Ok([of_w_e, of_w_l])
 }
 
 impl Spectrum {

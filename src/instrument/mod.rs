@@ -8,6 +8,7 @@ mod attention;
 mod dominant;
 mod fourier;
 mod fourier_ops;
+mod irreps;
 mod losses;
 mod norms;
 mod parts;
@@ -86,7 +87,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 8] {
+pub fn registry() -> [&'static dyn Instrument; 9] {
     [
         &losses::Train,
         &losses::Test,
@@ -96,6 +97,7 @@ pub fn registry() -> [&'static dyn Instrument; 8] {
         &fourier::FourierLosses,
         &ablation::Ablation,
         &synchrony::Synchrony,
+        &irreps::IrrepPower,
     ]
 }
 

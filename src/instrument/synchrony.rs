@@ -16,7 +16,7 @@ pub(super) struct Synchrony;
 const CARDS: &[Card] = &[
     Card {
         name: "fsd",
-        formula: "(peak - c) / (1 - c), c = 1/K, K frequencies: peak is the largest share of neurons with the same dominant frequency in the DFT over s of their mean activation given the answer s",
+        formula: "(peak - c) / (1 - c), c = 1/K, K frequencies: peak is the largest share of neurons with the same dominant frequency in the DFT over s of their mean activation given the answer s; for groups that do not commute irreps ρ by energy / d_ρ² in place of frequencies",
         unit: "1",
         axes: "site: mlp.hook_post at the last token, layer",
         cost: CostClass::L,
@@ -166,7 +166,7 @@ impl Grid<'_> {
 }
 
 /// The last position's rows of x [B, Tq, C]: [B, C].
-fn last_rows(tape: &mut Tape, x: Var) -> Result<Var> {
+pub(super) fn last_rows(tape: &mut Tape, x: Var) -> Result<Var> {
     let dims = tape.shape(x).dims.clone();
     let [batch, queries, columns] = dims[..] else { return Err(misfit("last rows", format!("{dims:?}"))) };
     let flat = tape.reshape(x, &[batch * queries, columns])?;
@@ -181,6 +181,17 @@ fn last_rows(tape: &mut Tape, x: Var) -> Result<Var> {
 /// Dominant part of each column of x [B, C] given the answer, [2, C], and the components of the columns'
 /// conditional means, [n, C].
 fn of_batch(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result<(Var, Var)> {
+    let means = answer_means(tape, group, x, targets)?;
+    let basis = group.over(tape, &group.classes, group.classes.len());
+    let components = tape.push1(Linear::default(), &[basis, means])?;
+    let starts = tape.constant_u32(&[group.starts.len()], &group.starts);
+    let weights = tape.constant(&[group.count()], &group.weights);
+    Ok((tape.push1(Dominant { grid: None }, &[starts, weights, components])?, components))
+}
+
+/// Mean of each column of x [B, C] for each answer, centred, [classes, C]; 0 where no row has the answer or
+/// it is outside of the group.
+pub(super) fn answer_means(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result<Var> {
     let classes = group.classes.len();
     let batch = tape.shape(targets).len();
     let sums = scatter_rows(tape, x, targets, classes)?;
@@ -194,12 +205,7 @@ fn of_batch(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result<(Var
         }
     };
     let counts = scatter_rows(tape, ones, targets, classes)?;
-    let means = tape.push1(BinMeans, &[sums, counts])?;
-    let basis = group.over(tape, &group.classes, classes);
-    let components = tape.push1(Linear::default(), &[basis, means])?;
-    let starts = tape.constant_u32(&[group.starts.len()], &group.starts);
-    let weights = tape.constant(&[group.count()], &group.weights);
-    Ok((tape.push1(Dominant { grid: None }, &[starts, weights, components])?, components))
+    tape.push1(BinMeans, &[sums, counts])
 }
 
 /// Elements of both operands of an example; `None` where one is outside of the group.
@@ -260,7 +266,7 @@ fn summary(tape: &mut Tape, group: &Parts, dominant: Var, components: Var, thres
 mod tests {
     use std::f64::consts::TAU;
 
-    use super::super::parts::tests::cyclic;
+    use super::super::parts::tests::{cyclic, symmetric};
     use super::*;
     use crate::autograd::check::{Case, gpus};
 
@@ -371,6 +377,30 @@ mod tests {
                 for (n, top) in (1..).zip(&stats[3..]) {
                     assert!((top - n as f32 / 15.0).abs() < 1e-6, "{stats:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn neurons_of_one_irrep_have_degree_1() {
+        let group = symmetric(4);
+        let task = crate::task::Permutation { kind: String::new(), n: 4, train_fraction: 0.5 };
+        let characters = crate::task::Task::irreps(&task).unwrap().characters;
+        for irrep in 1..5 {
+            let mut case = Case::new("irrep");
+            // A little of another irrep, which the size of ρ must not turn into the most.
+            let other = if irrep == 1 { 2 } else { 1 };
+            let value = |g: usize| (characters[irrep][g] + 0.1 * characters[other][g]) as f32;
+            let data: Vec<f32> = (0..24).map(value).collect();
+            let x = case.tape.constant(&[24, 1], &data);
+            let targets: Vec<u32> = (0..24).collect();
+            let targets = case.tape.constant_u32(&[24], &targets);
+            let (dominant, components) = of_batch(&mut case.tape, &group, x, targets).unwrap();
+            let out = summary(&mut case.tape, &group, dominant, components, 0.0).unwrap();
+            for gpu in gpus() {
+                let found = case.run(gpu, &[dominant, out[2]]).unwrap().concat();
+                assert_eq!(found[0][0], irrep as f32);
+                assert!((found[0][1] - 1.0 / 1.01).abs() < 1e-5 && (found[1][0] - 1.0).abs() < 1e-6, "{found:?}");
             }
         }
     }

@@ -12,7 +12,7 @@ pub(crate) use batch::count_targets;
 pub use batch::{Batch, Feed, ProbeSet, sampler_shaders};
 pub use examples::{Examples, Split};
 pub use modular::{Cyclic, Modular, Operation};
-pub use permutation::Permutation;
+pub use permutation::{Irreps, Permutation};
 pub use repeated::Repeated;
 pub use text::Text;
 pub use tokens::Tokens;
@@ -58,6 +58,12 @@ pub trait Task: Send + Sync {
     fn cyclic(&self) -> Option<Cyclic> {
         None
     }
+
+    /// Characters of the group whose elements tokens and classes are, in its order, where the task has one
+    /// that does not commute.
+    fn irreps(&self) -> Option<Irreps> {
+        None
+    }
 }
 
 impl<T: Task + ?Sized> Task for Box<T> {
@@ -71,6 +77,10 @@ impl<T: Task + ?Sized> Task for Box<T> {
 
     fn cyclic(&self) -> Option<Cyclic> {
         (**self).cyclic()
+    }
+
+    fn irreps(&self) -> Option<Irreps> {
+        (**self).irreps()
     }
 }
 
