@@ -8,6 +8,7 @@ mod attention;
 mod dominant;
 mod fourier;
 mod fourier_ops;
+mod geometry;
 mod irreps;
 mod losses;
 mod norms;
@@ -87,7 +88,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 9] {
+pub fn registry() -> [&'static dyn Instrument; 10] {
     [
         &losses::Train,
         &losses::Test,
@@ -98,12 +99,13 @@ pub fn registry() -> [&'static dyn Instrument; 9] {
         &ablation::Ablation,
         &synchrony::Synchrony,
         &irreps::IrrepPower,
+        &geometry::Geometry,
     ]
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 4] =
-    [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, dominant::CHECKS];
+pub(crate) const CHECKS: [&[(&str, Build)]; 5] =
+    [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, dominant::CHECKS, geometry::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
@@ -113,6 +115,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         fourier_ops::SHADERS,
         ablation_ops::SHADERS,
         dominant::SHADERS,
+        geometry::SHADERS,
         attach::SHADERS,
     ]
     .concat()
