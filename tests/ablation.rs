@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use common::gpus;
 use thermoscope::gpu::Gpu;
-use thermoscope::record::Setup;
+use thermoscope::record::{Finding, HOLD, Roles, Setup};
 use thermoscope::train::Session;
 
 const MODULAR: &str = r#"
@@ -249,5 +249,66 @@ fn p_values_of_untrained_models_are_uniform() {
             .fold(0.0, f32::max);
         // Exceeded by chance once in a thousand times: 1.95 / sqrt(n).
         assert!(distance < 1.95 / (COUNT as f32).sqrt(), "{distance}: {p:?}");
+    }
+}
+
+/// Sequences (r, a, a), asked for the last token: what the residual stream says by itself.
+fn copying(folder: &std::path::Path) -> String {
+    let sequences: Vec<[u32; 3]> = (0..144).map(|at| [at / 12, at % 12, at % 12]).collect();
+    let path = folder.join("sequences.json");
+    std::fs::write(&path, serde_json::to_string(&sequences).unwrap()).unwrap();
+    format!(
+        "steps = 300\n[task]\nkind = \"tokens\"\npath = \"{}\"\nloss_on = \"last\"\ntrain_fraction = 0.5\n\
+         [model]\nd_model = 36\nn_heads = 3\nd_head = 12\nattn_only = true\n[optimizer]\nweight_decay = 0.1\n\
+         [measure.every]\nablation = 1000000\n",
+        path.display()
+    )
+}
+
+#[test]
+fn a_planted_suppressor_is_found_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = copying(folder.path());
+    for gpu in gpus() {
+        let mut session = session(gpu, &text);
+        for _ in 0..10 {
+            session.submit(30);
+            gpu.wait().unwrap();
+            while session.take_rows().unwrap().is_some() {}
+        }
+        let trained = session.snapshot().unwrap().weights.remove(0);
+        let found_in = |session: &mut Session, weights: &[f32]| {
+            session.set_weights(&[weights.to_vec()]).unwrap();
+            let mut roles = Roles::new(1);
+            let mut events = Vec::new();
+            for probe in 0..HOLD {
+                session.submit(0);
+                gpu.wait().unwrap();
+                for row in session.take_rows().unwrap().unwrap() {
+                    let findings: Vec<Finding> = session.rows(&row).filter_map(|row| Finding::of(&row)).collect();
+                    events.extend(roles.measure(u64::from(100 * probe), &findings));
+                }
+            }
+            let suppressors = events.iter().filter(|event| event.text.starts_with("suppressor"));
+            suppressors.map(|event| event.text.split(',').next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert!(found_in(&mut session, &trained).is_empty());
+
+        // Head 1 reads which token it looks at, and writes against that token's logit.
+        let place = |name: &str| session.table().specs()[session.table().find(name).unwrap()].offset;
+        let (w_e, w_u) = (place("embed.W_E"), place("unembed.W_U"));
+        let (w_v, w_o) = (place("blocks.0.attn.W_V"), place("blocks.0.attn.W_O"));
+        let (d, k, v) = (36, 12, session.config().model.d_vocab_out);
+        let mut planted = trained.clone();
+        for token in 0..k {
+            let read: Vec<f32> = (0..d).map(|i| trained[w_e + token * d + i]).collect();
+            let write: Vec<f32> = (0..d).map(|i| trained[w_u + i * v + token]).collect();
+            let square = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
+            for i in 0..d {
+                planted[w_v + (d + i) * k + token] = read[i] / square(&read);
+                planted[w_o + (k + token) * d + i] = -4.0 * write[i] / square(&write);
+            }
+        }
+        assert_eq!(found_in(&mut session, &planted), ["suppressor layer 0 head 1"], "on {}", gpu.caps().name);
     }
 }

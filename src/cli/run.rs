@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::{fresh_dir, open_gpu, presets, print, report};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Gpu};
-use crate::record::{Manifest, RunDir, Sets, Setup, Status};
+use crate::record::{Finding, Manifest, Roles, RunDir, Sets, Setup, Status};
 use crate::train::{Session, StepRow};
 
 #[derive(clap::Args)]
@@ -159,6 +159,7 @@ struct Loop {
     train: Option<f32>,
     test: Option<f32>,
     sets: Sets,
+    roles: Roles,
     /// Replicas whose loss was seen to be no number.
     diverged: Vec<bool>,
     last_flush: Instant,
@@ -186,6 +187,8 @@ impl Loop {
         let replicas = session.config().replicas as usize;
         let mut sets = Sets::new(session.metrics(), session.config().replicas);
         sets.replay(dir.path(), session.step())?;
+        let mut roles = Roles::new(session.config().replicas);
+        roles.replay(dir.path(), session.step())?;
         let (state, planned, least) = session.memory();
         progress.say(&format!(
             "{} on {} ({}), {} steps, {} replica{}, {} parameters each; device memory {} ({} state, {} activations, {} at least)",
@@ -211,6 +214,7 @@ impl Loop {
             train: None,
             test: None,
             sets,
+            roles,
             diverged: vec![false; replicas],
             last_flush: Instant::now(),
         })
@@ -284,7 +288,9 @@ impl Loop {
         for row in self.session.rows(step) {
             self.dir.row(&row);
         }
-        for event in self.sets.measure(self.session.metrics(), step) {
+        let findings: Vec<Finding> = self.session.rows(step).filter_map(|row| Finding::of(&row)).collect();
+        let births = self.sets.measure(self.session.metrics(), step);
+        for event in births.into_iter().chain(self.roles.measure(step.step(), &findings)) {
             self.dir.event(event.step, &event.kind, &event.text)?;
         }
         self.train = step.value(self.session.metrics(), "loss.train", 0).or(self.train);

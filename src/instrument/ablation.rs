@@ -98,7 +98,7 @@ const CARDS: &[Card] = &[
     card("ablation.loss", "change of the mean cross-entropy", "nats", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT),
     card(
         "ablation.logit_difference",
-        "change of the mean of z_y - mean_{v≠y} z_v; a head whose value lies above the null is a suppressor",
+        "change of the mean of z_y - mean_{v≠y} z_v; a head that raises it beyond the null is a suppressor",
         "logits",
         HEADS,
         EVERY,
@@ -190,9 +190,9 @@ const CARDS: &[Card] = &[
     ),
     card(
         "ablation.p",
-        "(1 + #{null ≥ effect})/(N + 1) and (1 + #{null ≤ effect})/(N + 1), zero ablation",
+        "(1 + #{|null effect| ≥ |effect|})/(N + 1), zero ablation",
         "1",
-        "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
+        "site: hook_result, layer, head, index: 0 loss, 1 logit difference",
         EVERY,
         "uniform on an untrained model",
         "many heads or steps without a correction for their number",
@@ -411,10 +411,10 @@ impl Ablation {
                 let null = probe.null(tape, writers, draws)?;
                 tape.push1(NullSummary { heads }, &[zeroed, null, probe.clean])
             })?;
-            let labels = (0..4).flat_map(|of| (0..heads).map(move |head| writers.label(head, of))).collect();
+            let labels = (0..2).flat_map(|of| (0..heads).map(move |head| writers.label(head, of))).collect();
             cx.record(self, "ablation.p", site, summary, 0, labels);
             let labels = (0..6).map(|index| Label { head: -1, ..writers.label(0, index) }).collect();
-            cx.record(self, "ablation.null", site, summary, 4 * heads, labels);
+            cx.record(self, "ablation.null", site, summary, 2 * heads, labels);
         }
         Ok(())
     }

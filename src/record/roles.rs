@@ -1,0 +1,229 @@
+//! Birth records of heads: when a head's effect on the logit difference first clears the null and stays.
+//!
+//! A head clears the null where zeroing it changes the logit difference of the probe by more than zeroing
+//! random subspaces of the same size in the same layer does: its p-value (`ablation.p`) is among those that
+//! Benjamini and Hochberg's procedure rejects at a false discovery rate of [`RATE`], taken over all heads and
+//! all steps so far of a replica. It is called a *suppressor* where zeroing it raises the logit difference, a
+//! *contributor* where that lowers it; by no other rule, and once this has held at [`super::HOLD`] probes in a row.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::births::Births;
+use super::events::Event;
+use super::read_metrics;
+use crate::error::Result;
+use crate::instrument::Label;
+use crate::train::Row;
+
+/// Share of false discoveries among the heads that clear the null.
+pub const RATE: f64 = 0.05;
+
+/// p-values, of which index 1 is the logit difference's.
+const P: &str = "ablation.p";
+/// Effects, of which index 0 is zero ablation's.
+const EFFECT: &str = "ablation.logit_difference";
+
+/// The greatest p-value that Benjamini and Hochberg (1995) reject at a false discovery rate: the greatest
+/// p_(k) ≤ rate k/m of m sorted values; `None` where there is none.
+pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
+    let mut sorted = p.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len() as f64;
+    sorted.iter().enumerate().rev().find(|(at, p)| **p <= rate * (at + 1) as f64 / count).map(|(_, p)| *p)
+}
+
+/// A head, and whether removing it raises the logit difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Role {
+    layer: i32,
+    head: i32,
+    raises: bool,
+}
+
+/// The heads of one replica.
+#[derive(Default)]
+struct Heads {
+    /// Every p-value so far.
+    seen: Vec<f64>,
+    births: Births<Role>,
+    /// The last role of each head that had one.
+    last: BTreeMap<(i32, i32), bool>,
+}
+
+/// The heads of a run.
+pub struct Roles {
+    replicas: Vec<Heads>,
+}
+
+/// What a probe says of one head: its p-value, or its effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Finding {
+    replica: usize,
+    layer: i32,
+    head: i32,
+    value: Value,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    P(f64),
+    Effect(f64),
+}
+
+impl Finding {
+    /// A row of the metric table, if it is one.
+    pub fn of(row: &Row<'_>) -> Option<Self> {
+        Self::new(row.metric.card.name, row.replica as usize, row.label, row.value)
+    }
+
+    fn new(metric: &str, replica: usize, Label { layer, head, index }: Label, value: f32) -> Option<Self> {
+        let value = match (metric, index) {
+            (P, 1) => Value::P(f64::from(value)),
+            (EFFECT, 0) if head >= 0 => Value::Effect(f64::from(value)),
+            _ => return None,
+        };
+        Some(Self { replica, layer, head, value })
+    }
+}
+
+impl Roles {
+    /// Nothing seen yet.
+    pub fn new(replicas: u32) -> Self {
+        Self { replicas: (0..replicas).map(|_| Heads::default()).collect() }
+    }
+
+    /// Takes in the metric table of a run up to, and without, a step: what was written of it is known.
+    ///
+    /// # Errors
+    /// Where a segment cannot be read.
+    pub fn replay(&mut self, run: &Path, before: u64) -> Result<()> {
+        let mut steps: BTreeMap<u64, Vec<Finding>> = BTreeMap::new();
+        for (key, series) in read_metrics(run, |metric| [P, EFFECT].contains(&metric))? {
+            let label = Label { layer: key.layer, head: key.head, index: key.index };
+            for (step, value) in series.steps.iter().zip(&series.values).filter(|(step, _)| **step < before as i64) {
+                let found = Finding::new(&key.metric, key.replica as usize, label, *value);
+                steps.entry(*step as u64).or_default().extend(found);
+            }
+        }
+        for (step, findings) in steps {
+            self.measure(step, &findings);
+        }
+        Ok(())
+    }
+
+    /// Takes in the findings of one step; returns the births, sign flips and deaths that are certain by now.
+    pub fn measure(&mut self, step: u64, findings: &[Finding]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (replica, heads) in self.replicas.iter_mut().enumerate() {
+            let (mut effects, mut p_values) = (BTreeMap::new(), BTreeMap::new());
+            for found in findings.iter().filter(|found| found.replica == replica) {
+                match found.value {
+                    Value::P(p) => p_values.insert((found.layer, found.head), p),
+                    Value::Effect(effect) => effects.insert((found.layer, found.head), effect),
+                };
+            }
+            let known: Vec<(Role, f64)> = p_values
+                .into_iter()
+                .filter_map(|((layer, head), p)| {
+                    Some((Role { layer, head, raises: *effects.get(&(layer, head))? > 0.0 }, p))
+                })
+                .collect();
+            if known.is_empty() {
+                continue;
+            }
+            events.extend(heads.measure(step, &known).into_iter().map(|(step, kind, role)| {
+                let (name, effect) = if role.raises { ("suppressor", "raises") } else { ("contributor", "lowers") };
+                let text = format!(
+                    "{name} layer {} head {}, replica {replica}: zeroing it {effect} the logit difference beyond random subspaces of its layer, false discovery rate {RATE}",
+                    role.layer, role.head,
+                );
+                Event { step, kind: kind.to_owned(), text }
+            }));
+        }
+        events
+    }
+}
+
+impl Heads {
+    fn measure(&mut self, step: u64, known: &[(Role, f64)]) -> Vec<(u64, &'static str, Role)> {
+        self.seen.extend(known.iter().map(|(_, p)| *p));
+        let threshold = false_discovery_threshold(&self.seen, RATE);
+        let clear = |p: f64| threshold.is_some_and(|threshold| p <= threshold);
+        let present: BTreeSet<Role> = known.iter().filter(|(_, p)| clear(*p)).map(|(role, _)| *role).collect();
+        let turns = self.births.measure(step, &present);
+        // A head that changes sides dies before it is born anew.
+        let (deaths, births): (Vec<_>, Vec<_>) = turns.into_iter().partition(|turn| !turn.born);
+        let deaths = deaths.into_iter().map(|turn| (turn.step, "death", turn.label));
+        let births = births.into_iter().map(|turn| {
+            let before = self.last.insert((turn.label.layer, turn.label.head), turn.label.raises);
+            let flipped = before.is_some_and(|raised| raised != turn.label.raises);
+            (turn.step, if flipped { "flip" } else { "birth" }, turn.label)
+        });
+        deaths.chain(births).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threshold_is_that_of_the_published_example() {
+        // Benjamini and Hochberg 1995, section 3.2: fifteen p-values, four of which are rejected at 0.05.
+        let p = [
+            0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528,
+            0.7590, 1.0,
+        ];
+        assert_eq!(false_discovery_threshold(&p, 0.05), Some(0.0095));
+        assert_eq!(false_discovery_threshold(&[0.2, 0.9], 0.05), None);
+        assert_eq!(false_discovery_threshold(&[], 0.05), None);
+    }
+
+    /// Events of a run of two heads in layer 0, from their p-values, negative where zeroing the head lowers the
+    /// logit difference.
+    fn events(probes: &[[f32; 2]]) -> Vec<String> {
+        let mut roles = Roles::new(1);
+        let label = |head: usize, index| Label { layer: 0, head: head as i32, index };
+        let measure = |(step, p): (usize, &[f32; 2])| {
+            let of = |head: usize| [(P, label(head, 1), p[head].abs()), (EFFECT, label(head, 0), p[head].signum())];
+            let found = [of(0), of(1)].concat().into_iter().filter_map(|(m, l, v)| Finding::new(m, 0, l, v));
+            roles.measure(100 * step as u64, &found.collect::<Vec<_>>())
+        };
+        let words = |event: Event| {
+            let text = event.text.split(',').next().unwrap_or_default().to_owned();
+            format!("{} {} {text}", event.step, event.kind)
+        };
+        probes.iter().enumerate().flat_map(measure).map(words).collect()
+    }
+
+    #[test]
+    fn births_flips_and_deaths_are_dated_by_their_first_probe() {
+        let (low, no) = (0.005, 0.5);
+        let calm = [no, no];
+        assert!(events(&[calm, calm, [low, no], [low, no], calm, calm]).is_empty(), "two probes are not three");
+        assert_eq!(events(&[calm, [low, no], [low, no], [low, no]]), ["100 birth suppressor layer 0 head 0"]);
+        let flipped = [[low, -low], [low, -low], [low, -low], [-low, -low], [-low, -low], [-low, -low]];
+        assert_eq!(
+            events(&flipped),
+            [
+                "0 birth suppressor layer 0 head 0",
+                "0 birth contributor layer 0 head 1",
+                "300 death suppressor layer 0 head 0",
+                "300 flip contributor layer 0 head 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_low_value_among_many_heads_and_steps_is_chance() {
+        let mut heads = Heads::default();
+        for step in 0..30 {
+            // 1/201, the least a null of 200 draws can give, at one head of forty.
+            let p = |head: i32| if head == step % 40 { 1.0 / 201.0 } else { 0.5 };
+            let known: Vec<(Role, f64)> =
+                (0..40).map(|head| (Role { layer: 0, head, raises: true }, p(head))).collect();
+            assert!(heads.measure(step as u64, &known).is_empty());
+        }
+    }
+}
