@@ -333,7 +333,7 @@ mod tests {
             let padded = 7 * rows.len();
             let value = |row: usize, c: usize| match row % 7 {
                 3 => 1e3 * (row * c) as f32,
-                _ if c == rows[row / 7] / 2 => 50.0 + if rows[row / 7] % 2 == 0 { 1.0 } else { -1.0 },
+                _ if c == rows[row / 7] / 2 => 50.0 + if rows[row / 7].is_multiple_of(2) { 1.0 } else { -1.0 },
                 _ => 50.0,
             };
             let data: Vec<f32> = (0..padded * 16).map(|at| value(at / 16, at % 16)).collect();

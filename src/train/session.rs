@@ -402,6 +402,8 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
     .unwrap_or(1);
     let room = (gpu.caps().max_binding / 2).min(256 << 20) / 4;
     // Multiples of 256 sequences keep the pieces' kernels evenly filled.
-    let count = (room / (u64::from(replicas) * widest as u64)) as usize;
+    // Long attention has a workgroup layer for each head of each sequence, of which there may be 65,535.
+    let layers = 65_535 / (model.n_heads * replicas as usize);
+    let count = ((room / (u64::from(replicas) * widest as u64)) as usize).min(layers);
     if count > 256 { count / 256 * 256 } else { count.max(1) }
 }
