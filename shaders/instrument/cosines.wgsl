@@ -1,7 +1,7 @@
 // cosines: out[kind, pair] = x[kind, h, g] / sqrt(x[kind, h, h] x[kind, g, g]) for h < g; 0 for 0 / 0
-// shapes   x [R, 2, H, H]  out [R, 2, H (H - 1) / 2], pairs row by row
-// grid     [ceil(2 H H / 64), 1, R]
-struct Params { heads: u32, x_replica: u32, out_replica: u32 }
+// shapes   x [R, N, H, H]  out [R, N, H (H - 1) / 2], pairs row by row
+// grid     [ceil(N H H / 64), 1, R]
+struct Params { kinds: u32, heads: u32, x_replica: u32, out_replica: u32 }
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
 
@@ -9,7 +9,7 @@ struct Params { heads: u32, x_replica: u32, out_replica: u32 }
 fn cosines(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let n = params.heads;
     let at = wid.x * 64u + lid;
-    if (at >= 2u * n * n) { return; }
+    if (at >= params.kinds * n * n) { return; }
     let kind = at / (n * n);
     let h = at / n % n;
     let g = at % n;

@@ -133,9 +133,12 @@ pub struct Attach<'a> {
     pub feed: &'a Feed,
     /// The training step's forward pass.
     pub train: &'a Pass,
+    /// Gradient of its mean loss by each weight, in the order of the model's.
+    pub grads: &'a [Option<Var>],
     /// Sequences of one piece of a large forward pass.
     pub piece: usize,
     config: &'a MeasureConfig,
+    kept: BTreeMap<Var, Var>,
     metrics: Vec<Metric>,
 }
 
@@ -155,16 +158,18 @@ pub(crate) struct MetricRow {
 const SLOTS: usize = 64;
 
 impl<'a> Attach<'a> {
+    #[expect(clippy::too_many_arguments, reason = "a step has these parts")]
     pub(crate) fn new(
         tape: &'a mut Tape,
         model: &'a Model,
         task: &'a dyn Task,
         feed: &'a Feed,
         train: &'a Pass,
+        grads: &'a [Option<Var>],
         piece: usize,
         config: &'a MeasureConfig,
     ) -> Self {
-        Self { tape, model, task, feed, train, piece, config, metrics: Vec::new() }
+        Self { tape, model, task, feed, train, grads, piece, config, kept: BTreeMap::new(), metrics: Vec::new() }
     }
 
     /// How often a metric is measured in this run; `None` where it is switched off.
@@ -192,6 +197,27 @@ impl<'a> Attach<'a> {
     /// The smallest cadence of an instrument's metrics that are on; `None` where none is.
     pub fn cadence(&self, instrument: &dyn Instrument) -> Option<u64> {
         instrument.cards().iter().filter_map(|card| self.every(instrument, card)).reduce(gcd)
+    }
+
+    /// The smallest cadence of those of an instrument's metrics that are on; `None` where none of them is.
+    pub fn cadence_of(&self, instrument: &dyn Instrument, names: &[&str]) -> Option<u64> {
+        let cards = instrument.cards().iter().filter(|card| names.contains(&card.name));
+        cards.filter_map(|card| self.every(instrument, card)).reduce(gcd)
+    }
+
+    /// Appends a copy of a weight as it is before the update, for what is measured after it.
+    ///
+    /// # Errors
+    /// Never for a weight of the model.
+    pub fn keep(&mut self, every: u64, weight: Var) -> Result<()> {
+        let copy = self.tape.at_cadence(every, |tape| tape.push1(Copy, &[weight]))?;
+        self.kept.insert(weight, copy);
+        Ok(())
+    }
+
+    /// The copy of a weight that [`Attach::keep`] made.
+    pub fn kept(&self, weight: Var) -> Option<Var> {
+        self.kept.get(&weight).copied()
     }
 
     /// Declares that `labels.len()` elements of `var`, from element `first`, are the metric of that name.

@@ -1,6 +1,5 @@
 //! Attention patterns: how spread out each head looks, and how alike heads look.
 
-use super::attach::gcd;
 use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
@@ -71,7 +70,7 @@ impl Instrument for Patterns {
                 let labels = (0..heads as i32).map(|head| Label { layer, head, index: -1 }).collect();
                 cx.record(self, entropy.name, &site, value, 0, labels);
             }
-            let every = [plain, centered].into_iter().filter_map(|card| cx.every(self, card)).reduce(gcd);
+            let every = cx.cadence_of(self, &[plain.name, centered.name]);
             if let (Some(every), true) = (every, heads > 1) {
                 let cosines = cx.tape.at_cadence(every, |tape| similarity(tape, pattern, targets))?;
                 let pairs = (heads * (heads - 1) / 2) as i32;
@@ -87,12 +86,18 @@ impl Instrument for Patterns {
 /// Cosines of the patterns of all pairs of heads over the queries that count, [2, pairs]: plain, then
 /// centred.
 fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
-    let [batch, heads, _, _] = four(&tape.shape(pattern).dims)?;
+    let products = pattern_products(tape, pattern, targets)?;
+    tape.push1(Cosines, &[products])
+}
+
+/// Products of the patterns of all pairs of heads over the queries that count, [2, H, H], upper triangle:
+/// plain, then with each head's mean pattern over examples subtracted.
+pub(super) fn pattern_products(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
+    let [batch, ..] = four(&tape.shape(pattern).dims)?;
     let columns = tape.shape(targets).len() / batch;
     let counts = count_targets(tape, targets, columns)?;
     let sums = tape.push1(PatternSum, &[pattern, targets])?;
-    let products = tape.push1(PatternProducts, &[pattern, targets, counts, sums])?;
-    tape.push1(Cosines { heads }, &[products])
+    tape.push1(PatternProducts, &[pattern, targets, counts, sums])
 }
 
 crate::gpu::params! {
@@ -120,7 +125,7 @@ static PATTERN_PRODUCTS: Shader = Shader {
     params: PatternParams::FIELDS,
 };
 crate::gpu::params! {
-    struct CosineParams { heads: u32, x_replica: u32, out_replica: u32 }
+    struct CosineParams { kinds: u32, heads: u32, x_replica: u32, out_replica: u32 }
 }
 static COSINES: Shader = Shader {
     name: "instrument/cosines",
@@ -180,7 +185,7 @@ fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bo
 
 /// y [H] = mean over the queries that count of the entropy of a row of A. Inputs: A [B, H, Tq, T], targets,
 /// and how many count in all, `[1]`.
-struct HeadEntropy;
+pub(super) struct HeadEntropy;
 
 impl Op for HeadEntropy {
     fn name(&self) -> &'static str {
@@ -307,10 +312,8 @@ impl Op for PatternProducts {
     }
 }
 
-/// y [2, pairs]: products [2, H, H] divided by the roots of their diagonals; 0 where a diagonal is 0.
-struct Cosines {
-    heads: usize,
-}
+/// y [N, pairs]: N tables of products [N, H, H] divided by the roots of their diagonals; 0 where a diagonal is 0.
+pub(super) struct Cosines;
 
 impl Op for Cosines {
     fn name(&self) -> &'static str {
@@ -318,30 +321,34 @@ impl Op for Cosines {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![inputs[0].with_dims(&[2, self.heads * (self.heads - 1) / 2])])
+        let [kinds, heads, _] = inputs[0].dims[..] else {
+            return Err(misfit("cosines", format!("{:?} is not [N, H, H]", inputs[0].dims)));
+        };
+        Ok(vec![inputs[0].with_dims(&[kinds, heads * (heads - 1) / 2])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let params = CosineParams {
-            heads: self.heads as u32,
+            kinds: inputs[0].dims[0] as u32,
+            heads: inputs[0].dims[1] as u32,
             x_replica: inputs[0].replica_stride,
             out_replica: outputs[0].replica_stride,
         };
-        let groups = (2 * self.heads * self.heads).div_ceil(64) as u32;
+        let groups = inputs[0].len().div_ceil(64) as u32;
         cx.dispatch(&COSINES, &[], &params, &[&inputs[0], &outputs[0]], [groups, 1, cx.replicas])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let h = self.heads;
+        let (kinds, h) = (inputs[0].dims[0], inputs[0].dims[1]);
         let mut out = Vec::new();
-        for kind in 0..2 {
+        for kind in 0..kinds {
             let product = |a: usize, b: usize| inputs[0].data[(kind * h + a) * h + b];
             for (a, b) in (0..h).flat_map(|a| (a + 1..h).map(move |b| (a, b))) {
                 let size = (product(a, a) * product(b, b)).sqrt();
                 out.push(if size > 0.0 { product(a, b) / size } else { 0.0 });
             }
         }
-        vec![Array::new(&[2, h * (h - 1) / 2], out)]
+        vec![Array::new(&[kinds, h * (h - 1) / 2], out)]
     }
 }
 

@@ -13,6 +13,7 @@ mod irreps;
 mod losses;
 mod norms;
 mod parts;
+mod synchronization;
 mod synchrony;
 
 #[cfg(feature = "cli")]
@@ -88,7 +89,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 10] {
+pub fn registry() -> [&'static dyn Instrument; 11] {
     [
         &losses::Train,
         &losses::Test,
@@ -100,12 +101,19 @@ pub fn registry() -> [&'static dyn Instrument; 10] {
         &synchrony::Synchrony,
         &irreps::IrrepPower,
         &geometry::Geometry,
+        &synchronization::Synchronization,
     ]
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 5] =
-    [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, dominant::CHECKS, geometry::CHECKS];
+pub(crate) const CHECKS: [&[(&str, Build)]; 6] = [
+    attention::CHECKS,
+    fourier_ops::CHECKS,
+    ablation_ops::CHECKS,
+    dominant::CHECKS,
+    geometry::CHECKS,
+    synchronization::CHECKS,
+];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
@@ -116,6 +124,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         ablation_ops::SHADERS,
         dominant::SHADERS,
         geometry::SHADERS,
+        synchronization::SHADERS,
         attach::SHADERS,
     ]
     .concat()

@@ -133,6 +133,11 @@ impl WeightTable {
         self.specs.iter().position(|spec| spec.name == name)
     }
 
+    /// Position of W_Q, W_K, W_V or W_O of a layer, whether or not several query heads share its heads.
+    pub fn attention(&self, layer: usize, which: &str) -> Option<usize> {
+        ["", "_"].iter().find_map(|mark| self.find(&format!("blocks.{layer}.attn.{mark}W_{which}")))
+    }
+
     /// Elements of one replica, gaps included.
     pub fn len(&self) -> usize {
         self.len

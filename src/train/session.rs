@@ -98,7 +98,8 @@ impl Session {
         let grads = tape.backward(loss, &model.weights)?;
 
         let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
-        let mut attach = Attach::new(&mut tape, &model, config.task.as_ref(), &feed, &train, piece, &config.measure);
+        let (task, measure) = (config.task.as_ref(), &config.measure);
+        let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, piece, measure);
         for instrument in instrument::registry() {
             instrument.attach(&mut attach)?;
         }

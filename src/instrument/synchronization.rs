@@ -1,0 +1,451 @@
+//! Synchronization of the heads of a layer: how alike they are in what they look at, in what pulls on
+//! their weights, and in how these move. Definitions: Verma 2026 (2605.20441), each also with the mean
+//! pattern removed, because patterns are positive and heads without any relation look alike.
+
+use super::attention::{Cosines, HeadEntropy, pattern_products};
+use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateNorms};
+use crate::autograd::check::Build;
+use crate::autograd::op::misfit;
+use crate::autograd::ops::{ActFn, Activation, GatherRows, sum_columns};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{Knob, Params, Shader, Tensor};
+use crate::task::count_targets;
+
+/// `sync.similarity`, `sync.participation`, `sync.entropy_spread`, `sync.gradient`, `sync.drift`.
+pub(super) struct Synchronization;
+
+const CARDS: &[Card] = &[
+    Card {
+        name: "sync.similarity",
+        formula: "mean over pairs of heads of cos(vec A_h, vec A_h'), over the queries whose prediction counts",
+        unit: "1",
+        axes: "site: hook_pattern, layer, index: 0 as it is, 1 without each head's mean pattern over examples",
+        cost: CostClass::L,
+        every: 10,
+        control: "index 1, which is 0 for heads without relation; short sequences give index 0 near 0.9 then",
+        source: "Verma 2026 (2605.20441), whose value is the mean over layers",
+        not_for: "predicting grokking: its author found nothing beyond clock, loss and norm",
+    },
+    Card {
+        name: "sync.participation",
+        formula: "(P - 1) / (H - 1), P = (Σ λ)² / Σ λ² over the eigenvalues of the H x H products of vec A_h",
+        unit: "1",
+        axes: "site: hook_pattern, layer, index: 0 as it is, 1 without each head's mean pattern over examples",
+        cost: CostClass::L,
+        every: 10,
+        control: "0 for equal heads, 1 for orthogonal heads of equal size",
+        source: "Verma 2026 (2605.20441), whose value is the mean over layers of index 1",
+        not_for: "counting circuits: a head whose pattern hardly varies hardly enters index 1",
+    },
+    Card {
+        name: "sync.entropy_spread",
+        formula: "population standard deviation over heads of attention_entropy",
+        unit: "nats",
+        axes: "site: hook_pattern, layer",
+        cost: CostClass::L,
+        every: 10,
+        control: "0 for equal heads, and for heads that all look everywhere alike",
+        source: "Verma 2026 (2605.20441), whose value is the mean over layers",
+        not_for: "specialization by itself: heads of equal entropy may look at different places",
+    },
+    Card {
+        name: "sync.gradient",
+        formula: "cos(∂L/∂W_h, ∂L/∂W_h'), W_h = (W_Q, W_K, W_V, W_O) of a head",
+        unit: "1",
+        axes: "site: attn, layer, index: pair (h, h') with h < h', row by row",
+        cost: CostClass::L,
+        every: 10,
+        control: "0 ± 1/√n for unrelated directions of n numbers; 1 for heads that started equal",
+        source: "definition; before clipping",
+        not_for: "small parts: whichever of the four has the largest gradient decides. Heads that share keys and values share those gradients",
+    },
+    Card {
+        name: "sync.drift",
+        formula: "cos(ΔW_h, ΔW_h'), ΔW = W(t+1) - W(t) of the same, decay included",
+        unit: "1",
+        axes: "site: attn, layer, index: pair (h, h') with h < h', row by row",
+        cost: CostClass::L,
+        every: 10,
+        control: "sync.gradient; under strong decay ΔW follows -W, whose cosines between heads are near 0",
+        source: "definition",
+        not_for: "the path: it is one step, and steps may undo each other",
+    },
+];
+
+const OF_PATTERNS: &[&str] = &["sync.similarity", "sync.participation", "sync.entropy_spread"];
+
+impl Instrument for Synchronization {
+    fn name(&self) -> &'static str {
+        "sync"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let heads = cx.model.config.n_heads;
+        if heads == 1 {
+            return Ok(());
+        }
+        for layer in 0..cx.model.config.n_layers {
+            if let Some(every) = cx.cadence_of(self, OF_PATTERNS) {
+                let site = format!("blocks.{layer}.attn.hook_pattern");
+                let pattern = cx.train.forward.hook(&site)?;
+                let (targets, count) = (cx.train.batch.targets, cx.train.batch.count);
+                let found = cx.tape.at_cadence(every, |tape| synchrony(tape, pattern, targets, count))?;
+                let label = |index| Label { layer: layer as i32, head: -1, index };
+                cx.record(self, "sync.similarity", &site, found, 0, vec![label(0), label(1)]);
+                cx.record(self, "sync.participation", &site, found, 2, vec![label(0), label(1)]);
+                cx.record(self, "sync.entropy_spread", &site, found, 4, vec![label(-1)]);
+            }
+            let model = cx.model;
+            let places: Vec<usize> =
+                ["Q", "K", "V", "O"].iter().filter_map(|w| model.table.attention(layer, w)).collect();
+            if let Some(every) = cx.cadence_of(self, &["sync.gradient"]) {
+                let grads: Vec<Var> = places.iter().filter_map(|at| cx.grads[*at]).collect();
+                let found = cx.tape.at_cadence(every, |tape| head_cosines(tape, &grads, &[], heads))?;
+                self.record_pairs(cx, Presence::Always, "sync.gradient", layer, found);
+            }
+            if let Some(every) = cx.cadence_of(self, &["sync.drift"]) {
+                for at in places {
+                    cx.keep(every, model.weights[at])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_to_update(&self, cx: &mut Attach<'_>, _norms: &UpdateNorms) -> Result<()> {
+        let (model, heads) = (cx.model, cx.model.config.n_heads);
+        let Some(every) = cx.cadence_of(self, &["sync.drift"]).filter(|_| heads > 1) else { return Ok(()) };
+        for layer in 0..model.config.n_layers {
+            let weights = ["Q", "K", "V", "O"].iter().filter_map(|w| model.table.attention(layer, w));
+            let (after, before): (Vec<Var>, Vec<Var>) =
+                weights.map(|at| model.weights[at]).filter_map(|w| Some((w, cx.kept(w)?))).unzip();
+            let found = cx.tape.at_cadence(every, |tape| head_cosines(tape, &after, &before, heads))?;
+            self.record_pairs(cx, Presence::InUpdates, "sync.drift", layer, found);
+        }
+        Ok(())
+    }
+}
+
+impl Synchronization {
+    fn record_pairs(&self, cx: &mut Attach<'_>, presence: Presence, name: &str, layer: usize, cosines: Var) {
+        let pairs = cx.tape.shape(cosines).len() as i32;
+        let labels = (0..pairs).map(|index| Label { layer: layer as i32, head: -1, index }).collect();
+        cx.record_where(presence, self, name, &format!("blocks.{layer}.attn"), cosines, 0, labels);
+    }
+}
+
+/// Similarity, plain and centred, participation, plain and centred, and spread of the entropies, [5].
+fn synchrony(tape: &mut Tape, pattern: Var, targets: Var, count: Var) -> Result<Var> {
+    let products = pattern_products(tape, pattern, targets)?;
+    let entropy = tape.push1(HeadEntropy, &[pattern, targets, count])?;
+    tape.push1(HeadSynchrony, &[products, entropy])
+}
+
+/// Cosines of all pairs of heads over all numbers of tensors [H, ..], or [G, ..] where G heads serve H; of what
+/// they have moved since `before`, unless that is empty. [1, pairs].
+fn head_cosines(tape: &mut Tape, tensors: &[Var], before: &[Var], heads: usize) -> Result<Var> {
+    let inputs = tensors.iter().chain(before).map(|x| per_head(tape, *x, heads)).collect::<Result<Vec<_>>>()?;
+    let products = tape.push1(HeadProducts { moved: !before.is_empty() }, &inputs)?;
+    tape.push1(Cosines, &[products])
+}
+
+/// A tensor [G, ..] as one row for each of H query heads, H / G of which share a row: [H, n].
+fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
+    let groups = tape.shape(x).dims[0];
+    let rows = tape.reshape(x, &[groups, tape.shape(x).len() / groups])?;
+    if groups == heads {
+        return Ok(rows);
+    }
+    let index: Vec<u32> = (0..heads).map(|h| (h * groups / heads) as u32).collect();
+    let index = tape.constant_u32(&[heads], &index);
+    tape.push1(GatherRows, &[rows, index])
+}
+
+crate::gpu::params! {
+    struct ProductParams {
+        heads: u32, n: u32, chunk: u32, first: u32, x_replica: u32, before_replica: u32, out_replica: u32,
+    }
+}
+static HEAD_PRODUCTS: Shader = Shader {
+    name: "instrument/head_products",
+    source: include_str!("../../shaders/instrument/head_products.wgsl"),
+    knobs: &[Knob { name: "MOVED", values: &[0, 1] }],
+    params: ProductParams::FIELDS,
+};
+crate::gpu::params! {
+    struct SynchronyParams { heads: u32, x_replica: u32, entropy_replica: u32, out_replica: u32 }
+}
+static HEAD_SYNCHRONY: Shader = Shader {
+    name: "instrument/head_synchrony",
+    source: include_str!("../../shaders/instrument/head_synchrony.wgsl"),
+    knobs: &[],
+    params: SynchronyParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
+
+/// y [1, H, H], upper triangle: products of two heads' numbers, summed over all of the inputs [H, n]. Where
+/// `moved`, the second half of the inputs is what is subtracted from the first.
+struct HeadProducts {
+    moved: bool,
+}
+
+impl HeadProducts {
+    /// Tensors, and what is subtracted from each.
+    fn pairs<'a, T>(&self, inputs: &'a [T]) -> impl Iterator<Item = (&'a T, Option<&'a T>)> {
+        let (x, before) = inputs.split_at(if self.moved { inputs.len() / 2 } else { inputs.len() });
+        x.iter().enumerate().map(|(at, x)| (x, before.get(at)))
+    }
+}
+
+impl Op for HeadProducts {
+    fn name(&self) -> &'static str {
+        "head products"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let heads = inputs[0].rows().0;
+        let fits = |(x, before): (&&Shape, Option<&&Shape>)| {
+            x.rows().0 == heads && self.moved == before.is_some_and(|b| b.len() == x.len())
+        };
+        if !self.pairs(inputs).all(fits) {
+            let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
+            return Err(misfit("head products", format!("{dims:?} do not fit")));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1, heads, heads]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        const CHUNK: usize = 2048;
+        let heads = outputs[0].dims[1];
+        let chunks = |x: &Tensor| (x.len() / heads).div_ceil(CHUNK);
+        let all: usize = self.pairs(inputs).map(|(x, _)| chunks(x)).sum();
+        let partial = cx.scratch(&[all, heads * heads]);
+        let mut first = 0;
+        for (x, before) in self.pairs(inputs) {
+            let params = ProductParams {
+                heads: heads as u32,
+                n: (x.len() / heads) as u32,
+                chunk: CHUNK as u32,
+                first: first as u32,
+                x_replica: x.replica_stride,
+                before_replica: before.map_or(0, |t| t.replica_stride),
+                out_replica: partial.replica_stride,
+            };
+            let tensors: Vec<&Tensor> = [x, &partial].into_iter().chain(before).collect();
+            let grid = [chunks(x) as u32, heads as u32, heads as u32 * cx.replicas];
+            cx.dispatch(&HEAD_PRODUCTS, &[u32::from(self.moved)], &params, &tensors, grid)?;
+            first += chunks(x);
+        }
+        sum_columns(cx, &partial, all, heads * heads, &outputs[0])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let heads = inputs[0].rows().0;
+        let mut out = Array::zeros(&[1, heads, heads]);
+        for (x, before) in self.pairs(inputs) {
+            let (_, n) = x.rows();
+            let number = |h: usize, i: usize| x.data[h * n + i] - before.map_or(0.0, |b| b.data[h * n + i]);
+            for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
+                out.data[h * heads + g] += (0..n).map(|i| number(h, i) * number(g, i)).sum::<f64>();
+            }
+        }
+        vec![out]
+    }
+}
+
+/// y [5]: mean cosine of the pairs in each of two tables of products, normed participation ratio of each, and
+/// population standard deviation of the entropies. Inputs: products [2, H, H], upper triangle, entropies [H].
+struct HeadSynchrony;
+
+impl Op for HeadSynchrony {
+    fn name(&self) -> &'static str {
+        "head synchrony"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let heads = inputs[1].len();
+        if heads < 2 || inputs[0].len() != 2 * heads * heads {
+            return Err(misfit("head synchrony", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[5]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = SynchronyParams {
+            heads: inputs[1].len() as u32,
+            x_replica: inputs[0].replica_stride,
+            entropy_replica: inputs[1].replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&HEAD_SYNCHRONY, &[], &params, &tensors, [1, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let h = inputs[1].data.len();
+        let ratio = |a: f64, d: f64| if d == 0.0 { 0.0 } else { a / d };
+        let (mut similarity, mut participation) = (Vec::new(), Vec::new());
+        for table in inputs[0].data.chunks_exact(h * h) {
+            let pairs: Vec<(usize, usize)> = (0..h).flat_map(|a| (a + 1..h).map(move |b| (a, b))).collect();
+            let size = |a: usize| table[a * h + a];
+            let cosines = pairs.iter().map(|(a, b)| ratio(table[a * h + b], (size(*a) * size(*b)).sqrt()));
+            similarity.push(cosines.sum::<f64>() / pairs.len() as f64);
+            let trace: f64 = (0..h).map(size).sum();
+            let squares = (0..h).map(|a| size(a).powi(2)).sum::<f64>()
+                + pairs.iter().map(|(a, b)| 2.0 * table[a * h + b].powi(2)).sum::<f64>();
+            participation.push(if trace == 0.0 { 0.0 } else { (trace * trace / squares - 1.0) / (h as f64 - 1.0) });
+        }
+        let mean = inputs[1].data.iter().sum::<f64>() / h as f64;
+        let variance = inputs[1].data.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / h as f64;
+        vec![Array::new(&[5], [similarity, participation, vec![variance.sqrt()]].concat())]
+    }
+}
+
+pub(super) const CHECKS: &[(&str, Build)] = &[
+    ("head synchrony", |c| {
+        let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
+        let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
+        let count = count_targets(&mut c.tape, targets, 1)?;
+        Ok((vec![synchrony(&mut c.tape, pattern, targets, count)?], Vec::new()))
+    }),
+    ("head products", |c| {
+        let [a, b, before_a, before_b] = [[4, 700], [2, 31], [4, 700], [2, 31]].map(|dims| c.owned(&dims));
+        let still = head_cosines(&mut c.tape, &[a, b], &[], 4)?;
+        Ok((vec![still, head_cosines(&mut c.tape, &[a, b], &[before_a, before_b], 4)?], Vec::new()))
+    }),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::{Case, SIZES, gpus};
+    use crate::autograd::ops::{Attention, IGNORE};
+
+    /// The five numbers of a pattern [B, H, Tq, T], all of whose last queries count.
+    fn synchrony_of(case: &mut Case, pattern: Var) -> Var {
+        let batch = case.tape.shape(pattern).dims[0];
+        let targets = case.tape.constant_u32(&[batch], &vec![1; batch]);
+        let count = count_targets(&mut case.tape, targets, 1).unwrap();
+        synchrony(&mut case.tape, pattern, targets, count).unwrap()
+    }
+
+    /// A pattern with one query in each example: `entry(example, head, key)`.
+    fn planted(case: &mut Case, dims: [usize; 3], entry: impl Fn(usize, usize, usize) -> f32) -> Var {
+        let [b, h, t] = dims;
+        let data: Vec<f32> = (0..b * h * t).map(|at| entry(at / (h * t), at / t % h, at % t)).collect();
+        case.tape.constant(&[b, h, 1, t], &data)
+    }
+
+    fn expect(pattern: impl Fn(&mut Case) -> Var, expected: [f64; 5]) {
+        let mut case = Case::new("planted heads");
+        let pattern = pattern(&mut case);
+        let found = synchrony_of(&mut case, pattern);
+        for gpu in gpus() {
+            for replica in &case.run(gpu, &[found]).unwrap()[0] {
+                for (at, (value, expected)) in replica.iter().zip(expected).enumerate() {
+                    // A few roundings of sums of up to 64 equal terms.
+                    assert!((f64::from(*value) - expected).abs() < 2e-6, "{at}: {value} instead of {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn synchrony_matches_its_reference() {
+        for (b, tq, t, h) in [(31, 1, 3, 2), (64, 3, 3, 3), (257, 1, 5, 4), (40, 31, 31, 8)] {
+            for own in [false, true] {
+                let mut case = Case::new(&format!("synchrony b{b} tq{tq} t{t} h{h}, own targets {own}"));
+                let [q, k] = [tq, t].map(|n| case.owned(&[b, n, h, 4]));
+                let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
+                let targets = case.indices(&[if own { b * tq } else { b }], 7, true);
+                let count = count_targets(&mut case.tape, targets, 1).unwrap();
+                let found = synchrony(&mut case.tape, pattern, targets, count).unwrap();
+                // Centring subtracts numbers of order 1 from each other.
+                case.agree(&[found], 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn cosines_over_several_tensors_match_their_reference() {
+        for n in SIZES.into_iter().chain([2048, 5000]) {
+            for (heads, groups) in [(2, 2), (3, 1), (8, 4)] {
+                let mut case = Case::new(&format!("head cosines n{n} h{heads} g{groups}"));
+                let tensors = [case.owned(&[heads, n, 3]), case.owned(&[groups, 3, n])];
+                let before = [case.owned(&[heads, n, 3]), case.owned(&[groups, 3, n])];
+                let still = head_cosines(&mut case.tape, &tensors, &[], heads).unwrap();
+                let moved = head_cosines(&mut case.tape, &tensors, &before, heads).unwrap();
+                // Cosines are of order 1/√n, sums of terms of either sign.
+                case.agree(&[still, moved], 2e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_heads_are_alike_in_everything() {
+        let vary = |b: usize, k: usize| 0.1 + 0.3 * ((b * 5 + k * 3) % 7) as f32 / 7.0;
+        let pattern = |case: &mut Case| {
+            planted(case, [64, 4, 3], |b, _, k| if k == 2 { 1.0 - vary(b, 0) - vary(b, 1) } else { vary(b, k) })
+        };
+        expect(pattern, [1.0, 1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn heads_that_look_at_different_keys_are_orthogonal() {
+        // They never vary, so nothing is left without their mean.
+        let pattern = |case: &mut Case| planted(case, [64, 4, 5], |_, h, k| f32::from(u8::from(k == h)));
+        expect(pattern, [0.0, 0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn heads_that_vary_independently_are_alike_only_before_centring() {
+        // Walsh functions of the example decide between two keys: products are 16 (1 + δ) of 32, centred 16 δ.
+        let sign = |b: usize, h: usize| (b & (1 << h)).count_ones() as usize % 2;
+        let pattern = |case: &mut Case| planted(case, [32, 4, 2], |b, h, k| f32::from(u8::from(sign(b, h) == k)));
+        let plain = 16.0 / (4.0 + 12.0 / 4.0);
+        expect(pattern, [0.5, 0.0, (plain - 1.0) / 3.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_spread_is_half_of_ln_n_where_half_of_the_heads_look_everywhere() {
+        let pattern = |case: &mut Case| {
+            planted(case, [64, 4, 4], |_, h, k| if h % 2 == 0 { 0.25 } else { f32::from(u8::from(k == 0)) })
+        };
+        let mut case = Case::new("half uniform");
+        let pattern = pattern(&mut case);
+        let found = synchrony_of(&mut case, pattern);
+        for gpu in gpus() {
+            let value = f64::from(case.run(gpu, &[found]).unwrap()[0][0][4]);
+            assert!((value - 4f64.ln() / 2.0).abs() < 1e-6, "{value}");
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_count_change_nothing() {
+        let values = |padded: bool| {
+            let mut case = Case::new("padded heads");
+            let (b, n) = (40, if padded { 100 } else { 40 });
+            let entry = |b: usize, h: usize| 0.1 + 0.8 * ((b * (h + 3) * 7 + h) % 11) as f32 / 11.0;
+            let pattern = planted(&mut case, [n, 3, 2], |e, h, k| {
+                let a = entry(if e < b { e } else { 0 }, h);
+                if k == 0 { a } else { 1.0 - a }
+            });
+            let targets: Vec<u32> = (0..n).map(|e| if e < b { 1 } else { IGNORE }).collect();
+            let targets = case.tape.constant_u32(&[n], &targets);
+            let count = count_targets(&mut case.tape, targets, 1).unwrap();
+            let found = synchrony(&mut case.tape, pattern, targets, count).unwrap();
+            gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap()[0][0].clone()).collect::<Vec<_>>()
+        };
+        for (alone, padded) in values(false).iter().zip(values(true)) {
+            for (a, b) in alone.iter().zip(padded) {
+                // Sums are cut into other chunks: a few roundings, where 0.1 is the smallest of the five.
+                assert!((a - b).abs() <= 2e-6, "{a} and {b}");
+            }
+        }
+    }
+}
