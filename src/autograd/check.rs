@@ -58,6 +58,12 @@ impl Case {
         self.inputs.push((var, data));
     }
 
+    /// Gives an input that was declared on the tape by others these values, in every replica.
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, var: Var, values: Vec<f32>) {
+        self.inputs.push((var, vec![values; REPLICAS as usize]));
+    }
+
     /// A normal input that each replica has its own copy of.
     pub(crate) fn owned(&mut self, dims: &[usize]) -> Var {
         self.random(dims, true)

@@ -101,9 +101,10 @@ pub(super) fn pattern_products(tape: &mut Tape, pattern: Var, targets: Var) -> R
 }
 
 crate::gpu::params! {
-    struct PatternParams {
+    /// Dimensions of a pattern, and the strides of what belongs to it.
+    pub(super) struct PatternParams {
         batch: u32, heads: u32, queries: u32, keys: u32, chunk: u32, own: u32, x_replica: u32, targets_replica: u32,
-        counts_replica: u32, sums_replica: u32, out_replica: u32,
+        counts_replica: u32, sums_replica: u32, tokens_replica: u32, out_replica: u32,
     }
 }
 static HEAD_ENTROPY: Shader = Shader {
@@ -141,7 +142,7 @@ const CHUNK: usize = 2048;
 const EXAMPLES: usize = 128;
 
 /// Dimensions of a pattern, and the strides of what belongs to it.
-fn params(
+pub(super) fn params(
     dims: [usize; 4],
     own: bool,
     chunk: usize,
@@ -159,21 +160,22 @@ fn params(
         targets_replica: stride(targets),
         counts_replica: stride(counts),
         sums_replica: stride(sums),
+        tokens_replica: 0,
         out_replica: stride(out),
     }
 }
 
-fn four(dims: &[usize]) -> Result<[usize; 4]> {
+pub(super) fn four(dims: &[usize]) -> Result<[usize; 4]> {
     dims.try_into().map_err(|_| misfit("pattern", format!("{dims:?} is not [B, H, Tq, T]")))
 }
 
 /// Whether each query has a target of its own: else only the last query of each example counts.
-fn own_targets(dims: [usize; 4], targets: usize) -> bool {
+pub(super) fn own_targets(dims: [usize; 4], targets: usize) -> bool {
     targets == dims[0] * dims[2]
 }
 
 /// Whether a query's prediction counts, for references.
-fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bool {
+pub(super) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bool {
     let [_, _, queries, _] = dims;
     let target = match own_targets(dims, targets.data.len()) {
         true => targets.data[example * queries + query],

@@ -9,6 +9,7 @@ mod dominant;
 mod fourier;
 mod fourier_ops;
 mod geometry;
+mod induction;
 mod irreps;
 mod losses;
 mod norms;
@@ -89,7 +90,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 11] {
+pub fn registry() -> [&'static dyn Instrument; 14] {
     [
         &losses::Train,
         &losses::Test,
@@ -102,17 +103,21 @@ pub fn registry() -> [&'static dyn Instrument; 11] {
         &irreps::IrrepPower,
         &geometry::Geometry,
         &synchronization::Synchronization,
+        &induction::Induction,
+        &induction::Probe,
+        &induction::InContext,
     ]
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 6] = [
+pub(crate) const CHECKS: [&[(&str, Build)]; 7] = [
     attention::CHECKS,
     fourier_ops::CHECKS,
     ablation_ops::CHECKS,
     dominant::CHECKS,
     geometry::CHECKS,
     synchronization::CHECKS,
+    induction::CHECKS,
 ];
 
 /// Every kernel of the instruments.
@@ -125,6 +130,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         dominant::SHADERS,
         geometry::SHADERS,
         synchronization::SHADERS,
+        induction::SHADERS,
         attach::SHADERS,
     ]
     .concat()

@@ -155,7 +155,7 @@ fn head_cosines(tape: &mut Tape, tensors: &[Var], before: &[Var], heads: usize) 
 }
 
 /// A tensor [G, ..] as one row for each of H query heads, H / G of which share a row: [H, n].
-fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
+pub(super) fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
     let groups = tape.shape(x).dims[0];
     let rows = tape.reshape(x, &[groups, tape.shape(x).len() / groups])?;
     if groups == heads {

@@ -220,6 +220,23 @@ fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
     Ok(Batch { targets, count, ..batch })
 }
 
+impl Batch {
+    /// The token at each place, [B * T].
+    ///
+    /// # Errors
+    /// Where the rows do not fit each other.
+    pub fn tokens(&self, tape: &mut Tape) -> Result<Var> {
+        match self.rows {
+            Rows::Each { tokens } => Ok(tokens),
+            Rows::Distinct { tokens, index, .. } => {
+                let pairs = tape.shape(tokens).len();
+                let table = tape.reshape(tokens, &[pairs, 1])?;
+                tape.push1(TakeRows, &[table, index])
+            }
+        }
+    }
+}
+
 fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usize) -> Result<Vec<Batch>> {
     let longest = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let counts: Vec<usize> = lists.iter().map(|ids| examples.counted(ids)).collect();

@@ -1,0 +1,630 @@
+//! Induction: where heads look relative to what was read before, on the training batch and on repeated random
+//! tokens, and what models gain from context. Definitions: Olsson et al. 2022, detectors of TransformerLens.
+
+use super::attention::{PatternParams, counts, four, own_targets, params};
+use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
+use crate::autograd::check::Build;
+use crate::autograd::op::misfit;
+use crate::autograd::ops::{ActFn, Activation, Add, ColumnSum, sum_columns};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
+use crate::model::{Forward, Model, ReadOut, Rows};
+use crate::task::{Batch, count_targets};
+
+/// `previous_token_score`, `duplicate_token_score`, `prefix_matching_score`.
+pub(super) struct Induction;
+
+/// The same on repeated random tokens, and `in_context_learning_score.probe`.
+pub(super) struct Probe;
+
+/// `in_context_learning_score`.
+pub(super) struct InContext;
+
+const PREVIOUS: &str = "mean over queries i ≥ 1 of A_i,i-1";
+const DUPLICATE: &str = "mean of Σ_j<i A_ij [token j = token i] over queries whose token stood before";
+const PREFIX: &str = "mean of Σ_j<i A_i,j+1 [token j = token i] over queries whose token stood before";
+const AXES: &str = "site: hook_pattern, layer, head with index 0; head -1 with index 1: uniform attention";
+const CHANCE: &str = "index 1: what attention spread evenly over the visible keys would score on the same queries";
+const DETECTORS: &str = "Olsson et al. 2022; Σ(pattern mask) / Σ pattern of TransformerLens, over queries with a mask";
+const REPEATS: &str =
+    "the same on 16 times up to 25 random tokens, all different, repeated up to 4 times behind token 0";
+
+const fn score(name: &'static str, formula: &'static str, not_for: &'static str) -> Card {
+    Card {
+        name,
+        formula,
+        unit: "1",
+        axes: AXES,
+        cost: CostClass::L,
+        every: 10,
+        control: CHANCE,
+        source: DETECTORS,
+        not_for,
+    }
+}
+
+const fn probe(name: &'static str, formula: &'static str, not_for: &'static str) -> Card {
+    Card { cost: CostClass::M, every: 100, source: REPEATS, ..score(name, formula, not_for) }
+}
+
+const CARDS: &[Card] = &[
+    score("previous_token_score", PREVIOUS, "a function: a head may look back and write nothing"),
+    score(
+        "duplicate_token_score",
+        DUPLICATE,
+        "comparing tasks: the queries whose prediction counts are those of the training batch",
+    ),
+    score(
+        "prefix_matching_score",
+        PREFIX,
+        "induction by itself: in text what follows a token is often the token again, and looking is not copying",
+    ),
+];
+
+const PROBE_CARDS: &[Card] = &[
+    probe("previous_token_score.probe", PREVIOUS, "a function: a head may look back and write nothing"),
+    probe("duplicate_token_score.probe", DUPLICATE, "models of a vocabulary or context too small for two rounds"),
+    probe("prefix_matching_score.probe", PREFIX, "natural text: random tokens are far from what such a model has seen"),
+    Card {
+        name: "in_context_learning_score.probe",
+        formula: "mean loss of the last round of the repeated tokens - mean loss of the first",
+        unit: "nats",
+        axes: "none",
+        cost: CostClass::M,
+        every: 100,
+        control: "0: the second time is no easier than the first",
+        source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
+        not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
+    },
+];
+
+const CONTEXT_CARDS: &[Card] = &[Card {
+    name: "in_context_learning_score",
+    formula: "mean test loss at the late position - at the early one: tokens 500 and 50, or T and T/10 where T < 500",
+    unit: "nats",
+    axes: "index: the late position, from 1",
+    cost: CostClass::M,
+    every: 100,
+    control: "0: a late token is no easier. Below -0.15 it is more than models without induction reach",
+    source: "Olsson et al. 2022",
+    not_for: "few test sequences: it is the difference of two means over one position each",
+}];
+
+impl Instrument for Induction {
+    fn name(&self) -> &'static str {
+        "induction"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let Some(every) = cx.cadence(self) else { return Ok(()) };
+        let (model, train) = (cx.model, cx.train);
+        let scores = cx.tape.at_cadence(every, |tape| {
+            let tokens = train.batch.tokens(tape)?;
+            all_scores(tape, model, &train.forward, tokens, train.batch.targets, train.batch.size)
+        })?;
+        record_scores(self, cx, &scores);
+        Ok(())
+    }
+}
+
+impl Instrument for Probe {
+    fn name(&self) -> &'static str {
+        "induction_probe"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        PROBE_CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let (Some(every), Some(repeats)) = (cx.cadence(self), Repeats::fitting(cx.model, cx.piece)) else {
+            return Ok(());
+        };
+        let model = cx.model;
+        let (scores, gap) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model))?;
+        record_scores(self, cx, &scores);
+        if let Some(gap) = gap {
+            cx.record(self, "in_context_learning_score.probe", "logits", gap, 0, vec![Label::NONE]);
+        }
+        Ok(())
+    }
+}
+
+impl Instrument for InContext {
+    fn name(&self) -> &'static str {
+        "in_context"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        CONTEXT_CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let (Some(every), shape) = (cx.cadence(self), cx.task.shape()) else { return Ok(()) };
+        let late = shape.seq.min(500);
+        if shape.read == ReadOut::Last || late < 10 {
+            return Ok(());
+        }
+        let (feed, model, piece) = (cx.feed, cx.model, cx.piece);
+        let gap = cx.tape.at_cadence(every, |tape| {
+            let batches = feed.test_batches(tape, piece)?;
+            let passes = batches.into_iter().map(|batch| Pass::new(tape, model, batch, shape.read));
+            let passes = passes.collect::<Result<Vec<_>>>()?;
+            gap(tape, &passes, [late / 10 - 1..late / 10, late - 1..late])
+        })?;
+        let label = Label { index: late as i32, ..Label::NONE };
+        cx.record_where(Presence::WhereNotZero, self, "in_context_learning_score", "logits", gap, 0, vec![label]);
+        Ok(())
+    }
+}
+
+/// Declares the scores [3, H + 1] of every layer. What no query has a place for is 0 and has no row.
+fn record_scores(instrument: &dyn Instrument, cx: &mut Attach<'_>, scores: &[Var]) {
+    let heads = cx.model.config.n_heads;
+    for (layer, found) in (0..).zip(scores) {
+        let site = format!("blocks.{layer}.attn.hook_pattern");
+        let chance = Label { layer, head: -1, index: 1 };
+        let labels: Vec<Label> =
+            (0..heads as i32).map(|head| Label { layer, head, index: 0 }).chain([chance]).collect();
+        for (at, card) in instrument.cards()[..3].iter().enumerate() {
+            let (first, labels) = (at * (heads + 1), labels.clone());
+            cx.record_where(Presence::WhereNotZero, instrument, card.name, &site, *found, first, labels);
+        }
+    }
+}
+
+/// Scores [3, H + 1] of the patterns of every layer.
+fn all_scores(
+    tape: &mut Tape,
+    model: &Model,
+    forward: &Forward,
+    tokens: Var,
+    targets: Var,
+    batch: usize,
+) -> Result<Vec<Var>> {
+    let counts = tape.push1(MatchCounts { batch }, &[tokens, targets])?;
+    let patterns = (0..model.config.n_layers).map(|layer| forward.hook(&format!("blocks.{layer}.attn.hook_pattern")));
+    patterns.map(|pattern| tape.push1(MatchScores, &[pattern?, tokens, targets, counts])).collect()
+}
+
+/// Mean loss at the later of two stretches of positions minus that at the earlier, over all pieces of a set, [1].
+fn gap(tape: &mut Tape, passes: &[Pass], [early, late]: [std::ops::Range<usize>; 2]) -> Result<Var> {
+    let mut totals: Option<[Var; 2]> = None;
+    for pass in passes {
+        let (size, seq) = (pass.batch.size, pass.batch.seq);
+        let losses = tape.reshape(pass.loss, &[size, seq])?;
+        let parts = [tape.push1(ColumnSum, &[losses])?, count_targets(tape, pass.batch.targets, seq)?];
+        totals = Some(match totals {
+            Some([sums, counts]) => [tape.push1(Add, &[sums, parts[0]])?, tape.push1(Add, &[counts, parts[1]])?],
+            None => parts,
+        });
+    }
+    let totals = totals.ok_or_else(|| misfit("position gap", "an empty test set"))?;
+    tape.push1(PositionGap { early, late }, &totals)
+}
+
+/// Random tokens, all different, that are repeated behind token 0, which stands nowhere else.
+struct Repeats {
+    sequences: usize,
+    period: usize,
+    rounds: usize,
+}
+
+impl Repeats {
+    /// As many rounds of 25 tokens as fit, 4 at most; of fewer where context or vocabulary is small; `None` where
+    /// there is no room for two rounds of two tokens.
+    fn fitting(model: &Model, piece: usize) -> Option<Self> {
+        let room = model.config.n_ctx - 1;
+        let period = (room / 2).min(model.config.d_vocab - 1).min(25);
+        (period >= 2).then(|| Self { sequences: piece.min(16), period, rounds: (room / period).min(4) })
+    }
+
+    fn seq(&self) -> usize {
+        1 + self.period * self.rounds
+    }
+
+    /// Tokens and next tokens of all sequences, the same in every run.
+    fn draw(&self, vocabulary: usize) -> (Vec<u32>, Vec<u32>) {
+        let orders: Vec<Vec<u32>> = (0..self.sequences as u64)
+            .map(|number| Philox::new(number, Stream::Probe, 1).permutation(vocabulary as u32 - 1))
+            .collect();
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        for order in &orders {
+            let repeated = |t: usize| 1 + order[t % self.period];
+            tokens.push(0);
+            tokens.extend((1..self.seq()).map(|t| repeated(t - 1)));
+            targets.extend((0..self.seq()).map(repeated));
+        }
+        (tokens, targets)
+    }
+
+    /// Scores of every layer, and what the last round's loss is above the first's where the model predicts tokens.
+    fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Option<Var>)> {
+        let (size, seq) = (self.sequences, self.seq());
+        let (tokens, targets) = self.draw(model.config.d_vocab);
+        let [tokens, targets] = [tokens, targets].map(|data| tape.constant_u32(&[size * seq], &data));
+        let count = tape.constant(&[1], &[(size * seq) as f32]);
+        let batch = Batch { rows: Rows::Each { tokens }, targets, count, size, seq };
+        let pass = Pass::new(tape, model, batch, ReadOut::All)?;
+        let scores = all_scores(tape, model, &pass.forward, tokens, targets, size)?;
+        // Position t asks for repeated token number t: the first round's are asked for at 0 to period - 1.
+        let rounds = [0..self.period, seq - self.period..seq];
+        let known = model.config.d_vocab_out >= model.config.d_vocab;
+        Ok((scores, known.then(|| gap(tape, &[pass], rounds)).transpose()?))
+    }
+}
+
+static MATCH_COUNTS: Shader = Shader {
+    name: "instrument/match_counts",
+    source: include_str!("../../shaders/instrument/match_counts.wgsl"),
+    knobs: &[],
+    params: PatternParams::FIELDS,
+};
+static MATCH_SCORES: Shader = Shader {
+    name: "instrument/match_scores",
+    source: include_str!("../../shaders/instrument/match_scores.wgsl"),
+    knobs: &[],
+    params: PatternParams::FIELDS,
+};
+crate::gpu::params! {
+    struct GapParams {
+        early: u32, early_end: u32, late: u32, late_end: u32, sums_replica: u32, counts_replica: u32, y_replica: u32,
+    }
+}
+static POSITION_GAP: Shader = Shader {
+    name: "instrument/position_gap",
+    source: include_str!("../../shaders/instrument/position_gap.wgsl"),
+    knobs: &[],
+    params: GapParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&MATCH_COUNTS, &MATCH_SCORES, &POSITION_GAP];
+
+/// y [2]: how many queries that count have a token before them, and how many of those read a token that stood
+/// before. Inputs: tokens [B * T], targets [B * T], or `[B]` where only the last position is read out.
+struct MatchCounts {
+    batch: usize,
+}
+
+impl MatchCounts {
+    /// Dimensions of a pattern in which every position asks.
+    fn dims(&self, tokens: usize) -> [usize; 4] {
+        [self.batch, 1, tokens / self.batch, tokens / self.batch]
+    }
+}
+
+impl Op for MatchCounts {
+    fn name(&self) -> &'static str {
+        "match counts"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [tokens, targets] = inputs else { return Err(misfit("match counts", "inputs")) };
+        let dims = self.dims(tokens.len());
+        let groups = tokens.len().div_ceil(64);
+        let partial = cx.scratch(&[groups, 2]);
+        let params = PatternParams {
+            tokens_replica: tokens.replica_stride,
+            ..params(dims, own_targets(dims, targets.len()), 64, [None, Some(targets), None, None, Some(&partial)])
+        };
+        cx.dispatch(&MATCH_COUNTS, &[], &params, &[tokens, targets, &partial], grid_1d(groups as u64, cx.replicas))?;
+        sum_columns(cx, &partial, groups, 2, &outputs[0])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let dims @ [batch, _, seq, _] = self.dims(inputs[0].data.len());
+        let mut out = Array::zeros(&[2]);
+        for b in 0..batch {
+            let tokens = &inputs[0].data[b * seq..][..seq];
+            for i in (1..seq).filter(|i| counts(dims, inputs[1], b, *i)) {
+                out.data[0] += 1.0;
+                out.data[1] += f64::from(tokens[..i].contains(&tokens[i]));
+            }
+        }
+        vec![out]
+    }
+}
+
+/// y [3, H + 1]: previous-token, duplicate-token and prefix-matching score of each head, and of uniform attention;
+/// 0 where no query has one. Inputs: A [B, H, Tq, T], tokens [B * T], targets, counts [2].
+struct MatchScores;
+
+impl Op for MatchScores {
+    fn name(&self) -> &'static str {
+        "match scores"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [batch, heads, _, keys] = four(&inputs[0].dims)?;
+        if inputs[1].len() != batch * keys {
+            return Err(misfit("match scores", format!("{:?} and {} tokens", inputs[0].dims, inputs[1].len())));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[3, heads + 1]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        const CHUNK: usize = 2048;
+        let [x, tokens, targets, counts] = inputs else { return Err(misfit("match scores", "inputs")) };
+        let dims @ [_, heads, ..] = four(&x.dims)?;
+        let chunks = (x.len() / heads).div_ceil(CHUNK);
+        let partial = cx.scratch(&[chunks, outputs[0].len()]);
+        let strides = [Some(x), Some(targets), Some(counts), None, Some(&partial)];
+        let params = PatternParams {
+            tokens_replica: tokens.replica_stride,
+            ..params(dims, own_targets(dims, targets.len()), CHUNK, strides)
+        };
+        let grid = [heads as u32 + 1, chunks as u32, cx.replicas];
+        cx.dispatch(&MATCH_SCORES, &[], &params, &[x, tokens, targets, counts, &partial], grid)?;
+        sum_columns(cx, &partial, chunks, outputs[0].len(), &outputs[0])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let Ok(dims @ [batch, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
+        let mut out = Array::zeros(&[3, heads + 1]);
+        for (b, q) in (0..batch).flat_map(|b| (0..queries).map(move |q| (b, q))) {
+            let (tokens, i) = (&inputs[1].data[b * keys..][..keys], keys - queries + q);
+            if !counts(dims, inputs[2], b, q) {
+                continue;
+            }
+            for (h, k) in (0..=heads).flat_map(|h| (0..=i).map(move |k| (h, k))) {
+                let uniform = 1.0 / (i + 1) as f64;
+                let a = if h == heads { uniform } else { inputs[0].data[((b * heads + h) * queries + q) * keys + k] };
+                let found = [k + 1 == i, k < i && tokens[k] == tokens[i], k > 0 && tokens[k - 1] == tokens[i]];
+                for (kind, count) in [0, 1, 1].into_iter().enumerate().filter(|(kind, _)| found[*kind]) {
+                    out.data[kind * (heads + 1) + h] += a / inputs[3].data[count];
+                }
+            }
+        }
+        vec![out]
+    }
+}
+
+/// y `[1]` = mean over the late positions minus mean over the early ones; 0 where one of them has no row.
+/// Inputs: sums and numbers of rows at each position, [T].
+struct PositionGap {
+    early: std::ops::Range<usize>,
+    late: std::ops::Range<usize>,
+}
+
+impl Op for PositionGap {
+    fn name(&self) -> &'static str {
+        "position gap"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs.iter().any(|s| s.len() < self.early.end.max(self.late.end)) {
+            return Err(misfit("position gap", format!("{:?} in {} positions", self.late, inputs[0].len())));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = GapParams {
+            early: self.early.start as u32,
+            early_end: self.early.end as u32,
+            late: self.late.start as u32,
+            late_end: self.late.end as u32,
+            sums_replica: inputs[0].replica_stride,
+            counts_replica: inputs[1].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&POSITION_GAP, &[], &params, &tensors, [1, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let total = |x: &Array, range: &std::ops::Range<usize>| x.data[range.clone()].iter().sum::<f64>();
+        let [late, early] = [&self.late, &self.early].map(|range| [inputs[0], inputs[1]].map(|x| total(x, range)));
+        let none = late[1] == 0.0 || early[1] == 0.0;
+        vec![Array::new(&[1], vec![if none { 0.0 } else { late[0] / late[1] - early[0] / early[1] }])]
+    }
+}
+
+pub(super) const CHECKS: &[(&str, Build)] = &[
+    ("match scores", |c| {
+        let (pattern, tokens, targets) =
+            (c.owned(&[20, 4, 3, 5]), c.indices(&[100], 3, true), c.indices(&[20], 7, true));
+        let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
+        let counts = c.tape.push1(MatchCounts { batch: 20 }, &[tokens, targets])?;
+        Ok((vec![counts, c.tape.push1(MatchScores, &[pattern, tokens, targets, counts])?], Vec::new()))
+    }),
+    ("position gap", |c| {
+        let inputs = [c.owned(&[300]), c.owned(&[300])];
+        Ok((vec![c.tape.push1(PositionGap { early: 3..97, late: 200..201 }, &inputs)?], Vec::new()))
+    }),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::{Case, SIZES, gpus};
+    use crate::autograd::ops::{Attention, IGNORE};
+    use crate::model::ModelConfig;
+
+    #[test]
+    fn scores_match_their_reference() {
+        for (b, tq, t, h) in
+            [(1, 1, 1, 1), (31, 1, 3, 2), (257, 3, 3, 3), (20, 31, 31, 2), (3, 2, 257, 4), (5, 64, 64, 8)]
+        {
+            for own in [false, true] {
+                let mut case = Case::new(&format!("match scores b{b} tq{tq} t{t} h{h}, own targets {own}"));
+                let [q, k] = [tq, t].map(|n| case.owned(&[b, n, h, 4]));
+                let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
+                let tokens = case.indices(&[b * t], 5, true);
+                let all: Vec<u32> = (0..b * tq).map(|i| if i % 3 == 1 { IGNORE } else { 1 }).collect();
+                let all = case.tape.constant_u32(&[if own { b * tq } else { b }], &all[..if own { b * tq } else { b }]);
+                let counts = case.tape.constant(&[2], &[7.0, 3.0]);
+                let scores = case.tape.push1(MatchScores, &[pattern, tokens, all, counts]).unwrap();
+                // Sums of up to a few thousand positive terms, in trees.
+                case.agree(&[scores], 1e-5);
+                if tq == t {
+                    let counts = case.tape.push1(MatchCounts { batch: b }, &[tokens, all]).unwrap();
+                    case.agree(&[counts], 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gaps_match_their_reference() {
+        for n in SIZES {
+            let mut case = Case::new("position gap");
+            let sums = case.owned(&[n]);
+            let counts: Vec<f32> = (0..n).map(|t| (t % 5) as f32).collect();
+            let counts = case.tape.constant(&[n], &counts);
+            let gap = PositionGap { early: 0..n.div_ceil(3), late: n / 2..n };
+            let gap = case.tape.push1(gap, &[sums, counts]).unwrap();
+            case.agree(&[gap], 1e-5);
+        }
+    }
+
+    /// A model of two attention-only layers with two heads: those of number 0 are given, the others look everywhere
+    /// alike and write nothing. The stream holds the token, its position, and the token before.
+    fn planted(case: &mut Case) -> Model {
+        const V: usize = 11;
+        const T: usize = 25;
+        const D: usize = 2 * V + T;
+        let config = ModelConfig {
+            n_layers: 2,
+            d_model: D,
+            n_heads: 2,
+            d_head: T,
+            attn_only: true,
+            attn_biases: false,
+            unembed_bias: false,
+            d_vocab: V,
+            n_ctx: T,
+            ..ModelConfig::default()
+        };
+        let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+        // A score of 40 leaves others a share of e^-40.
+        let sharp = 40.0 * (T as f32).sqrt();
+        for (spec, var) in model.table.specs().iter().zip(&model.weights) {
+            let columns = spec.dims[spec.dims.len() - 1];
+            let ones: Vec<(usize, usize, f32)> = match spec.name.as_str() {
+                "embed.W_E" => (0..V).map(|t| (t, t, 1.0)).collect(),
+                "pos_embed.W_pos" => (0..T).map(|i| (i, V + i, 1.0)).collect(),
+                // The key of position i - 1 is what the query of position i asks for.
+                "blocks.0.attn.W_Q" => (1..T).map(|i| (V + i, i - 1, sharp)).collect(),
+                "blocks.0.attn.W_K" => (0..T).map(|i| (V + i, i, 1.0)).collect(),
+                "blocks.0.attn.W_V" | "blocks.1.attn.W_V" => (0..V).map(|t| (t, t, 1.0)).collect(),
+                "blocks.0.attn.W_O" => (0..V).map(|t| (t, V + T + t, 1.0)).collect(),
+                // A token asks for places behind itself.
+                "blocks.1.attn.W_Q" => (0..V).map(|t| (t, t, sharp)).collect(),
+                "blocks.1.attn.W_K" => (0..V).map(|t| (V + T + t, t, 1.0)).collect(),
+                "blocks.1.attn.W_O" => (0..V).map(|t| (t, t, 3.0)).collect(),
+                _ => (0..V).map(|t| (t, t, 10.0)).collect(),
+            };
+            let mut values = vec![0.0; spec.len()];
+            ones.into_iter().for_each(|(row, column, value)| values[row * columns + column] = value);
+            case.set(*var, values);
+        }
+        model
+    }
+
+    /// What uniform attention scores on repeats, by counting: previous token, duplicates, prefixes.
+    fn chance(repeats: &Repeats) -> [f64; 3] {
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let again = 1 + repeats.period..repeats.seq();
+        let stood = mean(again.map(|i| ((i - 1) / repeats.period) as f64 / (i + 1) as f64).collect());
+        [mean((1..repeats.seq()).map(|i| 1.0 / (i + 1) as f64).collect()), stood, stood]
+    }
+
+    #[test]
+    fn a_hand_built_induction_circuit_scores_one_and_other_heads_chance() {
+        let mut case = Case::new("induction circuit");
+        let model = planted(&mut case);
+        let repeats = Repeats::fitting(&model, 100).unwrap();
+        assert_eq!((repeats.sequences, repeats.period, repeats.rounds), (16, 10, 2));
+        let (scores, gap) = repeats.measure(&mut case.tape, &model).unwrap();
+        let chance = chance(&repeats);
+        for gpu in gpus() {
+            let mut found = case.run(gpu, &[scores[0], scores[1], gap.unwrap()]).unwrap();
+            let gap = found.pop().unwrap()[0][0];
+            for (layer, found) in found.iter().enumerate() {
+                for (kind, (scores, chance)) in found[0].chunks_exact(3).zip(chance).enumerate() {
+                    let [given, idle, uniform] = [scores[0], scores[1], scores[2]];
+                    // A thousand terms of order 0.1.
+                    assert!((f64::from(uniform) - chance).abs() < 1e-6, "{kind}: {uniform} instead of {chance}");
+                    assert!((idle - uniform).abs() < 1e-6, "{kind}: {idle} and {uniform}");
+                    let expected = if (layer, kind) == (0, 0) || (layer, kind) == (1, 2) { 1.0 } else { 0.0 };
+                    if kind != 0 || layer == 0 {
+                        assert!((given - expected).abs() < 1e-6, "layer {layer}, {kind}: {given}");
+                    }
+                }
+            }
+            // The second round's tokens stand 20 logits or more above the others, the first's are unknown.
+            assert!(gap < -5.0, "{gap}");
+        }
+    }
+
+    #[test]
+    fn untrained_heads_look_back_by_chance() {
+        let config = ModelConfig { d_model: 32, n_heads: 4, d_vocab: 60, n_ctx: 200, ..ModelConfig::default() };
+        let mut case = Case::new("untrained");
+        let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+        for (spec, var) in model.table.specs().iter().zip(&model.weights) {
+            case.set(*var, model.table.draw(3)[spec.offset..][..spec.len()].to_vec());
+        }
+        let repeats = Repeats::fitting(&model, 100).unwrap();
+        assert_eq!((repeats.period, repeats.rounds), (25, 4));
+        let (scores, _) = repeats.measure(&mut case.tape, &model).unwrap();
+        let chance = chance(&repeats);
+        for gpu in gpus() {
+            for (found, chance) in case.run(gpu, &scores).unwrap()[0][0].chunks_exact(5).zip(chance) {
+                for score in found {
+                    // Initial scores are far below 1, which moves no share of attention by a tenth.
+                    assert!((f64::from(*score) / chance - 1.0).abs() < 0.1, "{score} instead of {chance}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_without_room_for_two_rounds_has_no_probe() {
+        let fits = |d_vocab, n_ctx| {
+            let config = ModelConfig { d_model: 8, d_vocab, n_ctx, ..ModelConfig::default() };
+            let model = Model::new(&config.resolve().unwrap(), &mut Tape::new(1));
+            Repeats::fitting(&model, 4).map(|r| (r.sequences, r.period, r.rounds))
+        };
+        assert_eq!(fits(114, 3), None);
+        assert_eq!(fits(2, 100), None);
+        assert_eq!(fits(114, 5), Some((4, 2, 2)));
+        assert_eq!(fits(64, 64), Some((4, 25, 2)));
+        assert_eq!(fits(8, 100), Some((4, 7, 4)));
+    }
+
+    #[test]
+    fn rows_that_do_not_count_change_nothing() {
+        // The same 10 examples alone, and followed by 30 that do not count: copies of the first.
+        let values = |n: usize| {
+            let mut case = Case::new("padded matches");
+            let (t, h) = (7, 2);
+            let copied = |size: usize, values: fn(usize) -> u32| -> Vec<u32> {
+                (0..n * size).map(|at| if at < 10 * size { values(at) } else { values(at % size) }).collect()
+            };
+            let tokens = case.tape.constant_u32(&[n * t], &copied(t, |at| (at * at) as u32 % 4));
+            let pattern: Vec<f32> = copied(h * t * t, |at| at as u32 % 13).iter().map(|x| *x as f32 / 30.0).collect();
+            let pattern = case.tape.constant(&[n, h, t, t], &pattern);
+            let targets: Vec<u32> = (0..n * t).map(|i| if i < 10 * t && i % 5 != 2 { 1 } else { IGNORE }).collect();
+            let targets = case.tape.constant_u32(&[n * t], &targets);
+            let counts = case.tape.push1(MatchCounts { batch: n }, &[tokens, targets]).unwrap();
+            let scores = case.tape.push1(MatchScores, &[pattern, tokens, targets, counts]).unwrap();
+            gpus().iter().map(|gpu| case.run(gpu, &[counts, scores]).unwrap().concat().concat()).collect::<Vec<_>>()
+        };
+        for (alone, padded) in values(10).iter().zip(values(40)) {
+            for (a, b) in alone.iter().zip(padded) {
+                // Sums are cut into other chunks: a few roundings.
+                assert!(*a > 0.0 && (a - b).abs() <= 2e-6 * a, "{a} and {b}");
+            }
+        }
+    }
+}
