@@ -5,6 +5,7 @@ mod ablation;
 mod ablation_ops;
 mod attach;
 mod attention;
+mod circuits;
 mod dominant;
 mod fourier;
 mod fourier_ops;
@@ -90,7 +91,7 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 14] {
+pub fn registry() -> [&'static dyn Instrument; 16] {
     [
         &losses::Train,
         &losses::Test,
@@ -106,11 +107,13 @@ pub fn registry() -> [&'static dyn Instrument; 14] {
         &induction::Induction,
         &induction::Probe,
         &induction::InContext,
+        &circuits::Copying,
+        &circuits::Compositions,
     ]
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 7] = [
+pub(crate) const CHECKS: [&[(&str, Build)]; 8] = [
     attention::CHECKS,
     fourier_ops::CHECKS,
     ablation_ops::CHECKS,
@@ -118,6 +121,7 @@ pub(crate) const CHECKS: [&[(&str, Build)]; 7] = [
     geometry::CHECKS,
     synchronization::CHECKS,
     induction::CHECKS,
+    circuits::CHECKS,
 ];
 
 /// Every kernel of the instruments.
@@ -131,6 +135,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         geometry::SHADERS,
         synchronization::SHADERS,
         induction::SHADERS,
+        circuits::SHADERS,
         attach::SHADERS,
     ]
     .concat()
