@@ -20,7 +20,7 @@ const TOML: &str = r#"
     [schedule]
     warmup = 3
     [measure]
-    off = ["test", "fourier", "fourier_losses"]
+    off = ["test", "fourier", "fourier_losses", "ablation", "induction", "copying", "composition"]
     [measure.every]
     sync = 1
 "#;
