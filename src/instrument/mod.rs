@@ -7,6 +7,7 @@ mod attach;
 mod attention;
 mod fourier;
 mod fourier_ops;
+mod health;
 mod losses;
 mod norms;
 
@@ -83,10 +84,11 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 7] {
+pub fn registry() -> [&'static dyn Instrument; 8] {
     [
         &losses::Train,
         &losses::Test,
+        &health::Health,
         &norms::TensorNorms,
         &attention::Patterns,
         &fourier::Spectrum,
@@ -96,9 +98,9 @@ pub fn registry() -> [&'static dyn Instrument; 7] {
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 3] = [attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS];
+pub(crate) const CHECKS: &[&[(&str, Build)]] = &[attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, health::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, attach::SHADERS].concat()
+    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, health::SHADERS, attach::SHADERS].concat()
 }
