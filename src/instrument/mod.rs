@@ -10,12 +10,13 @@ mod fourier_ops;
 mod health;
 mod losses;
 mod norms;
+mod pressure;
 
 #[cfg(feature = "cli")]
 pub(crate) use attach::gcd;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
-pub use norms::UpdateNorms;
+pub use norms::UpdateSummary;
 
 use serde::Serialize;
 
@@ -78,7 +79,7 @@ pub trait Instrument: Sync {
     ///
     /// # Errors
     /// Where an op does not fit, which is a defect of the instrument.
-    fn attach_to_update(&self, _cx: &mut Attach<'_>, _norms: &UpdateNorms) -> Result<()> {
+    fn attach_to_update(&self, _cx: &mut Attach<'_>, _summary: &UpdateSummary) -> Result<()> {
         Ok(())
     }
 }
@@ -90,6 +91,7 @@ pub fn registry() -> [&'static dyn Instrument; 8] {
         &losses::Test,
         &health::Health,
         &norms::TensorNorms,
+        &pressure::Pressure,
         &attention::Patterns,
         &fourier::Spectrum,
         &fourier::FourierLosses,
