@@ -9,6 +9,7 @@ mod fourier;
 mod fourier_ops;
 mod health;
 mod losses;
+mod noise;
 mod norms;
 mod pressure;
 
@@ -85,13 +86,14 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 8] {
+pub fn registry() -> [&'static dyn Instrument; 10] {
     [
         &losses::Train,
         &losses::Test,
         &health::Health,
         &norms::TensorNorms,
         &pressure::Pressure,
+        &noise::Noise,
         &attention::Patterns,
         &fourier::Spectrum,
         &fourier::FourierLosses,
@@ -100,9 +102,9 @@ pub fn registry() -> [&'static dyn Instrument; 8] {
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: &[&[(&str, Build)]] = &[attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, health::CHECKS];
+pub(crate) const CHECKS: &[&[(&str, Build)]] = &[attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, health::CHECKS, noise::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, health::SHADERS, attach::SHADERS].concat()
+    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, health::SHADERS, noise::SHADERS, attach::SHADERS].concat()
 }
