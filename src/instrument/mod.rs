@@ -102,9 +102,19 @@ pub fn registry() -> [&'static dyn Instrument; 10] {
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: &[&[(&str, Build)]] = &[attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, health::CHECKS, noise::CHECKS];
+pub(crate) const CHECKS: &[&[(&str, Build)]] =
+    &[attention::CHECKS, fourier_ops::CHECKS, ablation_ops::CHECKS, health::CHECKS, noise::CHECKS];
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [losses::SHADERS, attention::SHADERS, fourier_ops::SHADERS, ablation_ops::SHADERS, health::SHADERS, noise::SHADERS, attach::SHADERS].concat()
+    [
+        losses::SHADERS,
+        attention::SHADERS,
+        fourier_ops::SHADERS,
+        ablation_ops::SHADERS,
+        health::SHADERS,
+        noise::SHADERS,
+        attach::SHADERS,
+    ]
+    .concat()
 }
