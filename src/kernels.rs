@@ -21,7 +21,7 @@ pub(crate) fn registry() -> Vec<&'static Shader> {
 /// # Errors
 /// Where a kernel does not compile or the device fails.
 pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
-    crate::autograd::check::self_check(gpu, &[&[crate::train::CHECKS], &crate::instrument::CHECKS[..]].concat())
+    crate::autograd::check::self_check(gpu, &[&[crate::train::CHECKS], crate::instrument::CHECKS].concat())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 // square_sums: sums[b] = sum of g^2 over block b
-// shapes   grads [R, P]  blocks [n, 4]: first element, length, decays, 0  sums [R, n]
+// shapes   grads [R, P]  blocks [n, 4]: first element, length in whole vectors, decays, length  sums [R, n]
 // grid     n groups folded into x and y, R
 // numerics f32, tree of fixed shape
 struct Params { blocks: u32, grads_replica: u32, sums_replica: u32 }

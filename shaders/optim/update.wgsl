@@ -1,8 +1,10 @@
-// update: one step of the optimizer over all parameters, and the square sums of weights, gradients and updates
+// update: one step of the optimizer over all parameters, and what tensor_summary makes its numbers of
 //   AdamW  w <- w (1 - rate decay) - size m / (sqrt(v) root + eps), m and v running means of g and g^2
 //   Adam   the same with decay w added to g instead;  SGD  m <- beta1 m + g + decay w, w <- w - rate m
+//   sums   w^2, g^2, (next - w)^2, w push, push^2, g (next - w), and how many sqrt(v) root lie below eps; push is
+//          what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
 // shapes   weights, grads, first, second [R, P]  hyper [R, 14]  coefficients [R, 5]  blocks [n, 4]: first
-//          element, length, decays, 0  sums [R, n, 3]
+//          element, length in whole vectors, decays, length  sums [R, n, 7]
 // grid     n groups folded into x and y, R
 // numerics f32; the update's norm is that of the rounded difference
 // knobs    OPTIMIZER: 0 AdamW, 1 Adam, 2 SGD
@@ -36,14 +38,17 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
     let block = blocks[min(group, params.blocks - 1u)];
     let decay = select(0.0, h.weight_decay, block.z != 0u);
     var squares = vec3<f32>(0.0);
+    var forces = vec3<f32>(0.0);
+    var tiny = 0.0;
     for (var i = lid; i < block.y / 4u; i += WG) {
         let at = block.x / 4u + i;
         let w = weights[r * params.weights_replica + at];
-        var g = grads[r * params.grads_replica + at];
-        squares += vec3<f32>(dot(w, w), dot(g, g), 0.0);
+        let gradient = grads[r * params.grads_replica + at];
+        squares += vec3<f32>(dot(w, w), dot(gradient, gradient), 0.0);
         if (moves) {
             let m_at = r * params.moments_replica + at;
-            g *= factor;
+            var g = gradient * factor;
+            var push = -rate * g;
             if (OPTIMIZER != 0u) { g += decay * w; }
             var next = w;
             if (OPTIMIZER == 2u) {
@@ -55,21 +60,38 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
                 let v = h.beta2 * second[m_at] + h.one_minus_beta2 * g * g;
                 first[m_at] = m;
                 second[m_at] = v;
-                if (OPTIMIZER == 0u) { next *= 1.0 - rate * decay; }
-                next -= size * m / (sqrt(v) * root + h.eps);
+                let typical = sqrt(v) * root;
+                let step = size * m / (typical + h.eps);
+                if (OPTIMIZER == 0u) {
+                    next *= 1.0 - rate * decay;
+                    push = -step;
+                }
+                next -= step;
+                // The last vector may reach into the gap behind the tensor.
+                let inside = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(block.w);
+                tiny += dot(select(vec4<f32>(0.0), vec4<f32>(1.0), inside & (typical < vec4<f32>(h.eps))), vec4<f32>(1.0));
             }
             weights[r * params.weights_replica + at] = next;
             let delta = next - w;
             squares.z += dot(delta, delta);
+            forces += vec3<f32>(dot(w, push), dot(push, push), dot(gradient, delta));
         }
     }
-    let weight = workgroup_sum(squares.x, lid);
-    let grad = workgroup_sum(squares.y, lid);
-    let change = workgroup_sum(squares.z, lid);
+    let w_w = workgroup_sum(squares.x, lid);
+    let g_g = workgroup_sum(squares.y, lid);
+    let delta_delta = workgroup_sum(squares.z, lid);
+    let w_push = workgroup_sum(forces.x, lid);
+    let push_push = workgroup_sum(forces.y, lid);
+    let g_delta = workgroup_sum(forces.z, lid);
+    tiny = workgroup_sum(tiny, lid);
     if (lid == 0u && group < params.blocks) {
-        let at = r * params.sums_replica + group * 3u;
-        sums[at] = weight;
-        sums[at + 1u] = grad;
-        sums[at + 2u] = change;
+        let at = r * params.sums_replica + group * 7u;
+        sums[at] = w_w;
+        sums[at + 1u] = g_g;
+        sums[at + 2u] = delta_delta;
+        sums[at + 3u] = w_push;
+        sums[at + 4u] = push_push;
+        sums[at + 5u] = g_delta;
+        sums[at + 6u] = tiny;
     }
 }

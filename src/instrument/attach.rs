@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Card, Instrument};
-use crate::autograd::ops::{Copy, CrossEntropy};
+use crate::autograd::ops::{Copy, CrossEntropy, MeanRows};
 use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Params, Shader, Storage, Tensor, grid_1d};
@@ -54,6 +54,9 @@ pub struct Pass {
     pub correct: Var,
     /// Logit of the target above the best other.
     pub margin: Var,
+    /// Gradients of the mean loss by the name of a weight or hook, or "logits"; empty before
+    /// [`Pass::backward`]. What nobody reads is never computed.
+    pub gradients: BTreeMap<String, Var>,
 }
 
 impl Pass {
@@ -64,7 +67,25 @@ impl Pass {
     pub fn new(tape: &mut Tape, model: &Model, batch: Batch, read: ReadOut) -> Result<Self> {
         let forward = model.forward(tape, &batch.rows, batch.size, batch.seq, read)?;
         let out = tape.push(CrossEntropy::default(), &[forward.logits, batch.targets])?;
-        Ok(Self { batch, forward, loss: out[0], correct: out[1], margin: out[2] })
+        let gradients = BTreeMap::new();
+        Ok(Self { batch, forward, loss: out[0], correct: out[1], margin: out[2], gradients })
+    }
+
+    /// Appends the mean loss and its gradients with respect to weights, hooks and logits. Returns those of
+    /// the weights; `None` where the loss does not depend on one.
+    ///
+    /// # Errors
+    /// Where an op on the way has no gradient.
+    pub fn backward(&mut self, tape: &mut Tape, model: &Model) -> Result<Vec<Option<Var>>> {
+        let loss = tape.push1(MeanRows, &[self.loss, self.batch.count])?;
+        let weights = model.table.specs().iter().map(|spec| spec.name.clone()).zip(model.weights.iter().copied());
+        let hooks = self.forward.hooks.iter().map(|(name, var)| (name.clone(), *var));
+        let logits = ("logits".to_owned(), self.forward.logits);
+        let (names, vars): (Vec<String>, Vec<Var>) = weights.chain(hooks).chain([logits]).unzip();
+        let mut gradients = tape.backward(loss, &vars)?;
+        self.gradients = names.into_iter().zip(&gradients).filter_map(|(name, var)| Some((name, (*var)?))).collect();
+        gradients.truncate(model.weights.len());
+        Ok(gradients)
     }
 }
 

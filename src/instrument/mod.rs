@@ -10,11 +10,14 @@ mod dominant;
 mod fourier;
 mod fourier_ops;
 mod geometry;
+mod health;
 mod induction;
 mod irreps;
 mod losses;
+mod noise;
 mod norms;
 mod parts;
+mod pressure;
 mod synchronization;
 mod synchrony;
 
@@ -22,7 +25,7 @@ mod synchrony;
 pub(crate) use attach::gcd;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
-pub use norms::UpdateNorms;
+pub use norms::UpdateSummary;
 
 use serde::Serialize;
 
@@ -85,17 +88,20 @@ pub trait Instrument: Sync {
     ///
     /// # Errors
     /// Where an op does not fit, which is a defect of the instrument.
-    fn attach_to_update(&self, _cx: &mut Attach<'_>, _norms: &UpdateNorms) -> Result<()> {
+    fn attach_to_update(&self, _cx: &mut Attach<'_>, _summary: &UpdateSummary) -> Result<()> {
         Ok(())
     }
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 16] {
+pub fn registry() -> [&'static dyn Instrument; 19] {
     [
         &losses::Train,
         &losses::Test,
+        &health::Health,
         &norms::TensorNorms,
+        &pressure::Pressure,
+        &noise::Noise,
         &attention::Patterns,
         &fourier::Spectrum,
         &fourier::FourierLosses,
@@ -113,7 +119,7 @@ pub fn registry() -> [&'static dyn Instrument; 16] {
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: [&[(&str, Build)]; 8] = [
+pub(crate) const CHECKS: &[&[(&str, Build)]] = &[
     attention::CHECKS,
     fourier_ops::CHECKS,
     ablation_ops::CHECKS,
@@ -122,6 +128,8 @@ pub(crate) const CHECKS: [&[(&str, Build)]; 8] = [
     synchronization::CHECKS,
     induction::CHECKS,
     circuits::CHECKS,
+    health::CHECKS,
+    noise::CHECKS,
 ];
 
 /// Every kernel of the instruments.
@@ -136,6 +144,8 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         synchronization::SHADERS,
         induction::SHADERS,
         circuits::SHADERS,
+        health::SHADERS,
+        noise::SHADERS,
         attach::SHADERS,
     ]
     .concat()

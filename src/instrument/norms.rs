@@ -4,14 +4,54 @@ use super::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::autograd::Var;
 use crate::error::Result;
 
-/// What an optimizer step leaves behind, each `[tensors]`.
-pub struct UpdateNorms {
-    /// Of the weights before the update.
-    pub weight: Var,
-    /// Of the gradients before clipping.
-    pub grad: Var,
-    /// Of what was added to the weights, decay included; 0 where nothing moved.
-    pub update: Var,
+/// What an optimizer step leaves behind.
+pub struct UpdateSummary {
+    /// [tensors, [`UpdateSummary::COLUMNS`]]. All but the first two are 0 where nothing moved.
+    pub tensors: Var,
+    /// Whether the optimizer divides by the root of a second moment.
+    pub adaptive: bool,
+}
+
+impl UpdateSummary {
+    /// Norm of the weights before the update.
+    pub const WEIGHT_NORM: usize = 0;
+    /// Norm of the gradient before clipping.
+    pub const GRAD_NORM: usize = 1;
+    /// Norm of what was added to the weights, decay included.
+    pub const UPDATE_NORM: usize = 2;
+    /// The latter by the norm of the weights.
+    pub const UPDATE_RATIO: usize = 3;
+    /// Root mean square of the step, decoupled decay excluded.
+    pub const STEP_SIZE: usize = 4;
+    /// Norm of decay's part, by the sum of the norms of decay's and the gradient's.
+    pub const DECAY_SHARE: usize = 5;
+    /// Cosine between decay's part and the gradient's.
+    pub const DECAY_COSINE: usize = 6;
+    /// Gradient times update.
+    pub const LOSS_CHANGE: usize = 7;
+    /// Share of parameters whose root of the second moment lies below eps.
+    pub const EPSILON_SHARE: usize = 8;
+    /// Numbers of each tensor.
+    pub const COLUMNS: usize = 9;
+}
+
+impl Attach<'_> {
+    /// Records one column of an update's summary for each tensor.
+    pub(super) fn record_column(
+        &mut self,
+        presence: Presence,
+        instrument: &dyn Instrument,
+        name: &str,
+        summary: &UpdateSummary,
+        column: usize,
+    ) {
+        let sites: Vec<String> = self.model.table.specs().iter().map(|spec| spec.name.clone()).collect();
+        for (tensor, site) in sites.iter().enumerate() {
+            let label = vec![Label { layer: layer_of(site), ..Label::NONE }];
+            let at = tensor * UpdateSummary::COLUMNS + column;
+            self.record_where(presence, instrument, name, site, summary.tensors, at, label);
+        }
+    }
 }
 
 /// `weight_norm`, `grad_norm`, `update_norm`.
@@ -66,24 +106,19 @@ impl Instrument for TensorNorms {
         Ok(())
     }
 
-    fn attach_to_update(&self, cx: &mut Attach<'_>, norms: &UpdateNorms) -> Result<()> {
-        let sites: Vec<String> = cx.model.table.specs().iter().map(|spec| spec.name.clone()).collect();
-        for (name, var, presence) in [
-            ("weight_norm", norms.weight, Presence::Always),
-            ("grad_norm", norms.grad, Presence::Always),
-            ("update_norm", norms.update, Presence::InUpdates),
+    fn attach_to_update(&self, cx: &mut Attach<'_>, summary: &UpdateSummary) -> Result<()> {
+        for (name, presence, column) in [
+            ("weight_norm", Presence::Always, UpdateSummary::WEIGHT_NORM),
+            ("grad_norm", Presence::Always, UpdateSummary::GRAD_NORM),
+            ("update_norm", Presence::InUpdates, UpdateSummary::UPDATE_NORM),
         ] {
-            for (tensor, site) in sites.iter().enumerate() {
-                let layer = layer_of(site);
-                let label = vec![Label { layer, ..Label::NONE }];
-                cx.record_where(presence, self, name, site, var, tensor, label);
-            }
+            cx.record_column(presence, self, name, summary, column);
         }
         Ok(())
     }
 }
 
 /// Layer of `blocks.L.…`, else -1.
-fn layer_of(site: &str) -> i32 {
+pub(super) fn layer_of(site: &str) -> i32 {
     site.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok()).unwrap_or(-1)
 }

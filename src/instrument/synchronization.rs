@@ -3,7 +3,7 @@
 //! pattern removed, because patterns are positive and heads without any relation look alike.
 
 use super::attention::{Cosines, HeadEntropy, pattern_products};
-use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateNorms};
+use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, GatherRows, sum_columns};
@@ -117,7 +117,7 @@ impl Instrument for Synchronization {
         Ok(())
     }
 
-    fn attach_to_update(&self, cx: &mut Attach<'_>, _norms: &UpdateNorms) -> Result<()> {
+    fn attach_to_update(&self, cx: &mut Attach<'_>, _norms: &UpdateSummary) -> Result<()> {
         let (model, heads) = (cx.model, cx.model.config.n_heads);
         let Some(every) = cx.cadence_of(self, &["sync.drift"]).filter(|_| heads > 1) else { return Ok(()) };
         for layer in 0..model.config.n_layers {

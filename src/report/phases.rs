@@ -25,6 +25,24 @@ fn crossing(series: &Series, holds: impl Fn(f32) -> bool) -> Option<i64> {
         .map(|at| series.steps[at])
 }
 
+/// A spike takes the train loss from below `LOW` to above `HIGH`, nats.
+const LOW: f32 = 1e-4;
+const HIGH: f32 = 1e-3;
+
+/// The steps at which spikes begin.
+fn spikes(loss: &Series) -> Vec<i64> {
+    let mut was_low = false;
+    let mut spikes = Vec::new();
+    for (step, value) in loss.steps.iter().zip(&loss.values) {
+        if was_low && *value > HIGH {
+            spikes.push(*step);
+            was_low = false;
+        }
+        was_low |= *value < LOW;
+    }
+    spikes
+}
+
 /// The events of a run, in order of step.
 pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
     let get = |metric: &str| series.iter().find(|(key, _)| key.metric == metric && key.replica == 0).map(|(_, s)| s);
@@ -44,6 +62,14 @@ pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
     let mut add = |name, step: Option<i64>, meaning: &str| {
         phases.extend(step.map(|step| Phase { name, step, meaning: meaning.to_owned() }));
     };
+    if let Some(loss) = get("loss.train") {
+        let spikes = spikes(loss);
+        let meaning = format!(
+            "the train loss rises above {HIGH} after having been below {LOW}: {} such episodes from here on",
+            spikes.len()
+        );
+        add("spikes", spikes.first().copied(), &meaning);
+    }
     if let Some(accuracy) = get("accuracy.train") {
         add("memorized", crossing(accuracy, |a| a >= 0.99), "training accuracy reaches 99 %");
     }
@@ -93,5 +119,11 @@ mod tests {
         let late = Series { steps: vec![0, 5], values: vec![0.0, 1.0] };
         assert_eq!(crossing(&late, |v| v > 0.5), Some(5));
         assert_eq!(crossing(&late, |v| v > 2.0), None);
+    }
+
+    #[test]
+    fn a_spike_needs_a_low_loss_before_it() {
+        let values = vec![1.0, 5e-4, 2e-3, 5e-5, 5e-4, 2e-3, 3e-3, 5e-4, 2e-3, 9e-5, 1.1e-3];
+        assert_eq!(spikes(&Series { steps: (0..11).collect(), values }), [5, 10]);
     }
 }

@@ -2,6 +2,8 @@
 
 mod config;
 mod optimizer;
+#[cfg(test)]
+mod optimizer_tests;
 mod session;
 
 pub use config::{

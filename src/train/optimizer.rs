@@ -1,8 +1,8 @@
 //! AdamW, Adam and SGD with momentum, their schedule, clipping and norms, all on the device.
 //!
 //! One step: square sums of the gradients where clipping needs them; one kernel per replica turns step
-//! and hyper-parameters into coefficients; one pass over all parameters updates them and leaves the
-//! norms as partial sums.
+//! and hyper-parameters into coefficients; one pass over all parameters updates them and leaves sums for
+//! each block; one kernel makes norms and pressures of each tensor of them.
 
 use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
 use crate::autograd::check::{Build, Case};
@@ -10,11 +10,13 @@ use crate::autograd::ops::{ActFn, Activation};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Phase, Shader, Tensor, grid_1d};
-use crate::instrument::UpdateNorms;
+use crate::instrument::UpdateSummary;
 use crate::model::WeightTable;
 
 /// Elements of one block: what a workgroup updates.
 const BLOCK: usize = 1024;
+/// Sums that `update.wgsl` leaves for each block.
+const SUMS: usize = 7;
 
 crate::gpu::params! {
     /// Hyper-parameters of one replica, as the kernels read them. What is a difference from 1 is taken
@@ -116,13 +118,15 @@ static UPDATE: Shader = Shader {
     params: UpdateParams::FIELDS,
 };
 crate::gpu::params! {
-    struct NormParams { tensors: u32, column: u32, sums_replica: u32, out_replica: u32 }
+    struct SummaryParams {
+        tensors: u32, decoupled: u32, sums_replica: u32, coefficients_replica: u32, out_replica: u32,
+    }
 }
-static TENSOR_NORMS: Shader = Shader {
-    name: "optim/tensor_norms",
-    source: include_str!("../../shaders/optim/tensor_norms.wgsl"),
+static TENSOR_SUMMARY: Shader = Shader {
+    name: "optim/tensor_summary",
+    source: include_str!("../../shaders/optim/tensor_summary.wgsl"),
     knobs: &[],
-    params: NormParams::FIELDS,
+    params: SummaryParams::FIELDS,
 };
 crate::gpu::params! {
     struct AdvanceParams { by: u32 }
@@ -136,14 +140,14 @@ static ADVANCE: Shader = Shader {
 
 /// Every kernel of the optimizers.
 pub fn shaders() -> Vec<&'static Shader> {
-    vec![&COEFFICIENTS_SHADER, &SQUARE_SUMS, &UPDATE, &TENSOR_NORMS, &ADVANCE]
+    vec![&COEFFICIENTS_SHADER, &SQUARE_SUMS, &UPDATE, &TENSOR_SUMMARY, &ADVANCE]
 }
 
 /// The parameters cut into blocks of at most [`BLOCK`] elements, none across two tensors.
 struct Blocks {
-    /// For each block: first element, elements rounded up to vectors of four, whether it decays, 0.
+    /// For each block: first element, elements rounded up to vectors of four, whether it decays, elements.
     rows: Vec<u32>,
-    /// For each tensor: first block and number of blocks.
+    /// For each tensor: first block, number of blocks, elements, whether it decays.
     tensors: Vec<u32>,
 }
 
@@ -154,10 +158,12 @@ impl Blocks {
             let first_block = rows.len() as u32 / 4;
             for first in (0..spec.len()).step_by(BLOCK) {
                 // The gap behind a tensor is zero and stays zero, so whole vectors may be updated.
-                let len = (spec.len() - first).min(BLOCK).next_multiple_of(4);
-                rows.extend([(spec.offset + first) as u32, len as u32, u32::from(*decays), 0]);
+                let len = (spec.len() - first).min(BLOCK);
+                let vectors = len.next_multiple_of(4) as u32;
+                rows.extend([(spec.offset + first) as u32, vectors, u32::from(*decays), len as u32]);
             }
-            tensors.extend([first_block, rows.len() as u32 / 4 - first_block]);
+            let blocks = rows.len() as u32 / 4 - first_block;
+            tensors.extend([first_block, blocks, spec.len() as u32, u32::from(*decays)]);
         }
         Self { rows, tensors }
     }
@@ -190,10 +196,10 @@ pub(super) fn append(
     kind: OptimizerKind,
     clip: bool,
     state: State,
-) -> Result<UpdateNorms> {
+) -> Result<UpdateSummary> {
     let blocks = Blocks::new(table, decays);
     let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
-    let tensors = tape.constant_u32(&[table.specs().len(), 2], &blocks.tensors);
+    let tensors = tape.constant_u32(&[table.specs().len(), 4], &blocks.tensors);
     let mut inputs = vec![state.hyper, state.clock];
     if clip {
         // The gradient's norm must be known before anything moves: one reading pass more.
@@ -202,8 +208,8 @@ pub(super) fn append(
     let coefficients = tape.push1(Coefficients { kind }, &inputs)?;
     let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, coefficients, rows];
     let sums = tape.effect(Update { kind }, &inputs)?[0];
-    let mut norms = |column: u32| tape.push1(TensorNorms { column }, &[sums, tensors]);
-    Ok(UpdateNorms { weight: norms(0)?, grad: norms(1)?, update: norms(2)? })
+    let tensors = tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, coefficients])?;
+    Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd })
 }
 
 /// Appends what ends a step: the clock goes on.
@@ -296,7 +302,7 @@ impl Op for Coefficients {
 }
 
 /// One pass over all parameters. Inputs: weights, gradients, first and second moment, hyper,
-/// coefficients, blocks. Output: for each block, sums of squares of weights, gradients and updates.
+/// coefficients, blocks. Output: for each block the sums that `update.wgsl` names.
 struct Update {
     kind: OptimizerKind,
 }
@@ -307,7 +313,7 @@ impl Op for Update {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[inputs[6].dims[0], 3]) }])
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[inputs[6].dims[0], SUMS]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -326,81 +332,113 @@ impl Op for Update {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let [w, g, m, v, hyper, coefficients, blocks] = inputs else { return Vec::new() };
-        let mut sums = Array::zeros(&[blocks.dims[0], 3]);
-        for (row, sums) in blocks.data.chunks_exact(4).zip(sums.data.chunks_exact_mut(3)) {
+        let mut sums = Array::zeros(&[blocks.dims[0], SUMS]);
+        for (row, sums) in blocks.data.chunks_exact(4).zip(sums.data.chunks_exact_mut(SUMS)) {
             let first = row[0] as usize;
-            for i in first..first + row[1] as usize {
-                let moved =
-                    moved(self.kind, hyper, coefficients, row[2] != 0.0, [w.data[i], g.data[i], m.data[i], v.data[i]]);
-                sums[0] += w.data[i].powi(2);
-                sums[1] += g.data[i].powi(2);
-                sums[2] += (moved[0] - w.data[i]).powi(2);
+            for i in first..first + row[3] as usize {
+                let (w, g) = (w.data[i], g.data[i]);
+                let moved = moved(self.kind, hyper, coefficients, row[2] != 0.0, [w, g, m.data[i], v.data[i]]);
+                let (delta, push) = (moved.weight - w, moved.push);
+                let terms = [w * w, g * g, delta * delta, w * push, push * push, g * delta, f64::from(moved.tiny)];
+                for (sum, term) in sums.iter_mut().zip(terms) {
+                    *sum += term;
+                }
             }
         }
         vec![sums]
     }
 }
 
-/// Weight and moments of one parameter after a step, in f64: decoupled decay for AdamW (Loshchilov and
-/// Hutter 2019, as PyTorch has it), decay added to the gradient for Adam and SGD.
-pub(super) fn moved(
+/// One parameter after a step.
+struct Moved {
+    weight: f64,
+    /// What the gradient contributed, where decay acts beside it.
+    push: f64,
+    /// Whether the root of the second moment lies below eps.
+    tiny: bool,
+}
+
+/// A step in f64: decoupled decay for AdamW (Loshchilov and Hutter 2019, as PyTorch has it), decay added to
+/// the gradient for Adam and SGD.
+fn moved(
     kind: OptimizerKind,
     hyper: &Array,
     coefficients: &Array,
     decays: bool,
-    [w, g, m, v]: [f64; 4],
-) -> [f64; 3] {
+    [w, gradient, m, v]: [f64; 4],
+) -> Moved {
     let h = |name: &str| hyper.data[Hyper::FIELDS.iter().position(|f| f.name == name).unwrap_or(0)];
-    let [rate, size, root, factor, _] = coefficients.data[..] else { return [w, m, v] };
+    let [rate, size, root, factor, _] = coefficients.data[..] else {
+        return Moved { weight: w, push: 0.0, tiny: false };
+    };
     let decay = if decays { h("weight_decay") } else { 0.0 };
-    let g = g * factor + if kind == OptimizerKind::Adamw { 0.0 } else { decay * w };
+    let g = gradient * factor + if kind == OptimizerKind::Adamw { 0.0 } else { decay * w };
+    let push = -rate * gradient * factor;
     if kind == OptimizerKind::Sgd {
-        let m = h("beta1") * m + g;
-        return [w - rate * m, m, v];
+        return Moved { weight: w - rate * (h("beta1") * m + g), push, tiny: false };
     }
     let m = h("beta1") * m + h("one_minus_beta1") * g;
     let v = h("beta2") * v + h("one_minus_beta2") * g * g;
-    let kept = if kind == OptimizerKind::Adamw { w * (1.0 - rate * decay) } else { w };
-    [kept - size * m / (v.sqrt() * root + h("eps")), m, v]
+    let typical = v.sqrt() * root;
+    let (step, tiny) = (size * m / (typical + h("eps")), typical < h("eps"));
+    match kind {
+        OptimizerKind::Adamw => Moved { weight: w * (1.0 - rate * decay) - step, push: -step, tiny },
+        _ => Moved { weight: w - step, push, tiny },
+    }
 }
 
-/// Norm of each tensor from one column of the block sums. Inputs: sums [n, 3], tensors [T, 2].
-struct TensorNorms {
-    column: u32,
+/// The numbers of [`UpdateSummary`] for each tensor. Inputs: block sums [n, 7], tensors [T, 4], hyper,
+/// coefficients.
+struct TensorSummary {
+    kind: OptimizerKind,
 }
 
-impl Op for TensorNorms {
+impl Op for TensorSummary {
     fn name(&self) -> &'static str {
-        "tensor norms"
+        "tensor summary"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[inputs[1].dims[0]]) }])
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[inputs[1].dims[0], UpdateSummary::COLUMNS]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let tensors = outputs[0].len() as u32;
-        let params = NormParams {
+        let tensors = outputs[0].dims[0] as u32;
+        let params = SummaryParams {
             tensors,
-            column: self.column,
+            decoupled: u32::from(self.kind == OptimizerKind::Adamw),
             sums_replica: inputs[0].replica_stride,
+            coefficients_replica: inputs[3].replica_stride,
             out_replica: outputs[0].replica_stride,
         };
-        cx.dispatch(
-            &TENSOR_NORMS,
-            &[],
-            &params,
-            &[&inputs[0], &inputs[1], &outputs[0]],
-            grid_1d(u64::from(tensors), cx.replicas),
-        )
+        let bound: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&TENSOR_SUMMARY, &[], &params, &bound, grid_1d(u64::from(tensors), cx.replicas))
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let norm = |tensor: usize| {
-            let (first, count) = (inputs[1].index(tensor * 2), inputs[1].index(tensor * 2 + 1));
-            (first..first + count).map(|b| inputs[0].data[b * 3 + self.column as usize]).sum::<f64>().sqrt()
+        let [sums, tensors, hyper, coefficients] = inputs else { return Vec::new() };
+        let h = |name: &str| hyper.data[Hyper::FIELDS.iter().position(|f| f.name == name).unwrap_or(0)];
+        let share = |part: f64, of: f64| if of == 0.0 { 0.0 } else { part / of };
+        let summary = |tensor: &[f64]| {
+            let (first, blocks, elements) = (tensor[0] as usize, tensor[1] as usize, tensor[2]);
+            let sum = |column: usize| (first..first + blocks).map(|b| sums.data[b * SUMS + column]).sum::<f64>();
+            let [w, update, push] = [0, 2, 4].map(|column| sum(column).sqrt());
+            let decay = coefficients.data[0] * tensor[3] * h("weight_decay") * w;
+            let step = if self.kind == OptimizerKind::Adamw { push } else { update };
+            [
+                w,
+                sum(1).sqrt(),
+                update,
+                share(update, w),
+                step / elements.sqrt(),
+                share(decay, decay + push),
+                share(-sum(3), w * push),
+                sum(5),
+                sum(6) / elements,
+            ]
         };
-        vec![Array::from_fn(&[inputs[1].dims[0]], norm)]
+        let out: Vec<f64> = tensors.data.chunks_exact(4).flat_map(summary).collect();
+        vec![Array::new(&[tensors.dims[0], UpdateSummary::COLUMNS], out)]
     }
 }
 
@@ -440,189 +478,10 @@ fn check(case: &mut Case, kind: OptimizerKind) -> Result<(Vec<Var>, Vec<Var>)> {
     let hyper = case.tape.constant_owned(&[Hyper::LEN], &hyper);
     let clock = case.tape.constant_u32(&[1], &[4]);
     let block = BLOCK as u32;
-    let rows = case.tape.constant_u32(&[2, 4], &[0, block, 1, 0, block, block, 0, 0]);
+    let rows = case.tape.constant_u32(&[2, 4], &[0, block, 1, block, block, block, 0, block]);
+    let tensors = case.tape.constant_u32(&[2, 4], &[0, 1, block, 1, 1, 1, block, 0]);
     let coefficients = case.tape.push1(Coefficients { kind }, &[hyper, clock])?;
     let sums = case.tape.effect(Update { kind }, &[w, g, m, v, hyper, coefficients, rows])?[0];
-    Ok((vec![coefficients, sums], Vec::new()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::autograd::Bindings;
-    use crate::gpu::{Class, Gpu, Philox, Select, Storage, Stream, read_now};
-    use crate::model::ModelConfig;
-
-    const REPLICAS: usize = 2;
-    const STEPS: u64 = 8;
-
-    /// One parameter as PyTorch's documentation writes AdamW, Adam (decay as L2) and SGD with momentum.
-    struct Textbook {
-        w: f64,
-        m: f64,
-        v: f64,
-    }
-
-    impl Textbook {
-        fn step(&mut self, config: &OptimizerConfig, rate: f64, decay: f64, g: f64, t: i32) {
-            let [b1, b2] = config.betas;
-            if config.kind == OptimizerKind::Sgd {
-                self.m = config.momentum * self.m + g + decay * self.w;
-                self.w -= rate * self.m;
-                return;
-            }
-            let l2 = if config.kind == OptimizerKind::Adam { decay * self.w } else { 0.0 };
-            if config.kind == OptimizerKind::Adamw {
-                self.w -= rate * decay * self.w;
-            }
-            self.m = b1 * self.m + (1.0 - b1) * (g + l2);
-            self.v = b2 * self.v + (1.0 - b2) * (g + l2) * (g + l2);
-            let (m, v) = (self.m / (1.0 - b1.powi(t)), self.v / (1.0 - b2.powi(t)));
-            self.w -= rate * m / (v.sqrt() + config.eps);
-        }
-    }
-
-    fn rate(config: &OptimizerConfig, schedule: &ScheduleConfig, step: u64) -> f64 {
-        let warm = if schedule.warmup > 0 { (step as f64 / schedule.warmup as f64).min(1.0) } else { 1.0 };
-        let share = (step as f64 - schedule.warmup as f64) / (schedule.steps as f64 - schedule.warmup as f64);
-        let fall = match schedule.kind {
-            ScheduleKind::Constant => 1.0,
-            ScheduleKind::Cosine => {
-                let half = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
-                schedule.floor + (1.0 - schedule.floor) * half
-            }
-        };
-        config.learning_rate * warm * fall
-    }
-
-    fn floats(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<f32> {
-        read_now(gpu, buffer, 0..buffer.size()).unwrap().into_iter().map(f32::from_bits).collect()
-    }
-
-    fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) {
-        let model = ModelConfig { d_model: 6, n_heads: 2, d_vocab: 5, d_vocab_out: 7, n_ctx: 3, ..Default::default() };
-        let table = WeightTable::new(&model.resolve().unwrap());
-        let decays: Vec<bool> = (0..table.specs().len()).map(|tensor| tensor % 3 != 1).collect();
-        let len = table.len();
-        let mut tape = Tape::new(REPLICAS as u32);
-        let state = State {
-            weights: tape.input("weights", Shape::f32(&[len])),
-            grads: tape.input("gradients", Shape::f32(&[len])),
-            first: tape.input("first", Shape::f32(&[len])),
-            second: tape.input("second", Shape::f32(&[len])),
-            hyper: tape.input("hyper", Shape::f32(&[Hyper::LEN])),
-            clock: tape.input("clock", Shape::u32(&[1]).shared()),
-        };
-        let clip = configs[0].clip;
-        let norms = append(&mut tape, &table, &decays, configs[0].kind, clip > 0.0, state).unwrap();
-        advance(&mut tape, state.clock).unwrap();
-
-        // Gaps between tensors are zero, as a session has them.
-        let mut draws = 0;
-        let mut fill = |scale: f64| {
-            let mut data = vec![0.0f32; REPLICAS * len];
-            for replica in data.chunks_exact_mut(len) {
-                for spec in table.specs() {
-                    for x in &mut replica[spec.offset..][..spec.len()] {
-                        draws += 1;
-                        *x = (scale * Philox::new(7, Stream::Weights, 0).normals(draws)[0]) as f32;
-                    }
-                }
-            }
-            data
-        };
-        let weights_before = fill(0.5);
-        let gradients: Vec<Vec<f32>> = (0..STEPS).map(|step| fill(0.1 + step as f64)).collect();
-        let hyper: Vec<Hyper> = configs.iter().map(|config| Hyper::new(config, schedule, 1)).collect();
-        let hyper_words: &[f32] = bytemuck::cast_slice(&hyper);
-        let weights = gpu.upload(Class::Weights, &weights_before).unwrap();
-        let grads = gpu.upload(Class::Gradients, &gradients[0]).unwrap();
-        let [first, second] = [(); 2].map(|()| gpu.upload(Class::Optimizer, &vec![0.0f32; REPLICAS * len]).unwrap());
-        let out = [norms.weight, norms.grad, norms.update]
-            .map(|var| (var, gpu.buffer(Class::Metrics, (REPLICAS * table.specs().len()) as u64).unwrap()));
-        let mut bindings = Bindings::new();
-        for (var, buffer, stride) in [
-            (state.weights, &weights, len),
-            (state.grads, &grads, len),
-            (state.first, &first, len),
-            (state.second, &second, len),
-            (state.hyper, &gpu.upload(Class::State, hyper_words).unwrap(), Hyper::LEN),
-            (state.clock, &gpu.upload(Class::State, &[0u32]).unwrap(), 0),
-        ] {
-            bindings.bind(var, Storage::whole(buffer, stride as u64));
-        }
-        for (var, buffer) in &out {
-            bindings.bind(*var, Storage::whole(buffer, table.specs().len() as u64));
-        }
-        let program = tape.compile(gpu, &bindings).unwrap();
-        program.poison(gpu);
-        let replay = |gradient: &[f32], update: bool, step: u64| {
-            gpu.queue().write_buffer(&grads, 0, bytemuck::cast_slice(gradient));
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            program.encode(&mut encoder.begin_compute_pass(&Default::default()), Select { step, update });
-            gpu.queue().submit([encoder.finish()]);
-        };
-
-        let mut truth: Vec<Textbook> =
-            weights_before.iter().map(|w| Textbook { w: f64::from(*w), m: 0.0, v: 0.0 }).collect();
-        for (step, gradient) in gradients.iter().enumerate() {
-            replay(gradient, true, step as u64);
-            for (replica, config) in configs.iter().enumerate() {
-                let rate = rate(config, schedule, step as u64);
-                let own = &gradient[replica * len..][..len];
-                let norm = own.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-                let factor = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-                for (spec, decays) in table.specs().iter().zip(&decays) {
-                    let decay = if *decays { config.weight_decay } else { 0.0 };
-                    for i in spec.offset..spec.offset + spec.len() {
-                        let g = f64::from(own[i]) * factor;
-                        truth[replica * len + i].step(config, rate, decay, g, step as i32 + 1);
-                    }
-                }
-            }
-        }
-        // Eight steps of rounding to 24 bits, each at most a few units in the last place of numbers near 1.
-        let close = |got: f32, want: f64, what: &str| {
-            assert!((f64::from(got) - want).abs() <= 3e-6 * want.abs().max(1.0), "{what}: {got} for {want}");
-        };
-        let moved = floats(gpu, &weights);
-        for (at, truth) in truth.iter().enumerate() {
-            close(moved[at], truth.w, &format!("{:?} weight {at}", configs[0].kind));
-        }
-        // The norms are of the gradient as it came and of the weights before the last update.
-        let last = &gradients[STEPS as usize - 1];
-        for replica in 0..REPLICAS {
-            for (tensor, spec) in table.specs().iter().enumerate() {
-                let place = replica * len + spec.offset..replica * len + spec.offset + spec.len();
-                let norm = last[place].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-                let got = floats(gpu, &out[1].1)[replica * table.specs().len() + tensor];
-                close(got / norm as f32, 1.0, &format!("gradient norm of {}", spec.name));
-            }
-        }
-        // Measuring moves nothing.
-        replay(last, false, 0);
-        assert_eq!(floats(gpu, &weights), moved);
-    }
-
-    #[test]
-    fn every_optimizer_follows_its_textbook() {
-        let schedules = [
-            ScheduleConfig { warmup: 3, steps: 1, ..Default::default() },
-            ScheduleConfig { kind: ScheduleKind::Cosine, warmup: 2, steps: 6, floor: 0.1 },
-        ];
-        for gpu in crate::autograd::check::gpus() {
-            for kind in [OptimizerKind::Adamw, OptimizerKind::Adam, OptimizerKind::Sgd] {
-                for (schedule, clip) in schedules.iter().zip([0.0, 2.5]) {
-                    let config = OptimizerConfig { kind, clip, learning_rate: 0.01, ..Default::default() };
-                    let other = OptimizerConfig {
-                        learning_rate: 0.003,
-                        weight_decay: 0.2,
-                        betas: [0.8, 0.95],
-                        ..config.clone()
-                    };
-                    follow(gpu, &[config, other], schedule);
-                }
-            }
-        }
-    }
+    let summary = case.tape.push1(TensorSummary { kind }, &[sums, tensors, hyper, coefficients])?;
+    Ok((vec![coefficients, sums, summary], Vec::new()))
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::RunConfig;
 use super::optimizer::{self, Hyper, State};
-use crate::autograd::ops::MeanRows;
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Readback, Select, Storage, read_now};
@@ -93,9 +92,8 @@ impl Session {
         let model = Model::new(&config.model, &mut tape);
         let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
         let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
-        let train = Pass::new(&mut tape, &model, batch, shape.read)?;
-        let loss = tape.push1(MeanRows, &[train.loss, train.batch.count])?;
-        let grads = tape.backward(loss, &model.weights)?;
+        let mut train = Pass::new(&mut tape, &model, batch, shape.read)?;
+        let grads = train.backward(&mut tape, &model)?;
 
         let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
         let (task, measure) = (config.task.as_ref(), &config.measure);

@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod elementwise;
 mod gather;
+mod gram;
 mod linear;
 mod loss;
 mod matmul;
@@ -15,6 +16,7 @@ pub use activation::{ActFn, Activation, GatedActivation};
 pub use attention::{Attention, MixValues};
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub use gather::{GatherRows, IGNORE, scatter_rows};
+pub(crate) use gram::Gram;
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
 pub use norm::{FrozenNorm, Norm, NormKind};
@@ -31,6 +33,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         attention::SHADERS,
         elementwise::SHADERS,
         gather::SHADERS,
+        gram::SHADERS,
         loss::SHADERS,
         matmul::SHADERS,
         norm::SHADERS,

@@ -1,0 +1,55 @@
+// tensor_summary: norms and pressures of tensor t from the sums of its blocks
+//   out      |w|, |g|, |dw|, |dw| / |w|, step / sqrt(elements), decay / (decay + |push|), -(w push) / (|w| |push|),
+//            g dw, share of roots below eps; decay = rate weight_decay |w|, step = |push| where decoupled, else |dw|
+// shapes   sums [R, n, 7]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
+//          hyper [R, 14]  coefficients [R, 5]  out [R, T, 9]
+// grid     T groups folded into x and y, R
+// numerics f32, trees of fixed shape; 0 / 0 = 0
+struct Params { tensors: u32, decoupled: u32, sums_replica: u32, coefficients_replica: u32, out_replica: u32 }
+const WG: u32 = 64u;
+#import reduce
+#import hyper
+@tensor var<storage, read> sums: array<f32>;
+@tensor var<storage, read> tensors: array<vec4<u32>>;
+@tensor var<storage, read> hyper: array<Hyper>;
+@tensor var<storage, read> coefficients: array<f32>;
+@tensor var<storage, read_write> out: array<f32>;
+
+fn column_sum(r: u32, tensor: vec4<u32>, column: u32, lid: u32) -> f32 {
+    var sum = 0.0;
+    for (var b = lid; b < tensor.y; b += WG) {
+        sum += sums[r * params.sums_replica + (tensor.x + b) * 7u + column];
+    }
+    return workgroup_sum(sum, lid);
+}
+
+fn share(part: f32, whole: f32) -> f32 { return select(part / whole, 0.0, whole == 0.0); }
+
+@compute @workgroup_size(64)
+fn tensor_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let group = wid.y * groups.x + wid.x;
+    let r = wid.z;
+    let tensor = tensors[min(group, params.tensors - 1u)];
+    let w = sqrt(column_sum(r, tensor, 0u, lid));
+    let g = sqrt(column_sum(r, tensor, 1u, lid));
+    let change = sqrt(column_sum(r, tensor, 2u, lid));
+    let w_push = column_sum(r, tensor, 3u, lid);
+    let push = sqrt(column_sum(r, tensor, 4u, lid));
+    let work = column_sum(r, tensor, 5u, lid);
+    let tiny = column_sum(r, tensor, 6u, lid);
+    if (lid == 0u && group < params.tensors) {
+        let rate = coefficients[r * params.coefficients_replica];
+        let decay = rate * select(0.0, hyper[r].weight_decay, tensor.w != 0u) * w;
+        let elements = f32(tensor.z);
+        let at = r * params.out_replica + group * 9u;
+        out[at] = w;
+        out[at + 1u] = g;
+        out[at + 2u] = change;
+        out[at + 3u] = share(change, w);
+        out[at + 4u] = select(change, push, params.decoupled == 1u) / sqrt(elements);
+        out[at + 5u] = share(decay, decay + push);
+        out[at + 6u] = share(-w_push, w * push);
+        out[at + 7u] = work;
+        out[at + 8u] = tiny / elements;
+    }
+}

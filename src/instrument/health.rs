@@ -1,0 +1,279 @@
+//! Numerical health: how near the training batch is to what f32 cannot tell apart.
+
+use super::{Attach, Card, CostClass, Instrument, Label};
+use crate::autograd::check::Build;
+use crate::autograd::op::misfit;
+use crate::autograd::ops::{CrossEntropy, IGNORE};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{Knob, Params, Shader, Tensor};
+use crate::task::count_targets;
+
+/// `softmax_collapse`, `softmax_residue`, `logit_max`, `logit_scale`.
+pub(super) struct Health;
+
+const CARDS: &[Card] = &[
+    Card {
+        name: "softmax_collapse",
+        formula: "share of targets with loss ≤ 2^-24: 1 + Σ_{j≠y} exp(z_j - z_y) is 1 in f32, and the naive gradient p_y - 1 is 0",
+        unit: "1",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "0 until margins near 16; a naive loss in f32 stops learning from these targets, ours does not",
+        source: "softmax collapse: Prieto et al. 2025, at the edge of numerical stability",
+        not_for: "a fault of this run: its loss and gradients keep their precision down to 1e-38",
+    },
+    Card {
+        name: "softmax_residue",
+        formula: "mean over targets of |Σ_k ∂L/∂z_k| as the naive form has it: q = Σ_{j≠y} p_j, less q rounded to multiples of 2^-24",
+        unit: "nats",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "loss.train: where the two are alike, a naive gradient would be mostly rounding",
+        source: "Prieto et al. 2025; worked out from the exact loss, whose own gradient sums to 0 up to one rounding",
+        not_for: "errors of the gradients of this run; losses above 0.01, where q itself is known no better than this",
+    },
+    Card {
+        name: "logit_max",
+        formula: "max over targets and classes of z",
+        unit: "logits",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "logit_scale: what all classes have in common does not reach the loss",
+        source: "Prieto et al. 2025",
+        not_for: "confidence, a matter of differences",
+    },
+    Card {
+        name: "logit_scale",
+        formula: "root of the mean over targets and classes of (z_j - mean of z over classes)²",
+        unit: "logits",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "weight_norm: without a norm before the unembedding, scaled weights scale the logits",
+        source: "naive loss minimization: Prieto et al. 2025",
+        not_for: "being right: wrong predictions grow with the scale too",
+    },
+];
+
+impl Instrument for Health {
+    fn name(&self) -> &'static str {
+        "health"
+    }
+
+    fn cards(&self) -> &'static [Card] {
+        CARDS
+    }
+
+    fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let Some(every) = cx.cadence(self) else { return Ok(()) };
+        let (logits, loss, batch) = (cx.train.forward.logits, cx.train.loss, &cx.train.batch);
+        let health = cx.tape.at_cadence(every, |tape| health(tape, logits, loss, batch.targets, batch.count))?;
+        for (at, card) in CARDS.iter().enumerate() {
+            cx.record(self, card.name, "", health, at, vec![Label::NONE]);
+        }
+        Ok(())
+    }
+}
+
+/// The four measures of logits [N, V] and losses `[N]` over the targets that count, [4].
+fn health(tape: &mut Tape, logits: Var, loss: Var, targets: Var, count: Var) -> Result<Var> {
+    let classes = tape.shape(logits).rows().1;
+    let rows = tape.push1(LogitRows, &[logits])?;
+    tape.push1(NumericalHealth { classes }, &[loss, targets, rows, count])
+}
+
+crate::gpu::params! {
+    struct LogitParams { rows: u32, classes: u32, z_replica: u32, y_replica: u32 }
+}
+static LOGIT_ROWS: Shader = Shader {
+    name: "instrument/logit_rows",
+    source: include_str!("../../shaders/instrument/logit_rows.wgsl"),
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
+    params: LogitParams::FIELDS,
+};
+crate::gpu::params! {
+    struct HealthParams {
+        n: u32, classes: u32, loss_replica: u32, target_replica: u32, rows_replica: u32, count_replica: u32, out_replica: u32,
+    }
+}
+static NUMERICAL_HEALTH: Shader = Shader {
+    name: "instrument/numerical_health",
+    source: include_str!("../../shaders/instrument/numerical_health.wgsl"),
+    knobs: &[],
+    params: HealthParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&LOGIT_ROWS, &NUMERICAL_HEALTH];
+
+/// y [N, 2] = maximum of each row of z [N, V], and sum of squares around its mean.
+struct LogitRows;
+
+impl Op for LogitRows {
+    fn name(&self) -> &'static str {
+        "logit rows"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].with_dims(&[inputs[0].rows().0, 2])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let rows = outputs[0].len() / 2;
+        let params = LogitParams {
+            rows: rows as u32,
+            classes: (inputs[0].len() / rows) as u32,
+            z_replica: inputs[0].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&LOGIT_ROWS, &[subgroups], &params, &[&inputs[0], &outputs[0]], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (n, classes) = inputs[0].rows();
+        let mut out = Array::zeros(&[n, 2]);
+        for (z, out) in inputs[0].data.chunks_exact(classes).zip(out.data.chunks_exact_mut(2)) {
+            let mean = z.iter().sum::<f64>() / classes as f64;
+            out[0] = z.iter().copied().fold(f64::MIN, f64::max);
+            out[1] = z.iter().map(|z| (z - mean).powi(2)).sum();
+        }
+        vec![out]
+    }
+}
+
+/// y [4]: softmax collapse, softmax residue, largest logit, logit scale. Inputs: loss, targets `[N]`, logit
+/// rows [N, 2], and how many targets count, `[1]`.
+struct NumericalHealth {
+    classes: usize,
+}
+
+/// Spacing of f32 below 1.
+const ULP: f64 = 1.0 / (1 << 24) as f64;
+
+impl Op for NumericalHealth {
+    fn name(&self) -> &'static str {
+        "numerical health"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[2].len() != 2 * inputs[0].len() || inputs[1].len() != inputs[0].len() {
+            return Err(misfit("numerical health", "rows of different length"));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[4]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let params = HealthParams {
+            n: inputs[0].len() as u32,
+            classes: self.classes as u32,
+            loss_replica: inputs[0].replica_stride,
+            target_replica: inputs[1].replica_stride,
+            rows_replica: inputs[2].replica_stride,
+            count_replica: inputs[3].replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&NUMERICAL_HEALTH, &[], &params, &tensors, [1, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [loss, targets, rows, count] = inputs else { return Vec::new() };
+        let (all, mut out) = (count.data[0], [0.0, 0.0, f64::MIN, 0.0]);
+        for n in (0..loss.data.len()).filter(|n| targets.data[*n] != f64::from(IGNORE)) {
+            let wrong = -(-loss.data[n]).exp_m1() / ULP;
+            out[0] += f64::from(u8::from(loss.data[n] <= ULP)) / all;
+            out[1] += (wrong - wrong.round_ties_even()).abs() * ULP / all;
+            out[2] = out[2].max(rows.data[n * 2]);
+            out[3] += rows.data[n * 2 + 1] / (all * self.classes as f64);
+        }
+        out[3] = out[3].sqrt();
+        vec![Array::new(&[4], out.to_vec())]
+    }
+}
+
+pub(super) const CHECKS: &[(&str, Build)] = &[("numerical health", |c| {
+    let (z, y) = (c.owned(&[257, 7]), c.indices(&[257], 7, true));
+    let loss = c.tape.push(CrossEntropy::default(), &[z, y])?[0];
+    let count = count_targets(&mut c.tape, y, 1)?;
+    Ok((vec![health(&mut c.tape, z, loss, y, count)?], Vec::new()))
+})];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::{Case, SIZES, gpus};
+
+    fn measured(case: &mut Case, z: Var, targets: Var) -> Var {
+        let loss = case.tape.push(CrossEntropy::default(), &[z, targets]).unwrap()[0];
+        let count = count_targets(&mut case.tape, targets, 1).unwrap();
+        health(&mut case.tape, z, loss, targets, count).unwrap()
+    }
+
+    #[test]
+    fn logit_rows_and_health_match_their_reference() {
+        for n in SIZES {
+            for v in [2, 7, 113] {
+                let mut case = Case::new(&format!("health {n} {v}"));
+                let z = case.owned(&[n, v]);
+                let rows = case.tape.push1(LogitRows, &[z]).unwrap();
+                // Two passes over some hundred numbers of order 1.
+                case.agree(&[rows], 5e-6);
+                let y = case.indices(&[n], v as u32, true);
+                let health = measured(&mut case, z, y);
+                case.agree(&[health], 5e-6);
+            }
+        }
+    }
+
+    /// Two classes with margins `margins`, after which come `padding` rows that do not count, copies of the first
+    /// with other logits.
+    fn planted(margins: &[f32], padding: usize) -> (Case, Var) {
+        let mut case = Case::new("planted margins");
+        let n = margins.len() + padding;
+        let z: Vec<f32> = margins.iter().flat_map(|m| [*m + 3.0, 3.0]).chain([500.0; 2].repeat(padding)).collect();
+        let z = case.tape.constant(&[n, 2], &z);
+        let targets: Vec<u32> = (0..n).map(|i| if i < margins.len() { 0 } else { IGNORE }).collect();
+        let targets = case.tape.constant_u32(&[n], &targets);
+        let health = measured(&mut case, z, targets);
+        (case, health)
+    }
+
+    #[test]
+    fn collapse_is_where_the_naive_softmax_has_no_gradient_left() {
+        // Margins on both sides of 24 ln 2 = 16.64, where exp(-margin) is half a unit of f32 above 1.
+        let margins = [8.0, 10.0, 16.0, 16.5, 16.7, 17.0, 30.0, 80.0];
+        let naive = |margin: f32| (1.0 + (-margin).exp()) == 1.0f32;
+        let share = margins.iter().filter(|m| naive(**m)).count() as f32 / 8.0;
+        assert!((share - 0.5).abs() < 1e-6);
+        let (case, health) = planted(&margins, 0);
+        // The naive form's sum of the gradient over classes, in f32 with the wrong class's part exact.
+        let residue = |margin: f32| {
+            let p = 1.0 / (1.0 + (-f64::from(margin)).exp());
+            (f64::from(p as f32) - 1.0 + 1.0 / (1.0 + f64::from(margin).exp())).abs()
+        };
+        let residue = margins.iter().map(|m| residue(*m)).sum::<f64>() / 8.0;
+        for gpu in gpus() {
+            for found in case.run(gpu, &[health]).unwrap().remove(0) {
+                assert_eq!(found[0], share, "{}", gpu.caps().name);
+                // exp is off by up to 20 units in its last place at a margin of 8: 0.01 of the residue there.
+                assert!((f64::from(found[1]) - residue).abs() < 0.05 * residue, "{} for {residue}", found[1]);
+                assert_eq!(found[2], 83.0);
+                let scale = margins.iter().map(|m| m * m / 4.0).sum::<f32>() / 8.0;
+                assert!((found[3] / scale.sqrt() - 1.0).abs() < 1e-6, "{}", found[3]);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_count_change_nothing() {
+        let margins: Vec<f32> = (0..300).map(|i| i as f32 * 0.07).collect();
+        let ((alone, a), (padded, b)) = (planted(&margins, 0), planted(&margins, 400));
+        for gpu in gpus() {
+            // Padding comes last, so that every lane adds the same numbers in the same order.
+            assert_eq!(alone.run(gpu, &[a]).unwrap(), padded.run(gpu, &[b]).unwrap());
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The optimizers on the device against their textbooks, and what is measured of them against closed forms.
+
+use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
+use super::optimizer::{Hyper, State, advance, append};
+use crate::autograd::{Bindings, Shape, Tape};
+use crate::gpu::{Class, Gpu, Philox, Program, Select, Storage, Stream, read_now};
+use crate::instrument::UpdateSummary;
+use crate::model::{ModelConfig, WeightTable};
+
+const REPLICAS: usize = 2;
+const STEPS: u64 = 8;
+
+/// One parameter as PyTorch's documentation writes AdamW, Adam (decay as L2) and SGD with momentum.
+struct Textbook {
+    w: f64,
+    m: f64,
+    v: f64,
+}
+
+impl Textbook {
+    fn step(&mut self, config: &OptimizerConfig, rate: f64, decay: f64, g: f64, t: i32) {
+        let [b1, b2] = config.betas;
+        if config.kind == OptimizerKind::Sgd {
+            self.m = config.momentum * self.m + g + decay * self.w;
+            self.w -= rate * self.m;
+            return;
+        }
+        let l2 = if config.kind == OptimizerKind::Adam { decay * self.w } else { 0.0 };
+        if config.kind == OptimizerKind::Adamw {
+            self.w -= rate * decay * self.w;
+        }
+        self.m = b1 * self.m + (1.0 - b1) * (g + l2);
+        self.v = b2 * self.v + (1.0 - b2) * (g + l2) * (g + l2);
+        let (m, v) = (self.m / (1.0 - b1.powi(t)), self.v / (1.0 - b2.powi(t)));
+        self.w -= rate * m / (v.sqrt() + config.eps);
+    }
+}
+
+fn rate(config: &OptimizerConfig, schedule: &ScheduleConfig, step: u64) -> f64 {
+    let warm = if schedule.warmup > 0 { (step as f64 / schedule.warmup as f64).min(1.0) } else { 1.0 };
+    let share = (step as f64 - schedule.warmup as f64) / (schedule.steps as f64 - schedule.warmup as f64);
+    let fall = match schedule.kind {
+        ScheduleKind::Constant => 1.0,
+        ScheduleKind::Cosine => {
+            let half = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
+            schedule.floor + (1.0 - schedule.floor) * half
+        }
+    };
+    config.learning_rate * warm * fall
+}
+
+fn floats(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<f32> {
+    read_now(gpu, buffer, 0..buffer.size()).unwrap().into_iter().map(f32::from_bits).collect()
+}
+
+/// An optimizer alone on a device: weights and gradients are whatever a test says.
+struct Rig {
+    gpu: Gpu,
+    table: WeightTable,
+    decays: Vec<bool>,
+    program: Program,
+    weights: wgpu::Buffer,
+    grads: wgpu::Buffer,
+    summary: wgpu::Buffer,
+}
+
+impl Rig {
+    fn new(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) -> Self {
+        let model = ModelConfig { d_model: 6, n_heads: 2, d_vocab: 5, d_vocab_out: 7, n_ctx: 3, ..Default::default() };
+        let table = WeightTable::new(&model.resolve().unwrap());
+        let decays: Vec<bool> = (0..table.specs().len()).map(|tensor| tensor % 3 != 1).collect();
+        let len = table.len();
+        let mut tape = Tape::new(REPLICAS as u32);
+        let state = State {
+            weights: tape.input("weights", Shape::f32(&[len])),
+            grads: tape.input("gradients", Shape::f32(&[len])),
+            first: tape.input("first", Shape::f32(&[len])),
+            second: tape.input("second", Shape::f32(&[len])),
+            hyper: tape.input("hyper", Shape::f32(&[Hyper::LEN])),
+            clock: tape.input("clock", Shape::u32(&[1]).shared()),
+        };
+        let clip = configs[0].clip > 0.0;
+        let out = append(&mut tape, &table, &decays, configs[0].kind, clip, state).unwrap();
+        advance(&mut tape, state.clock).unwrap();
+        let hyper: Vec<Hyper> = configs.iter().map(|config| Hyper::new(config, schedule, 1)).collect();
+        let zeros = |class| gpu.upload(class, &vec![0.0f32; REPLICAS * len]).unwrap();
+        let [weights, grads, first, second] =
+            [Class::Weights, Class::Gradients, Class::Optimizer, Class::Optimizer].map(zeros);
+        let numbers = table.specs().len() * UpdateSummary::COLUMNS;
+        let summary = gpu.buffer(Class::Metrics, (REPLICAS * numbers) as u64).unwrap();
+        let mut bindings = Bindings::new();
+        for (var, buffer, stride) in [
+            (state.weights, &weights, len),
+            (state.grads, &grads, len),
+            (state.first, &first, len),
+            (state.second, &second, len),
+            (state.hyper, &gpu.upload(Class::State, bytemuck::cast_slice::<Hyper, f32>(&hyper)).unwrap(), Hyper::LEN),
+            (state.clock, &gpu.upload(Class::State, &[0u32]).unwrap(), 0),
+            (out.tensors, &summary, numbers),
+        ] {
+            bindings.bind(var, Storage::whole(buffer, stride as u64));
+        }
+        let program = tape.compile(gpu, &bindings).unwrap();
+        program.poison(gpu);
+        Self { gpu: gpu.clone(), table, decays, program, weights, grads, summary }
+    }
+
+    /// Numbers for every parameter of every replica, from its replica, tensor and place in the tensor; gaps
+    /// between tensors are zero, as a session has them.
+    fn fill(&self, mut value: impl FnMut(usize, usize, usize) -> f32) -> Vec<f32> {
+        let mut data = vec![0.0f32; REPLICAS * self.table.len()];
+        for (r, replica) in data.chunks_exact_mut(self.table.len()).enumerate() {
+            for (t, spec) in self.table.specs().iter().enumerate() {
+                for (i, x) in replica[spec.offset..][..spec.len()].iter_mut().enumerate() {
+                    *x = value(r, t, i);
+                }
+            }
+        }
+        data
+    }
+
+    fn write(&self, buffer: &wgpu::Buffer, data: &[f32]) {
+        self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(data));
+    }
+
+    /// Replays step `step` alone.
+    fn replay(&self, step: u64, update: bool) {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        self.program.encode(&mut encoder.begin_compute_pass(&Default::default()), Select { step, update });
+        self.gpu.queue().submit([encoder.finish()]);
+    }
+
+    /// The last summary of each replica and tensor.
+    fn summary(&self) -> Vec<Vec<Vec<f32>>> {
+        let numbers = floats(&self.gpu, &self.summary);
+        let tensors: Vec<Vec<f32>> = numbers.chunks_exact(UpdateSummary::COLUMNS).map(<[f32]>::to_vec).collect();
+        tensors.chunks_exact(self.table.specs().len()).map(<[Vec<f32>]>::to_vec).collect()
+    }
+}
+
+/// What a tensor's summary should be, from one parameter after the other.
+#[derive(Default)]
+struct Expected {
+    sums: [f64; 7],
+    elements: f64,
+    decay: f64,
+}
+
+impl Expected {
+    /// A parameter's weight and gradient before, what was added to it, what the gradient pushed, and
+    /// whether its second moment is tiny. `decay` is rate times decay.
+    fn add(&mut self, [w, g, delta, push]: [f64; 4], tiny: bool, decay: f64) {
+        let terms = [w * w, g * g, delta * delta, w * push, push * push, g * delta, f64::from(tiny)];
+        for (sum, term) in self.sums.iter_mut().zip(terms) {
+            *sum += term;
+        }
+        self.elements += 1.0;
+        self.decay = decay;
+    }
+
+    fn columns(&self, kind: OptimizerKind) -> [f64; UpdateSummary::COLUMNS] {
+        let [ww, gg, dd, wp, pp, gd, tiny] = self.sums;
+        let decay = self.decay * ww.sqrt();
+        let step = if kind == OptimizerKind::Adamw { pp } else { dd };
+        [
+            ww.sqrt(),
+            gg.sqrt(),
+            dd.sqrt(),
+            (dd / ww).sqrt(),
+            (step / self.elements).sqrt(),
+            decay / (decay + pp.sqrt()),
+            -wp / (ww * pp).sqrt(),
+            gd,
+            tiny / self.elements,
+        ]
+    }
+}
+
+fn close(got: f32, want: f64, tolerance: f64, what: &str) {
+    assert!((f64::from(got) - want).abs() <= tolerance * want.abs().max(1.0), "{what}: {got} for {want}");
+}
+
+fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) {
+    let rig = Rig::new(gpu, configs, schedule);
+    let (kind, len) = (configs[0].kind, rig.table.len());
+    let mut draws = 0;
+    let mut normal = |scale: f64| {
+        draws += 1;
+        (scale * Philox::new(7, Stream::Weights, 0).normals(draws)[0]) as f32
+    };
+    let before = rig.fill(|_, _, _| normal(0.5));
+    rig.write(&rig.weights, &before);
+    let mut truth: Vec<Textbook> = before.iter().map(|w| Textbook { w: f64::from(*w), m: 0.0, v: 0.0 }).collect();
+    let mut expected = Vec::new();
+    for step in 0..STEPS {
+        let gradient = rig.fill(|_, _, _| normal(0.1 + step as f64));
+        rig.write(&rig.grads, &gradient);
+        rig.replay(step, true);
+        expected.clear();
+        for (replica, config) in configs.iter().enumerate() {
+            let rate = rate(config, schedule, step);
+            let own = &gradient[replica * len..][..len];
+            let norm = own.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let factor = if config.clip > 0.0 { (config.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+            for (spec, decays) in rig.table.specs().iter().zip(&rig.decays) {
+                let decay = if *decays { config.weight_decay } else { 0.0 };
+                let mut tensor = Expected::default();
+                for i in spec.offset..spec.offset + spec.len() {
+                    let (g, at) = (f64::from(own[i]), &mut truth[replica * len + i]);
+                    let w = at.w;
+                    at.step(config, rate, decay, g * factor, step as i32 + 1);
+                    let delta = at.w - w;
+                    let push = match kind {
+                        OptimizerKind::Adamw => delta + rate * decay * w,
+                        _ => -rate * g * factor,
+                    };
+                    tensor.add([w, g, delta, push], false, rate * decay);
+                }
+                expected.push(tensor.columns(kind));
+            }
+        }
+    }
+    // Eight steps of rounding to 24 bits, each at most a few units in the last place of numbers near 1.
+    let moved = floats(gpu, &rig.weights);
+    for (at, truth) in truth.iter().enumerate() {
+        close(moved[at], truth.w, 3e-6, &format!("{kind:?} weight {at}"));
+    }
+    // The gradient is as it came, the weights are those before the last update. Differences of 0.01 between
+    // weights near 1 that round at 6e-8, times gradients near 10.
+    for (found, expected) in rig.summary().concat().iter().zip(&expected) {
+        for (column, (found, expected)) in found.iter().zip(expected).enumerate() {
+            close(*found, *expected, 2e-5, &format!("{kind:?} summary column {column}"));
+        }
+    }
+    // Measuring moves nothing.
+    rig.replay(0, false);
+    assert_eq!(floats(gpu, &rig.weights), moved);
+}
+
+#[test]
+fn every_optimizer_follows_its_textbook() {
+    let schedules = [
+        ScheduleConfig { warmup: 3, steps: 1, ..Default::default() },
+        ScheduleConfig { kind: ScheduleKind::Cosine, warmup: 2, steps: 6, floor: 0.1 },
+    ];
+    for gpu in crate::autograd::check::gpus() {
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Adam, OptimizerKind::Sgd] {
+            for (schedule, clip) in schedules.iter().zip([0.0, 2.5]) {
+                let config = OptimizerConfig { kind, clip, learning_rate: 0.01, ..Default::default() };
+                let other =
+                    OptimizerConfig { learning_rate: 0.003, weight_decay: 0.2, betas: [0.8, 0.95], ..config.clone() };
+                follow(gpu, &[config, other], schedule);
+            }
+        }
+    }
+}
+
+/// AdamW at a rate of 0.001, and the same with a decay of its own in replica 1.
+fn adamw(decays: [f64; 2]) -> [OptimizerConfig; REPLICAS] {
+    decays.map(|weight_decay| OptimizerConfig {
+        kind: OptimizerKind::Adamw,
+        learning_rate: 1e-3,
+        weight_decay,
+        ..Default::default()
+    })
+}
+
+#[test]
+fn decay_alone_halves_the_weights_in_693_steps() {
+    for gpu in crate::autograd::check::gpus() {
+        let rig = Rig::new(gpu, &adamw([1.0, 0.0]), &ScheduleConfig::default());
+        rig.write(&rig.weights, &rig.fill(|_, _, i| 1.0 + i as f32));
+        for step in 0..694 {
+            rig.replay(step, true);
+        }
+        let norm = |n: usize| (1..=n).map(|i| (i * i) as f64).sum::<f64>().sqrt();
+        for (replica, tensors) in rig.summary().iter().enumerate() {
+            for ((found, spec), decays) in tensors.iter().zip(rig.table.specs()).zip(&rig.decays) {
+                let decayed = replica == 0 && *decays;
+                // 693 updates were made before the last; each rounds by up to half a unit of 6e-8.
+                let left = if decayed { (1.0f64 - 1e-3).powi(693) } else { 1.0 };
+                assert!(!decayed || (left - 0.5).abs() < 2e-4);
+                close(found[UpdateSummary::WEIGHT_NORM] / norm(spec.len()) as f32, left, 4e-5, &spec.name);
+                let decayed = f32::from(u8::from(decayed));
+                assert_eq!(found[UpdateSummary::DECAY_SHARE], decayed, "{}", spec.name);
+                // A change of 1e-3 of a weight is known to 6e-5 of itself.
+                close(found[UpdateSummary::UPDATE_RATIO] * 1e3, f64::from(decayed), 1e-4, &spec.name);
+                // Nothing pushes, no moment was ever filled.
+                for column in [UpdateSummary::STEP_SIZE, UpdateSummary::DECAY_COSINE, UpdateSummary::LOSS_CHANGE] {
+                    assert_eq!(found[column], 0.0);
+                }
+                assert_eq!(found[UpdateSummary::EPSILON_SHARE], 1.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_constant_gradient_moves_adam_by_the_learning_rate() {
+    for gpu in crate::autograd::check::gpus() {
+        let rig = Rig::new(gpu, &adamw([0.5, 0.25]), &ScheduleConfig::default());
+        // Weights of one size and their gradients have the same sign, so both forces point to the origin; every
+        // third gradient is far below eps = 1e-8, where the step is g / (|g| + eps) of the rate.
+        let sign = |i: usize| if i.is_multiple_of(2) { 1.0 } else { -1.0 };
+        let size = |i: usize| if i.is_multiple_of(3) { 1e-10 } else { 0.3 };
+        rig.write(&rig.weights, &rig.fill(|_, _, i| sign(i) * 2.0));
+        rig.write(&rig.grads, &rig.fill(|_, t, i| sign(i) * if t == 0 { size(i) } else { 0.3 }));
+        for step in 0..20 {
+            // The same weights every time: only the moments go on.
+            rig.write(&rig.weights, &rig.fill(|_, _, i| sign(i) * 2.0));
+            rig.replay(step, true);
+        }
+        for (replica, tensors) in rig.summary().iter().enumerate() {
+            let decay = [0.5, 0.25][replica];
+            for (t, ((found, spec), decays)) in tensors.iter().zip(rig.table.specs()).zip(&rig.decays).enumerate() {
+                let mut expected = Expected::default();
+                let decay = if *decays { 1e-3 * decay } else { 0.0 };
+                for i in 0..spec.len() {
+                    let g = f64::from(if t == 0 { size(i) } else { 0.3 });
+                    let push = -1e-3 * g / (g + 1e-8);
+                    expected.add([2.0, g, push - decay * 2.0, push], g < 1e-8, decay);
+                }
+                // Updates of 1e-3 of weights near 2, which round at 1.2e-7.
+                for (column, want) in expected.columns(OptimizerKind::Adamw).into_iter().enumerate() {
+                    let scale = if want == 0.0 { 1.0 } else { want };
+                    close(found[column] / scale as f32, want / scale, 2e-4, &format!("column {column}, {}", spec.name));
+                }
+                if t > 0 {
+                    close(found[UpdateSummary::STEP_SIZE] * 1e3, 1.0, 1e-5, &spec.name);
+                    close(found[UpdateSummary::DECAY_COSINE], 1.0, 1e-5, &spec.name);
+                }
+            }
+        }
+    }
+}
