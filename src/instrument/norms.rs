@@ -14,6 +14,11 @@ pub struct UpdateNorms {
     pub update: Var,
 }
 
+impl UpdateNorms {
+    /// Name of the instrument for which they are added up, beside the update.
+    pub(crate) const INSTRUMENT: &str = "norms";
+}
+
 /// `weight_norm`, `grad_norm`, `update_norm`.
 pub(super) struct TensorNorms;
 
@@ -55,7 +60,7 @@ const CARDS: &[Card] = &[
 
 impl Instrument for TensorNorms {
     fn name(&self) -> &'static str {
-        "norms"
+        UpdateNorms::INSTRUMENT
     }
 
     fn cards(&self) -> &'static [Card] {

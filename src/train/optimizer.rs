@@ -202,8 +202,11 @@ pub(super) fn append(
     let coefficients = tape.push1(Coefficients { kind }, &inputs)?;
     let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, coefficients, rows];
     let sums = tape.effect(Update { kind }, &inputs)?[0];
+    let before = tape.in_scope(UpdateNorms::INSTRUMENT);
     let mut norms = |column: u32| tape.push1(TensorNorms { column }, &[sums, tensors]);
-    Ok(UpdateNorms { weight: norms(0)?, grad: norms(1)?, update: norms(2)? })
+    let norms = UpdateNorms { weight: norms(0)?, grad: norms(1)?, update: norms(2)? };
+    tape.in_scope(before);
+    Ok(norms)
 }
 
 /// Appends what ends a step: the clock goes on.

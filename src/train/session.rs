@@ -7,7 +7,7 @@ use super::optimizer::{self, Hyper, State};
 use crate::autograd::ops::MeanRows;
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Program, Readback, Select, Storage, read_now};
+use crate::gpu::{Class, Gpu, Program, Readback, STEP, Select, Storage, read_now};
 use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::Task;
@@ -100,8 +100,10 @@ impl Session {
         let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
         let mut attach = Attach::new(&mut tape, &model, config.task.as_ref(), &feed, &train, piece, &config.measure);
         for instrument in instrument::registry() {
+            attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;
         }
+        attach.tape.in_scope(STEP);
         // What reads the weights stands above this line, what moves them below.
         let len = model.table.len();
         let elements = u64::from(replicas) * len as u64;
@@ -118,9 +120,11 @@ impl Session {
         let clip = config.optimizer.clip > 0.0;
         let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, state)?;
         for instrument in instrument::registry() {
+            attach.tape.in_scope(instrument.name());
             instrument.attach_to_update(&mut attach, &norms)?;
         }
         let row = attach.finish(gpu, clock_var, &mut bindings)?;
+        tape.in_scope(STEP);
         optimizer::advance(&mut tape, clock_var)?;
 
         let weights = gpu.buffer(Class::Weights, elements)?;
