@@ -162,7 +162,7 @@ impl Task for Tokens {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq, targets, width, splits }))
+        Ok(Feed::Examples(Examples { tokens, seq, targets, width, splits }.with_labels_of(replicas)))
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn examples(task: &Tokens) -> Examples {
-        match task.feed(&[ReplicaData { seed: 0, train_fraction: None }]).unwrap() {
+        match task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap() {
             Feed::Examples(examples) => examples,
             _ => panic!("examples expected"),
         }
