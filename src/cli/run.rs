@@ -155,6 +155,8 @@ struct Loop {
     session: Session,
     dir: RunDir,
     progress: Progress,
+    /// Step at which the run began or went on.
+    first: u64,
     submitted: VecDeque<wgpu::SubmissionIndex>,
     signal: Arc<AtomicUsize>,
     train: Option<f32>,
@@ -171,8 +173,10 @@ const IN_FLIGHT: usize = 2;
 const SUBMISSION: f64 = 0.1;
 /// Seconds after which waiting rows are written, so that a run can be watched.
 const FLUSH: u64 = 60;
-/// Seconds a run must take for its instruments to be timed at its end, for about the second number of them.
-const TIMED: (u64, u64) = (20, 1);
+/// What a run must have taken, in seconds and in steps, for its instruments to be timed at its end.
+const TIMED: (u64, u64) = (20, 100);
+/// Seconds after which no further replay is timed.
+const TIMING: u64 = 1;
 
 impl Loop {
     fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
@@ -205,6 +209,7 @@ impl Loop {
             Bytes(least),
         ));
         Ok(Self {
+            first: session.step(),
             gpu,
             session,
             dir,
@@ -271,10 +276,10 @@ impl Loop {
     /// What measuring cost, in words, and into `run.json`. The replays train on weights that are saved and
     /// measured already, and nothing of them is kept.
     fn costs(&mut self) -> Result<Option<String>> {
-        if self.progress.elapsed().as_secs() < TIMED.0 {
+        if self.progress.elapsed().as_secs() < TIMED.0 || self.session.step() - self.first < TIMED.1 {
             return Ok(None);
         }
-        let costs = Costs::measure(&self.gpu, &self.session, 50, Duration::from_secs(TIMED.1))?;
+        let costs = Costs::measure(&self.gpu, &self.session, 50, Duration::from_secs(TIMING))?;
         Ok(costs.map(|costs| {
             let summary = costs.summary();
             self.dir.set_measuring(serde_json::json!({ "summary": summary, "costs": costs }));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
-use super::{Examples, Split};
+use super::{Examples, ReplicaData, Split, Task};
 use crate::autograd::op::{Links, misfit};
 use crate::autograd::ops::IGNORE;
 use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var};
@@ -63,6 +63,22 @@ pub struct Batch {
 }
 
 impl Feed {
+    /// What a task gives each replica, with the labels shuffled where a replica asks for that.
+    ///
+    /// # Errors
+    /// As [`Task::feed`]; [`Error::Config`] where there are no labels to shuffle.
+    pub fn new(task: &dyn Task, replicas: &[ReplicaData]) -> Result<Self> {
+        let mut feed = task.feed(replicas)?;
+        match &mut feed {
+            Self::Examples(examples) => examples.shuffle_labels(replicas),
+            _ if replicas.iter().any(|replica| replica.shuffle_labels) => {
+                return Err(Error::Config("shuffle_labels needs a finite set of examples".to_owned()));
+            }
+            _ => {}
+        }
+        Ok(feed)
+    }
+
     /// The batch one training step sees: all examples where `size` is `None`, else `size` drawn with
     /// replacement for each step on the device. `clock` is the step counter, `seeds` are the replicas'.
     ///

@@ -68,8 +68,7 @@ impl Split {
 impl Examples {
     /// With the targets of the train set dealt out anew among its examples, at random, for replicas that ask
     /// for it: there is nothing left to understand, and as much to memorize.
-    #[must_use]
-    pub fn with_labels_of(mut self, replicas: &[ReplicaData]) -> Self {
+    pub(super) fn shuffle_labels(&mut self, replicas: &[ReplicaData]) {
         for (split, replica) in self.splits.iter_mut().zip(replicas).filter(|(_, replica)| replica.shuffle_labels) {
             // The split itself is drawn at step 0 of the stream.
             let order = Philox::new(replica.seed, Stream::Split, 1).permutation(split.train.len() as u32);
@@ -80,7 +79,6 @@ impl Examples {
             }
             split.labels = Some(labels);
         }
-        self
     }
 
     /// Targets of all examples as a replica trains on them; those of its test set are the true ones.
@@ -165,8 +163,9 @@ mod tests {
         let split = Split::random(100, 0.4, 3).unwrap();
         // Two targets for each example: they move together.
         let targets: Vec<u32> = (0..200).collect();
-        let examples = Examples { tokens: vec![0; 100], seq: 1, targets, width: 2, splits: vec![split.clone(); 2] };
-        let examples = examples.with_labels_of(&[replica(false), replica(true)]);
+        let splits = vec![split.clone(); 2];
+        let mut examples = Examples { tokens: vec![0; 100], seq: 1, targets, width: 2, splits };
+        examples.shuffle_labels(&[replica(false), replica(true)]);
         assert_eq!(examples.trained(0), examples.targets);
         let plain = &examples.splits[1];
         assert_eq!((&plain.train, &plain.test), (&split.train, &split.test), "the split stays");

@@ -156,9 +156,7 @@ impl Task for Modular {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(
-            Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }.with_labels_of(replicas),
-        ))
+        Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
     }
 
     fn cyclic(&self) -> Option<Cyclic> {

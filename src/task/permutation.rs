@@ -130,9 +130,7 @@ impl Task for Permutation {
                 Split::random(count, fraction, replica.seed)
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(
-            Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }.with_labels_of(replicas),
-        ))
+        Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
     }
 
     fn irreps(&self) -> Option<Irreps> {

@@ -105,8 +105,8 @@ impl Task for Repeated {
                 self.seq
             ));
         }
-        if replicas.iter().any(|r| r.train_fraction.is_some() || r.shuffle_labels) {
-            return fail("train_fraction and shuffle_labels do not apply to generated sequences".to_owned());
+        if replicas.iter().any(|r| r.train_fraction.is_some()) {
+            return fail("train_fraction does not apply to generated sequences".to_owned());
         }
         let generator = Generator {
             d_vocab: self.d_vocab,

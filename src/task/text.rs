@@ -71,10 +71,8 @@ impl Task for Text {
         check_fraction("task.train_fraction", self.train_fraction)?;
         check_between("task.seq", self.seq, 2..=1 << 16)?;
         check_between("task.test_sequences", self.test_sequences, 1..=1 << 16)?;
-        if replicas.iter().any(|r| r.train_fraction.is_some() || r.shuffle_labels) {
-            return Err(Error::Config(
-                "train_fraction and shuffle_labels cannot differ between replicas of a text".to_owned(),
-            ));
+        if replicas.iter().any(|r| r.train_fraction.is_some()) {
+            return Err(Error::Config("train_fraction cannot differ between replicas of a text".to_owned()));
         }
         if self.path.as_os_str().is_empty() {
             return Err(Error::Config(

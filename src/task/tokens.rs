@@ -162,7 +162,7 @@ impl Task for Tokens {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq, targets, width, splits }.with_labels_of(replicas)))
+        Ok(Feed::Examples(Examples { tokens, seq, targets, width, splits }))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Readback, STEP, Select, Storage, read_now};
 use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
-use crate::task::Task;
+use crate::task::{Feed, Task};
 
 /// A run that can be stepped, measured, saved and restored.
 ///
@@ -84,7 +84,7 @@ impl Session {
     pub fn new(gpu: &Gpu, config: RunConfig<Box<dyn Task>>) -> Result<Self> {
         instrument::check_names(&config.measure)?;
         let replicas = config.replicas;
-        let feed = config.task.feed(&config.data())?;
+        let feed = Feed::new(config.task.as_ref(), &config.data())?;
         let shape = config.task.shape();
         let mut tape = Tape::new(replicas);
         let mut bindings = Bindings::new();
