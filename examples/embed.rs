@@ -37,6 +37,7 @@ pub(crate) fn run() -> Result<[Vec<f32>; 2], Box<dyn std::error::Error>> {
         operation: Operation::Add,
         p: 31,
         train_fraction: 0.5,
+        operator_token: false,
         train_pairs: None,
     };
     let config = RunConfig::new(STEPS, Box::new(task) as Box<dyn Task>);

@@ -17,6 +17,7 @@
 //!     operation: Operation::Add,
 //!     p: 13,
 //!     train_fraction: 0.5,
+//!     operator_token: false,
 //!     train_pairs: None,
 //! };
 //! let run = RunConfig::new(20, Box::new(task) as Box<dyn Task>);

@@ -129,9 +129,11 @@ fn lists_and_helps() {
         ("--help", &["Examples", "run", "measure", "adapters"][..]),
         ("run --help", &["--resume", "Examples"]),
         ("--version", &["thermoscope"]),
-        ("presets", &["grok", "grok-quick", "induction", "text"]),
+        ("presets", &["grok", "grok-quick", "arms", "verma", "power", "fsd", "induction", "olsson", "text"]),
         ("presets grok", &["p = 113"]),
         ("instruments", &["loss.test", "attention_entropy", "fourier_norm"]),
+        ("instruments --measure tiny.toml", &["attention", "filing", "class F together"]),
+        ("bench instruments --help", &["instruments"]),
         ("completions bash", &["thermoscope"]),
         ("adapters", &["subgroup", "Vulkan"]),
     ] {
@@ -151,6 +153,10 @@ fn lists_and_helps() {
     for line in place.good("adapters --json").lines() {
         let adapter: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(adapter["name"].is_string() && adapter["max_binding"].is_u64());
+    }
+    let costs: serde_json::Value = serde_json::from_str(&place.good("instruments --measure tiny.toml --json")).unwrap();
+    for cost in costs["costs"]["costs"].as_array().unwrap() {
+        assert!(cost["ms"].as_f64().unwrap() > 0.0 && cost["dispatches"].as_u64().unwrap() > 0, "{cost}");
     }
     let mine = place.good("presets grok-quick");
     place.write("mine.toml", mine);
@@ -183,6 +189,7 @@ fn mistakes_in_a_configuration_are_told_and_write_nothing() {
         ("task.kind=chess", &["chess", "modular"]),
         ("task.train_fraction=0", &["train_fraction"]),
         ("task.train_fraction=1", &["train_fraction"]),
+        ("replica=[{name='a'}, {name='a'}]", &["named a"]),
         ("task.train_pairs=nowhere.json", &["nowhere.json"]),
         ("task.train_pairs=pairs.json", &["pairs.json"]),
         ("task.train_pairs=not-pairs.json", &["not-pairs.json"]),

@@ -77,6 +77,24 @@ fn a_replica_has_the_bits_it_has_alone() {
 }
 
 #[test]
+fn shuffled_labels_leave_the_other_replicas_their_bits() {
+    let arm = |words: &str| format!("[[replica]]\nseed = 3\n{words}\n");
+    let shuffled = arm("shuffle_labels = true\nname = \"shuffled\"");
+    for batch in ["", "[batch]\nsize = 40\n"] {
+        let start = format!("{MODULAR}{batch}");
+        for gpu in gpus() {
+            let run = |arms: &[&str]| losses(gpu, &mut session(gpu, &format!("{start}{}", arms.concat())), 6);
+            let together = run(&[&arm(""), &shuffled]);
+            for (at, alone) in [run(&[&arm("")]), run(&[&shuffled])].iter().enumerate() {
+                assert_eq!(bits(&together, at), bits(alone, 0), "replica {at} on {}", gpu.caps().name);
+            }
+            // Other labels, other losses.
+            assert_ne!(bits(&together, 0), bits(&together, 1));
+        }
+    }
+}
+
+#[test]
 fn the_same_run_twice_and_after_a_restore_has_the_same_bits() {
     let gpu = &gpus()[0];
     for text in [MODULAR, REPEATED] {

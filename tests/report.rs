@@ -24,6 +24,11 @@ const RUN: &str = r#"
     n_heads = 2
     [optimizer]
     learning_rate = 0.01
+    [[replica]]
+    name = "main"
+    [[replica]]
+    name = "labels <i>shuffled</i>"
+    shuffle_labels = true
 "#;
 
 /// Trains into a run directory and returns the page.
@@ -113,6 +118,11 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     // A name is text, never markup.
     let title = tab.wait_for_element("h1").unwrap().get_inner_text().unwrap();
     assert_eq!(title, "a <b>small</b> run");
+    // Replicas go by their names, in the table and in the charts.
+    let table = tab.wait_for_element("table").unwrap().get_inner_text().unwrap();
+    assert!(table.contains("main") && table.contains("labels <i>shuffled</i>"), "{table}");
+    let rows = |name: &str| number(&tab, &format!("datasets.loss.filter((row) => row.arm === '{name}').length"));
+    assert!(rows("main") > 100.0 && rows("main") == rows("labels <i>shuffled</i>"));
     // Something was painted: more than one colour on the canvas, and rows behind it.
     let colours = number(
         &tab,

@@ -107,6 +107,7 @@ impl Tape {
             let outputs = links.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
             let owned = links.inputs.iter().chain(links.outputs).any(|var| self.shape(*var).owned);
             recording.at_cadence(node.every);
+            recording.in_scope(node.scope);
             let replicas = if owned { self.replicas() } else { 1 };
             node.op.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
         }

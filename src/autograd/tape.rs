@@ -100,6 +100,8 @@ pub(super) struct Node {
     pub(super) inputs: Vec<Var>,
     pub(super) outputs: Vec<Var>,
     pub(super) every: u64,
+    /// Who appended it.
+    pub(super) scope: &'static str,
     /// Runs even if nobody reads its outputs.
     pub(super) effect: bool,
 }
@@ -116,12 +118,13 @@ pub struct Tape {
     vars: Vec<VarInfo>,
     nodes: Vec<Node>,
     every: u64,
+    scope: &'static str,
 }
 
 impl Tape {
     /// An empty tape for `replicas` copies of a model.
     pub fn new(replicas: u32) -> Self {
-        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1 }
+        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1, scope: crate::gpu::STEP }
     }
 
     /// Number of replicas R.
@@ -210,6 +213,7 @@ impl Tape {
             inputs: inputs.to_vec(),
             outputs: outputs.clone(),
             every: self.every,
+            scope: self.scope,
             effect,
         });
         Ok(outputs)
@@ -253,6 +257,12 @@ impl Tape {
         let result = build(self);
         self.every = before;
         result
+    }
+
+    /// Sets who appends the ops that follow, and returns who did before. An op belongs to who appended it,
+    /// whoever reads it later.
+    pub fn in_scope(&mut self, scope: &'static str) -> &'static str {
+        std::mem::replace(&mut self.scope, scope)
     }
 
     /// A variable's name, or its number.

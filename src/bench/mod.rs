@@ -2,7 +2,11 @@
 //! by side, and the encoder. Times are the device's own where it has timestamps, wall clock otherwise;
 //! what is compared is measured in turns, in one run.
 
-use std::time::Instant;
+mod cost;
+
+pub use cost::{Cost, Costs};
+
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -356,6 +360,23 @@ pub fn profile(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Resu
     let works = program.works(STEP);
     let lines = labels.iter().zip(times).zip(works);
     Ok(lines.map(|((label, times), work)| Times(times).line(gpu, workload.name, label, work, peak)).collect())
+}
+
+/// What each instrument costs in a workload's step: the median of `rounds` replays.
+///
+/// # Errors
+/// Where the device fails; [`Error::Unsupported`] where it has no timestamps.
+pub fn instruments(gpu: &Gpu, workload: &Workload, rounds: u32) -> Result<Costs> {
+    costs(gpu, &workload.session(gpu, 1, |_| true)?, rounds)
+}
+
+/// What each instrument costs in a session's step: the median of `rounds` replays, which train it on.
+///
+/// # Errors
+/// As [`instruments`].
+pub fn costs(gpu: &Gpu, session: &Session, rounds: u32) -> Result<Costs> {
+    Costs::measure(gpu, session, rounds, Duration::MAX)?
+        .ok_or_else(|| Error::Unsupported("the cost of single instruments needs timestamps".to_owned()))
 }
 
 /// A workload with 1, 2, 4, ... replicas in one program, until `most` or until memory ends.

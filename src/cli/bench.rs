@@ -1,9 +1,10 @@
 //! `thermoscope bench`
 
 use super::{complain, open_gpu, print};
-use crate::bench::{self, Line, Peak, WORKLOADS, Workload};
+use crate::bench::{self, Costs, Line, Peak, WORKLOADS, Workload};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Gpu};
+use crate::instrument::CostClass;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -11,6 +12,7 @@ use crate::gpu::{AdapterChoice, Bytes, Gpu};
   thermoscope bench step --preset grok --json
   thermoscope bench kernels                     matrix products and a copy, as share of the peak
   thermoscope bench profile --preset induction  every kernel of one step
+  thermoscope bench instruments --preset grok   what each instrument costs, and whether its card is right
   thermoscope bench replicas --most 64          many copies of a model in one program
 
 What is compared is measured in turns in one run. Times on a busy machine are worth little; ratios keep.")]
@@ -40,6 +42,8 @@ enum What {
     Kernels,
     /// Each kernel of a step, on the device's clock
     Profile,
+    /// What each instrument of a step costs, on the device's clock
+    Instruments,
     /// CPU time of encoding a step
     Encode,
     /// 1, 2, 4, ... replicas in one program
@@ -50,6 +54,7 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
     let gpu = open_gpu(adapter)?;
     let workloads: Vec<&Workload> = match &args.preset {
         Some(name) => vec![Workload::find(name)?],
+        None if args.what == What::Instruments => vec![Workload::find("grok")?],
         None if matches!(args.what, What::Profile | What::Replicas) => vec![Workload::find("grok-minibatch")?],
         None => WORKLOADS.iter().collect(),
     };
@@ -59,6 +64,12 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
             for gpu in [&Gpu::noop(), &gpu] {
                 show(args, &[bench::encode(gpu, workload, 20 * args.rounds)?], None)?;
             }
+        }
+        return Ok(());
+    }
+    if args.what == What::Instruments {
+        for workload in workloads {
+            show_costs(workload.name, &bench::instruments(&gpu, workload, args.rounds)?, args.json)?;
         }
         return Ok(());
     }
@@ -86,6 +97,54 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
     }
     Ok(())
 }
+
+/// Prints what instruments cost, and where that is more than their cards claim.
+pub(super) fn show_costs(name: &str, costs: &Costs, json: bool) -> Result<()> {
+    if json {
+        let text = serde_json::to_string(&serde_json::json!({ "workload": name, "costs": costs }));
+        print(&text.map_err(|error| Error::Unsupported(error.to_string()))?);
+        return Ok(());
+    }
+    print(&format!(
+        "\n{name}: a step that measures nothing takes {:.3} ms (device, median of {})\n{:18} {:>5} {:>6} {:>7} {:>9} {:>10} {:>12} {:>9}",
+        costs.step_ms,
+        costs.replays,
+        "instrument",
+        "class",
+        "every",
+        "kernels",
+        "GFLOP",
+        "bytes",
+        "ms each time",
+        "of a step"
+    ));
+    for cost in &costs.costs {
+        let broken = cost.broken().map(|limit| format!("  its class allows {} %", limit * 100.0));
+        print(&format!(
+            "{:18} {:>5} {:6} {:7} {:9.4} {:>10} {:12.3} {:8.2}%{}",
+            cost.instrument,
+            format!("{:?}", cost.class),
+            cost.every,
+            cost.dispatches,
+            cost.flops as f64 * 1e-9,
+            Bytes(cost.bytes).to_string(),
+            cost.ms,
+            cost.share * 100.0,
+            broken.unwrap_or_default(),
+        ));
+    }
+    let free = costs.share(|cost| cost.class == CostClass::F);
+    print(&format!(
+        "class F together {:.2} % of a step{}, everything {:.2} %",
+        free * 100.0,
+        if free > FREE { ", more than its 3 %" } else { "" },
+        costs.share(|_| true) * 100.0
+    ));
+    Ok(())
+}
+
+/// What all instruments of class F may take of a step.
+const FREE: f64 = 0.03;
 
 fn show(args: &Args, lines: &[Line], peak: Option<&Peak>) -> Result<()> {
     if args.json {

@@ -1,17 +1,38 @@
 //! `thermoscope instruments`
 
-use super::print;
+use super::{bench, complain, open_gpu, presets, print};
 use crate::error::{Error, Result};
+use crate::gpu::AdapterChoice;
 use crate::instrument::registry;
+use crate::train::Session;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  thermoscope instruments
+  thermoscope instruments --measure grok        what each costs in that run, on this adapter")]
 pub(super) struct Args {
     /// One JSON object for each metric
     #[arg(long)]
     json: bool,
+    /// Instead of the list: what each instrument costs in a step of this run, and whether its card is right
+    #[arg(long, value_name = "PRESET|FILE.toml")]
+    measure: Option<String>,
+    /// With --measure: change one setting; may be given many times
+    #[arg(long, value_name = "KEY=VALUE", requires = "measure")]
+    set: Vec<String>,
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+/// Replays of which the median counts.
+const ROUNDS: u32 = 5;
+
+pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
+    if let Some(name) = &args.measure {
+        let setup = presets::load(name, &args.set)?;
+        let gpu = open_gpu(adapter)?;
+        complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
+        let session = Session::new(&gpu, setup.config)?;
+        return bench::show_costs(name, &crate::bench::costs(&gpu, &session, ROUNDS)?, args.json);
+    }
     for instrument in registry() {
         for card in instrument.cards() {
             if args.json {

@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::main(&args).map(|()| 0),
         Command::Adapters(args) => adapters::main(&args, cli.adapter.as_ref()).map(|()| 0),
         Command::Bench(args) => bench::main(&args, &adapter).map(|()| 0),
-        Command::Instruments(args) => instruments::main(&args).map(|()| 0),
+        Command::Instruments(args) => instruments::main(&args, &adapter).map(|()| 0),
         Command::Presets(args) => presets::main(&args).map(|()| 0),
         Command::Completions { shell } => {
             let mut script = Vec::new();

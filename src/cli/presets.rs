@@ -18,7 +18,12 @@ pub(super) struct Args {
 const PRESETS: &[(&str, &str)] = &[
     ("grok", include_str!("presets/grok.toml")),
     ("grok-quick", include_str!("presets/grok-quick.toml")),
+    ("arms", include_str!("presets/arms.toml")),
+    ("power", include_str!("presets/power.toml")),
+    ("verma", include_str!("presets/verma.toml")),
+    ("fsd", include_str!("presets/fsd.toml")),
     ("induction", include_str!("presets/induction.toml")),
+    ("olsson", include_str!("presets/olsson.toml")),
     ("text", include_str!("presets/text.toml")),
 ];
 

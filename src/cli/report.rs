@@ -18,11 +18,13 @@ pub(super) struct Args {
 /// Writes `report.html` into a run directory, and says what happened and where the page is.
 pub(super) fn write(dir: &Path) -> Result<PathBuf> {
     let report = crate::report::write(dir)?;
-    if report.replicas > 1 && !report.phases.is_empty() {
-        print(&format!("of replica 0, the first of {}:", report.replicas));
-    }
-    for phase in &report.phases {
-        print(&format!("{:14} step {:>6}  {}", phase.name, phase.step, phase.meaning));
+    for arm in &report.arms {
+        if report.replicas > 1 {
+            print(&format!("{}{}", arm.name, if arm.phases.is_empty() { ": none of what is looked for" } else { "" }));
+        }
+        for phase in &arm.phases {
+            print(&format!("{:14} step {:>6}  {}", phase.name, phase.step, phase.meaning));
+        }
     }
     print(&format!("report: {}", report.page.display()));
     Ok(report.page)

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::progress::Progress;
 use super::{fresh_dir, open_gpu, presets, print, report};
+use crate::bench::Costs;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Gpu};
 use crate::record::{Finding, Manifest, Roles, RunDir, Sets, Setup, Status};
@@ -154,6 +155,8 @@ struct Loop {
     session: Session,
     dir: RunDir,
     progress: Progress,
+    /// Step at which the run began or went on.
+    first: u64,
     submitted: VecDeque<wgpu::SubmissionIndex>,
     signal: Arc<AtomicUsize>,
     train: Option<f32>,
@@ -171,6 +174,10 @@ const IN_FLIGHT: usize = 2;
 const SUBMISSION: f64 = 0.1;
 /// Seconds after which waiting rows are written, so that a run can be watched.
 const FLUSH: u64 = 60;
+/// What a run must have taken, in seconds and in steps, for its instruments to be timed at its end.
+const TIMED: (u64, u64) = (20, 100);
+/// Seconds after which no further replay is timed.
+const TIMING: u64 = 1;
 
 impl Loop {
     fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
@@ -205,6 +212,7 @@ impl Loop {
             Bytes(least),
         ));
         Ok(Self {
+            first: session.step(),
             gpu,
             session,
             dir,
@@ -256,13 +264,31 @@ impl Loop {
         let last = self.session.submit(0);
         self.submitted.push_back(last);
         self.drain(0)?;
+        let costs = self.costs()?;
         self.dir.event(total, "finish", "all steps done")?;
         self.dir.close(Status::Finished, total)?;
         self.progress.finish();
-        let seconds = std::time::Duration::from_secs(self.progress.elapsed().as_secs());
+        let seconds = Duration::from_secs(self.progress.elapsed().as_secs());
         self.progress.say(&format!("{total} steps done in {}", humantime::format_duration(seconds)));
+        if let Some(costs) = costs {
+            self.progress.say(&costs);
+        }
         report::write(self.dir.path())?;
         Ok(0)
+    }
+
+    /// What measuring cost, in words, and into `run.json`. The replays train on weights that are saved and
+    /// measured already, and nothing of them is kept.
+    fn costs(&mut self) -> Result<Option<String>> {
+        if self.progress.elapsed().as_secs() < TIMED.0 || self.session.step() - self.first < TIMED.1 {
+            return Ok(None);
+        }
+        let costs = Costs::measure(&self.gpu, &self.session, 50, Duration::from_secs(TIMING))?;
+        Ok(costs.map(|costs| {
+            let summary = costs.summary();
+            self.dir.set_measuring(serde_json::json!({ "summary": summary, "costs": costs }));
+            summary
+        }))
     }
 
     /// Files rows that have arrived, waiting until at most `left` submissions are under way.

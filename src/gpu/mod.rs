@@ -16,7 +16,7 @@ pub use caps::{Caps, CoopMatrix};
 pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help, pick};
 pub use kernel::Kernel;
 pub use philox::{Philox, Stream};
-pub use program::{Phase, Program, Recording, Select, Slot, Storage, Tensor, Work, grid_1d};
+pub use program::{Part, Phase, Program, Recording, STEP, Select, Slot, Storage, Tensor, Work, grid_1d};
 pub use readback::{Readback, read_now};
 pub use shader::{Field, Knob, Params, Shader, assemble};
 pub use timer::{Span, Timer};

@@ -100,8 +100,25 @@ impl std::ops::Add for Work {
     }
 }
 
+/// Scope of what trains and measures nothing.
+pub const STEP: &str = "step";
+
+/// Neighbouring dispatches of one replay that were recorded in one scope, at one cadence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Who recorded them: [`STEP`], or the name of an instrument.
+    pub scope: &'static str,
+    /// They run at steps that it divides.
+    pub every: u64,
+    /// How many they are.
+    pub dispatches: usize,
+    /// What they have to do.
+    pub work: Work,
+}
+
 struct Recorded {
     work: Work,
+    scope: &'static str,
     kernel: Arc<Kernel>,
     params: Vec<u8>,
     slots: Vec<Slot>,
@@ -115,6 +132,7 @@ pub struct Recording {
     gpu: Gpu,
     tensors: Vec<u64>,
     dispatches: Vec<Recorded>,
+    scope: &'static str,
     every: u64,
     phase: Phase,
 }
@@ -122,7 +140,14 @@ pub struct Recording {
 impl Recording {
     /// An empty recording.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), tensors: Vec::new(), dispatches: Vec::new(), every: 1, phase: Phase::Always }
+        Self {
+            gpu: gpu.clone(),
+            tensors: Vec::new(),
+            dispatches: Vec::new(),
+            scope: STEP,
+            every: 1,
+            phase: Phase::Always,
+        }
     }
 
     /// The device the program will run on.
@@ -133,6 +158,11 @@ impl Recording {
     /// Sets the cadence of the dispatches that follow: they run at steps that it divides.
     pub fn at_cadence(&mut self, every: u64) {
         self.every = every.max(1);
+    }
+
+    /// Sets who records the dispatches that follow.
+    pub fn in_scope(&mut self, scope: &'static str) {
+        self.scope = scope;
     }
 
     /// Sets the phase of the dispatches that follow, and returns the one before.
@@ -191,6 +221,7 @@ impl Recording {
         };
         self.dispatches.push(Recorded {
             work,
+            scope: self.scope,
             slots: tensors.iter().map(|tensor| tensor.slot.clone()).collect(),
             kernel,
             params,
@@ -289,6 +320,7 @@ impl Recording {
             });
             steps.push(Step {
                 work: dispatch.work,
+                scope: dispatch.scope,
                 kernel: dispatch.kernel,
                 bind_group,
                 immediates,
@@ -364,6 +396,7 @@ fn plan(tensors: &[u64], dispatches: &[Recorded]) -> Plan {
 
 struct Step {
     work: Work,
+    scope: &'static str,
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     immediates: Vec<u8>,
@@ -399,6 +432,28 @@ impl Program {
             let mut pass = timer.pass(encoder, step.kernel.label());
             step.encode(&mut pass, &mut None);
         }
+    }
+
+    /// Like [`Program::encode_timed`], but with one compute pass for each of [`Program::parts`].
+    pub fn encode_parts(&self, encoder: &mut wgpu::CommandEncoder, timer: &mut super::Timer, select: Select) {
+        let steps: Vec<&Step> = self.selected(select).collect();
+        for part in steps.chunk_by(|a, b| a.part() == b.part()) {
+            let mut pass = timer.pass(encoder, part[0].scope);
+            let mut current = None;
+            part.iter().for_each(|step| step.encode(&mut pass, &mut current));
+        }
+    }
+
+    /// What one replay consists of, in order.
+    pub fn parts(&self, select: Select) -> Vec<Part> {
+        let steps: Vec<&Step> = self.selected(select).collect();
+        let part = |steps: &[&Step]| Part {
+            scope: steps[0].scope,
+            every: steps[0].every,
+            dispatches: steps.len(),
+            work: steps.iter().fold(Work::default(), |sum, step| sum + step.work),
+        };
+        steps.chunk_by(|a, b| a.part() == b.part()).map(part).collect()
     }
 
     fn selected(&self, select: Select) -> impl Iterator<Item = &Step> {
@@ -457,6 +512,10 @@ impl Program {
 }
 
 impl Step {
+    fn part(&self) -> (&'static str, u64) {
+        (self.scope, self.every)
+    }
+
     fn encode<'a>(&'a self, pass: &mut wgpu::ComputePass<'_>, current: &mut Option<&'a Arc<Kernel>>) {
         if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &self.kernel)) {
             pass.set_pipeline(self.kernel.pipeline());
@@ -501,6 +560,7 @@ mod tests {
             let dispatches: Vec<Recorded> = (0..40)
                 .map(|_| Recorded {
                     work: Work::default(),
+                    scope: STEP,
                     kernel: Arc::clone(&kernel),
                     params: Vec::new(),
                     slots: (0..1 + below(4)).map(|_| Slot::Planned(below(30) as usize)).collect(),

@@ -126,6 +126,8 @@ pub enum Presence {
 pub struct Metric {
     /// What it is.
     pub card: &'static Card,
+    /// Name of the instrument that measures it.
+    pub instrument: &'static str,
     /// Tensor or hook name, empty where none applies.
     pub site: String,
     /// One for each number.
@@ -174,6 +176,9 @@ pub(crate) struct MetricRow {
     /// Rows of the ring.
     pub(crate) slots: usize,
 }
+
+/// Scope of what files the numbers of all instruments.
+pub(crate) const FILING: &str = "filing";
 
 /// Rows the ring holds at most.
 const SLOTS: usize = 64;
@@ -271,7 +276,18 @@ impl<'a> Attach<'a> {
         let Some(every) = self.every(instrument, card) else { return };
         debug_assert!(first + labels.len() <= self.tape.shape(var).len(), "{name} reads beyond its value");
         let site = site.to_owned();
-        self.metrics.push(Metric { card, site, labels, every, presence, offset: 0, replica_stride: 0, var, first });
+        self.metrics.push(Metric {
+            card,
+            instrument: instrument.name(),
+            site,
+            labels,
+            every,
+            presence,
+            offset: 0,
+            replica_stride: 0,
+            var,
+            first,
+        });
     }
 
     /// Places every recorded value in the metric row, and appends the kernel that files the row.
@@ -289,6 +305,7 @@ impl<'a> Attach<'a> {
             let size = tape.shape(metric.var).len();
             let direct = tape.is_computed(metric.var) && tape.readers(metric.var) == 0 && tape.shape(metric.var).owned;
             let cadence = metrics.iter().filter(|m| m.var == metric.var).map(|m| m.every).reduce(gcd).unwrap_or(1);
+            tape.in_scope(metric.instrument);
             let placed =
                 if direct { metric.var } else { tape.at_cadence(cadence, |tape| tape.push1(Copy, &[metric.var]))? };
             places.insert(metric.var, (placed, len));
@@ -310,6 +327,7 @@ impl<'a> Attach<'a> {
         let row_var = tape.input("metric row", Shape::f32(&[len]).shared());
         let ring_var = tape.input("metric ring", Shape::f32(&[slots, len]).shared());
         bindings.bind(row_var, Storage::whole(&row, 0)).bind(ring_var, Storage::whole(&ring, 0));
+        tape.in_scope(FILING);
         tape.effect(FileRow { slots }, &[row_var, ring_var, clock])?;
         Ok(MetricRow { metrics, len, ring, slots })
     }

@@ -412,10 +412,11 @@ impl Walk<'_> {
             .examples
             .splits
             .iter()
-            .map(|split| {
+            .enumerate()
+            .map(|(replica, split)| {
                 let mut targets = vec![IGNORE; elements.len()];
                 for id in split.train.iter().map(|id| *id as usize).filter(|id| elements[*id] != IGNORE) {
-                    targets[id] = self.examples.targets[id];
+                    targets[id] = self.examples.trained(replica)[id];
                 }
                 targets
             })

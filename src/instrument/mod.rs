@@ -21,9 +21,9 @@ mod pressure;
 mod synchronization;
 mod synchrony;
 
-#[cfg(feature = "cli")]
-pub(crate) use attach::gcd;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
+#[cfg(feature = "cli")]
+pub(crate) use attach::{FILING, gcd};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateSummary;
 
@@ -34,7 +34,7 @@ use crate::error::Result;
 use crate::gpu::Shader;
 
 /// What measuring costs, relative to the training step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum CostClass {
     /// Free: at most 0.5 % of the step, at every step.
     F,

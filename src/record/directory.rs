@@ -54,6 +54,9 @@ pub struct Manifest {
     pub from: Option<PathBuf>,
     /// The adapter and what it can do.
     pub adapter: Value,
+    /// What measuring cost, where that was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measuring: Option<Value>,
     /// The configuration, every default filled in.
     pub config: Value,
 }
@@ -86,6 +89,7 @@ impl Manifest {
             hash,
             from,
             adapter: serde_json::to_value(caps).unwrap_or_default(),
+            measuring: None,
             config,
         }
     }
@@ -241,6 +245,11 @@ impl RunDir {
         let moved = ["name", "backend", "driver"].iter().any(|key| before[*key] != self.manifest.adapter[*key]);
         write_manifest(&self.path, &self.manifest)?;
         Ok(moved.then(|| before["name"].as_str().unwrap_or("another adapter").to_owned()))
+    }
+
+    /// Notes what measuring cost; [`RunDir::close`] writes it.
+    pub fn set_measuring(&mut self, costs: Value) {
+        self.manifest.measuring = Some(costs);
     }
 
     /// Adds a row to the metric table.

@@ -12,6 +12,8 @@ use crate::record::{Key, Series};
 const CHART_POINTS: usize = 24_000;
 /// Points of one series at most.
 const SERIES_POINTS: usize = 600;
+/// Series of a chart that strokes can tell apart.
+const DASHES: usize = 4;
 /// Columns of a heat map.
 const HEAT_COLUMNS: usize = 200;
 /// Width of the plots in pixels.
@@ -155,11 +157,13 @@ pub(super) struct Charts {
     phases: Vec<Phase>,
     thinned: bool,
     replicas: bool,
+    /// Names of the replicas, where they have any.
+    arms: Vec<String>,
 }
 
 impl Charts {
     /// Picks, thins and lays out the series of a run.
-    pub(super) fn new(series: &BTreeMap<Key, Series>, phases: &[Phase]) -> Self {
+    pub(super) fn new(series: &BTreeMap<Key, Series>, phases: &[Phase], arms: Vec<String>) -> Self {
         let mut thinned = false;
         let mut shown = Vec::new();
         for chart in CHARTS {
@@ -182,12 +186,17 @@ impl Charts {
         }
         let last_step = series.values().filter_map(|s| s.steps.last()).max().copied().unwrap_or(0);
         let replicas = series.keys().any(|key| key.replica > 0);
-        Self { shown, last_step, phases: phases.to_vec(), thinned, replicas }
+        Self { shown, last_step, phases: phases.to_vec(), thinned, replicas, arms }
     }
 
     /// The last step measured.
     pub(super) fn last_step(&self) -> i64 {
         self.last_step
+    }
+
+    /// Names of the replicas, where they have any.
+    pub(super) fn arms(&self) -> &[String] {
+        &self.arms
     }
 
     /// What the reader must know of the pictures.
@@ -203,7 +212,7 @@ impl Charts {
         }
         if self.replicas {
             notes.push(
-                "Lines are drawn for every replica; heat maps, key frequencies and phases are those of replica 0."
+                "Lines are drawn for every replica; heat maps, key frequencies and dashed marks are those of replica 0."
                     .to_owned(),
             );
         }
@@ -259,8 +268,8 @@ impl Charts {
             "encoding": {
                 "x": { "field": "step", "type": "quantitative", "title": null, "scale": { "domain": [0, self.last_step.max(1)], "nice": false } },
                 "y": { "field": "value", "type": "quantitative", "title": null, "axis": null, "scale": { "type": "log" } },
-                "color": { "field": "series", "type": "nominal", "legend": null },
-                "detail": { "field": "replica" },
+                "color": { "field": if self.arms.is_empty() { "series" } else { "arm" }, "type": "nominal", "legend": null, "sort": null },
+                "detail": [{ "field": "replica" }, { "field": "series" }],
             },
         })
     }
@@ -293,17 +302,34 @@ impl Charts {
                 let log = chart.kind == Kind::LogLines;
                 let scale = if log { json!({ "type": "log" }) } else { json!({ "zero": false }) };
                 let axis = if log { json!({ "format": ".0e", "tickCount": 6 }) } else { json!({ "tickCount": 6 }) };
+                // Few series of named replicas: one colour for each replica, one stroke for each series.
+                let by_arm = !self.arms.is_empty() && count <= DASHES;
+                let colours = if by_arm { self.arms.len() } else { count };
+                let mut tooltip = vec![
+                    json!({ "field": "series", "title": "series" }),
+                    json!({ "field": "step" }),
+                    json!({ "field": "value", "format": ".4g" }),
+                    json!({ "field": "replica" }),
+                ];
+                tooltip.extend((!self.arms.is_empty()).then(|| json!({ "field": "arm", "title": "name" })));
+                let mut encoding = json!({
+                    "x": x,
+                    "y": { "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis },
+                    "color": {
+                        "field": if by_arm { "arm" } else { "series" }, "type": "nominal", "title": null,
+                        "scale": { "scheme": if colours > 10 { "tableau20" } else { "category10" } },
+                    },
+                    "detail": { "field": "replica" },
+                    "tooltip": tooltip,
+                });
+                if by_arm && count > 1 {
+                    encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
+                }
                 json!({
                     "data": { "name": chart.name },
                     "transform": if log { json!([{ "filter": "datum.value > 0" }]) } else { json!([]) },
                     "mark": { "type": "line", "clip": true, "point": self.last_step == 0, "strokeWidth": 1.3, "opacity": if self.replicas { 0.55 } else { 0.95 }, "tooltip": true },
-                    "encoding": {
-                        "x": x,
-                        "y": { "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis },
-                        "color": { "field": "series", "type": "nominal", "title": null, "scale": { "scheme": if count > 10 { "tableau20" } else { "category10" } } },
-                        "detail": { "field": "replica" },
-                        "tooltip": [{ "field": "series", "title": "series" }, { "field": "step" }, { "field": "value", "format": ".4g" }, { "field": "replica" }],
-                    },
+                    "encoding": encoding,
                 })
             }
             Kind::Heat => cells(

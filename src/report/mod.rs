@@ -25,10 +25,19 @@ const VEGA_EMBED: &str = include_str!("vendor/vega-embed.min.js");
 pub struct Report {
     /// The page.
     pub page: PathBuf,
-    /// What happened when, in order of step.
+    /// What happened when in each replica that has a name, or in the first where none has.
+    pub arms: Vec<Arm>,
+    /// Replicas of the run.
+    pub replicas: usize,
+}
+
+/// What happened in one replica.
+#[derive(Clone, Debug)]
+pub struct Arm {
+    /// Its name, or its number.
+    pub name: String,
+    /// Events in order of step.
     pub phases: Vec<Phase>,
-    /// Replicas of the run; phases are those of the first.
-    pub replicas: u64,
 }
 
 /// Writes `report.html` into a run directory.
@@ -38,13 +47,17 @@ pub struct Report {
 pub fn write(run: &Path) -> Result<Report> {
     let manifest = RunDir::read_manifest(run)?;
     let series = read_metrics(run, |_| true)?;
-    let phases = phases::find(&series);
+    let names = names(&manifest);
+    let replicas = manifest.config["replicas"].as_u64().unwrap_or(1) as usize;
+    let find = |(replica, name): (i32, &String)| Arm { name: name.clone(), phases: phases::find(&series, replica) };
+    let arms: Vec<Arm> =
+        if names.is_empty() { vec![find((0, &"replica 0".to_owned()))] } else { (0..).zip(&names).map(find).collect() };
     let warnings: Vec<String> = RunDir::read_events(run)?
         .into_iter()
         .filter(|event| event.kind == "warning")
         .map(|event| format!("step {}: {}", event.step, event.text))
         .collect();
-    let charts = charts::Charts::new(&series, &phases);
+    let charts = charts::Charts::new(&series, &arms[0].phases, names);
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
     let mut environment = Environment::new();
     environment.add_template("page.html", PAGE).map_err(fail)?;
@@ -54,7 +67,11 @@ pub fn write(run: &Path) -> Result<Report> {
             name => manifest.config["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("run"),
             description => manifest.config["description"].as_str().unwrap_or_default(),
             status => status(&manifest, charts.last_step()),
-            phases => phases.iter().map(|p| context! { name => p.name, step => p.step, meaning => &p.meaning }).collect::<Vec<_>>(),
+            arms => arms.iter().map(|arm| context! {
+                name => if replicas > 1 { arm.name.as_str() } else { "" },
+                phases => arm.phases.iter().map(|p| context! { name => p.name, step => p.step, meaning => &p.meaning }).collect::<Vec<_>>(),
+            }).collect::<Vec<_>>(),
+            happened => replicas > 1 || !arms[0].phases.is_empty(),
             warnings => warnings,
             facts => facts(&manifest),
             config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
@@ -65,12 +82,24 @@ pub fn write(run: &Path) -> Result<Report> {
         .map_err(fail)?;
     let path = run.join("report.html");
     crate::files::write_whole(&path, page.as_bytes())?;
-    Ok(Report { page: path, phases, replicas: manifest.config["replicas"].as_u64().unwrap_or(1) })
+    Ok(Report { page: path, arms, replicas })
+}
+
+/// Names of the replicas where any has one; those without are called by their number.
+fn names(manifest: &Manifest) -> Vec<String> {
+    let replicas = manifest.config["replica"].as_array().map_or(&[][..], Vec::as_slice);
+    let named = |(at, replica): (usize, &serde_json::Value)| {
+        replica["name"].as_str().map_or_else(|| format!("replica {at}"), str::to_owned)
+    };
+    if replicas.iter().all(|replica| replica["name"].is_null()) {
+        return Vec::new();
+    }
+    replicas.iter().enumerate().map(named).collect()
 }
 
 /// Everything between the page's script tags.
 fn script(charts: &charts::Charts) -> String {
-    let payload = json!({ "spec": charts.specification(), "data": charts.data() });
+    let payload = json!({ "spec": charts.specification(), "data": charts.data(), "arms": charts.arms() });
     // A closing tag inside of JSON or code would end the script.
     let payload = payload.to_string().replace("</", "<\\/");
     let library = |text: &str| {
@@ -128,6 +157,7 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
         ("Model", architecture),
         ("Training", training),
         ("Replicas and seed", format!("{}, from seed {}", config["replicas"], config["seed"])),
+        ("Replicas by name", names(manifest).join(", ")),
         ("Weights from", manifest.from.as_ref().map(|p| p.display().to_string()).unwrap_or_default()),
         (
             "Adapter",
@@ -148,6 +178,7 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
                 manifest.seconds
             ),
         ),
+        ("Measuring", manifest.measuring.as_ref().map_or_else(String::new, |measuring| text(&measuring["summary"]))),
         ("Program", format!("thermoscope {}", manifest.version)),
         ("Configuration hash", manifest.hash.clone()),
     ];

@@ -1,4 +1,4 @@
-//! When the run did what: first crossings that hold, of replica 0.
+//! When a replica did what: first crossings that hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,9 +43,10 @@ fn spikes(loss: &Series) -> Vec<i64> {
     spikes
 }
 
-/// The events of a run, in order of step.
-pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
-    let get = |metric: &str| series.iter().find(|(key, _)| key.metric == metric && key.replica == 0).map(|(_, s)| s);
+/// The events of a replica, in order of step.
+pub(super) fn find(series: &BTreeMap<Key, Series>, replica: i32) -> Vec<Phase> {
+    let get =
+        |metric: &str| series.iter().find(|(key, _)| key.metric == metric && key.replica == replica).map(|(_, s)| s);
     let mut phases = Vec::new();
     if series.values().all(|s| s.steps.len() < 2) {
         // One measurement is no history.
@@ -77,7 +78,7 @@ pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
         add("generalizing", crossing(accuracy, |a| a >= 0.5), "test accuracy reaches 50 %");
         add("grokked", crossing(accuracy, |a| a >= 0.99), "test accuracy reaches 99 %");
     }
-    if let Some(step) = first_key(series) {
+    if let Some(step) = first_key(series, replica) {
         add("first key", Some(step.0), &step.1);
     }
     phases.sort_by_key(|phase| phase.step);
@@ -85,14 +86,14 @@ pub(super) fn find(series: &BTreeMap<Key, Series>) -> Vec<Phase> {
 }
 
 /// The first step from which one of the keys the run ends with stays key in the logits.
-fn first_key(series: &BTreeMap<Key, Series>) -> Option<(i64, String)> {
+fn first_key(series: &BTreeMap<Key, Series>, replica: i32) -> Option<(i64, String)> {
     const METRIC: &str = "key_frequencies.logits";
     let keys: Vec<(&Key, &Series)> =
-        series.iter().filter(|(key, _)| key.metric == METRIC && key.replica == 0).collect();
+        series.iter().filter(|(key, _)| key.metric == METRIC && key.replica == replica).collect();
     // Steps at which the logits were looked at: those of the restricted loss, which is always written.
     let looked: Vec<i64> = series
         .iter()
-        .find(|(key, _)| key.metric == "loss.restricted" && key.replica == 0 && key.index == 0)
+        .find(|(key, _)| key.metric == "loss.restricted" && key.replica == replica && key.index == 0)
         .map(|(_, s)| s.steps.clone())?;
     let born = |steps: &[i64]| {
         let present: BTreeSet<i64> = steps.iter().copied().collect();

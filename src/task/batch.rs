@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
-use super::{Examples, Split};
+use super::{Examples, ReplicaData, Split, Task};
 use crate::autograd::op::{Links, misfit};
 use crate::autograd::ops::IGNORE;
 use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var};
@@ -63,6 +63,22 @@ pub struct Batch {
 }
 
 impl Feed {
+    /// What a task gives each replica, with the labels shuffled where a replica asks for that.
+    ///
+    /// # Errors
+    /// As [`Task::feed`]; [`Error::Config`] where there are no labels to shuffle.
+    pub fn new(task: &dyn Task, replicas: &[ReplicaData]) -> Result<Self> {
+        let mut feed = task.feed(replicas)?;
+        match &mut feed {
+            Self::Examples(examples) => examples.shuffle_labels(replicas),
+            _ if replicas.iter().any(|replica| replica.shuffle_labels) => {
+                return Err(Error::Config("shuffle_labels needs a finite set of examples".to_owned()));
+            }
+            _ => {}
+        }
+        Ok(feed)
+    }
+
     /// The batch one training step sees: all examples where `size` is `None`, else `size` drawn with
     /// replacement for each step on the device. `clock` is the step counter, `seeds` are the replicas'.
     ///
@@ -73,7 +89,8 @@ impl Feed {
             (Self::Examples(examples), None) => {
                 let ids: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
                 let counts: Vec<usize> = ids.iter().map(|ids| examples.counted(ids)).collect();
-                fixed(tape, examples, &ids, &counts)
+                let labels: Vec<&[u32]> = (0..ids.len()).map(|replica| examples.trained(replica)).collect();
+                fixed(tape, examples, &ids, &labels, &counts)
             }
             (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
             (_, None) => {
@@ -151,7 +168,13 @@ impl Feed {
             .collect();
         let chosen: Vec<&[u32]> = chosen.iter().map(Vec::as_slice).collect();
         let counts: Vec<usize> = chosen.iter().map(|ids| examples.counted(ids)).collect();
-        fixed(tape, examples, &chosen, &counts)
+        // Of the training set with the labels that are trained on, else with the true ones.
+        let label = |list: usize| match set {
+            ProbeSet::Train => examples.trained(list),
+            _ => examples.targets.as_slice(),
+        };
+        let labels: Vec<&[u32]> = (0..chosen.len()).map(label).collect();
+        fixed(tape, examples, &chosen, &labels, &counts)
     }
 
     /// The test sequences of a feed without end: one list for all replicas or one for each.
@@ -203,7 +226,7 @@ impl Feed {
 /// All examples in a random order, with targets where they are of a replica's test set.
 fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
     let order = Philox::new(0, Stream::Probe, 0).permutation(examples.len() as u32);
-    let batch = fixed(tape, examples, &[&order], &[examples.counted(&order)])?;
+    let batch = fixed(tape, examples, &[&order], &[&examples.targets], &[examples.counted(&order)])?;
     let width = examples.width;
     let (mut targets, mut counts) = (Vec::new(), Vec::new());
     for split in &examples.splits {
@@ -245,15 +268,18 @@ fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usiz
         .map(|first| {
             let parts: Vec<&[u32]> =
                 lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
-            fixed(tape, examples, &parts, &counts)
+            fixed(tape, examples, &parts, &vec![examples.targets.as_slice(); lists.len()], &counts)
         })
         .collect()
 }
 
-/// A batch that never changes: one list of examples for all replicas, or one for each. Shorter lists are
-/// filled up with rows that do not count.
-fn fixed(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], counts: &[usize]) -> Result<Batch> {
-    let same = lists.windows(2).all(|pair| pair[0] == pair[1]) && counts.windows(2).all(|pair| pair[0] == pair[1]);
+/// A batch that never changes: one list of examples for all replicas, or one for each, with a table of
+/// targets for each. Shorter lists are filled up with rows that do not count.
+fn fixed(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], labels: &[&[u32]], counts: &[usize]) -> Result<Batch> {
+    fn equal<T: PartialEq>(all: &[T]) -> bool {
+        all.windows(2).all(|pair| pair[0] == pair[1])
+    }
+    let same = equal(lists) && equal(labels) && equal(counts);
     let (lists, counts) = if same { (&lists[..1], &counts[..1]) } else { (lists, counts) };
     let size = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let (seq, width) = (examples.seq, examples.width);
@@ -272,7 +298,12 @@ fn fixed(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], counts: &[usize
         }
         _ => Rows::Each { tokens: tape.constant_u32(&[size * seq], &gather(&examples.tokens, seq, None)) },
     };
-    let targets = tape.constant_u32(&[size * width], &gather(&examples.targets, width, Some(IGNORE)));
+    let targets: Vec<u32> = lists
+        .iter()
+        .zip(labels)
+        .flat_map(|(ids, labels)| Examples::rows(labels, width, ids, size, Some(IGNORE)))
+        .collect();
+    let targets = tape.constant_u32(&[size * width], &targets);
     let counts: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
     let count = if same { tape.constant(&[1], &counts) } else { tape.constant_owned(&[1], &counts) };
     Ok(Batch { rows, targets, count, size, seq })
@@ -293,7 +324,7 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
     let seeds = seed_words(tape, seeds);
     let ids = tape.push1(SampleIds { size }, &[pool, sizes, seeds, clock])?;
     let take = |tape: &mut Tape, table: &[u32], width: usize| -> Result<Var> {
-        let table = tape.constant_u32(&[table.len() / width, width], table);
+        let table = tape.constant_u32(&[examples.len(), width], table);
         tape.push1(TakeRows, &[table, ids])
     };
     let rows = match examples.distinct() {
@@ -308,7 +339,12 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
         }
         _ => Rows::Each { tokens: take(tape, &examples.tokens, seq)? },
     };
-    let targets = take(tape, &examples.targets, width)?;
+    let targets = if examples.splits.iter().all(|split| split.labels.is_none()) {
+        take(tape, &examples.targets, width)?
+    } else {
+        let labels: Vec<&[u32]> = (0..examples.splits.len()).map(|replica| examples.trained(replica)).collect();
+        take(tape, &labels.concat(), width)?
+    };
     let count = count_targets(tape, targets, 1)?;
     Ok(Batch { rows, targets, count, size, seq })
 }
@@ -601,8 +637,8 @@ mod tests {
     #[test]
     fn drawn_batches_are_those_of_the_reference() {
         let splits = vec![
-            Split { train: (0..300).collect(), test: (300..400).collect() },
-            Split { train: (50..150).collect(), test: (150..400).collect() },
+            Split { train: (0..300).collect(), test: (300..400).collect(), labels: None },
+            Split { train: (50..150).collect(), test: (150..400).collect(), labels: None },
         ];
         let examples = Examples {
             tokens: (0..1200).map(|i| i % 37).collect(),

@@ -1,5 +1,6 @@
 //! A finite set of examples, and its split into train and test.
 
+use super::ReplicaData;
 use crate::autograd::ops::IGNORE;
 use crate::error::{Error, Result};
 use crate::gpu::{Philox, Stream};
@@ -26,6 +27,9 @@ pub struct Split {
     pub train: Vec<u32>,
     /// Held out.
     pub test: Vec<u32>,
+    /// Targets of all examples as this replica trains on them, [E, W], where those of the train set are not
+    /// the true ones.
+    pub labels: Option<Vec<u32>>,
 }
 
 impl Split {
@@ -41,7 +45,7 @@ impl Split {
             )));
         }
         let order = Philox::new(seed, Stream::Split, 0).permutation(count as u32);
-        Ok(Self { train: order[..train].to_vec(), test: order[train..].to_vec() })
+        Ok(Self { train: order[..train].to_vec(), test: order[train..].to_vec(), labels: None })
     }
 
     /// The split with exactly these examples in train.
@@ -57,11 +61,31 @@ impl Split {
         if train.is_empty() || test.is_empty() {
             return Err(Error::Config("the explicit split leaves one side empty".to_owned()));
         }
-        Ok(Self { train, test })
+        Ok(Self { train, test, labels: None })
     }
 }
 
 impl Examples {
+    /// With the targets of the train set dealt out anew among its examples, at random, for replicas that ask
+    /// for it: there is nothing left to understand, and as much to memorize.
+    pub(super) fn shuffle_labels(&mut self, replicas: &[ReplicaData]) {
+        for (split, replica) in self.splits.iter_mut().zip(replicas).filter(|(_, replica)| replica.shuffle_labels) {
+            // The split itself is drawn at step 0 of the stream.
+            let order = Philox::new(replica.seed, Stream::Split, 1).permutation(split.train.len() as u32);
+            let mut labels = self.targets.clone();
+            for (to, from) in split.train.iter().zip(order) {
+                let (to, from) = (*to as usize * self.width, split.train[from as usize] as usize * self.width);
+                labels[to..to + self.width].copy_from_slice(&self.targets[from..from + self.width]);
+            }
+            split.labels = Some(labels);
+        }
+    }
+
+    /// Targets of all examples as a replica trains on them; those of its test set are the true ones.
+    pub fn trained(&self, replica: usize) -> &[u32] {
+        self.splits[replica].labels.as_deref().unwrap_or(&self.targets)
+    }
+
     /// Number of examples.
     pub fn len(&self) -> usize {
         self.tokens.len() / self.seq
@@ -131,6 +155,32 @@ mod tests {
         assert_eq!(split, Split::random(1000, 0.3, 5).unwrap());
         assert_ne!(split, Split::random(1000, 0.3, 6).unwrap());
         assert!(Split::random(10, 0.01, 0).is_err());
+    }
+
+    #[test]
+    fn shuffled_labels_are_those_of_the_train_set_in_another_order() {
+        let replica = |shuffle_labels| ReplicaData { seed: 3, train_fraction: None, shuffle_labels };
+        let split = Split::random(100, 0.4, 3).unwrap();
+        // Two targets for each example: they move together.
+        let targets: Vec<u32> = (0..200).collect();
+        let splits = vec![split.clone(); 2];
+        let mut examples = Examples { tokens: vec![0; 100], seq: 1, targets, width: 2, splits };
+        examples.shuffle_labels(&[replica(false), replica(true)]);
+        assert_eq!(examples.trained(0), examples.targets);
+        let plain = &examples.splits[1];
+        assert_eq!((&plain.train, &plain.test), (&split.train, &split.test), "the split stays");
+        let of = |table: &[u32], ids: &[u32]| Examples::rows(table, 2, ids, ids.len(), None);
+        assert_eq!(of(examples.trained(1), &split.test), of(&examples.targets, &split.test), "test labels are true");
+        let (shuffled, truth) = (of(examples.trained(1), &split.train), of(&examples.targets, &split.train));
+        let sorted = |targets: &[u32]| {
+            let mut pairs: Vec<[u32; 2]> = targets.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect();
+            pairs.sort_unstable();
+            pairs
+        };
+        assert_eq!(sorted(&shuffled), sorted(&truth));
+        // A random order leaves one example in its place, on average.
+        let moved = shuffled.iter().zip(&truth).filter(|(a, b)| a != b).count();
+        assert!(moved > 60, "{moved} of 80");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct ReplicaData {
     pub seed: u64,
     /// Share of the examples that is trained on; `None` for the task's own.
     pub train_fraction: Option<f64>,
+    /// Whether the targets of the train set are dealt out anew among its examples.
+    pub shuffle_labels: bool,
 }
 
 /// A source of examples.

@@ -40,6 +40,9 @@ pub struct Modular {
     /// Share of the pairs that is trained on. Default 0.3.
     #[serde(default = "default_fraction")]
     pub train_fraction: f64,
+    /// Whether the operation has a token of its own: a, ∘, b, = as in Power et al. 2022. Default false.
+    #[serde(default)]
+    pub operator_token: bool,
     /// Instead of a random split: a JSON file with the list of pairs [a, b] to train on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_pairs: Option<PathBuf>,
@@ -120,10 +123,16 @@ impl Modular {
     }
 }
 
+/// The tokens of a ∘ b =, where `equals` is the token of = and the next one that of ∘.
+pub(super) fn written(a: u32, b: u32, equals: u32, operator: bool) -> impl Iterator<Item = u32> {
+    [Some(a), operator.then_some(equals + 1), Some(b), Some(equals)].into_iter().flatten()
+}
+
 impl Task for Modular {
     fn shape(&self) -> TaskShape {
         let p = self.p as usize;
-        TaskShape { d_vocab: p + 1, classes: p, seq: 3, read: ReadOut::Last }
+        let extra = usize::from(self.operator_token);
+        TaskShape { d_vocab: p + 1 + extra, classes: p, seq: 3 + extra, read: ReadOut::Last }
     }
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
@@ -131,7 +140,7 @@ impl Task for Modular {
         let mut tokens = Vec::new();
         let mut targets = Vec::new();
         for (a, b, c) in self.pairs() {
-            tokens.extend([a, b, self.p]);
+            tokens.extend(written(a, b, self.p, self.operator_token));
             targets.push(c);
         }
         let count = targets.len();
@@ -147,7 +156,7 @@ impl Task for Modular {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq: 3, targets, width: 1, splits }))
+        Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
     }
 
     fn cyclic(&self) -> Option<Cyclic> {
@@ -199,7 +208,14 @@ mod tests {
     use super::*;
 
     fn task(operation: Operation, p: u32) -> Modular {
-        Modular { kind: "modular".to_owned(), operation, p, train_fraction: 0.3, train_pairs: None }
+        Modular {
+            kind: "modular".to_owned(),
+            operation,
+            p,
+            train_fraction: 0.3,
+            operator_token: false,
+            train_pairs: None,
+        }
     }
 
     #[test]
@@ -236,8 +252,20 @@ mod tests {
     }
 
     #[test]
+    fn the_operation_may_have_a_token() {
+        for (operator_token, expected) in [(false, vec![2, 3, 5]), (true, vec![2, 6, 3, 5])] {
+            let task = Modular { operator_token, ..task(Operation::Add, 5) };
+            let one = [ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }];
+            let Feed::Examples(examples) = task.feed(&one).unwrap() else { panic!("examples expected") };
+            let (seq, all) = (task.shape().seq, &examples.tokens);
+            assert_eq!((all[13 * seq..][..seq].to_vec(), examples.len()), (expected, 25));
+            assert_eq!(all.iter().max().map(|t| *t as usize + 1), Some(task.shape().d_vocab));
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused() {
-        let one = [ReplicaData { seed: 0, train_fraction: None }];
+        let one = [ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }];
         assert!(task(Operation::Add, 2).feed(&one).is_err());
         assert!(task(Operation::Add, 258).feed(&one).is_err());
         assert!(task(Operation::Divide, 9).feed(&one).is_err());

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::modular::written;
 use super::{Examples, Feed, ReplicaData, Split, Task, TaskShape, check_fraction};
 use crate::error::{Result, check_between};
 use crate::model::ReadOut;
@@ -18,6 +19,9 @@ pub struct Permutation {
     /// Share of the pairs that is trained on. Default 0.5.
     #[serde(default = "default_fraction")]
     pub train_fraction: f64,
+    /// Whether the operation has a token of its own: a, ∘, b, = as in Power et al. 2022. Default false.
+    #[serde(default)]
+    pub operator_token: bool,
 }
 
 fn default_n() -> u32 {
@@ -96,7 +100,8 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
 impl Task for Permutation {
     fn shape(&self) -> TaskShape {
         let order: u32 = (1..=self.n.min(6)).product();
-        TaskShape { d_vocab: order as usize + 1, classes: order as usize, seq: 3, read: ReadOut::Last }
+        let extra = usize::from(self.operator_token);
+        TaskShape { d_vocab: order as usize + 1 + extra, classes: order as usize, seq: 3 + extra, read: ReadOut::Last }
     }
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
@@ -112,7 +117,7 @@ impl Task for Permutation {
             for (b, right) in (0..).zip(&elements) {
                 // (a b)(x) = a(b(x)).
                 let product: Vec<usize> = right.iter().map(|x| left[*x]).collect();
-                tokens.extend([a, b, order]);
+                tokens.extend(written(a, b, order, self.operator_token));
                 targets.push(numbers[product.as_slice()]);
             }
         }
@@ -125,7 +130,7 @@ impl Task for Permutation {
                 Split::random(count, fraction, replica.seed)
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq: 3, targets, width: 1, splits }))
+        Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
     }
 
     fn irreps(&self) -> Option<Irreps> {
@@ -162,7 +167,7 @@ mod tests {
     #[test]
     fn characters_are_orthonormal_and_quotients_undo_products() {
         for n in 3..=5u32 {
-            let task = Permutation { kind: "permutation".to_owned(), n, train_fraction: 0.5 };
+            let task = Permutation { kind: "permutation".to_owned(), n, train_fraction: 0.5, operator_token: false };
             let group = task.irreps().unwrap();
             let order = group.characters[0].len();
             for (i, a) in group.characters.iter().enumerate() {
@@ -171,7 +176,9 @@ mod tests {
                     assert_eq!(product, if i == j { order as f64 } else { 0.0 }, "S{n}: {i} {j}");
                 }
             }
-            let Feed::Examples(examples) = task.feed(&[ReplicaData { seed: 0, train_fraction: None }]).unwrap() else {
+            let Feed::Examples(examples) =
+                task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap()
+            else {
                 panic!("examples expected")
             };
             for x in (0..order).step_by(7) {
@@ -184,8 +191,10 @@ mod tests {
 
     #[test]
     fn the_table_is_that_of_a_group() {
-        let task = Permutation { kind: "permutation".to_owned(), n: 4, train_fraction: 0.5 };
-        let Feed::Examples(examples) = task.feed(&[ReplicaData { seed: 0, train_fraction: None }]).unwrap() else {
+        let task = Permutation { kind: "permutation".to_owned(), n: 4, train_fraction: 0.5, operator_token: false };
+        let Feed::Examples(examples) =
+            task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap()
+        else {
             panic!("examples expected")
         };
         let order = 24;

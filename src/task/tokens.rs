@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn examples(task: &Tokens) -> Examples {
-        match task.feed(&[ReplicaData { seed: 0, train_fraction: None }]).unwrap() {
+        match task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap() {
             Feed::Examples(examples) => examples,
             _ => panic!("examples expected"),
         }

@@ -213,6 +213,10 @@ pub struct ReplicaConfig {
     /// Share of the examples that is trained on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_fraction: Option<f64>,
+    /// Whether the targets of the train set are dealt out anew among its examples: nothing to understand is
+    /// left. Test targets stay true. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shuffle_labels: bool,
 }
 
 impl<T> RunConfig<T> {
@@ -300,6 +304,10 @@ impl<T: Task> RunConfig<T> {
         for (at, replica) in self.replica.iter_mut().enumerate() {
             replica.seed.get_or_insert(self.seed.wrapping_add(at as u64));
         }
+        let names: Vec<&String> = self.replica.iter().filter_map(|replica| replica.name.as_ref()).collect();
+        if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            return fail(format!("two [[replica]] tables are named {}; names must differ", twice.1));
+        }
         if self.batch.count().is_some_and(|size| size == 0 || size > 1 << 24) {
             return fail("batch.size must be \"full\" or a number between 1 and 16777216".to_owned());
         }
@@ -369,6 +377,7 @@ impl<T: Task> RunConfig<T> {
             .map(|at| ReplicaData {
                 seed: self.replica[at].data_seed.unwrap_or_else(|| self.seed_of(at)),
                 train_fraction: self.replica[at].train_fraction,
+                shuffle_labels: self.replica[at].shuffle_labels,
             })
             .collect()
     }
@@ -433,6 +442,13 @@ mod tests {
                     c.measure.every.insert("loss.test".to_owned(), 0);
                 }),
                 "loss.test",
+            ),
+            (
+                with(&|c| {
+                    let named = ReplicaConfig { name: Some("sham".to_owned()), ..Default::default() };
+                    c.replica = vec![named.clone(), named];
+                }),
+                "sham",
             ),
             (
                 with(&|c| {

@@ -6,10 +6,10 @@ use super::RunConfig;
 use super::optimizer::{self, Hyper, State};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Program, Readback, Select, Storage, read_now};
+use crate::gpu::{Class, Gpu, Program, Readback, STEP, Select, Storage, read_now};
 use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
-use crate::task::Task;
+use crate::task::{Feed, Task};
 
 /// A run that can be stepped, measured, saved and restored.
 ///
@@ -83,7 +83,7 @@ impl Session {
     pub fn new(gpu: &Gpu, config: RunConfig<Box<dyn Task>>) -> Result<Self> {
         instrument::check_names(&config.measure)?;
         let replicas = config.replicas;
-        let feed = config.task.feed(&config.data())?;
+        let feed = Feed::new(config.task.as_ref(), &config.data())?;
         let shape = config.task.shape();
         let mut tape = Tape::new(replicas);
         let mut bindings = Bindings::new();
@@ -99,8 +99,10 @@ impl Session {
         let (task, measure) = (config.task.as_ref(), &config.measure);
         let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, piece, measure);
         for instrument in instrument::registry() {
+            attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;
         }
+        attach.tape.in_scope(STEP);
         // What reads the weights stands above this line, what moves them below.
         let len = model.table.len();
         let elements = u64::from(replicas) * len as u64;
@@ -117,9 +119,11 @@ impl Session {
         let clip = config.optimizer.clip > 0.0;
         let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, state)?;
         for instrument in instrument::registry() {
+            attach.tape.in_scope(instrument.name());
             instrument.attach_to_update(&mut attach, &norms)?;
         }
         let row = attach.finish(gpu, clock_var, &mut bindings)?;
+        tape.in_scope(STEP);
         optimizer::advance(&mut tape, clock_var)?;
 
         let weights = gpu.buffer(Class::Weights, elements)?;
