@@ -21,9 +21,11 @@ mod pressure;
 mod synchronization;
 mod synchrony;
 
-pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
+#[cfg(all(test, feature = "cli"))]
+pub(crate) use attach::FILING;
 #[cfg(feature = "cli")]
-pub(crate) use attach::{FILING, gcd};
+pub(crate) use attach::gcd;
+pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateSummary;
 

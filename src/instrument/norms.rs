@@ -54,11 +54,6 @@ impl Attach<'_> {
     }
 }
 
-impl UpdateSummary {
-    /// Name of the instrument for which they are added up, beside the update.
-    pub(crate) const INSTRUMENT: &str = "norms";
-}
-
 /// `weight_norm`, `grad_norm`, `update_norm`.
 pub(super) struct TensorNorms;
 
@@ -100,7 +95,7 @@ const CARDS: &[Card] = &[
 
 impl Instrument for TensorNorms {
     fn name(&self) -> &'static str {
-        UpdateSummary::INSTRUMENT
+        "norms"
     }
 
     fn cards(&self) -> &'static [Card] {

@@ -208,7 +208,8 @@ pub(super) fn append(
     let coefficients = tape.push1(Coefficients { kind }, &inputs)?;
     let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, coefficients, rows];
     let sums = tape.effect(Update { kind }, &inputs)?[0];
-    let before = tape.in_scope(UpdateSummary::INSTRUMENT);
+    // Only instruments read it, and several do.
+    let before = tape.in_scope("update summary");
     let tensors = tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, coefficients])?;
     tape.in_scope(before);
     Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd })
