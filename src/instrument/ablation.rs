@@ -23,9 +23,9 @@ const SOURCE: &str = "TransformerLens's definitions of zero, mean and resample a
 const HEADS: &str = "site: hook_result or hook_mlp_out, layer, head (-1: the MLP, or all heads together), index: 0 zero, 1 mean over examples, 2 resample (the next example's), 3 zero with the later layers' patterns frozen";
 const ZEROED: &str = "site: hook_result or hook_mlp_out, layer, head (-1: MLP)";
 /// Steps between two measurements.
-const EVERY: u64 = 100;
+const EVERY: u64 = 200;
 /// Of what is dearer or smoother.
-const SLOW: u64 = 500;
+const SLOW: u64 = 1000;
 
 const fn card(
     name: &'static str,
