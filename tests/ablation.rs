@@ -312,3 +312,20 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
         assert_eq!(found_in(&mut session, &planted), ["suppressor layer 0 head 1"], "on {}", gpu.caps().name);
     }
 }
+
+#[test]
+fn a_probe_does_not_depend_on_the_splits_of_other_replicas() {
+    for size in [20, 1000] {
+        let text = MODULAR.replace("size = 40", &format!("size = {size}"));
+        let arm = |fraction: f64| format!("[[replica]]\nseed = 5\ntrain_fraction = {fraction}\n");
+        let gpu = &gpus()[0];
+        let alone = measured(gpu, &mut session(gpu, &format!("{text}{}", arm(0.3)))).remove(0);
+        // Fewer test examples beside it: lists of different length are filled up elsewhere.
+        let beside = measured(gpu, &mut session(gpu, &format!("{text}{}{}", arm(0.3), arm(0.7)))).remove(0);
+        let ablation = |key: &&Key| key.0.starts_with("ablation.") || key.0.starts_with("probe.");
+        assert!(alone.keys().filter(ablation).count() > 300);
+        for key in alone.keys().filter(ablation) {
+            assert_eq!(alone[key].to_bits(), beside[key].to_bits(), "{key:?}");
+        }
+    }
+}
