@@ -1,10 +1,11 @@
 // tensor_summary: norms and pressures of tensor t from the sums of its blocks
 //   out      |w|, |g|, |dw|, |dw| / |w|, step / sqrt(elements), decay / (decay + |push|), -(w push) / (|w| |push|),
-//            g dw, share of roots below eps; decay = rate weight_decay |w|, step = |push| where decoupled, else |dw|
-// shapes   sums [R, n, 7]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
-//          hyper [R, 14]  coefficients [R, 5]  out [R, T, 9]
+//            g dw, share of roots below eps, (w dw) / |w|^2, (w push) / |w|^2, |step at right angles to w| / |w|;
+//            decay = rate weight_decay |w|, step = push where decoupled, which has dw's right angle, else dw
+// shapes   sums [R, n, 8]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
+//          hyper [R, 14]  coefficients [R, 5]  out [R, T, 12]
 // grid     T groups folded into x and y, R
-// numerics f32, trees of fixed shape; 0 / 0 = 0
+// numerics f32, trees of fixed shape; 0 / 0 = 0; a right angle is known to some 1e-3 of the step
 struct Params { tensors: u32, decoupled: u32, sums_replica: u32, coefficients_replica: u32, out_replica: u32 }
 const WG: u32 = 64u;
 #import reduce
@@ -18,7 +19,7 @@ const WG: u32 = 64u;
 fn column_sum(r: u32, tensor: vec4<u32>, column: u32, lid: u32) -> f32 {
     var sum = 0.0;
     for (var b = lid; b < tensor.y; b += WG) {
-        sum += sums[r * params.sums_replica + (tensor.x + b) * 7u + column];
+        sum += sums[r * params.sums_replica + (tensor.x + b) * 8u + column];
     }
     return workgroup_sum(sum, lid);
 }
@@ -37,19 +38,26 @@ fn tensor_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let push = sqrt(column_sum(r, tensor, 4u, lid));
     let work = column_sum(r, tensor, 5u, lid);
     let tiny = column_sum(r, tensor, 6u, lid);
+    let w_change = column_sum(r, tensor, 7u, lid);
     if (lid == 0u && group < params.tensors) {
         let rate = coefficients[r * params.coefficients_replica];
         let decay = rate * select(0.0, hyper[r].weight_decay, tensor.w != 0u) * w;
         let elements = f32(tensor.z);
-        let at = r * params.out_replica + group * 9u;
+        let decoupled = params.decoupled == 1u;
+        let step = select(change, push, decoupled);
+        let along = share(select(w_change, w_push, decoupled), w);
+        let at = r * params.out_replica + group * 12u;
         out[at] = w;
         out[at + 1u] = g;
         out[at + 2u] = change;
         out[at + 3u] = share(change, w);
-        out[at + 4u] = select(change, push, params.decoupled == 1u) / sqrt(elements);
+        out[at + 4u] = step / sqrt(elements);
         out[at + 5u] = share(decay, decay + push);
         out[at + 6u] = share(-w_push, w * push);
         out[at + 7u] = work;
         out[at + 8u] = tiny / elements;
+        out[at + 9u] = share(share(w_change, w), w);
+        out[at + 10u] = share(share(w_push, w), w);
+        out[at + 11u] = share(sqrt(max(step * step - along * along, 0.0)), w);
     }
 }

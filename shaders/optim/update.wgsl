@@ -1,12 +1,13 @@
 // update: one step of the optimizer over all parameters, and what tensor_summary makes its numbers of
 //   AdamW  w <- w (1 - rate decay) - size m / (sqrt(v) root + eps), m and v running means of g and g^2
 //   Adam   the same with decay w added to g instead;  SGD  m <- beta1 m + g + decay w, w <- w - rate m
-//   sums   w^2, g^2, (next - w)^2, w push, push^2, g (next - w), and how many sqrt(v) root lie below eps; push is
-//          what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
+//   sums   w^2, g^2, (next - w)^2, w push, push^2, g (next - w), how many sqrt(v) root lie below eps, w (next - w);
+//          push is what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
 // shapes   weights, grads, first, second [R, P]  hyper [R, 14]  coefficients [R, 5]  blocks [n, 4]: first
-//          element, length in whole vectors, decays, length  sums [R, n, 7]
+//          element, length in whole vectors, decays, length  sums [R, n, 8]
 // grid     n groups folded into x and y, R
-// numerics f32; the update's norm is that of the rounded difference
+// numerics f32; next - w is the rounded difference; its product with w is summed itself, because |next|^2 - |w|^2
+//          would keep no digits of it
 // knobs    OPTIMIZER: 0 AdamW, 1 Adam, 2 SGD
 struct Params {
     blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
@@ -38,7 +39,7 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
     let block = blocks[min(group, params.blocks - 1u)];
     let decay = select(0.0, h.weight_decay, block.z != 0u);
     var squares = vec3<f32>(0.0);
-    var forces = vec3<f32>(0.0);
+    var forces = vec4<f32>(0.0);
     var tiny = 0.0;
     for (var i = lid; i < block.y / 4u; i += WG) {
         let at = block.x / 4u + i;
@@ -74,7 +75,7 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
             weights[r * params.weights_replica + at] = next;
             let delta = next - w;
             squares.z += dot(delta, delta);
-            forces += vec3<f32>(dot(w, push), dot(push, push), dot(gradient, delta));
+            forces += vec4<f32>(dot(w, push), dot(push, push), dot(gradient, delta), dot(w, delta));
         }
     }
     let w_w = workgroup_sum(squares.x, lid);
@@ -84,8 +85,9 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
     let push_push = workgroup_sum(forces.y, lid);
     let g_delta = workgroup_sum(forces.z, lid);
     tiny = workgroup_sum(tiny, lid);
+    let w_delta = workgroup_sum(forces.w, lid);
     if (lid == 0u && group < params.blocks) {
-        let at = r * params.sums_replica + group * 7u;
+        let at = r * params.sums_replica + group * 8u;
         sums[at] = w_w;
         sums[at + 1u] = g_g;
         sums[at + 2u] = delta_delta;
@@ -93,5 +95,6 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
         sums[at + 4u] = push_push;
         sums[at + 5u] = g_delta;
         sums[at + 6u] = tiny;
+        sums[at + 7u] = w_delta;
     }
 }

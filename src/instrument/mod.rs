@@ -7,6 +7,7 @@ mod attach;
 mod attention;
 mod circuits;
 mod dominant;
+mod drift;
 mod fourier;
 mod fourier_ops;
 mod geometry;
@@ -96,13 +97,14 @@ pub trait Instrument: Sync {
 }
 
 /// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 19] {
+pub fn registry() -> [&'static dyn Instrument; 20] {
     [
         &losses::Train,
         &losses::Test,
         &health::Health,
         &norms::TensorNorms,
         &pressure::Pressure,
+        &drift::Drift,
         &noise::Noise,
         &attention::Patterns,
         &fourier::Spectrum,

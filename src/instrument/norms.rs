@@ -31,8 +31,14 @@ impl UpdateSummary {
     pub const LOSS_CHANGE: usize = 7;
     /// Share of parameters whose root of the second moment lies below eps.
     pub const EPSILON_SHARE: usize = 8;
+    /// Weights times update, by the square of the weights' norm.
+    pub const RADIAL: usize = 9;
+    /// Weights times the gradient's part, by the same.
+    pub const RADIAL_GRADIENT: usize = 10;
+    /// Norm of what of the update is at right angles to the weights, by the weights' norm.
+    pub const ORTHOGONAL: usize = 11;
     /// Numbers of each tensor.
-    pub const COLUMNS: usize = 9;
+    pub const COLUMNS: usize = 12;
 }
 
 impl Attach<'_> {

@@ -16,7 +16,7 @@ use crate::model::WeightTable;
 /// Elements of one block: what a workgroup updates.
 const BLOCK: usize = 1024;
 /// Sums that `update.wgsl` leaves for each block.
-const SUMS: usize = 7;
+const SUMS: usize = 8;
 
 crate::gpu::params! {
     /// Hyper-parameters of one replica, as the kernels read them. What is a difference from 1 is taken
@@ -342,7 +342,8 @@ impl Op for Update {
                 let (w, g) = (w.data[i], g.data[i]);
                 let moved = moved(self.kind, hyper, coefficients, row[2] != 0.0, [w, g, m.data[i], v.data[i]]);
                 let (delta, push) = (moved.weight - w, moved.push);
-                let terms = [w * w, g * g, delta * delta, w * push, push * push, g * delta, f64::from(moved.tiny)];
+                let tiny = f64::from(moved.tiny);
+                let terms = [w * w, g * g, delta * delta, w * push, push * push, g * delta, tiny, w * delta];
                 for (sum, term) in sums.iter_mut().zip(terms) {
                     *sum += term;
                 }
@@ -390,7 +391,7 @@ fn moved(
     }
 }
 
-/// The numbers of [`UpdateSummary`] for each tensor. Inputs: block sums [n, 7], tensors [T, 4], hyper,
+/// The numbers of [`UpdateSummary`] for each tensor. Inputs: block sums [n, 8], tensors [T, 4], hyper,
 /// coefficients.
 struct TensorSummary {
     kind: OptimizerKind,
@@ -427,7 +428,8 @@ impl Op for TensorSummary {
             let sum = |column: usize| (first..first + blocks).map(|b| sums.data[b * SUMS + column]).sum::<f64>();
             let [w, update, push] = [0, 2, 4].map(|column| sum(column).sqrt());
             let decay = coefficients.data[0] * tensor[3] * h("weight_decay") * w;
-            let step = if self.kind == OptimizerKind::Adamw { push } else { update };
+            let decoupled = self.kind == OptimizerKind::Adamw;
+            let (step, along) = if decoupled { (push, share(sum(3), w)) } else { (update, share(sum(7), w)) };
             [
                 w,
                 sum(1).sqrt(),
@@ -438,6 +440,9 @@ impl Op for TensorSummary {
                 share(-sum(3), w * push),
                 sum(5),
                 sum(6) / elements,
+                share(sum(7), w * w),
+                share(sum(3), w * w),
+                share((step * step - along * along).max(0.0).sqrt(), w),
             ]
         };
         let out: Vec<f64> = tensors.data.chunks_exact(4).flat_map(summary).collect();

@@ -141,7 +141,7 @@ impl Rig {
 /// What a tensor's summary should be, from one parameter after the other.
 #[derive(Default)]
 struct Expected {
-    sums: [f64; 7],
+    sums: [f64; 8],
     elements: f64,
     decay: f64,
 }
@@ -150,7 +150,7 @@ impl Expected {
     /// A parameter's weight and gradient before, what was added to it, what the gradient pushed, and
     /// whether its second moment is tiny. `decay` is rate times decay.
     fn add(&mut self, [w, g, delta, push]: [f64; 4], tiny: bool, decay: f64) {
-        let terms = [w * w, g * g, delta * delta, w * push, push * push, g * delta, f64::from(tiny)];
+        let terms = [w * w, g * g, delta * delta, w * push, push * push, g * delta, f64::from(tiny), w * delta];
         for (sum, term) in self.sums.iter_mut().zip(terms) {
             *sum += term;
         }
@@ -159,7 +159,7 @@ impl Expected {
     }
 
     fn columns(&self, kind: OptimizerKind) -> [f64; UpdateSummary::COLUMNS] {
-        let [ww, gg, dd, wp, pp, gd, tiny] = self.sums;
+        let [ww, gg, dd, wp, pp, gd, tiny, wd] = self.sums;
         let decay = self.decay * ww.sqrt();
         let step = if kind == OptimizerKind::Adamw { pp } else { dd };
         [
@@ -172,6 +172,9 @@ impl Expected {
             -wp / (ww * pp).sqrt(),
             gd,
             tiny / self.elements,
+            wd / ww,
+            wp / ww,
+            ((dd - wd * wd / ww).max(0.0) / ww).sqrt(),
         ]
     }
 }
@@ -191,10 +194,11 @@ fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleC
     let before = rig.fill(|_, _, _| normal(0.5));
     rig.write(&rig.weights, &before);
     let mut truth: Vec<Textbook> = before.iter().map(|w| Textbook { w: f64::from(*w), m: 0.0, v: 0.0 }).collect();
-    let mut expected = Vec::new();
+    let (mut expected, mut left) = (Vec::new(), Vec::new());
     for step in 0..STEPS {
         let gradient = rig.fill(|_, _, _| normal(0.1 + step as f64));
         rig.write(&rig.grads, &gradient);
+        left = floats(gpu, &rig.weights);
         rig.replay(step, true);
         expected.clear();
         for (replica, config) in configs.iter().enumerate() {
@@ -230,6 +234,19 @@ fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleC
     for (found, expected) in rig.summary().concat().iter().zip(&expected) {
         for (column, (found, expected)) in found.iter().zip(expected).enumerate() {
             close(*found, *expected, 2e-5, &format!("{kind:?} summary column {column}"));
+        }
+    }
+    // A step along the weights and one at right angles to them account for what became of the norm. Moves of
+    // 0.01 of the weights; their shares are known to 1e-5, the sums to 1e-6.
+    for (replica, tensors) in rig.summary().iter().enumerate() {
+        for (found, spec) in tensors.iter().zip(rig.table.specs()) {
+            let squares = |data: &[f32]| {
+                let own = &data[replica * len + spec.offset..][..spec.len()];
+                own.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>()
+            };
+            let [r, o] = [UpdateSummary::RADIAL, UpdateSummary::ORTHOGONAL].map(|column| f64::from(found[column]));
+            let growth = (1.0 + r).powi(2) + o * o - 1.0;
+            close(growth as f32, squares(&moved) / squares(&left) - 1.0, 1e-6, &format!("{kind:?} {}", spec.name));
         }
     }
     // Measuring moves nothing.
@@ -285,8 +302,15 @@ fn decay_alone_halves_the_weights_in_693_steps() {
                 assert_eq!(found[UpdateSummary::DECAY_SHARE], decayed, "{}", spec.name);
                 // A change of 1e-3 of a weight is known to 6e-5 of itself.
                 close(found[UpdateSummary::UPDATE_RATIO] * 1e3, f64::from(decayed), 1e-4, &spec.name);
+                close(found[UpdateSummary::RADIAL] * 1e3, f64::from(-decayed), 1e-4, &spec.name);
                 // Nothing pushes, no moment was ever filled.
-                for column in [UpdateSummary::STEP_SIZE, UpdateSummary::DECAY_COSINE, UpdateSummary::LOSS_CHANGE] {
+                for column in [
+                    UpdateSummary::STEP_SIZE,
+                    UpdateSummary::DECAY_COSINE,
+                    UpdateSummary::LOSS_CHANGE,
+                    UpdateSummary::RADIAL_GRADIENT,
+                    UpdateSummary::ORTHOGONAL,
+                ] {
                     assert_eq!(found[column], 0.0);
                 }
                 assert_eq!(found[UpdateSummary::EPSILON_SHARE], 1.0);
@@ -322,7 +346,12 @@ fn a_constant_gradient_moves_adam_by_the_learning_rate() {
                 }
                 // Updates of 1e-3 of weights near 2, which round at 1.2e-7.
                 for (column, want) in expected.columns(OptimizerKind::Adamw).into_iter().enumerate() {
-                    let scale = if want == 0.0 { 1.0 } else { want };
+                    // The step is nearly radial: what is at right angles to it is known to 1e-3 of the step, 5e-4.
+                    let scale = match column {
+                        UpdateSummary::ORTHOGONAL => 2.5e-3,
+                        _ if want == 0.0 => 1.0,
+                        _ => want,
+                    };
                     close(found[column] / scale as f32, want / scale, 2e-4, &format!("column {column}, {}", spec.name));
                 }
                 if t > 0 {
@@ -331,5 +360,68 @@ fn a_constant_gradient_moves_adam_by_the_learning_rate() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn planted_updates_drift_as_they_were_planted() {
+    const RATE: f64 = 0.01;
+    const DECAY: f64 = 0.5;
+    let config = |kind, weight_decay| OptimizerConfig {
+        kind,
+        learning_rate: RATE,
+        weight_decay,
+        momentum: 0.0,
+        ..Default::default()
+    };
+    // The gradient points along the weights, at right angles to them, and both ways.
+    let cases = [(OptimizerKind::Sgd, 0.0, 1.0), (OptimizerKind::Sgd, 0.3, 0.0), (OptimizerKind::Sgd, -0.3, 1.0)];
+    // Adam's first step is that of the signs, which of weights of one size is as planted too.
+    let cases = cases.into_iter().chain([(OptimizerKind::Adamw, 0.0, 1.0), (OptimizerKind::Adamw, 1.0, 0.0)]);
+    for ((kind, along, across), gpu) in
+        cases.flat_map(|case| crate::autograd::check::gpus().iter().map(move |gpu| (case, gpu)))
+    {
+        let rig = Rig::new(gpu, &[config(kind, DECAY), config(kind, 0.0)], &ScheduleConfig::default());
+        let weight = |i: usize| match kind {
+            OptimizerKind::Sgd => 1.0 + i as f32 * 0.25,
+            _ => 1.0,
+        };
+        rig.write(&rig.weights, &rig.fill(|_, _, i| weight(i)));
+        // Each pair of weights (a, b) gets the gradient (-b, a); a last one alone gets none.
+        let paired = |spec_len: usize, i: usize| i / 2 * 2 + 1 < spec_len;
+        let turned = |i: usize| if i.is_multiple_of(2) { -weight(i + 1) } else { weight(i - 1) };
+        let gradient = |len: usize, i: usize| {
+            along as f32 * weight(i) + if paired(len, i) { across as f32 * turned(i) } else { 0.0 }
+        };
+        rig.write(&rig.grads, &rig.fill(|_, t, i| gradient(rig.table.specs()[t].len(), i)));
+        rig.replay(0, true);
+        for (replica, tensors) in rig.summary().iter().enumerate() {
+            for ((found, spec), decays) in tensors.iter().zip(rig.table.specs()).zip(&rig.decays) {
+                let decay = if *decays && replica == 0 { DECAY } else { 0.0 };
+                let squares = |keep: &dyn Fn(usize) -> bool| {
+                    (0..spec.len()).filter(|i| keep(*i)).map(|i| f64::from(weight(i)).powi(2)).sum::<f64>()
+                };
+                let turns = across * (squares(&|i| paired(spec.len(), i)) / squares(&|_| true)).sqrt();
+                // Weights round at 6e-8 of themselves and move by 1e-2 of themselves. A right angle is the root of a
+                // difference of squares that are known to 1e-7 and some.
+                let known = if across == 0.0 { 1e-3 } else { 5e-5 };
+                for (column, want, tolerance) in [
+                    (UpdateSummary::RADIAL, -along - decay, 5e-5),
+                    (UpdateSummary::RADIAL_GRADIENT, -along, 5e-6),
+                    (UpdateSummary::ORTHOGONAL, turns, known),
+                ] {
+                    let what = format!("{kind:?} column {column}, {}", spec.name);
+                    close(found[column] / RATE as f32, want, tolerance, &what);
+                }
+            }
+        }
+        // What lies between tensors is nobody's weight.
+        let mut gaps = floats(gpu, &rig.weights);
+        for replica in gaps.chunks_exact_mut(rig.table.len()) {
+            for spec in rig.table.specs() {
+                replica[spec.offset..][..spec.len()].fill(0.0);
+            }
+        }
+        assert!(gaps.iter().all(|w| *w == 0.0));
     }
 }
