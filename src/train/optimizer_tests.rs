@@ -346,7 +346,7 @@ fn a_constant_gradient_moves_adam_by_the_learning_rate() {
                 }
                 // Updates of 1e-3 of weights near 2, which round at 1.2e-7.
                 for (column, want) in expected.columns(OptimizerKind::Adamw).into_iter().enumerate() {
-                    // The step is nearly radial: what is at right angles to it is known to 1e-3 of the step, 5e-4.
+                    // The step is 5e-4 of the weights and nearly radial: the rest is known to 1e-3 of it, 2e-4 of 2.5e-3.
                     let scale = match column {
                         UpdateSummary::ORTHOGONAL => 2.5e-3,
                         _ if want == 0.0 => 1.0,
