@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::gpus;
+use common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
 use thermoscope::record::{Finding, HOLD, Roles, Setup};
 use thermoscope::train::Session;
@@ -79,8 +79,7 @@ type Values = BTreeMap<Key, f32>;
 /// Everything that is measured, per replica.
 fn measured(gpu: &Gpu, session: &mut Session) -> Vec<Values> {
     session.submit(0);
-    gpu.wait().unwrap();
-    let steps = session.take_rows().unwrap().unwrap();
+    let steps = arrived(gpu, session);
     let mut values = vec![Values::new(); session.config().replicas as usize];
     for row in steps.iter().flat_map(|step| session.rows(step)) {
         let key = (row.metric.card.name.to_owned(), row.metric.site.clone(), row.label.head, row.label.index);
@@ -273,8 +272,7 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
         let mut session = session(gpu, &text);
         for _ in 0..10 {
             session.submit(30);
-            gpu.wait().unwrap();
-            while session.take_rows().unwrap().is_some() {}
+            arrived(gpu, &mut session);
         }
         let trained = session.snapshot().unwrap().weights.remove(0);
         let found_in = |session: &mut Session, weights: &[f32]| {
@@ -283,8 +281,7 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
             let mut events = Vec::new();
             for probe in 0..HOLD {
                 session.submit(0);
-                gpu.wait().unwrap();
-                for row in session.take_rows().unwrap().unwrap() {
+                for row in arrived(gpu, session) {
                     let findings: Vec<Finding> = session.rows(&row).filter_map(|row| Finding::of(&row)).collect();
                     events.extend(roles.measure(u64::from(100 * probe), &findings));
                 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{gpus, losses};
+use common::{arrived, gpus, losses};
 use thermoscope::gpu::Gpu;
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
@@ -102,19 +102,10 @@ fn the_same_run_twice_and_after_a_restore_has_the_same_bits() {
             let mut rows = Vec::new();
             for _ in 0..steps {
                 session.submit(1);
-                gpu.wait().unwrap();
-                while let Some(arrived) = session.take_rows().unwrap() {
-                    for step in &arrived {
-                        rows.extend(session.rows(step).map(|row| {
-                            (
-                                row.step,
-                                row.metric.card.name,
-                                row.metric.site.clone(),
-                                row.label.index,
-                                row.value.to_bits(),
-                            )
-                        }));
-                    }
+                for step in &arrived(gpu, session) {
+                    rows.extend(session.rows(step).map(|row| {
+                        (row.step, row.metric.card.name, row.metric.site.clone(), row.label.index, row.value.to_bits())
+                    }));
                 }
             }
             rows
@@ -145,8 +136,7 @@ fn measuring_between_steps_changes_nothing() {
     let mut seen = Vec::new();
     for _ in 0..6 {
         measured.submit(0);
-        gpu.wait().unwrap();
-        while measured.take_rows().unwrap().is_some() {}
+        arrived(gpu, &mut measured);
         seen.extend(losses(gpu, &mut measured, 1));
     }
     assert_eq!(bits(&plain, 0), bits(&seen, 0));

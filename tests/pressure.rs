@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::gpus;
+use common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
@@ -16,8 +16,7 @@ fn step(gpu: &Gpu, kind: &str, rate: f64) -> [f64; 3] {
     );
     let mut session = Session::new(gpu, Setup::from_toml(&text).unwrap().config).unwrap();
     session.submit(6);
-    gpu.wait().unwrap();
-    let rows: Vec<_> = std::iter::from_fn(|| session.take_rows().unwrap()).flatten().collect();
+    let rows = arrived(gpu, &mut session);
     let loss = |at: usize| f64::from(rows[at].value(session.metrics(), "loss.train", 0).unwrap());
     let changes = session.rows(&rows[4]).filter(|row| row.metric.card.name == "loss_change.predicted");
     [loss(4), loss(5), changes.map(|row| f64::from(row.value)).sum()]

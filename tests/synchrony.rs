@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::gpus;
+use common::{arrived, gpus};
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
 
@@ -50,21 +50,19 @@ fn heads_that_start_equal_stay_equal_bit_for_bit() {
         let mut seen = 0;
         for _ in 0..5 {
             session.submit(10);
-            gpu.wait().unwrap();
-            while let Some(rows) = session.take_rows().unwrap() {
-                for row in rows.iter().flat_map(|step| session.rows(step)) {
-                    let pair = row.label.index;
-                    match row.metric.card.name {
-                        // Update 0 moves nothing: warm-up starts at rate 0.
-                        "sync.drift" if row.step == 0 => assert_eq!(row.value, 0.0),
-                        // Pairs are 01, 02, 12.
-                        "sync.gradient" | "sync.drift" if pair == 0 => {
-                            assert!((row.value - 1.0).abs() < 1e-6, "{} {}", row.metric.card.name, row.value);
-                            seen += 1;
-                        }
-                        "sync.gradient" | "sync.drift" => assert!(row.value < 0.999, "{} {pair}", row.value),
-                        _ => {}
+            let rows = arrived(gpu, &mut session);
+            for row in rows.iter().flat_map(|step| session.rows(step)) {
+                let pair = row.label.index;
+                match row.metric.card.name {
+                    // Update 0 moves nothing: warm-up starts at rate 0.
+                    "sync.drift" if row.step == 0 => assert_eq!(row.value, 0.0),
+                    // Pairs are 01, 02, 12.
+                    "sync.gradient" | "sync.drift" if pair == 0 => {
+                        assert!((row.value - 1.0).abs() < 1e-6, "{} {}", row.metric.card.name, row.value);
+                        seen += 1;
                     }
+                    "sync.gradient" | "sync.drift" => assert!(row.value < 0.999, "{} {pair}", row.value),
+                    _ => {}
                 }
             }
         }

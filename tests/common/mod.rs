@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
 use thermoscope::gpu::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
-use thermoscope::train::Session;
+use thermoscope::train::{Session, StepRow};
 
 /// Every adapter, with bounds checks; and the first once more as users run it without: no checks, no
 /// optional feature, default limits.
@@ -19,6 +19,20 @@ pub fn gpus() -> &'static [Gpu] {
     })
 }
 
+/// The rows of everything submitted so far. Tests share devices: a copy may be under way in another thread that
+/// polled, so one wait is not enough.
+pub fn arrived(gpu: &Gpu, session: &mut Session) -> Vec<StepRow> {
+    let mut all = Vec::new();
+    while session.in_flight() > 0 {
+        gpu.wait().expect("the device works");
+        match session.take_rows().expect("rows arrive") {
+            Some(rows) => all.extend(rows),
+            None => std::thread::yield_now(),
+        }
+    }
+    all
+}
+
 /// Trains for some steps and returns the train loss of every step and replica.
 pub fn losses(gpu: &Gpu, session: &mut Session, steps: u64) -> Vec<Vec<f32>> {
     let mut losses = Vec::new();
@@ -26,13 +40,9 @@ pub fn losses(gpu: &Gpu, session: &mut Session, steps: u64) -> Vec<Vec<f32>> {
     let end = session.step() + steps;
     while session.step() < end {
         session.submit((end - session.step()).min(8));
-        gpu.wait().expect("the device works");
-        while let Some(rows) = session.take_rows().expect("rows arrive") {
-            for row in rows {
-                let value =
-                    |r| row.value(session.metrics(), "loss.train", r).expect("the loss is measured at every step");
-                losses.push((0..replicas).map(value).collect());
-            }
+        for row in arrived(gpu, session) {
+            let value = |r| row.value(session.metrics(), "loss.train", r).expect("the loss is measured at every step");
+            losses.push((0..replicas).map(value).collect());
         }
     }
     losses
