@@ -79,7 +79,7 @@ impl Turn {
         let of_head = turns.iter().filter(|turn| turn.who == Who::Head && turn.replica == replica);
         let named = of_head.filter_map(|turn| turn.text.split_once(' ').map(|(role, name)| (turn, role, name)));
         // A flip is written behind the death that it goes with.
-        let last = named.filter(|(_, _, name)| *name == place).last()?;
+        let last = named.rev().find(|(_, _, name)| *name == place)?;
         (last.0.kind != "death").then_some((last.1, last.0.step))
     }
 
