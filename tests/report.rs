@@ -133,15 +133,33 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     );
     assert!(colours > 20.0, "{colours} colours");
 
-    // Dragging along the first chart selects steps; every chart's axis follows.
+    // The topics of what was measured are there, one with the heads' effects and one with the claims of the arms.
+    let text = tab.wait_for_element("body").unwrap().get_inner_text().unwrap();
+    for words in ["Grokking circuits", "Ablation", "Calibration", "Which claims survive the controls", "groks: "] {
+        assert!(text.contains(words), "{words} is missing");
+    }
+    assert!(!text.contains("On random tokens that repeat"), "nothing of induction was measured");
+    let heads = "new Set(datasets.heads.map((row) => row.part)).size";
+    assert_eq!(number(&tab, heads), 3.0, "two heads and an MLP");
+    assert!(number(&tab, "datasets.null.filter((row) => row.low <= row.high).length") > 0.0);
+    // Choosing a replica reaches every chart.
+    let choose = "(() => { const s = document.getElementById('shown'); s.value = '1'; \
+         s.dispatchEvent(new Event('change')); return views.every((v) => v.signal('shown') === 1) ? 1 : 0; })()";
+    assert_eq!(number(&tab, choose), 1.0);
+
+    // Dragging along the strip selects steps; every chart's axis follows.
     let extent =
         "(() => { const b = window.view.signal('brush'); return b && b.step ? b.step[1] - b.step[0] : -1; })()";
     assert_eq!(number(&tab, extent), -1.0, "nothing is selected at first");
     let (left, top) = (
-        number(&tab, "document.querySelector('#charts canvas').getBoundingClientRect().left"),
-        number(&tab, "document.querySelector('#charts canvas').getBoundingClientRect().top"),
+        number(
+            &tab,
+            "(document.querySelector('#bar').scrollIntoView(), \
+             document.querySelector('#strip canvas').getBoundingClientRect().left)",
+        ),
+        number(&tab, "document.querySelector('#strip canvas').getBoundingClientRect().top"),
     );
-    let (x, y) = (left + 250.0, top + 60.0);
+    let (x, y) = (left + 250.0, top + 40.0);
     mouse(&tab, Input::DispatchMouseEventTypeOption::MouseMoved, x, y);
     mouse(&tab, Input::DispatchMouseEventTypeOption::MousePressed, x, y);
     for at in 1..=10 {
@@ -152,6 +170,11 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     let selected = number(&tab, extent);
     // 200 of 820 pixels on an axis of about 120 steps.
     assert!((15.0..60.0).contains(&selected), "{selected} steps are selected");
+
+    let follow = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => \
+         done(Math.max(...views.map((v) => v.signal('to') - v.signal('from')))))))";
+    let followed = tab.evaluate(follow, true).unwrap().value.and_then(|v| v.as_f64()).unwrap();
+    assert!((followed - selected).abs() < 1e-6, "the charts show {followed} steps");
 
     let asked = asked.lock().unwrap();
     assert!(asked.iter().any(|a| a == &url), "the page itself was asked for: {asked:?}");

@@ -1,192 +1,148 @@
-//! The charts: one Vega-Lite specification with a shared step axis.
+//! Vega-Lite specifications, one for each topic, with step axes that the page zooms together.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::dataset::{Dataset, number};
+use super::dataset::{Chosen, Lines, flags, heat};
+use super::heads::{Heads, IN_A_ROW};
+use super::marks::{self, Turn};
 use super::phases::Phase;
+use super::topics::{Chart, Kind, TOPICS, UNIFORM};
 use crate::record::{Key, Series};
 
 /// Points of all series of one chart together.
-const CHART_POINTS: usize = 24_000;
+const CHART_POINTS: usize = 5_000;
 /// Points of one series at most.
-const SERIES_POINTS: usize = 600;
-/// Series of a chart that strokes can tell apart.
+const SERIES_POINTS: usize = 500;
+/// Series of a chart that strokes can tell apart, and lines that one can follow; a chart of more shows one replica at
+/// a time.
 const DASHES: usize = 4;
-/// Columns of a heat map.
-const HEAT_COLUMNS: usize = 200;
-/// Width of the plots in pixels.
+const LINES: usize = 18;
+/// Replicas that the page can show.
+const REPLICAS: i32 = 8;
+/// Width of the plots in pixels, and of the part left of them.
 const WIDTH: u32 = 820;
+const AXIS: u32 = 52;
 
-/// A chart: rows of one topic.
-struct Chart {
+/// A topic with something to show.
+struct Shown {
     title: &'static str,
-    name: &'static str,
-    kind: Kind,
-    /// Title of the value axis.
-    unit: &'static str,
-    /// Metrics, or the start of a metric and site.
-    select: fn(&Key) -> Option<String>,
+    note: String,
+    charts: Vec<Value>,
+    /// Names of the tables it needs.
+    tables: Vec<&'static str>,
 }
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Lines,
-    LogLines,
-    /// Colour by value over step and index.
-    Heat,
-    /// A mark where a flag is set, over step and index.
-    Flags,
-}
-
-fn own_name(key: &Key, metrics: &[&str]) -> Option<String> {
-    (metrics.contains(&key.metric.as_str()) && key.index <= 0).then(|| key.metric.clone())
-}
-
-fn by_tensor(key: &Key, metric: &str) -> Option<String> {
-    (key.metric == metric).then(|| key.site.clone())
-}
-
-fn by_head(key: &Key) -> Option<String> {
-    (key.metric == "attention_entropy").then(|| format!("layer {} head {}", key.layer, key.head))
-}
-
-const CHARTS: &[Chart] = &[
-    Chart {
-        title: "Loss",
-        name: "loss",
-        kind: Kind::LogLines,
-        unit: "nats",
-        select: |key| own_name(key, &["loss.train", "loss.test", "loss.restricted", "loss.excluded"]),
-    },
-    Chart {
-        title: "Accuracy",
-        name: "accuracy",
-        kind: Kind::Lines,
-        unit: "share right",
-        select: |key| own_name(key, &["accuracy.train", "accuracy.test"]),
-    },
-    Chart {
-        title: "Margin on the test set: how far the right logit exceeds the best other",
-        name: "margin",
-        kind: Kind::Lines,
-        unit: "logits",
-        select: |key| {
-            let names = ["min", "mean", "max"];
-            (key.metric == "margin.test")
-                .then(|| names.get(key.index as usize).map_or_else(String::new, |n| (*n).to_owned()))
-        },
-    },
-    Chart {
-        title: "Frequencies in the embedding W_E",
-        name: "fourier_w_e",
-        kind: Kind::Heat,
-        unit: "norm",
-        select: |key| (key.metric == "fourier_norm" && key.site == "embed.W_E").then(String::new),
-    },
-    Chart {
-        title: "Frequencies in W_L = W_out W_U",
-        name: "fourier_w_l",
-        kind: Kind::Heat,
-        unit: "norm",
-        select: |key| (key.metric == "fourier_norm" && key.site == "W_L").then(String::new),
-    },
-    Chart {
-        title: "Key frequencies being born",
-        name: "keys",
-        kind: Kind::Flags,
-        unit: "frequency k",
-        select: |key| match key.metric.as_str() {
-            "key_frequencies" => Some("W_E: norm above a quarter of the largest".to_owned()),
-            "key_frequencies.logits" => Some("logits: more than 1 % of the power".to_owned()),
-            _ => None,
-        },
-    },
-    Chart {
-        title: "Sparsity of the spectra",
-        name: "gini",
-        kind: Kind::Lines,
-        unit: "Gini coefficient",
-        select: |key| by_tensor(key, "gini"),
-    },
-    Chart {
-        title: "Weight norms",
-        name: "weight_norm",
-        kind: Kind::Lines,
-        unit: "norm",
-        select: |key| by_tensor(key, "weight_norm"),
-    },
-    Chart {
-        title: "Gradient norms",
-        name: "grad_norm",
-        kind: Kind::LogLines,
-        unit: "norm",
-        select: |key| by_tensor(key, "grad_norm"),
-    },
-    Chart {
-        title: "Update norms, decay included",
-        name: "update_norm",
-        kind: Kind::LogLines,
-        unit: "norm",
-        select: |key| by_tensor(key, "update_norm"),
-    },
-    Chart { title: "Attention entropy", name: "entropy", kind: Kind::Lines, unit: "nats", select: by_head },
-    Chart {
-        title: "Likeness of heads: cosine of attention patterns, as they are",
-        name: "similarity",
-        kind: Kind::Lines,
-        unit: "cosine",
-        select: |key| (key.metric == "head_similarity").then(|| format!("layer {} pair {}", key.layer, key.index)),
-    },
-    Chart {
-        title: "Likeness of heads, each head's mean pattern removed",
-        name: "similarity_centered",
-        kind: Kind::Lines,
-        unit: "cosine",
-        select: |key| {
-            (key.metric == "head_similarity.centered").then(|| format!("layer {} pair {}", key.layer, key.index))
-        },
-    },
-];
 
 /// What the charts show.
 pub(super) struct Charts {
-    shown: Vec<(&'static Chart, Value)>,
+    topics: Vec<Shown>,
+    tables: serde_json::Map<String, Value>,
     last_step: i64,
-    phases: Vec<Phase>,
     thinned: bool,
-    replicas: bool,
+    replicas: i32,
     /// Names of the replicas, where they have any.
     arms: Vec<String>,
 }
 
 impl Charts {
-    /// Picks, thins and lays out the series of a run.
-    pub(super) fn new(series: &BTreeMap<Key, Series>, phases: &[Phase], arms: Vec<String>) -> Self {
-        let mut thinned = false;
-        let mut shown = Vec::new();
-        for chart in CHARTS {
-            let chosen: Vec<(String, &Key, &Series)> =
-                series.iter().filter_map(|(key, s)| (chart.select)(key).map(|name| (name, key, s))).collect();
-            let data = match chart.kind {
-                Kind::Heat => heat(&chosen, &mut thinned),
-                Kind::Flags => flags(&chosen, &mut thinned),
-                Kind::Lines | Kind::LogLines => {
-                    let limit = (CHART_POINTS / chosen.len().max(1)).clamp(40, SERIES_POINTS);
-                    let mut data = Dataset::default();
-                    for (name, key, series) in &chosen {
-                        data.add(name, key.replica, series, limit);
-                    }
-                    thinned |= data.is_thinned();
-                    (!data.is_empty()).then(|| data.columns())
-                }
-            };
-            shown.extend(data.map(|data| (chart, data)));
-        }
+    /// Picks, thins and lays out the series of a run; `phases` are those of each replica.
+    pub(super) fn new(
+        series: &BTreeMap<Key, Series>,
+        phases: &[Vec<Phase>],
+        turns: &[Turn],
+        arms: Vec<String>,
+    ) -> Self {
         let last_step = series.values().filter_map(|s| s.steps.last()).max().copied().unwrap_or(0);
-        let replicas = series.keys().any(|key| key.replica > 0);
-        Self { shown, last_step, phases: phases.to_vec(), thinned, replicas, arms }
+        let replicas = series.keys().map(|key| key.replica + 1).max().unwrap_or(1);
+        let mut charts =
+            Self { topics: Vec::new(), tables: serde_json::Map::new(), last_step, thinned: false, replicas, arms };
+        // Neighbours are written on different lines, so that they do not cover each other.
+        let row = |replica: usize, at: usize, phase: &Phase| {
+            let late = 3 * phase.step > 2 * last_step;
+            json!({ "step": phase.step, "phase": phase.name, "line": at % 4, "replica": replica, "late": late })
+        };
+        let rows = phases.iter().enumerate().flat_map(|(r, p)| p.iter().enumerate().map(move |(at, p)| row(r, at, p)));
+        charts.tables.insert("phases".to_owned(), json!({ "rows": rows.collect::<Vec<_>>() }));
+        for topic in TOPICS {
+            let mut shown = Shown { title: topic.title, note: topic.note.to_owned(), charts: vec![], tables: vec![] };
+            for chart in topic.charts {
+                charts.add(&mut shown, chart, series, turns);
+            }
+            if !shown.charts.is_empty() {
+                charts.topics.push(shown);
+            }
+        }
+        charts
+    }
+
+    /// Adds one chart, if there is anything for it.
+    fn add(&mut self, shown: &mut Shown, chart: &'static Chart, series: &BTreeMap<Key, Series>, turns: &[Turn]) {
+        let chosen: Vec<Chosen<'_>> =
+            series.iter().filter_map(|(key, s)| (chart.select)(key).map(|name| (name, key, s))).collect();
+        let few: Vec<Chosen<'_>> = chosen.iter().filter(|(_, key, _)| key.replica < REPLICAS).cloned().collect();
+        let (table, drawn) = match chart.kind {
+            Kind::Lines | Kind::LogLines => {
+                let mut names: Vec<&str> = chosen.iter().map(|(name, ..)| name.as_str()).collect();
+                names.sort_unstable();
+                names.dedup();
+                let crowded = self.replicas > 1 && (names.len() > DASHES || (names.len() > 1 && chosen.len() > LINES));
+                let lines = self.lines(if crowded { &few } else { &chosen });
+                if lines.is_empty() {
+                    return;
+                }
+                (lines.table(), self.line_chart(chart, lines.names(), crowded))
+            }
+            Kind::Heat => {
+                let Some(table) = heat(&few, &mut self.thinned) else { return };
+                (table, self.cells(chart))
+            }
+            Kind::Flags => {
+                let Some(table) = flags(&few, &mut self.thinned) else { return };
+                (table, self.cells(chart))
+            }
+            Kind::Marks => {
+                if turns.is_empty() {
+                    return;
+                }
+                (json!({ "rows": marks::rows(turns, self.last_step) }), self.marks(chart))
+            }
+            Kind::Heads => {
+                let Some(heads) = Heads::new(series, |replica| replica < REPLICAS, turns) else { return };
+                self.thinned |= heads.thinned;
+                if heads.count > heads.parts.len() {
+                    shown.note += &format!(
+                        " Of {} heads and MLPs the {} with the largest effects at the end are drawn by themselves.",
+                        heads.count,
+                        heads.parts.len()
+                    );
+                }
+                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record that clear the null (p ≤ 0.05) at the last probe too.";
+                let mut drawn = vec![map(&heads)];
+                let (mlps, own): (Vec<&String>, Vec<&String>) = heads.parts.iter().partition(|p| p.ends_with("MLP"));
+                for (title, parts) in [("one head", own), ("the MLP", mlps)] {
+                    drawn.extend((!parts.is_empty()).then(|| self.small(title, &parts)));
+                }
+                let drawn = json!({ "vconcat": drawn, "spacing": 18 });
+                self.tables.insert("null".to_owned(), heads.null);
+                self.tables.insert("map".to_owned(), heads.map);
+                shown.tables.extend(["null", "map"]);
+                (heads.effects, drawn)
+            }
+        };
+        self.tables.insert(chart.name.to_owned(), table);
+        shown.tables.push(chart.name);
+        shown.charts.push(drawn);
+    }
+
+    fn lines(&mut self, chosen: &[Chosen<'_>]) -> Lines {
+        let limit = (CHART_POINTS / chosen.len().max(1)).clamp(30, SERIES_POINTS);
+        let mut lines = Lines::default();
+        for (name, key, series) in chosen {
+            lines.add(name, key.replica, series, limit);
+        }
+        self.thinned |= lines.is_thinned();
+        lines
     }
 
     /// The last step measured.
@@ -194,247 +150,354 @@ impl Charts {
         self.last_step
     }
 
-    /// Names of the replicas, where they have any.
-    pub(super) fn arms(&self) -> &[String] {
-        &self.arms
-    }
-
     /// What the reader must know of the pictures.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
-            "Drag over the strip above the charts to zoom all of them; double-click it to see everything again."
+            "Drag over the strip at the top to zoom all charts; double-click it to see everything again. Dashed lines are what happened when."
                 .to_owned(),
         ];
-        if self.thinned {
+        if self.replicas > 1 {
             notes.push(format!(
-                "Long series are thinned: of each stretch of steps the smallest and the largest value are drawn, at most {SERIES_POINTS} points a line; heat maps have {HEAT_COLUMNS} columns. The Parquet files hold every number."
+                "Charts of few series draw every replica. Dashed lines, heat maps, marks and charts of many series are those of the replica chosen beside the strip{}.",
+                if self.replicas > REPLICAS { format!(", one of the first {REPLICAS}") } else { String::new() },
             ));
         }
-        if self.replicas {
-            notes.push(
-                "Lines are drawn for every replica; heat maps, key frequencies and dashed marks are those of replica 0."
-                    .to_owned(),
-            );
+        if self.thinned {
+            notes.push(format!(
+                "Long series are thinned: of each stretch of steps the smallest and the largest value are drawn, at most {SERIES_POINTS} points a line, fewer where lines are many; heat maps show some of the steps. The Parquet files hold every number."
+            ));
         }
         notes
     }
 
-    /// The tables, by the names the specification uses.
-    pub(super) fn data(&self) -> Value {
-        let mut tables: serde_json::Map<String, Value> =
-            self.shown.iter().map(|(chart, data)| (chart.name.to_owned(), data.clone())).collect();
-        // Neighbours are written on different lines, so that they do not cover each other.
-        let row = |(at, phase): (usize, &Phase)| json!({ "step": phase.step, "phase": phase.name, "line": at % 3 });
-        let phases: Vec<Value> = self.phases.iter().enumerate().map(row).collect();
-        tables.insert("phases".to_owned(), json!({ "rows": phases }));
-        Value::Object(tables)
+    /// Everything the page's script needs.
+    pub(super) fn payload(&self) -> Value {
+        let topics = self.topics.iter().enumerate().map(|(at, topic)| {
+            json!({ "id": format!("topic-{at}"), "spec": self.topic(&topic.charts), "tables": topic.tables })
+        });
+        json!({
+            "strip": self.tables.contains_key("loss").then(|| self.strip()),
+            "topics": topics.collect::<Vec<_>>(),
+            "tables": self.tables,
+            "arms": self.arms,
+        })
     }
 
-    /// The Vega-Lite specification.
-    pub(super) fn specification(&self) -> Value {
-        let mut parts = Vec::new();
-        if let Some((chart, _)) = self.shown.iter().find(|(chart, _)| chart.name == "loss") {
-            parts.push(self.overview(chart));
-        }
-        parts.extend(self.shown.iter().map(|(chart, data)| {
-            let count = data["names"].as_array().map_or(0, Vec::len);
-            self.chart(chart, count)
-        }));
+    /// Titles and notes of the topics, with the place that the page leaves for them.
+    pub(super) fn headings(&self) -> Vec<(String, &'static str, &str)> {
+        self.topics.iter().enumerate().map(|(at, t)| (format!("topic-{at}"), t.title, t.note.as_str())).collect()
+    }
+
+    /// The replicas that can be chosen.
+    pub(super) fn choices(&self) -> Vec<String> {
+        let name = |at: usize| self.arms.get(at).cloned().unwrap_or_else(|| format!("replica {at}"));
+        if self.replicas > 1 { (0..self.replicas.min(REPLICAS) as usize).map(name).collect() } else { Vec::new() }
+    }
+
+    fn config() -> Value {
+        json!({
+            "view": { "stroke": "#ddd" },
+            "axis": { "gridColor": "#eee", "labelColor": "#444", "titleColor": "#444", "titleFontWeight": "normal" },
+            "axisY": { "minExtent": AXIS, "maxExtent": AXIS },
+            "title": { "anchor": "start", "fontSize": 12, "fontWeight": 600, "color": "#222", "offset": 6 },
+            "legend": { "labelLimit": 260, "titleColor": "#444", "titleFontWeight": "normal", "symbolLimit": 40 },
+            "font": "system-ui, sans-serif",
+        })
+    }
+
+    /// The specification of one topic.
+    fn topic(&self, charts: &[Value]) -> Value {
         json!({
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-            "vconcat": parts,
+            "params": [
+                { "name": "from", "value": 0 },
+                { "name": "to", "value": self.last_step.max(1) },
+                { "name": "shown", "value": 0 },
+            ],
+            "vconcat": charts,
             "spacing": 14,
-            "resolve": { "scale": { "color": "independent" } },
-            "config": {
-                "view": { "stroke": "#ddd" },
-                "axis": { "gridColor": "#eee", "labelColor": "#444", "titleColor": "#444", "titleFontWeight": "normal" },
-                "title": { "anchor": "start", "fontSize": 13, "fontWeight": 600, "color": "#222" },
-                "legend": { "labelLimit": 260, "titleColor": "#444", "titleFontWeight": "normal", "symbolLimit": 40 },
-                "font": "system-ui, sans-serif",
-            },
+            "resolve": { "scale": { "color": "independent", "strokeDash": "independent", "shape": "independent" } },
+            "config": Self::config(),
         })
     }
 
     /// The strip that is dragged over.
-    fn overview(&self, chart: &Chart) -> Value {
+    fn strip(&self) -> Value {
         json!({
-            "data": { "name": chart.name },
+            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+            "data": { "name": "loss" },
             "width": WIDTH,
-            "height": 46,
+            "height": 40,
             "title": "Drag here to zoom all charts",
             "params": [{ "name": "brush", "select": { "type": "interval", "encodings": ["x"] } }],
             "mark": { "type": "line", "strokeWidth": 1 },
             "transform": [{ "filter": "datum.value > 0" }],
             "encoding": {
-                "x": { "field": "step", "type": "quantitative", "title": null, "scale": { "domain": [0, self.last_step.max(1)], "nice": false } },
-                "y": { "field": "value", "type": "quantitative", "title": null, "axis": null, "scale": { "type": "log" } },
-                "color": { "field": if self.arms.is_empty() { "series" } else { "arm" }, "type": "nominal", "legend": null, "sort": null },
+                "x": {
+                    "field": "step", "type": "quantitative", "title": null,
+                    "scale": { "domain": [0, self.last_step.max(1)], "nice": false },
+                },
+                "y": {
+                    "field": "value", "type": "quantitative", "title": "loss", "scale": { "type": "log" },
+                    "axis": { "labels": false, "ticks": false, "grid": false },
+                },
+                "color": {
+                    "field": if self.arms.is_empty() { "series" } else { "arm" },
+                    "type": "nominal", "legend": null, "sort": null,
+                },
                 "detail": [{ "field": "replica" }, { "field": "series" }],
             },
+            "config": Self::config(),
         })
     }
 
-    fn step_axis(&self) -> Value {
-        let scale = if self.shown.iter().any(|(chart, _)| chart.name == "loss") {
-            json!({ "domain": { "param": "brush" }, "nice": false })
-        } else {
-            json!({ "domain": [0, self.last_step.max(1)], "nice": false })
-        };
-        json!({ "field": "step", "type": "quantitative", "title": "step", "scale": scale })
+    /// A chart's title and size around its layers, with the phases on top.
+    fn framed(&self, title: &str, height: Value, layers: Vec<Value>, ink: &str) -> Value {
+        let mut all = layers;
+        all.extend(phase_marks(ink, true));
+        json!({ "title": title, "width": WIDTH, "height": height, "layer": all })
     }
 
-    /// One chart, with `count` series.
-    fn chart(&self, chart: &Chart, count: usize) -> Value {
-        let x = self.step_axis();
-        // Cells of a frequency between two steps.
-        let cells = |y: Value, color: Value, tooltip: Value| {
+    fn line_chart(&self, chart: &Chart, names: &[String], crowded: bool) -> Value {
+        let log = chart.kind == Kind::LogLines;
+        let uniform = names.iter().any(|name| name == UNIFORM);
+        let count = names.len() - usize::from(uniform);
+        let scale = if log { json!({ "type": "log" }) } else { json!({ "zero": false }) };
+        let axis = if log { json!({ "format": ".0e", "tickCount": 6 }) } else { json!({ "tickCount": 6 }) };
+        let y = json!({ "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis });
+        // Few series of named replicas: one colour for each replica, one stroke for each series.
+        let by_arm = !self.arms.is_empty() && !crowded;
+        let colours = if by_arm { self.arms.len() } else { count };
+        let mut tooltip = vec![
+            json!({ "field": "series", "title": "series" }),
+            json!({ "field": "step" }),
+            json!({ "field": "value", "format": ".4g" }),
+        ];
+        let name = if self.arms.is_empty() { "replica" } else { "arm" };
+        tooltip.extend((self.replicas > 1).then(|| json!({ "field": name, "title": "replica" })));
+        let colour = if by_arm {
+            json!({ "field": "arm", "type": "nominal", "title": null, "sort": self.arms })
+        } else {
+            json!({
+                "field": "series", "type": "nominal", "title": null,
+                "scale": { "scheme": if colours > 10 { "tableau20" } else { "category10" } },
+                "legend": { "columns": 1 + count / 11 },
+            })
+        };
+        let mut encoding = json!({
+            "x": step_axis(), "y": y, "color": colour, "detail": { "field": "replica" }, "tooltip": tooltip,
+        });
+        if by_arm && count > 1 {
+            encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
+        }
+        let mut filters: Vec<Value> = Vec::new();
+        filters.extend(log.then(|| json!({ "filter": "datum.value > 0" })));
+        filters.extend(crowded.then(|| json!({ "filter": "datum.replica === shown" })));
+        let only = |test: &str| {
+            let mut all = filters.clone();
+            all.extend(uniform.then(|| json!({ "filter": format!("datum.series {test} '{UNIFORM}'") })));
+            all
+        };
+        let several = self.replicas > 1 && !crowded;
+        let mut layers = vec![json!({
+            "data": { "name": chart.name },
+            "transform": only("!=="),
+            "mark": {
+                "type": "line", "clip": true, "point": self.last_step == 0, "strokeWidth": 1.3,
+                "opacity": if several { 0.7 } else { 0.95 },
+            },
+            "encoding": encoding,
+        })];
+        layers.extend(uniform.then(|| {
             json!({
                 "data": { "name": chart.name },
-                "mark": { "type": "rect", "clip": true, "tooltip": true },
-                "encoding": {
-                    "x": x.clone(), "x2": { "field": "until" }, "y": y, "y2": { "field": "high" },
-                    "color": color, "tooltip": tooltip,
-                },
+                "transform": only("==="),
+                "mark": { "type": "line", "clip": true, "color": "#888", "strokeDash": [6, 4] },
+                "encoding": { "x": step_axis(), "y": y, "detail": { "field": "replica" }, "tooltip": tooltip },
             })
+        }));
+        let height = if chart.name == "loss" { 220 } else { 140 };
+        self.framed(chart.title, json!(height), layers, "#333")
+    }
+
+    /// Cells of a frequency between two steps.
+    fn cells(&self, chart: &Chart) -> Value {
+        let heat = chart.kind == Kind::Heat;
+        let colour = if heat {
+            json!({ "field": "value", "type": "quantitative", "title": chart.unit, "scale": { "scheme": "viridis" } })
+        } else {
+            json!({ "field": "series", "type": "nominal", "title": null })
         };
-        let layer = match chart.kind {
-            Kind::Lines | Kind::LogLines => {
-                let log = chart.kind == Kind::LogLines;
-                let scale = if log { json!({ "type": "log" }) } else { json!({ "zero": false }) };
-                let axis = if log { json!({ "format": ".0e", "tickCount": 6 }) } else { json!({ "tickCount": 6 }) };
-                // Few series of named replicas: one colour for each replica, one stroke for each series.
-                let by_arm = !self.arms.is_empty() && count <= DASHES;
-                let colours = if by_arm { self.arms.len() } else { count };
-                let mut tooltip = vec![
-                    json!({ "field": "series", "title": "series" }),
-                    json!({ "field": "step" }),
-                    json!({ "field": "value", "format": ".4g" }),
-                    json!({ "field": "replica" }),
-                ];
-                tooltip.extend((!self.arms.is_empty()).then(|| json!({ "field": "arm", "title": "name" })));
-                let mut encoding = json!({
-                    "x": x,
-                    "y": { "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis },
-                    "color": {
-                        "field": if by_arm { "arm" } else { "series" }, "type": "nominal", "title": null,
-                        "scale": { "scheme": if colours > 10 { "tableau20" } else { "category10" } },
-                    },
-                    "detail": { "field": "replica" },
-                    "tooltip": tooltip,
-                });
-                if by_arm && count > 1 {
-                    encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
-                }
-                json!({
-                    "data": { "name": chart.name },
-                    "transform": if log { json!([{ "filter": "datum.value > 0" }]) } else { json!([]) },
-                    "mark": { "type": "line", "clip": true, "point": self.last_step == 0, "strokeWidth": 1.3, "opacity": if self.replicas { 0.55 } else { 0.95 }, "tooltip": true },
-                    "encoding": encoding,
-                })
-            }
-            Kind::Heat => cells(
-                json!({ "field": "low", "type": "quantitative", "title": "frequency k", "scale": { "nice": false, "zero": false } }),
-                json!({ "field": "value", "type": "quantitative", "title": chart.unit, "scale": { "scheme": "viridis" } }),
-                json!([{ "field": "index", "title": "k" }, { "field": "step" }, { "field": "value", "format": ".4g" }]),
-            ),
-            Kind::Flags => cells(
-                json!({ "field": "low", "type": "quantitative", "title": chart.unit, "scale": { "zero": true } }),
-                json!({ "field": "series", "type": "nominal", "title": null }),
-                json!([{ "field": "index", "title": "k" }, { "field": "step", "title": "from" }, { "field": "until" }, { "field": "series" }]),
-            ),
-        };
-        let height = match chart.kind {
-            Kind::Heat | Kind::Flags => 200,
-            _ if chart.name == "loss" => 240,
-            _ => 150,
-        };
-        // Heat maps are dark.
-        let ink = if chart.kind == Kind::Heat { "white" } else { "#333" };
-        let rule = json!({
-            "data": { "name": "phases" },
-            "mark": { "type": "rule", "strokeDash": [4, 3], "color": ink, "clip": true },
-            "encoding": { "x": x.clone(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
+        let layer = json!({
+            "data": { "name": chart.name },
+            "transform": [{ "filter": "datum.replica === shown" }],
+            "mark": { "type": "rect", "clip": true, "opacity": if heat { 1.0 } else { 0.7 } },
+            "encoding": {
+                "x": step_axis(), "x2": { "field": "until" },
+                "y": {
+                    "field": "low", "type": "quantitative", "title": "frequency k",
+                    "scale": { "nice": false, "zero": false },
+                },
+                "y2": { "field": "high" },
+                "color": colour,
+                "tooltip": [
+                    { "field": "index", "title": "k" }, { "field": "step" }, { "field": "until" },
+                    { "field": if heat { "value" } else { "series" } },
+                ],
+            },
         });
-        let words = |line: u32| {
-            json!({
-                "data": { "name": "phases" },
-                "transform": [{ "filter": format!("datum.line == {line}") }],
-                "mark": {
-                    "type": "text", "align": "left", "dx": 3, "dy": 3 + 11 * line, "fontSize": 10, "color": ink, "clip": true, "baseline": "top",
+        // Heat maps are dark.
+        self.framed(chart.title, json!(if heat { 180 } else { 160 }), vec![layer], if heat { "white" } else { "#333" })
+    }
+
+    /// Births, deaths and flips, a lane for each kind of circuit.
+    fn marks(&self, chart: &Chart) -> Value {
+        let layer = json!({
+            "data": { "name": chart.name },
+            "transform": [{ "filter": "datum.replica === shown" }],
+            "mark": { "type": "point", "filled": true, "clip": true, "size": 55, "opacity": 0.75 },
+            "encoding": {
+                "x": step_axis(),
+                "y": {
+                    "field": "lane", "type": "nominal", "title": null,
+                    "axis": { "grid": true, "labelLimit": AXIS * 2, "minExtent": AXIS, "labelFontSize": 9 },
                 },
-                "encoding": { "x": x.clone(), "y": { "value": 0 }, "text": { "field": "phase" } },
-            })
+                "yOffset": { "field": "kind", "sort": ["birth", "flip", "death"] },
+                "shape": {
+                    "field": "kind", "type": "nominal", "title": null,
+                    "scale": { "domain": ["birth", "flip", "death"], "range": ["triangle-up", "diamond", "triangle-down"] },
+                },
+                "color": {
+                    "field": "kind", "type": "nominal", "title": null,
+                    "scale": { "domain": ["birth", "flip", "death"], "range": ["#2a9d4a", "#e07b00", "#9a3b3b"] },
+                },
+                "tooltip": [{ "field": "kind" }, { "field": "what" }, { "field": "step" }, { "field": "lane" }],
+            },
+        });
+        self.framed(chart.title, json!(120), vec![layer], "#333")
+    }
+
+    /// One small chart for each part, heads or MLPs, with the same value axis.
+    fn small(&self, title: &str, parts: &[&String]) -> Value {
+        let width = WIDTH / IN_A_ROW as u32 - AXIS;
+        let panel = |(at, part): (usize, &&String)| {
+            let mlp = part.ends_with("MLP");
+            let layer = part[1..].split(' ').next().unwrap_or_default();
+            let title = if at % IN_A_ROW == 0 { json!("logits") } else { Value::Null };
+            let y = json!({ "type": "quantitative", "title": title, "scale": { "zero": true }, "axis": { "tickCount": 4, "minExtent": 30, "maxExtent": 30 } });
+            let field = |field: &str| {
+                let mut y = y.clone();
+                y["field"] = json!(field);
+                y
+            };
+            let mut x = step_axis();
+            x["title"] = Value::Null;
+            x["axis"] = json!({ "tickCount": 3 });
+            let band = json!({
+                "data": { "name": "null" },
+                "transform": [{ "filter": format!("datum.replica === shown && datum.layer === {layer}") }],
+                "mark": { "type": "area", "color": "#999", "opacity": 0.3, "clip": true },
+                "encoding": { "x": x, "y": field("low"), "y2": { "field": "high" } },
+            });
+            let line = json!({
+                "data": { "name": "heads" },
+                "transform": [{ "filter": format!("datum.replica === shown && datum.part === '{part}'") }],
+                "mark": { "type": "line", "clip": true, "strokeWidth": 1.3, "point": self.last_step == 0 },
+                "encoding": {
+                    "x": x, "y": field("value"),
+                    "color": {
+                        "field": "baseline", "type": "nominal", "title": "ablation",
+                        "scale": { "domain": ["zero", "mean", "resample"], "range": ["#d62728", "#1f77b4", "#8fb8de"] },
+                        "legend": { "orient": "right" },
+                    },
+                    "tooltip": [{ "field": "baseline" }, { "field": "step" }, { "field": "value", "format": ".4g" }],
+                },
+            });
+            let mut layers: Vec<Value> = Vec::new();
+            layers.extend((!mlp).then_some(band));
+            layers.push(line);
+            layers.extend(phase_marks("#333", false));
+            json!({ "title": part, "width": width, "height": 100, "layer": layers })
         };
+        let panels: Vec<Value> = parts.iter().enumerate().map(panel).collect();
         json!({
-            "title": chart.title,
-            "width": WIDTH,
-            "height": height,
-            "layer": [layer, rule, words(0), words(1), words(2)],
+            "title": format!("Change of the logit difference when {title} is removed"),
+            "concat": panels, "columns": IN_A_ROW, "spacing": 12,
+            "resolve": { "scale": { "color": "shared", "y": "shared" } },
         })
     }
 }
 
-/// Step, end, index and value of the cells of a heat map, of replica 0.
-fn heat(chosen: &[(String, &Key, &Series)], thinned: &mut bool) -> Option<Value> {
-    let rows: Vec<&(String, &Key, &Series)> = chosen.iter().filter(|(_, key, _)| key.replica == 0).collect();
-    let steps = &rows.first()?.2.steps;
-    let last = *steps.last()?;
-    let columns: Vec<usize> = if steps.len() <= HEAT_COLUMNS {
-        (0..steps.len()).collect()
-    } else {
-        *thinned = true;
-        (0..HEAT_COLUMNS).map(|c| c * steps.len() / HEAT_COLUMNS).collect()
-    };
-    let spacing = if columns.len() > 1 { (steps[columns[1]] - steps[columns[0]]).max(1) } else { 1 };
-    let (mut step, mut until, mut index, mut value) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (at, column) in columns.iter().enumerate() {
-        for (_, key, series) in &rows {
-            let Some(v) = series.values.get(*column) else { continue };
-            step.push(steps[*column]);
-            let next = columns.get(at + 1).map_or(last.max(steps[*column]) + spacing, |next| steps[*next]);
-            // Cells overlap a little: neighbours that only touch leave a seam on the screen.
-            until.push(next as f64 + 0.15 * spacing as f64);
-            index.push(key.index);
-            value.push(number(*v));
-        }
-    }
-    Some(json!({ "step": step, "until": until, "index": index, "value": value }))
+fn step_axis() -> Value {
+    let scale = json!({ "domainMin": { "expr": "from" }, "domainMax": { "expr": "to" }, "nice": false, "zero": false });
+    json!({ "field": "step", "type": "quantitative", "title": "step", "scale": scale })
 }
 
-/// Stretches of steps over which a flag stands, of replica 0. Steps at which it was looked for are those
-/// at which any flag of the same rule stands.
-fn flags(chosen: &[(String, &Key, &Series)], thinned: &mut bool) -> Option<Value> {
-    let rows: Vec<&(String, &Key, &Series)> = chosen.iter().filter(|(_, key, _)| key.replica == 0).collect();
-    let mut names: Vec<&str> = rows.iter().map(|(name, _, _)| name.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let (mut series, mut step, mut until, mut index) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (number, name) in names.iter().enumerate() {
-        let of_rule: Vec<_> = rows.iter().filter(|(n, _, _)| n == name).collect();
-        let mut looked: Vec<i64> = of_rule.iter().flat_map(|(_, _, s)| s.steps.iter().copied()).collect();
-        looked.sort_unstable();
-        looked.dedup();
-        let spacing = looked.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap_or(1);
-        // Gaps shorter than a pixel are not drawn.
-        let gap = spacing.max(looked.last().unwrap_or(&0) / i64::from(WIDTH));
-        *thinned |= gap > spacing;
-        for (_, key, s) in of_rule {
-            let mut from: Option<(i64, i64)> = None;
-            for at in s.steps.iter().copied().chain([i64::MAX]) {
-                match from {
-                    Some((first, last)) if at == i64::MAX || at - last > gap => {
-                        series.push(number);
-                        step.push(first);
-                        until.push(last + spacing);
-                        index.push(key.index);
-                        from = (at != i64::MAX).then_some((at, at));
-                    }
-                    Some((first, _)) => from = Some((first, at)),
-                    None => from = (at != i64::MAX).then_some((at, at)),
-                }
-            }
-        }
-    }
-    (!step.is_empty())
-        .then(|| json!({ "names": names, "series": series, "step": step, "until": until, "index": index }))
+/// Dashed lines at the phases of the replica shown, with their names where there is room.
+fn phase_marks(ink: &str, named: bool) -> Vec<Value> {
+    let mut marks = vec![json!({
+        "data": { "name": "phases" },
+        "transform": [{ "filter": "datum.replica === shown" }],
+        "mark": { "type": "rule", "strokeDash": [4, 3], "color": ink, "clip": true, "opacity": if named { 1.0 } else { 0.5 } },
+        "encoding": { "x": step_axis(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
+    })];
+    // At the right end names stand left of their line.
+    marks.extend(named.then_some([(false, "left", 3), (true, "right", -3)]).into_iter().flatten().map(|(late, align, dx)| {
+        json!({
+            "data": { "name": "phases" },
+            "transform": [{ "filter": format!("datum.replica === shown && datum.late === {late}") }],
+            "mark": {
+                "type": "text", "align": align, "dx": dx, "fontSize": 10, "color": ink, "clip": true, "baseline": "top",
+                "dy": { "expr": "3 + 11 * datum.line" },
+            },
+            "encoding": { "x": step_axis(), "y": { "value": 0 }, "text": { "field": "phase" } },
+        })
+    }));
+    marks
+}
+
+/// Layer by head: the last effects on logit difference and loss.
+fn map(heads: &Heads) -> Value {
+    let side = |field: &str, title: &str, marks: bool, end: f32| {
+        let cell = |mark: Value, encoding: Value| {
+            let mut encoding = encoding;
+            encoding["x"] = json!({ "field": "head", "type": "nominal", "title": null, "axis": { "labelAngle": 0, "orient": "top" }, "sort": null });
+            encoding["y"] = json!({ "field": "layer", "type": "nominal", "title": null, "axis": { "minExtent": 24, "maxExtent": 24 }, "sort": null });
+            json!({
+                "data": { "name": "map" }, "mark": mark, "encoding": encoding,
+                "transform": [
+                    { "filter": "datum.replica === shown" },
+                    { "calculate": format!("format(datum.{field}, '+.2~f'){}", if marks { " + datum.letter" } else { "" }), "as": "words" },
+                ],
+            })
+        };
+        let tooltip = json!([
+            { "field": "layer" }, { "field": "head" }, { "field": "effect", "title": "logit difference" },
+            { "field": "loss" }, { "field": "p" }, { "field": "role" },
+        ]);
+        let rect = cell(
+            json!({ "type": "rect", "strokeWidth": 2.5 }),
+            json!({
+                "color": {
+                    "field": field, "type": "quantitative", "title": null,
+                    "scale": { "domain": [-end, 0, end], "range": ["#7fb0dc", "#fafafa", "#f3b071"] }, "legend": null,
+                },
+                "stroke": { "condition": { "test": "datum.clears", "value": "black" }, "value": "white" },
+                "tooltip": tooltip,
+            }),
+        );
+        let words = cell(json!({ "type": "text", "fontSize": 10 }), json!({ "text": { "field": "words" } }));
+        json!({
+            "title": title, "width": { "step": 58 }, "height": { "step": if heads.layers > 4 { 22 } else { 34 } },
+            "layer": [rect, words],
+        })
+    };
+    json!({
+        "hconcat": [
+            side("effect", "Last change of the logit difference", true, heads.ends[0]),
+            side("loss", "Last change of the loss, nats", false, heads.ends[1]),
+        ],
+        "spacing": 40,
+        "resolve": { "scale": { "color": "independent" } },
+    })
 }

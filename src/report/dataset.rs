@@ -2,27 +2,37 @@
 
 use serde_json::{Value, json};
 
-use crate::record::Series;
+use crate::record::{Key, Series};
 
-/// One table of the page: the same columns for every point.
+/// Columns of a heat map at most, and cells of all replicas together.
+const HEAT_COLUMNS: usize = 160;
+const HEAT_CELLS: usize = 16_000;
+/// Pixels of the widest plot: shorter stretches are not told apart.
+const PIXELS: i64 = 820;
+
+/// A series that a chart shows, under a name.
+pub(super) type Chosen<'a> = (String, &'a Key, &'a Series);
+
+/// Lines of one chart: the same columns for every point.
 #[derive(Default)]
-pub(super) struct Dataset {
+pub(super) struct Lines {
     names: Vec<String>,
-    /// For each point: number of its series' name, replica, step, value.
-    points: Vec<(usize, i32, i64, f32)>,
+    /// For each stretch of points: number of the series' name, replica, points.
+    stretches: Vec<(usize, i32, usize)>,
+    steps: Vec<i64>,
+    values: Vec<f32>,
     thinned: bool,
 }
 
-impl Dataset {
+impl Lines {
     /// Adds a series under a name, with at most `limit` points.
     pub(super) fn add(&mut self, name: &str, replica: i32, series: &Series, limit: usize) {
-        let number = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.names.push(name.to_owned());
-            self.names.len() - 1
-        });
+        let number = position(&mut self.names, name);
         let kept = thin(series, limit);
         self.thinned |= kept.len() < series.values.len();
-        self.points.extend(kept.into_iter().map(|at| (number, replica, series.steps[at], series.values[at])));
+        self.stretches.push((number, replica, kept.len()));
+        self.steps.extend(kept.iter().map(|at| series.steps[*at]));
+        self.values.extend(kept.iter().map(|at| series.values[*at]));
     }
 
     /// Whether points were left out.
@@ -31,19 +41,29 @@ impl Dataset {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.points.is_empty()
+        self.steps.is_empty()
     }
 
-    /// Columns, which the page turns into rows.
-    pub(super) fn columns(&self) -> Value {
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What the page turns into rows.
+    pub(super) fn table(&self) -> Value {
         json!({
             "names": self.names,
-            "series": self.points.iter().map(|p| p.0).collect::<Vec<_>>(),
-            "replica": self.points.iter().map(|p| p.1).collect::<Vec<_>>(),
-            "step": self.points.iter().map(|p| p.2).collect::<Vec<_>>(),
-            "value": self.points.iter().map(|p| number(p.3)).collect::<Vec<_>>(),
+            "stretches": self.stretches,
+            "step": self.steps,
+            "value": self.values.iter().map(|value| number(*value)).collect::<Vec<_>>(),
         })
     }
+}
+
+fn position(names: &mut Vec<String>, name: &str) -> usize {
+    names.iter().position(|known| known == name).unwrap_or_else(|| {
+        names.push(name.to_owned());
+        names.len() - 1
+    })
 }
 
 /// A number with four digits, which is more than a picture shows; `null` for what is no finite number.
@@ -55,7 +75,9 @@ pub(super) fn number(value: f32) -> Value {
         return json!(0);
     }
     let text = format!("{value:.3e}");
-    text.parse::<f64>().map_or(Value::Null, |rounded| json!(rounded))
+    let rounded: Option<f64> = text.parse().ok();
+    // Whole numbers are shorter without their point.
+    rounded.map_or(Value::Null, |r| if r.fract() == 0.0 && r.abs() < 1e6 { json!(r as i64) } else { json!(r) })
 }
 
 /// Positions of at most `limit` points: all, or from each of equal stretches of the series the smallest
@@ -82,6 +104,69 @@ pub(super) fn thin(series: &Series, limit: usize) -> Vec<usize> {
     kept
 }
 
+/// Cells of a heat map: columns from step to end, rows of an index and a replica, and values column by column.
+pub(super) fn heat(chosen: &[Chosen<'_>], thinned: &mut bool) -> Option<Value> {
+    let steps = &chosen.first()?.2.steps;
+    let last = *steps.last()?;
+    let limit = (HEAT_CELLS / chosen.len()).clamp(30, HEAT_COLUMNS);
+    let columns: Vec<usize> = if steps.len() <= limit {
+        (0..steps.len()).collect()
+    } else {
+        *thinned = true;
+        (0..limit).map(|c| c * steps.len() / limit).collect()
+    };
+    let spacing = if columns.len() > 1 { (steps[columns[1]] - steps[columns[0]]).max(1) } else { 1 };
+    // Cells overlap a little: neighbours that only touch leave a seam on the screen.
+    let end = |at: usize| {
+        let next = columns.get(at + 1).map_or(last + spacing, |next| steps[*next]);
+        next as f64 + 0.15 * spacing as f64
+    };
+    let value = |column: &usize, series: &Series| series.values.get(*column).map_or(Value::Null, |v| number(*v));
+    Some(json!({
+        "cells": {
+            "step": columns.iter().map(|column| steps[*column]).collect::<Vec<_>>(),
+            "until": (0..columns.len()).map(end).collect::<Vec<_>>(),
+            "places": chosen.iter().map(|(_, key, _)| [key.index, key.replica]).collect::<Vec<_>>(),
+        },
+        "value": columns.iter().flat_map(|c| chosen.iter().map(move |(_, _, s)| value(c, s))).collect::<Vec<_>>(),
+    }))
+}
+
+/// Stretches of steps over which a flag stands. Steps at which it was looked for are those at which any flag of the
+/// same rule stands.
+pub(super) fn flags(chosen: &[Chosen<'_>], thinned: &mut bool) -> Option<Value> {
+    let mut names = Vec::new();
+    let mut stretches: Vec<(usize, i32, i32, i64, i64)> = Vec::new();
+    for (name, ..) in chosen {
+        position(&mut names, name);
+    }
+    for (number, name) in names.iter().enumerate() {
+        let of_rule: Vec<_> = chosen.iter().filter(|(n, _, _)| n == name).collect();
+        let mut looked: Vec<i64> = of_rule.iter().flat_map(|(_, _, s)| s.steps.iter().copied()).collect();
+        looked.sort_unstable();
+        looked.dedup();
+        let spacing = looked.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap_or(1);
+        // Gaps shorter than a pixel are not drawn.
+        let gap = spacing.max(looked.last().unwrap_or(&0) / PIXELS);
+        *thinned |= gap > spacing;
+        for (_, key, series) in of_rule {
+            for stretch in series.steps.chunk_by(|a, b| b - a <= gap) {
+                let (from, until) = (stretch[0], stretch[stretch.len() - 1] + spacing);
+                stretches.push((number, key.replica, key.index, from, until));
+            }
+        }
+    }
+    (!stretches.is_empty()).then(|| {
+        json!({
+            "series": stretches.iter().map(|s| &names[s.0]).collect::<Vec<_>>(),
+            "replica": stretches.iter().map(|s| s.1).collect::<Vec<_>>(),
+            "index": stretches.iter().map(|s| s.2).collect::<Vec<_>>(),
+            "step": stretches.iter().map(|s| s.3).collect::<Vec<_>>(),
+            "until": stretches.iter().map(|s| s.4).collect::<Vec<_>>(),
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +187,6 @@ mod tests {
     fn numbers_keep_four_digits_at_any_size() {
         assert_eq!(number(1.234_567e-9), json!(1.235e-9));
         assert_eq!(number(f32::NAN), Value::Null);
+        assert_eq!(number(12.0).to_string(), "12");
     }
 }

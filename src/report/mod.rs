@@ -1,12 +1,18 @@
-//! One self-contained HTML file from a run directory: no network, no server. Charts are a Vega-Lite
-//! specification that can be pasted into other tools; Vega itself is part of the page.
+//! One self-contained HTML file from a run directory: no network, no server. Charts are Vega-Lite specifications;
+//! Vega itself is part of the page.
 
 mod charts;
+mod claims;
 mod dataset;
+mod derived;
+mod heads;
+mod marks;
 mod phases;
+mod topics;
 
 use std::path::{Path, PathBuf};
 
+use marks::Turn;
 pub use phases::Phase;
 
 use minijinja::{Environment, Value, context};
@@ -46,18 +52,30 @@ pub struct Arm {
 /// Where the folder holds no run, or a file cannot be read or written.
 pub fn write(run: &Path) -> Result<Report> {
     let manifest = RunDir::read_manifest(run)?;
-    let series = read_metrics(run, |_| true)?;
+    let mut series = read_metrics(run, |_| true)?;
+    derived::add(&mut series);
     let names = names(&manifest);
     let replicas = manifest.config["replicas"].as_u64().unwrap_or(1) as usize;
     let find = |(replica, name): (i32, &String)| Arm { name: name.clone(), phases: phases::find(&series, replica) };
     let arms: Vec<Arm> =
         if names.is_empty() { vec![find((0, &"replica 0".to_owned()))] } else { (0..).zip(&names).map(find).collect() };
-    let warnings: Vec<String> = RunDir::read_events(run)?
-        .into_iter()
-        .filter(|event| event.kind == "warning")
-        .map(|event| format!("step {}: {}", event.step, event.text))
-        .collect();
-    let charts = charts::Charts::new(&series, &arms[0].phases, names);
+    let events = RunDir::read_events(run)?;
+    let warnings = events.iter().filter(|event| event.kind == "warning");
+    let warnings: Vec<String> = warnings.map(|event| format!("step {}: {}", event.step, event.text)).collect();
+    let turns: Vec<Turn> = events.iter().filter_map(Turn::of).collect();
+    let (listed, left) = marks::list(&turns);
+    let called = |replica: usize| names.get(replica).cloned().unwrap_or_else(|| format!("replica {replica}"));
+    let claims = if names.len() > 1 {
+        claims::judge(&series, &names, &claims::Change::of(&manifest.config))
+    } else {
+        Vec::new()
+    };
+    let phases: Vec<Vec<Phase>> = if names.is_empty() {
+        (0..replicas as i32).map(|replica| phases::find(&series, replica)).collect()
+    } else {
+        arms.iter().map(|arm| arm.phases.clone()).collect()
+    };
+    let charts = charts::Charts::new(&series, &phases, &turns, names.clone());
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
     let mut environment = Environment::new();
     environment.add_template("page.html", PAGE).map_err(fail)?;
@@ -72,17 +90,44 @@ pub fn write(run: &Path) -> Result<Report> {
                 phases => arm.phases.iter().map(|p| context! { name => p.name, step => p.step, meaning => &p.meaning }).collect::<Vec<_>>(),
             }).collect::<Vec<_>>(),
             happened => replicas > 1 || !arms[0].phases.is_empty(),
+            turns => listed.iter().map(|turn| {
+                let (step, kind, text) = turn.words();
+                context! { step, kind, text, name => if replicas > 1 { called(turn.replica()) } else { String::new() } }
+            }).collect::<Vec<_>>(),
+            left => left.iter().map(|(lane, count)| format!("{lane} {count}")).collect::<Vec<_>>().join(", "),
+            names => &names,
+            claims => claims.iter().map(claim).collect::<Vec<_>>(),
             warnings => warnings,
             facts => facts(&manifest),
             config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
             notes => charts.notes(),
             empty => series.is_empty(),
+            topics => charts.headings().into_iter().map(|(id, title, note)| context! { id, title, note }).collect::<Vec<_>>(),
+            choices => charts.choices(),
             script => Value::from_safe_string(script(&charts)),
         })
         .map_err(fail)?;
     let path = run.join("report.html");
     crate::files::write_whole(&path, page.as_bytes())?;
     Ok(Report { page: path, arms, replicas })
+}
+
+/// A row of the table of claims.
+fn claim(verdict: &claims::Verdict) -> Value {
+    let cell = |(outcome, control): &(Option<claims::Outcome>, bool)| {
+        context! {
+            mark => outcome.as_ref().map_or("not measured", |outcome| if outcome.holds { "holds" } else { "fails" }),
+            why => outcome.as_ref().map_or("", |outcome| outcome.why.as_str()),
+            control => control,
+        }
+    };
+    context! {
+        name => verdict.name,
+        rule => verdict.rule,
+        cells => verdict.outcomes.iter().map(cell).collect::<Vec<_>>(),
+        class => match verdict.survives { Some(true) => "yes", Some(false) => "no", None => "open" },
+        words => verdict.words.as_str(),
+    }
 }
 
 /// Names of the replicas where any has one; those without are called by their number.
@@ -99,9 +144,8 @@ fn names(manifest: &Manifest) -> Vec<String> {
 
 /// Everything between the page's script tags.
 fn script(charts: &charts::Charts) -> String {
-    let payload = json!({ "spec": charts.specification(), "data": charts.data(), "arms": charts.arms() });
     // A closing tag inside of JSON or code would end the script.
-    let payload = payload.to_string().replace("</", "<\\/");
+    let payload = charts.payload().to_string().replace("</", "<\\/");
     let library = |text: &str| {
         let code: Vec<&str> = text.lines().filter(|line| !line.starts_with("//# sourceMappingURL")).collect();
         code.join("\n").replace("</script", "<\\/script")

@@ -16,10 +16,13 @@ pub struct Phase {
 }
 
 /// Measurements in a row for which a crossing must hold; fewer are noise.
-const HOLD: usize = 5;
+pub(super) const HOLD: usize = 5;
+
+/// Accuracy from which a split counts as learned.
+pub(super) const HIGH_ACCURACY: f32 = 0.99;
 
 /// First step from which `holds` is true for [`HOLD`] measurements, or to the end.
-fn crossing(series: &Series, holds: impl Fn(f32) -> bool) -> Option<i64> {
+pub(super) fn crossing(series: &Series, holds: impl Fn(f32) -> bool) -> Option<i64> {
     (0..series.values.len())
         .find(|at| series.values[*at..].iter().take(HOLD).all(|value| holds(*value)))
         .map(|at| series.steps[at])
@@ -72,11 +75,18 @@ pub(super) fn find(series: &BTreeMap<Key, Series>, replica: i32) -> Vec<Phase> {
         add("spikes", spikes.first().copied(), &meaning);
     }
     if let Some(accuracy) = get("accuracy.train") {
-        add("memorized", crossing(accuracy, |a| a >= 0.99), "training accuracy reaches 99 %");
+        add("memorized", crossing(accuracy, |a| a >= HIGH_ACCURACY), "training accuracy reaches 99 %");
     }
     if let Some(accuracy) = get("accuracy.test") {
         add("generalizing", crossing(accuracy, |a| a >= 0.5), "test accuracy reaches 50 %");
-        add("grokked", crossing(accuracy, |a| a >= 0.99), "test accuracy reaches 99 %");
+        let grokked = crossing(accuracy, |a| a >= HIGH_ACCURACY);
+        add("grokked", grokked, "test accuracy reaches 99 %");
+        let clean = grokked.and_then(|from| cleaned_up(&weight_norm(series, replica), from));
+        add(
+            "cleaned up",
+            clean,
+            "nine tenths of what the norm of all weights loses from grokking to its least are lost",
+        );
     }
     if let Some(step) = first_key(series, replica) {
         add("first key", Some(step.0), &step.1);
@@ -85,8 +95,32 @@ pub(super) fn find(series: &BTreeMap<Key, Series>, replica: i32) -> Vec<Phase> {
     phases
 }
 
+/// Norm of all weights together.
+fn weight_norm(series: &BTreeMap<Key, Series>, replica: i32) -> Series {
+    let mut squares: BTreeMap<i64, f32> = BTreeMap::new();
+    for (_, norm) in series.iter().filter(|(key, _)| key.metric == "weight_norm" && key.replica == replica) {
+        for (step, value) in norm.steps.iter().zip(&norm.values) {
+            *squares.entry(*step).or_default() += value * value;
+        }
+    }
+    let (steps, values) = squares.into_iter().map(|(step, square)| (step, square.sqrt())).unzip();
+    Series { steps, values }
+}
+
+/// The step at which 9/10 of the fall of the norm after step `from` are done; `None` where it loses less than a
+/// twentieth, or is still falling at the end of the run.
+fn cleaned_up(norm: &Series, from: i64) -> Option<i64> {
+    let at = norm.steps.partition_point(|step| *step < from);
+    let (steps, values) = (&norm.steps[at..], &norm.values[at..]);
+    let first = *values.first()?;
+    let least = values.iter().copied().fold(first, f32::min);
+    let done = values.iter().position(|value| *value <= least + 0.1 * (first - least))?;
+    // A fall that ends with the run has not come to its end.
+    (least < 0.95 * first && done < values.len() * 9 / 10).then(|| steps[done])
+}
+
 /// The first step from which one of the keys the run ends with stays key in the logits.
-fn first_key(series: &BTreeMap<Key, Series>, replica: i32) -> Option<(i64, String)> {
+pub(super) fn first_key(series: &BTreeMap<Key, Series>, replica: i32) -> Option<(i64, String)> {
     const METRIC: &str = "key_frequencies.logits";
     let keys: Vec<(&Key, &Series)> =
         series.iter().filter(|(key, _)| key.metric == METRIC && key.replica == replica).collect();
@@ -120,6 +154,19 @@ mod tests {
         let late = Series { steps: vec![0, 5], values: vec![0.0, 1.0] };
         assert_eq!(crossing(&late, |v| v > 0.5), Some(5));
         assert_eq!(crossing(&late, |v| v > 2.0), None);
+    }
+
+    #[test]
+    fn cleaning_up_is_a_fall_that_ends() {
+        let norm = |value: &dyn Fn(f32) -> f32| Series {
+            steps: (0..100).collect(),
+            values: (0..100).map(|step| value(step as f32)).collect(),
+        };
+        // From 50 at step 20 to 30 at step 60: nine tenths are 32, at step 56.
+        let falling = norm(&|step| 50.0 - 0.5 * (step - 20.0).clamp(0.0, 40.0));
+        assert_eq!(cleaned_up(&falling, 10), Some(56));
+        assert_eq!(cleaned_up(&norm(&|_| 50.0), 10), None);
+        assert_eq!(cleaned_up(&norm(&|step| 150.0 - step), 10), None, "it goes on to the end");
     }
 
     #[test]

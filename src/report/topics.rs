@@ -1,0 +1,325 @@
+//! What the report shows: topics, and in each the charts that belong to it.
+
+use crate::record::Key;
+
+/// Charts that answer one question.
+pub(super) struct Topic {
+    pub(super) title: &'static str,
+    /// How to read it, in a sentence or two.
+    pub(super) note: &'static str,
+    pub(super) charts: &'static [Chart],
+}
+
+/// One chart on the shared step axis.
+pub(super) struct Chart {
+    pub(super) title: &'static str,
+    /// Name of its table.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// Title of the value axis.
+    pub(super) unit: &'static str,
+    /// The name under which the chart shows a series, if it does.
+    pub(super) select: fn(&Key) -> Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Lines,
+    LogLines,
+    /// Colour by value over step and index.
+    Heat,
+    /// A mark where a flag is set, over step and index.
+    Flags,
+    /// Births, deaths and flips.
+    Marks,
+    /// One small chart for each head, with the null's band.
+    Heads,
+}
+
+const fn chart(
+    name: &'static str,
+    kind: Kind,
+    title: &'static str,
+    unit: &'static str,
+    select: fn(&Key) -> Option<String>,
+) -> Chart {
+    Chart { title, name, kind, unit, select }
+}
+
+/// Series that are one number: the metric's own name, or that of the index.
+fn own_name(key: &Key, metrics: &[&str]) -> Option<String> {
+    (metrics.contains(&key.metric.as_str()) && key.index <= 0).then(|| key.metric.clone())
+}
+
+fn by_site(key: &Key, metric: &str) -> Option<String> {
+    (key.metric == metric).then(|| key.site.clone())
+}
+
+fn by_index(key: &Key, metric: &str, names: &[&str]) -> Option<String> {
+    let name = || names.get(usize::try_from(key.index).ok()?).map(|name| (*name).to_owned());
+    if key.metric == metric { name().filter(|name| !name.is_empty()) } else { None }
+}
+
+/// A number of a layer.
+fn by_layer(key: &Key, metric: &str, index: i32, name: &str) -> Option<String> {
+    (key.metric == metric && key.index == index).then(|| format!("L{} {name}", key.layer))
+}
+
+fn by_head(key: &Key, metric: &str) -> Option<String> {
+    (key.metric == metric && key.head >= 0 && key.index <= 0).then(|| format!("L{} H{}", key.layer, key.head))
+}
+
+/// The same, and the score of uniform attention, which stands at head -1 under index 1.
+fn by_head_or_uniform(key: &Key, metric: &str) -> Option<String> {
+    let uniform = key.metric == metric && key.head < 0 && key.index == 1 && key.layer <= 0;
+    if uniform { Some(UNIFORM.to_owned()) } else { by_head(key, metric) }
+}
+
+/// Name of the level that heads are compared with; drawn in grey and dashed.
+pub(super) const UNIFORM: &str = "uniform attention";
+
+/// Heads, and the MLP.
+fn by_part(key: &Key, metric: &str) -> Option<String> {
+    let part = if key.site.ends_with("hook_mlp_out") { "MLP".to_owned() } else { format!("H{}", key.head) };
+    let shown = key.metric == metric && key.index <= 0 && (key.head >= 0 || part == "MLP");
+    shown.then(|| format!("L{} {part}", key.layer))
+}
+
+/// A pair (i, j) with i < j, row by row; the number of heads is not known here, so the number stands for it.
+fn by_pair(key: &Key, metric: &str) -> Option<String> {
+    (key.metric == metric).then(|| format!("L{} pair {}", key.layer, key.index))
+}
+
+/// Tensors, or their heads where a tensor has rows by head.
+fn by_tensor_and_head(key: &Key, metric: &str) -> Option<String> {
+    let site = key.site.strip_prefix("blocks.").unwrap_or(&key.site);
+    let head = if key.head >= 0 { format!(" H{}", key.head) } else { String::new() };
+    (key.metric == metric).then(|| format!("{site}{head}"))
+}
+
+pub(super) const TOPICS: &[Topic] = &[
+    Topic {
+        title: "Loss and accuracy",
+        note: "Memorizing is train accuracy without test accuracy; grokking is test accuracy that follows much later.",
+        charts: &[
+            chart("loss", Kind::LogLines, "Loss", "nats", |key| own_name(key, &["loss.train", "loss.test"])),
+            chart("accuracy", Kind::Lines, "Accuracy", "share right", |key| {
+                own_name(key, &["accuracy.train", "accuracy.test"])
+            }),
+            chart(
+                "margin",
+                Kind::Lines,
+                "Margin on the test set: how far the right logit exceeds the best other",
+                "logits",
+                |key| by_index(key, "margin.test", &["min", "mean", "max"]),
+            ),
+            chart("marks", Kind::Marks, "Births, deaths and flips of keys and heads", "", |_| None),
+        ],
+    },
+    Topic {
+        title: "Grokking circuits",
+        note: "Restricted loss keeps only the key frequencies of the logits, excluded loss removes them: a circuit is complete where the first is low, and in use where the second is high.",
+        charts: &[
+            chart(
+                "circuit_loss",
+                Kind::LogLines,
+                "Restricted and excluded loss, beside the train loss",
+                "nats",
+                |key| own_name(key, &["loss.restricted", "loss.excluded", "loss.excluded.max", "loss.train"]),
+            ),
+            chart("key_count", Kind::Lines, "Number of key frequencies, by rule", "keys", |key| {
+                by_site(key, super::derived::KEY_COUNT)
+            }),
+            chart("keys", Kind::Flags, "Which frequencies are key", "frequency k", |key| match key.metric.as_str() {
+                "key_frequencies" => Some("W_E: norm above a quarter of the largest".to_owned()),
+                "key_frequencies.logits" => Some("logits: more than 1 % of the power".to_owned()),
+                _ => None,
+            }),
+            chart("fourier_w_e", Kind::Heat, "Frequencies in the embedding W_E", "norm", |key| {
+                (key.metric == "fourier_norm" && key.site == "embed.W_E").then(String::new)
+            }),
+            chart("fourier_w_l", Kind::Heat, "Frequencies in W_L = W_out W_U", "norm", |key| {
+                (key.metric == "fourier_norm" && key.site == "W_L").then(String::new)
+            }),
+            chart("gini", Kind::Lines, "Sparsity of the spectra", "Gini coefficient", |key| by_site(key, "gini")),
+            chart("irreps", Kind::LogLines, "Power by irreducible representation, logits", "power", |key| {
+                (key.metric == "irrep_power" && key.site == "logits").then(|| format!("irrep {}", key.index))
+            }),
+            chart(
+                "fsd",
+                Kind::Lines,
+                "Frequency synchronization of neurons, and share that follows one frequency",
+                "share",
+                |key| {
+                    by_layer(key, "fsd", -1, "FSD")
+                        .or_else(|| by_layer(key, "fsd.grid", -1, "FSD, all pairs"))
+                        .or_else(|| by_layer(key, "fsd.top", 4, "in the 4 most followed"))
+                        .or_else(|| by_layer(key, "neuron_fve", 1, "FVE above 0.85"))
+                },
+            ),
+            chart("participation", Kind::Heat, "Neurons that follow each frequency, first layer", "neurons", |key| {
+                (key.metric == "fsd.participation" && key.layer == 0).then(String::new)
+            }),
+            chart(
+                "phase",
+                Kind::Heat,
+                "Synchrony of their phases (chance: 0.9 by the root of the number of neurons)",
+                "synchrony",
+                |key| (key.metric == "phase_synchrony" && key.layer == 0).then(String::new),
+            ),
+        ],
+    },
+    Topic {
+        title: "Ablation",
+        note: "What removing one head does to the logit difference of the probe, at every step it was measured. Grey: where 95 % of random subspaces of the same size in the same layer fall. A head that raises it beyond the band suppresses; one that lowers it contributes.",
+        charts: &[
+            chart("heads", Kind::Heads, "", "logits", |_| None),
+            chart("ablation_loss", Kind::Lines, "Change of the loss, zero ablation", "nats", |key| {
+                by_part(key, "ablation.loss")
+            }),
+            chart("ablation_kl", Kind::LogLines, "Change of the predictions, zero ablation: KL", "nats", |key| {
+                by_part(key, "ablation.kl")
+            }),
+        ],
+    },
+    Topic {
+        title: "Calibration",
+        note: "On the probe. A best temperature above 1 means overconfidence. A head that changes temperature and nothing else is a confidence knob.",
+        charts: &[
+            chart("calibration", Kind::Lines, "Calibration error and Brier score", "1", |key| {
+                own_name(key, &["probe.ece", "probe.brier"])
+            }),
+            chart("probe_entropy", Kind::Lines, "Entropy of the predictions", "nats", |key| {
+                own_name(key, &["probe.entropy"])
+            }),
+            chart("temperature", Kind::LogLines, "Best temperature", "T", |key| own_name(key, &["probe.temperature"])),
+            chart("ablation_brier", Kind::Lines, "Change of the Brier score, zero ablation", "1", |key| {
+                by_part(key, "ablation.brier")
+            }),
+            chart("ablation_ece", Kind::Lines, "Change of the calibration error, zero ablation", "1", |key| {
+                by_part(key, "ablation.ece")
+            }),
+            chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", "T", |key| {
+                by_part(key, "ablation.temperature")
+            }),
+        ],
+    },
+    Topic {
+        title: "Induction",
+        note: "On random tokens that repeat. Dashed: what attention spread evenly would score.",
+        charts: &[
+            chart("previous", Kind::Lines, "Looking at the previous token", "share of attention", |key| {
+                by_head_or_uniform(key, "previous_token_score.probe")
+            }),
+            chart(
+                "prefix",
+                Kind::Lines,
+                "Looking at what followed the same token: prefix matching",
+                "share of attention",
+                |key| by_head_or_uniform(key, "prefix_matching_score.probe"),
+            ),
+            chart("duplicate", Kind::Lines, "Looking at the same token", "share of attention", |key| {
+                by_head_or_uniform(key, "duplicate_token_score.probe")
+            }),
+            chart("in_context", Kind::Lines, "In-context learning: late loss less early loss", "nats", |key| match key
+                .metric
+                .as_str()
+            {
+                "in_context_learning_score" => Some("test set".to_owned()),
+                "in_context_learning_score.probe" => Some("repeated tokens".to_owned()),
+                _ => None,
+            }),
+            chart("composition_k", Kind::Lines, "K composition: a head reads what an earlier one writes", "1", |key| {
+                // Only readers above the first layer have writers below them.
+                (key.metric == "composition.k")
+                    .then(|| format!("L{} H{} reads head {}", key.layer, key.head, key.index))
+            }),
+            chart("copying", Kind::Lines, "Copying, from the weights alone", "1", |key| by_head(key, "copying_score")),
+        ],
+    },
+    Topic {
+        title: "Synchronization of heads",
+        note: "Likeness of attention patterns as they are is near 1 wherever positions decide; without each head's mean pattern, unrelated heads have 0.",
+        charts: &[
+            chart("similarity", Kind::Lines, "Mean cosine of attention patterns", "cosine", |key| {
+                by_layer(key, "sync.similarity", 0, "as it is")
+                    .or_else(|| by_layer(key, "sync.similarity", 1, "without mean pattern"))
+            }),
+            chart(
+                "sync_participation",
+                Kind::Lines,
+                "Participation ratio: 0 equal heads, 1 orthogonal heads",
+                "1",
+                |key| {
+                    by_layer(key, "sync.participation", 0, "as it is")
+                        .or_else(|| by_layer(key, "sync.participation", 1, "without mean pattern"))
+                },
+            ),
+            chart("entropy", Kind::Lines, "Attention entropy", "nats", |key| by_head(key, "attention_entropy")),
+            chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", "nats", |key| {
+                by_layer(key, "sync.entropy_spread", -1, "spread")
+            }),
+            chart("sync_gradient", Kind::Lines, "Gradients of heads, by pair", "cosine", |key| {
+                by_pair(key, "sync.gradient")
+            }),
+            chart("sync_drift", Kind::Lines, "Updates of heads, by pair", "cosine", |key| by_pair(key, "sync.drift")),
+        ],
+    },
+    Topic {
+        title: "Noise and pressure",
+        note: "The noise scale is the batch size at which noise and signal of the gradient are equally large: running averages of both over about ten measurements, then their ratio.",
+        charts: &[
+            chart(
+                "noise_scale",
+                Kind::LogLines,
+                "Gradient noise scale, tensors with rows by example",
+                "examples",
+                |key| (key.metric == super::derived::NOISE_SCALE).then(|| "all together".to_owned()),
+            ),
+            chart("dispersion", Kind::LogLines, "Dispersion of gradients over examples", "nats²", |key| {
+                by_tensor_and_head(key, "gradient_dispersion")
+            }),
+            chart("snr", Kind::LogLines, "Squared gradient by its variance over examples", "1", |key| {
+                by_tensor_and_head(key, "gradient_snr")
+            }),
+            chart("step_size", Kind::LogLines, "Step size of the optimizer, decay excluded", "1", |key| {
+                by_site(key, "step_size")
+            }),
+            chart(
+                "decay_share",
+                Kind::Lines,
+                "Share of decay: 1/2 where decay and gradient are equally strong",
+                "1",
+                |key| by_site(key, "decay_share"),
+            ),
+            chart(
+                "softmax_collapse",
+                Kind::Lines,
+                "Targets whose softmax is 1 in f32 (naive losses stop learning there)",
+                "share",
+                |key| own_name(key, &["softmax_collapse"]),
+            ),
+            chart("logit_scale", Kind::Lines, "Logit scale", "logits", |key| own_name(key, &["logit_scale"])),
+        ],
+    },
+    Topic {
+        title: "Norms",
+        note: "By tensor.",
+        charts: &[
+            chart("weight_norm", Kind::Lines, "Weights", "norm", |key| by_site(key, "weight_norm")),
+            chart("grad_norm", Kind::LogLines, "Gradients", "norm", |key| by_site(key, "grad_norm")),
+            chart("update_norm", Kind::LogLines, "Updates, decay included", "norm", |key| by_site(key, "update_norm")),
+        ],
+    },
+    Topic {
+        title: "Geometry",
+        note: "How many dimensions the embedding and the last residual stream fill. They lose dimensions in runs that never generalize too.",
+        charts: &[
+            chart("participation_ratio", Kind::Lines, "Participation ratio", "dimensions", |key| {
+                by_site(key, "participation_ratio")
+            }),
+            chart("spectral_entropy", Kind::Lines, "Spectral entropy", "1", |key| by_site(key, "spectral_entropy")),
+            chart("effective_rank", Kind::Lines, "Effective rank", "dimensions", |key| by_site(key, "effective_rank")),
+        ],
+    },
+];
