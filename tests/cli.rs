@@ -189,7 +189,7 @@ fn mistakes_in_a_configuration_are_told_and_write_nothing() {
         ("task.kind=chess", &["chess", "modular"]),
         ("task.train_fraction=0", &["train_fraction"]),
         ("task.train_fraction=1", &["train_fraction"]),
-        ("replica=[{name='a'}, {name='a'}]", &["named a"]),
+        ("replica=[{name='a'},{name='a'}]", &["named a"]),
         ("task.train_pairs=nowhere.json", &["nowhere.json"]),
         ("task.train_pairs=pairs.json", &["pairs.json"]),
         ("task.train_pairs=not-pairs.json", &["not-pairs.json"]),
