@@ -119,6 +119,15 @@ pub enum Presence {
     InUpdates,
     /// Only where its value is not 0: a set, whose members are born and die.
     WhereNotZero,
+    /// Only where its value is not 0, which says who belongs to a set: births and deaths of members are events.
+    InSet,
+}
+
+impl Presence {
+    /// Whether a value of 0 has no row.
+    pub(crate) fn hides_zero(self) -> bool {
+        matches!(self, Self::WhereNotZero | Self::InSet)
+    }
 }
 
 /// Numbers of one metric at one site, neighbours in the metric row.

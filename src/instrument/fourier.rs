@@ -230,15 +230,7 @@ impl Spectrum {
         cx.record(self, "fourier_norm", site, out[0], 0, Label::indices(1..count + 1));
         cx.record(self, "gini", site, out[1], 0, vec![Label::NONE]);
         if keys {
-            cx.record_where(
-                Presence::WhereNotZero,
-                self,
-                "key_frequencies",
-                site,
-                out[2],
-                0,
-                Label::indices(1..count + 1),
-            );
+            cx.record_where(Presence::InSet, self, "key_frequencies", site, out[2], 0, Label::indices(1..count + 1));
         }
         Ok(())
     }
@@ -280,7 +272,7 @@ impl Instrument for FourierLosses {
         }
         let labels = Label::indices(1..group.count() as i32 + 1);
         let keys = found.keys;
-        cx.record_where(Presence::WhereNotZero, self, "key_frequencies.logits", "logits", keys, 0, labels.clone());
+        cx.record_where(Presence::InSet, self, "key_frequencies.logits", "logits", keys, 0, labels.clone());
         if let Some([each, largest]) = found.each {
             cx.record(self, "loss.excluded.each", "logits", each, 0, labels);
             cx.record(self, "loss.excluded.max", "logits", largest, 0, vec![Label::NONE]);

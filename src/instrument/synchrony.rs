@@ -132,7 +132,7 @@ impl Grid<'_> {
                 })?;
                 let frequencies = (1..=group.count() as i32).map(|index| Label { index, ..label }).collect();
                 let keys = "key_frequencies.neurons";
-                cx.record_where(Presence::WhereNotZero, instrument, keys, &site, strong[0], 0, frequencies);
+                cx.record_where(Presence::InSet, instrument, keys, &site, strong[0], 0, frequencies);
                 let both = (0..2).map(|index| Label { index, ..label }).collect();
                 cx.record(instrument, "neuron_fve", &site, strong[2], 1, both);
                 cx.record(instrument, "fsd.grid", &site, all[2], 0, vec![label]);

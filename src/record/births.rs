@@ -1,6 +1,6 @@
 //! Births and deaths: when a member of a set comes to stay, and when it is gone for good.
 //!
-//! A metric that has rows only where it is not 0 is a set: key frequencies, heads that suppress. A member
+//! A metric of [`Presence::InSet`] is a set, such as that of the key frequencies. A member
 //! on the border comes and goes from step to step, so a change counts once it has held at [`HOLD`]
 //! measurements in a row, and dates from the first of them.
 
@@ -96,7 +96,7 @@ struct Set {
 impl Sets {
     /// Nothing seen yet of the sets among a session's metrics.
     pub fn new(metrics: &[Metric], replicas: u32) -> Self {
-        let sets = metrics.iter().enumerate().filter(|(_, metric)| metric.presence == Presence::WhereNotZero);
+        let sets = metrics.iter().enumerate().filter(|(_, metric)| metric.presence == Presence::InSet);
         let of_replica = |(number, metric): (usize, &Metric), replica| Set {
             metric: number,
             name: metric.card.name.to_owned(),

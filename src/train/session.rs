@@ -316,7 +316,7 @@ impl Session {
                 let at = metric.offset + replica as usize * metric.replica_stride;
                 let values = metric.labels.iter().zip(&step.values[at..]);
                 values
-                    .filter(|(_, value)| metric.presence != Presence::WhereNotZero || **value != 0.0)
+                    .filter(|(_, value)| !metric.presence.hides_zero() || **value != 0.0)
                     .map(move |(label, value)| Row { step: step.step, replica, metric, label: *label, value: *value })
             })
         })
