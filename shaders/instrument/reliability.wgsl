@@ -26,7 +26,7 @@ fn reliability(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     var confidence = 0.0;
     if (lid < BINS) {
         for (var row = 0u; row < params.rows; row++) {
-            let bin = rank[r * params.rank_replica + first + row] * BINS / u32(total);
+            let bin = rank[r * params.rank_replica + first + row] * BINS / max(u32(total), 1u);
             if (bin == lid && targets[r * params.target_replica + row] < params.classes) {
                 let at = r * params.x_replica + (first + row) * 8u;
                 n += 1.0;

@@ -406,7 +406,9 @@ impl Ablation {
         let labels = (0..4).flat_map(|way| (0..heads).map(move |head| writers.label(head, way))).collect();
         cx.record(self, "ablation.path", site, ways, 0, labels);
 
-        if let Some(every) = self.every(cx, |name| ["ablation.p", "ablation.null"].contains(&name)) {
+        // The only head of a layer is all of its z: there is nothing else to draw.
+        let null = self.every(cx, |name| ["ablation.p", "ablation.null"].contains(&name)).filter(|_| heads > 1);
+        if let Some(every) = null {
             let summary = cx.tape.at_cadence(every, |tape| {
                 let null = probe.null(tape, writers, draws)?;
                 tape.push1(NullSummary { heads }, &[zeroed, null, probe.clean])

@@ -189,6 +189,8 @@ pub(crate) struct MetricRow {
 /// Scope of what files the numbers of all instruments.
 pub(crate) const FILING: &str = "filing";
 
+/// Predictions of a probe at most: software drivers end loops after 65,535 rounds.
+const RANKED: usize = 32_768;
 /// Rows the ring holds at most.
 const SLOTS: usize = 64;
 
@@ -219,7 +221,10 @@ impl<'a> Attach<'a> {
     pub(super) fn probe_batch(&mut self) -> Result<Batch> {
         let shape = self.task.shape();
         let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(1) };
-        let size = self.config.probe.size.unwrap_or(usual).min(self.piece);
+        // Predictions are ranked by confidence, each against all.
+        let predictions = if shape.read == ReadOut::Last { 1 } else { shape.seq };
+        let most = self.piece.min((RANKED / predictions).max(1));
+        let size = self.config.probe.size.unwrap_or(usual).min(most);
         self.feed.probe(self.tape, self.config.probe.set, size)
     }
 
