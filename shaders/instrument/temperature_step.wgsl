@@ -1,9 +1,10 @@
-// temperature_step: one Newton step of each intervention's inverse temperature towards the least mean loss
-// shapes   x [R, I N, 3] from temperature_rows  count [R]  b, next [R, I]  out [R, I, 2]: temperature, mean loss there
+// temperature_step: one halving of the interval that holds each intervention's best inverse temperature
+// shapes   x [R, I N, 2] from temperature_rows  count [R]  b, next [R, I]  out [R, I, 2]: temperature, mean loss there
 // grid     [I, 1, R]
-// numerics f32, serial in a lane, then a tree of fixed shape; a step at most doubles or halves b, which stays within [1/32, 32]
+// numerics f32, serial in a lane, then a tree of fixed shape; the loss is convex in b, so the sign of its
+//          slope says on which side of b the least lies
 // knobs    FIRST: b is 1 and is not there; LAST: the result is written instead of a next b
-struct Params { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32 }
+struct Params { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32 }
 const WG: u32 = 64u;
 #import reduce
 @tensor var<storage, read> x: array<f32>;
@@ -19,7 +20,7 @@ fn inverse(r: u32, i: u32) -> f32 { return b[r * params.b_replica + i]; }
 fn total(r: u32, i: u32, c: u32, lid: u32) -> f32 {
     var sum = 0.0;
     for (var row = lid; row < params.rows; row += WG) {
-        sum += x[r * params.x_replica + (i * params.rows + row) * 3u + c];
+        sum += x[r * params.x_replica + (i * params.rows + row) * 2u + c];
     }
     return workgroup_sum(sum, lid);
 }
@@ -37,11 +38,6 @@ fn temperature_step(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
     }
 #else
     let slope = total(r, i, 1u, lid);
-    let curvature = total(r, i, 2u, lid);
-    if (lid == 0u) {
-        // Where nothing curves, the loss falls or rises for ever: go that way.
-        let step = select(-sign(slope) * beta, -slope / max(curvature, 1e-30), curvature > 1e-30);
-        out[r * params.out_replica + i] = clamp(clamp(beta + step, 0.5 * beta, 2.0 * beta), 1.0 / 32.0, 32.0);
-    }
+    if (lid == 0u) { out[r * params.out_replica + i] = select(beta * params.factor, beta / params.factor, slope > 0.0); }
 #endif
 }

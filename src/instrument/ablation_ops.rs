@@ -106,7 +106,7 @@ static TEMPERATURE_ROWS: Shader = Shader {
     params: TemperatureParams::FIELDS,
 };
 crate::gpu::params! {
-    struct StepParams { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32 }
+    struct StepParams { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32 }
 }
 static TEMPERATURE_STEP: Shader = Shader {
     name: "instrument/temperature_step",
@@ -491,11 +491,17 @@ impl Op for Reliability {
     }
 }
 
-/// Newton steps of the temperature; each at most doubles or halves it.
-const STEPS: usize = 12;
+/// Halvings of the interval in which the logarithm of the temperature lies: to 1e-4 of it.
+const STEPS: i32 = 16;
+
+/// What a halving multiplies or divides the inverse temperature by: from 1, the first reaches the middle of a half of
+/// [1/32, 32].
+fn factor(step: i32) -> f64 {
+    2f64.powf(5.0 / 2f64.powi(step + 1))
+}
 
 /// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2]. Inputs: logits
-/// [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so Newton's method finds it.
+/// [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so bisection finds it.
 pub(super) struct Temperature;
 
 impl Op for Temperature {
@@ -511,7 +517,7 @@ impl Op for Temperature {
         let [z, targets, count] = inputs else { return Err(misfit("temperature", "inputs")) };
         let (group, groups) = (targets.len(), outputs[0].len() / 2);
         let rows = groups * group;
-        let derivatives = cx.scratch(&[rows, 3]);
+        let derivatives = cx.scratch(&[rows, 2]);
         let mut inverse: Option<Tensor> = None;
         for step in 0..=STEPS {
             let first = u32::from(step == 0);
@@ -538,6 +544,7 @@ impl Op for Temperature {
                 count_replica: count.replica_stride,
                 b_replica,
                 out_replica: out.replica_stride,
+                factor: factor(step) as f32,
             };
             let mut tensors = vec![&derivatives, count, out];
             tensors.extend(&inverse);
@@ -559,9 +566,9 @@ impl Op for Temperature {
         let counted: Vec<usize> = (0..group).filter(|row| inputs[1].data[*row] != f64::from(IGNORE)).collect();
         let mut out = Array::zeros(&[rows / group, 2]);
         for i in 0..rows / group {
-            // Loss, slope and curvature at an inverse temperature.
+            // Loss and slope at an inverse temperature.
             let at = |beta: f64| {
-                let mut sums = [0.0; 3];
+                let mut sums = [0.0; 2];
                 for row in &counted {
                     let z = &inputs[0].data[(i * group + row) * v..][..v];
                     let y = z[inputs[1].index(*row)];
@@ -569,18 +576,14 @@ impl Op for Temperature {
                     let moment = |power: i32| -> f64 {
                         z.iter().map(|z| z - y).map(|d| (beta * (d - top)).exp() * d.powi(power)).sum()
                     };
-                    let (total, mean) = (moment(0), moment(1) / moment(0));
-                    sums[0] += beta * top + total.ln();
-                    sums[1] += mean;
-                    sums[2] += moment(2) / total - mean * mean;
+                    sums[0] += beta * top + moment(0).ln();
+                    sums[1] += moment(1) / moment(0);
                 }
                 sums
             };
             let mut beta = 1.0f64;
-            for _ in 0..STEPS {
-                let [_, slope, curvature] = at(beta);
-                let step = if curvature > 1e-30 { -slope / curvature } else { -slope.signum() * beta };
-                beta = (beta + step).clamp(0.5 * beta, 2.0 * beta).clamp(1.0 / 32.0, 32.0);
+            for step in 0..STEPS {
+                beta = if at(beta)[1] > 0.0 { beta / factor(step) } else { beta * factor(step) };
             }
             out.data[i * 2] = 1.0 / beta;
             out.data[i * 2 + 1] = at(beta)[0] / inputs[2].data[0];
@@ -773,8 +776,9 @@ mod tests {
         for (n, v, h) in [(1, 3, 1), (3, 2, 2), (31, 31, 3), (64, 113, 4), (257, 5, 2)] {
             let mut case = Case::new(&format!("ablation {n} {v} {h}"));
             let all = everything(&mut case, n, v, h).unwrap();
-            // Sums of up to 257 terms of either sign; self-repair divides by effects that may be small.
-            case.agree(&all, 2e-4);
+            // Sums of up to 257 terms of either sign; self-repair divides by effects that may be small, and the search
+            // for a temperature may turn at its last steps.
+            case.agree(&all, 3e-4);
         }
     }
 
@@ -844,9 +848,10 @@ mod tests {
         let count = case.tape.constant(&[1], &[n as f32]);
         let a = case.tape.push1(Temperature, &[z, targets, count]).unwrap();
         let b = case.tape.push1(Temperature, &[louder, targets, count]).unwrap();
-        case.agree(&[a, b], 1e-4);
+        case.agree(&[a, b], 3e-4);
+        // Two results of a search to 1e-4; the loss is flat there.
         let exact = case.reference(0, &[a, b]).unwrap();
-        assert!((exact[1].data[0] / exact[0].data[0] - 3.0).abs() < 1e-9, "{exact:?}");
-        assert!((exact[1].data[1] - exact[0].data[1]).abs() < 1e-12, "{exact:?}");
+        assert!((exact[1].data[0] / exact[0].data[0] - 3.0).abs() < 1e-3, "{exact:?}");
+        assert!((exact[1].data[1] - exact[0].data[1]).abs() < 1e-7, "{exact:?}");
     }
 }
