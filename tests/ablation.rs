@@ -224,30 +224,34 @@ fn effects_split_into_their_paths() {
     }
 }
 
-/// p-values of the first head of the first layer of `count` models that were never trained, by loss and by
-/// logit difference.
+/// p-values of all heads of `count` models that were never trained, by loss and by logit difference.
 fn untrained_p(gpu: &Gpu, count: u32) -> [Vec<f32>; 2] {
     let text = MODULAR.replace("steps = 1", &format!("steps = 1\nreplicas = {count}"));
     let text = text.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
     let mut session = session(gpu, &text);
-    let site = "blocks.0.attn.hook_result".to_owned();
     let all = measured(gpu, &mut session);
-    [0, 1].map(|of| all.iter().map(|values| values[&("ablation.p".to_owned(), site.clone(), 0, of)]).collect())
+    let of = |index| {
+        let p = all.iter().flatten().filter(|(key, _)| key.0 == "ablation.p" && key.3 == index);
+        p.map(|(_, p)| *p).collect()
+    };
+    [of(0), of(1)]
 }
 
 #[test]
 fn p_values_of_untrained_models_are_uniform() {
     const COUNT: u32 = 64;
     for mut p in untrained_p(&gpus()[0], COUNT) {
+        let count = p.len() as f32;
+        assert_eq!(p.len(), COUNT as usize * 2 * 3);
         p.sort_by(f32::total_cmp);
         // Kolmogorov and Smirnov: the distance between the empirical distribution and the diagonal.
         let distance = p
             .iter()
             .enumerate()
-            .map(|(at, p)| (p - at as f32 / COUNT as f32).abs().max((p - (at + 1) as f32 / COUNT as f32).abs()))
+            .map(|(at, p)| (p - at as f32 / count).abs().max((p - (at + 1) as f32 / count).abs()))
             .fold(0.0, f32::max);
         // Exceeded by chance once in a thousand times: 1.95 / sqrt(n).
-        assert!(distance < 1.95 / (COUNT as f32).sqrt(), "{distance}: {p:?}");
+        assert!(distance < 1.95 / count.sqrt(), "{distance}: {p:?}");
     }
 }
 
@@ -311,7 +315,7 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
 }
 
 #[test]
-fn a_probe_does_not_depend_on_the_splits_of_other_replicas() {
+fn a_probe_that_fits_does_not_depend_on_the_splits_of_other_replicas() {
     for size in [20, 1000] {
         let text = MODULAR.replace("size = 40", &format!("size = {size}"));
         let arm = |fraction: f64| format!("[[replica]]\nseed = 5\ntrain_fraction = {fraction}\n");

@@ -20,6 +20,9 @@ const MODULAR: &str = r#"
     d_mlp = 40
     [schedule]
     warmup = 3
+    [measure.probe]
+    size = 7
+    draws = 20
 "#;
 
 /// Batches drawn on the device, layer norm, clipping.
@@ -39,6 +42,9 @@ const REPEATED: &str = r#"
     clip = 1.0
     [batch]
     size = 5
+    [measure.probe]
+    size = 3
+    draws = 20
 "#;
 
 /// What differs between the eight replicas of a test.

@@ -29,6 +29,10 @@ const RUN: &str = r#"
     every = 3
     [measure.every]
     "loss.test" = 5
+    ablation = 20
+    [measure.probe]
+    size = 16
+    draws = 80
 "#;
 
 fn start(dir: &Path, words: &[&str]) -> Child {
@@ -60,7 +64,7 @@ fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
     let mut lines: Vec<String> =
         series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
     let events = RunDir::read_events(&run).unwrap().into_iter();
-    let turns: Vec<_> = events.filter(|event| ["birth", "death"].contains(&event.kind.as_str())).collect();
+    let turns: Vec<_> = events.filter(|event| ["birth", "death", "flip"].contains(&event.kind.as_str())).collect();
     assert!(turns.len() > 20, "the run has births and deaths: {turns:?}");
     lines.extend(turns.iter().map(|event| format!("{event:?}")));
     (lines, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())

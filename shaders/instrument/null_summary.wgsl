@@ -1,7 +1,7 @@
 // null_summary: where heads' effects stand among those of random subspaces
-// shapes   x [R, I, 8], the first H rows are heads  null [R, N, 8]  clean [R, 8]  out [R, 2 H + 6]: for loss, then logit
-//          difference, the share (1 + #{|null - clean| >= |head - clean|}) / (N + 1) of each head; then, for each, the null's
-//          2.5 %, 50 % and 97.5 % points less clean
+// shapes   x [R, I, 8], the first H rows are heads  null [R, N, 8]  clean [R, 8]  out [R, 4 H + 6]: for loss, then logit
+//          difference, the share (1 + #{null >= head}) / (N + 1) of each head; the same for <=; then the null's 2.5 %, 50 %
+//          and 97.5 % points less clean
 // grid     [1, 1, R]
 // numerics integer counts; of equals the earlier draw has the lower rank
 struct Params { heads: u32, draws: u32, x_replica: u32, null_replica: u32, clean_replica: u32, out_replica: u32 }
@@ -14,13 +14,15 @@ struct Params { heads: u32, draws: u32, x_replica: u32, null_replica: u32, clean
 fn null_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let r = wid.z;
     let null_at = r * params.null_replica;
-    for (var at = lid; at < 2u * params.heads; at += 64u) {
-        let c = at / params.heads;
-        let before = clean[r * params.clean_replica + c];
-        let own = abs(x[r * params.x_replica + at % params.heads * 8u + c] - before);
-        var reached = 0u;
+    for (var at = lid; at < 4u * params.heads; at += 64u) {
+        let c = at / params.heads % 2u;
+        let upper = at < 2u * params.heads;
+        let own = x[r * params.x_replica + at % params.heads * 8u + c];
+        // Not reached only where it is certain: what is no number clears no null.
+        var reached = params.draws;
         for (var n = 0u; n < params.draws; n++) {
-            reached += select(0u, 1u, abs(null_means[null_at + n * 8u + c] - before) >= own);
+            let other = null_means[null_at + n * 8u + c];
+            reached -= select(0u, 1u, select(other > own, other < own, upper));
         }
         out[r * params.out_replica + at] = f32(1u + reached) / f32(params.draws + 1u);
     }
@@ -35,7 +37,7 @@ fn null_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation
         }
         let last = params.draws - 1u;
         let effect = own - clean[r * params.clean_replica + c];
-        let place = r * params.out_replica + 2u * params.heads + c * 3u;
+        let place = r * params.out_replica + 4u * params.heads + c * 3u;
         if (rank == (last * 25u + 500u) / 1000u) { out[place] = effect; }
         if (rank == (last * 500u + 500u) / 1000u) { out[place + 1u] = effect; }
         if (rank == (last * 975u + 500u) / 1000u) { out[place + 2u] = effect; }

@@ -1,6 +1,6 @@
 // spectral_entropy: of a covariance with eigenvalues l and p = l / sum l: H / ln n and exp(H), H = -sum p ln p
 // shapes   bands [R, 2, n]: see tridiagonal  out [R, 2]
-// grid     [1, 1, R]; n up to 256
+// grid     [1, 1, R]; n up to 232: more would exceed the 65,535 rounds that software drivers give all loops of an invocation
 // numerics f32; one eigenvalue an invocation, by bisection: how many lie below a number is the count of negative
 //          pivots there (Sturm)
 struct Params { n: u32, x_replica: u32, out_replica: u32 }

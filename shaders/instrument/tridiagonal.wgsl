@@ -1,7 +1,7 @@
 // tridiagonal: a symmetric matrix with the same eigenvalues and nothing beside its diagonal and the one next to it:
 //          out[0, i] = T[i, i], out[1, i] = T[i, i + 1]^2
 // shapes   x [R, n, n]  work [R, n, n]  out [R, 2, n]
-// grid     [1, 1, R]; n up to 256
+// grid     [1, 1, R]; n up to 232: more would exceed the 65,535 rounds that software drivers give all loops of an invocation
 // numerics Householder reflections in f32: eigenvalues to some 1e-6 of the largest
 struct Params { n: u32, x_replica: u32, work_replica: u32, out_replica: u32 }
 const WG: u32 = 256u;

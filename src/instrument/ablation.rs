@@ -19,7 +19,10 @@ use crate::model::{Model, Point, ReadOut, Resume};
 /// `probe.*` and `ablation.*`.
 pub(super) struct Ablation;
 
-const SOURCE: &str = "TransformerLens's definitions of zero, mean and resample ablation";
+const ABLATION: &str = "TransformerLens's definitions of zero, mean and resample ablation";
+const PATHS: &str = "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024";
+const NULL: &str = "definition; add-one p-values after Davison and Hinkley 1997";
+const CALIBRATION: &str = "Guo et al. 2017; debiased after Kumar, Liang and Ma 2019";
 const HEADS: &str = "site: hook_result or hook_mlp_out, layer, head (-1: the MLP, or all heads together), index: 0 zero, 1 mean over examples, 2 resample (the next example's), 3 zero with the later layers' patterns frozen";
 const ZEROED: &str = "site: hook_result or hook_mlp_out, layer, head (-1: MLP)";
 /// Steps between two measurements.
@@ -35,8 +38,9 @@ const fn card(
     every: u64,
     control: &'static str,
     not_for: &'static str,
+    source: &'static str,
 ) -> Card {
-    Card { name, formula, unit, axes, cost: CostClass::M, every, control, source: SOURCE, not_for }
+    Card { name, formula, unit, axes, cost: CostClass::M, every, control, source, not_for }
 }
 
 const LEVEL_CONTROL: &str = "loss.test over the whole test set";
@@ -46,8 +50,26 @@ const EFFECT_NOT: &str =
     "telling what a head does when nothing is ablated; baselines rank heads differently, compare all";
 
 const CARDS: &[Card] = &[
-    card("probe.loss", "mean cross-entropy of the probe", "nats", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT),
-    card("probe.logit_difference", "mean of z_y - mean_{v≠y} z_v", "logits", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT),
+    card(
+        "probe.loss",
+        "mean cross-entropy of the probe",
+        "nats",
+        "none",
+        EVERY,
+        LEVEL_CONTROL,
+        LEVEL_NOT,
+        "definition",
+    ),
+    card(
+        "probe.logit_difference",
+        "mean of z_y - mean_{v≠y} z_v",
+        "logits",
+        "none",
+        EVERY,
+        LEVEL_CONTROL,
+        LEVEL_NOT,
+        "definition",
+    ),
     card(
         "probe.accuracy",
         "share of predictions whose logit exceeds every other",
@@ -56,9 +78,10 @@ const CARDS: &[Card] = &[
         EVERY,
         LEVEL_CONTROL,
         LEVEL_NOT,
+        "definition",
     ),
-    card("probe.entropy", "mean of -Σ p ln p", "nats", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT),
-    card("probe.brier", "mean of Σ_v (p_v - 1_{v=y})²", "1", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT),
+    card("probe.entropy", "mean of -Σ p ln p", "nats", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT, "definition"),
+    card("probe.brier", "mean of Σ_v (p_v - 1_{v=y})²", "1", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT, "definition"),
     card(
         "probe.ece",
         "Σ_b n_b/N |acc_b - conf_b| over 15 bins of equal mass",
@@ -67,6 +90,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "probe.calibration: a calibrated model has a positive ece too",
         "few predictions: it grows as 1/√n_b by chance alone",
+        CALIBRATION,
     ),
     card(
         "probe.calibration",
@@ -76,6 +100,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "0 in expectation for a calibrated model",
         "single values: it is noisy and may be negative",
+        CALIBRATION,
     ),
     card(
         "probe.reliability",
@@ -85,6 +110,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "the diagonal",
         LEVEL_NOT,
+        CALIBRATION,
     ),
     card(
         "probe.temperature",
@@ -94,8 +120,18 @@ const CARDS: &[Card] = &[
         EVERY,
         "1: logits scaled as they should be",
         "models without errors: there T runs into its bound",
+        CALIBRATION,
     ),
-    card("ablation.loss", "change of the mean cross-entropy", "nats", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT),
+    card(
+        "ablation.loss",
+        "change of the mean cross-entropy",
+        "nats",
+        HEADS,
+        EVERY,
+        EFFECT_CONTROL,
+        EFFECT_NOT,
+        ABLATION,
+    ),
     card(
         "ablation.logit_difference",
         "change of the mean of z_y - mean_{v≠y} z_v; a head that raises it beyond the null is a suppressor",
@@ -104,6 +140,7 @@ const CARDS: &[Card] = &[
         EVERY,
         EFFECT_CONTROL,
         EFFECT_NOT,
+        ABLATION,
     ),
     card(
         "ablation.accuracy",
@@ -113,8 +150,9 @@ const CARDS: &[Card] = &[
         EVERY,
         EFFECT_CONTROL,
         EFFECT_NOT,
+        ABLATION,
     ),
-    card("ablation.kl", "mean of KL(clean, ablated)", "nats", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT),
+    card("ablation.kl", "mean of KL(clean, ablated)", "nats", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT, ABLATION),
     card(
         "ablation.argmax_changed",
         "share of predictions with another greatest logit",
@@ -123,6 +161,7 @@ const CARDS: &[Card] = &[
         EVERY,
         EFFECT_CONTROL,
         EFFECT_NOT,
+        ABLATION,
     ),
     card(
         "ablation.entropy",
@@ -132,8 +171,9 @@ const CARDS: &[Card] = &[
         EVERY,
         EFFECT_CONTROL,
         "confidence in the right answer: see brier",
+        ABLATION,
     ),
-    card("ablation.brier", "change of the mean Brier score", "1", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT),
+    card("ablation.brier", "change of the mean Brier score", "1", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT, ABLATION),
     card(
         "ablation.ece",
         "change of probe.ece, zero ablation",
@@ -142,6 +182,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "ablation.calibration",
         "few predictions",
+        CALIBRATION,
     ),
     card(
         "ablation.calibration",
@@ -151,6 +192,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "ablation.matched_loss: whether more than the temperature changed",
         "single values: it is noisy",
+        CALIBRATION,
     ),
     card(
         "ablation.reliability",
@@ -160,6 +202,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "probe.reliability",
         EFFECT_NOT,
+        CALIBRATION,
     ),
     card(
         "ablation.temperature",
@@ -169,6 +212,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "0: the head does not scale logits",
         "models without errors: there T runs into its bound",
+        CALIBRATION,
     ),
     card(
         "ablation.matched_loss",
@@ -178,6 +222,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "0: the head is a temperature knob and nothing else",
         EFFECT_NOT,
+        CALIBRATION,
     ),
     card(
         "ablation.path",
@@ -187,15 +232,17 @@ const CARDS: &[Card] = &[
         EVERY,
         "direct + mediated = total",
         "self-repair where the direct effect is near 0",
+        PATHS,
     ),
     card(
         "ablation.p",
-        "(1 + #{|null effect| ≥ |effect|})/(N + 1), zero ablation",
+        "(1 + #{null ≥ effect})/(N + 1), and the same for ≤; zero ablation",
         "1",
-        "site: hook_result, layer, head, index: 0 loss, 1 logit difference",
+        "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
         EVERY,
         "uniform on an untrained model",
-        "many heads or steps without a correction for their number",
+        "many heads or steps without a correction for their number; neighbouring steps as independent evidence, for they see the same examples and subspaces",
+        NULL,
     ),
     card(
         "ablation.null",
@@ -205,6 +252,7 @@ const CARDS: &[Card] = &[
         EVERY,
         "it is the control",
         "heads of other layers",
+        NULL,
     ),
     card(
         "ablation.gate.loss",
@@ -214,6 +262,7 @@ const CARDS: &[Card] = &[
         SLOW,
         "0 at ξ = 1",
         "extrapolating: the curve is not linear",
+        ABLATION,
     ),
     card(
         "ablation.gate.logit_difference",
@@ -223,6 +272,7 @@ const CARDS: &[Card] = &[
         SLOW,
         "0 at ξ = 1",
         "extrapolating: the curve is not linear",
+        ABLATION,
     ),
     card(
         "ablation.pair.loss",
@@ -232,6 +282,7 @@ const CARDS: &[Card] = &[
         SLOW,
         "0 where heads add up",
         "heads of different layers: pairs are of one layer",
+        ABLATION,
     ),
     card(
         "ablation.pair.logit_difference",
@@ -241,6 +292,7 @@ const CARDS: &[Card] = &[
         SLOW,
         "0 where heads add up",
         "heads of different layers: pairs are of one layer",
+        ABLATION,
     ),
 ];
 
@@ -284,6 +336,9 @@ struct Probe<'a> {
     clean: Var,
     /// See [`Probe::calibration`].
     calibration: [Var; 3],
+    /// Bases of random subspaces, [H K, draws K] for as many draws as are computed at once: each draw's is K
+    /// neighbouring columns. The same for all layers, replicas and steps.
+    subspaces: Vec<Var>,
 }
 
 impl Instrument for Ablation {
@@ -298,7 +353,11 @@ impl Instrument for Ablation {
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         let Some(every) = cx.cadence(self) else { return Ok(()) };
         let (model, read, batch) = (cx.model, cx.task.shape().read, cx.probe_batch()?);
-        let probe = cx.tape.at_cadence(every, |tape| Probe::new(tape, model, batch, read, cx.piece))?;
+        let mut probe = cx.tape.at_cadence(every, |tape| Probe::new(tape, model, batch, read, cx.piece))?;
+        // The only head of a layer is all of its z: there is nothing else to draw.
+        if self.null_every(cx).is_some() && model.config.n_heads > 1 {
+            probe.draw_subspaces(cx.tape, cx.null_draws());
+        }
         self.levels(cx, &probe);
         for layer in 0..model.config.n_layers {
             let heads = cx.tape.at_cadence(every, |tape| probe.heads(tape, layer))?;
@@ -317,6 +376,10 @@ impl Ablation {
     /// The greatest step that all metrics of these names are measured at; `None` where all are off.
     fn every(&self, cx: &Attach<'_>, wanted: impl Fn(&str) -> bool) -> Option<u64> {
         CARDS.iter().filter(|card| wanted(card.name)).filter_map(|card| cx.every(self, card)).reduce(gcd)
+    }
+
+    fn null_every(&self, cx: &Attach<'_>) -> Option<u64> {
+        self.every(cx, |name| ["ablation.p", "ablation.null"].contains(&name))
     }
 
     /// `probe.*`: what the model does when nothing is changed.
@@ -348,7 +411,6 @@ impl Ablation {
             .map(|baseline| Intervention { removed: vec![1.0; heads], baseline })
             .collect();
         let above = writers.layer + 1 < probe.model.config.n_layers;
-        let draws = cx.null_draws();
 
         // Zero ablation is looked at more closely than the others.
         let mut seen = 0;
@@ -406,17 +468,15 @@ impl Ablation {
         let labels = (0..4).flat_map(|way| (0..heads).map(move |head| writers.label(head, way))).collect();
         cx.record(self, "ablation.path", site, ways, 0, labels);
 
-        // The only head of a layer is all of its z: there is nothing else to draw.
-        let null = self.every(cx, |name| ["ablation.p", "ablation.null"].contains(&name)).filter(|_| heads > 1);
-        if let Some(every) = null {
+        if let (Some(every), false) = (self.null_every(cx), probe.subspaces.is_empty()) {
             let summary = cx.tape.at_cadence(every, |tape| {
-                let null = probe.null(tape, writers, draws)?;
+                let null = probe.null(tape, writers)?;
                 tape.push1(NullSummary { heads }, &[zeroed, null, probe.clean])
             })?;
-            let labels = (0..2).flat_map(|of| (0..heads).map(move |head| writers.label(head, of))).collect();
+            let labels = (0..4).flat_map(|of| (0..heads).map(move |head| writers.label(head, of))).collect();
             cx.record(self, "ablation.p", site, summary, 0, labels);
             let labels = (0..6).map(|index| Label { head: -1, ..writers.label(0, index) }).collect();
-            cx.record(self, "ablation.null", site, summary, 2 * heads, labels);
+            cx.record(self, "ablation.null", site, summary, 4 * heads, labels);
         }
         Ok(())
     }
@@ -480,7 +540,8 @@ impl<'a> Probe<'a> {
         let pass = Pass::new(tape, model, batch, read)?;
         let logits = pass.forward.logits;
         let chunk = (piece / batch.size).max(1);
-        let mut probe = Self { model, pass, read, chunk, clean: logits, calibration: [logits; 3] };
+        let calibration = [logits; 3];
+        let mut probe = Self { model, pass, read, chunk, clean: logits, calibration, subspaces: Vec::new() };
         probe.clean = probe.means(tape, logits, None)?;
         probe.calibration = probe.calibration(tape, logits)?;
         Ok(probe)
@@ -607,21 +668,11 @@ impl<'a> Probe<'a> {
         self.means(tape, logits, None)
     }
 
-    /// Means of outcomes [draws, 8] where a random K-dimensional subspace of the layer's concatenated z is
-    /// zeroed: z' = z - z Q Qᵀ, so that the stream loses (z Q)(Qᵀ W_O). All replicas and all steps see the same
-    /// subspaces.
-    fn null(&self, tape: &mut Tape, on: &Writers, draws: usize) -> Result<Var> {
-        let (config, layer) = (&self.model.config, on.layer);
-        let (k, width) = (config.d_head, config.n_heads * config.d_head);
-        let z = self.pass.forward.hook(&format!("blocks.{layer}.attn.hook_z"))?;
-        let rows = tape.shape(on.stream).rows().0;
-        let z = tape.reshape(z, &[rows, width])?;
-        let w_o = self.model.need(&format!("blocks.{layer}.attn.W_O"))?;
-        let w_o = tape.reshape(w_o, &[width, config.d_model])?;
-        let mut means = None;
+    /// Draws the subspaces of the null.
+    fn draw_subspaces(&mut self, tape: &mut Tape, draws: usize) {
+        let (k, width) = (self.model.config.d_head, self.model.config.n_heads * self.model.config.d_head);
         for first in (0..draws).step_by(self.chunk) {
             let count = self.chunk.min(draws - first);
-            // [width, count * K]: each draw's basis is K neighbouring columns.
             let mut bases = vec![0.0; width * count * k];
             for draw in 0..count {
                 for (column, vector) in random_subspace(width, k, (first + draw) as u32).iter().enumerate() {
@@ -630,7 +681,24 @@ impl<'a> Probe<'a> {
                     }
                 }
             }
-            let q = tape.constant(&[width, count * k], &bases);
+            self.subspaces.push(tape.constant(&[width, count * k], &bases));
+        }
+    }
+
+    /// Means of outcomes [draws, 8] where a random K-dimensional subspace of the layer's concatenated z is
+    /// zeroed: z' = z - z Q Qᵀ, so that the stream loses (z Q)(Qᵀ W_O). All replicas and all steps see the same
+    /// subspaces.
+    fn null(&self, tape: &mut Tape, on: &Writers) -> Result<Var> {
+        let (config, layer) = (&self.model.config, on.layer);
+        let (k, width) = (config.d_head, config.n_heads * config.d_head);
+        let z = self.pass.forward.hook(&format!("blocks.{layer}.attn.hook_z"))?;
+        let rows = tape.shape(on.stream).rows().0;
+        let z = tape.reshape(z, &[rows, width])?;
+        let w_o = self.model.need(&format!("blocks.{layer}.attn.W_O"))?;
+        let w_o = tape.reshape(w_o, &[width, config.d_model])?;
+        let mut means = None;
+        for q in self.subspaces.iter().copied() {
+            let count = tape.shape(q).rows().1 / k;
             let inside = tape.push1(Linear::default(), &[z, q])?;
             let inside = tape.reshape(inside, &[rows * count, k])?;
             let out = tape.push1(TransposedProduct { dims: vec![count * k, config.d_model] }, &[q, w_o])?;

@@ -592,10 +592,10 @@ impl Op for Temperature {
     }
 }
 
-/// Where heads stand among random subspaces, [2 H + 6]: for loss, then logit difference, the share
-/// (1 + #{|null effect| >= |head's effect|})/(N + 1) of each head; then, for each of the two, the points of the null,
-/// less clean, that 2.5 %, 50 % and 97.5 % of the draws do not exceed. Inputs: outcomes [I, 8] whose first H rows are
-/// heads, null [N, 8], clean [1, 8].
+/// Where heads stand among random subspaces, [4 H + 6]: for loss, then logit difference, the share
+/// (1 + #{null >= head})/(N + 1) of each head; the same two for <=; then, for loss and for logit difference, the points
+/// of the null, less clean, that 2.5 %, 50 % and 97.5 % of the draws do not exceed. Inputs: outcomes [I, 8] whose first
+/// H rows are heads, null [N, 8], clean [1, 8].
 pub(super) struct NullSummary {
     /// H.
     pub(super) heads: usize,
@@ -607,7 +607,7 @@ impl Op for NullSummary {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![like(inputs, &[2 * self.heads + 6])])
+        Ok(vec![like(inputs, &[4 * self.heads + 6])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -624,19 +624,20 @@ impl Op for NullSummary {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (mut shares, mut points) = (Vec::new(), Vec::new());
+        let (mut above, mut below, mut points) = (Vec::new(), Vec::new(), Vec::new());
         for c in [LOSS, LOGIT_DIFFERENCE] {
-            let effect = |x: f64| x - inputs[2].data[c];
-            let mut null: Vec<f64> = inputs[1].data.iter().skip(c).step_by(OUTCOMES).map(|x| effect(*x)).collect();
+            let mut null: Vec<f64> = inputs[1].data.iter().skip(c).step_by(OUTCOMES).copied().collect();
             null.sort_by(f64::total_cmp);
+            let share = |reached: usize| (1 + reached) as f64 / (null.len() + 1) as f64;
             for head in 0..self.heads {
-                let own = effect(inputs[0].data[head * OUTCOMES + c]).abs();
-                let reached = null.iter().filter(|x| x.abs() >= own).count();
-                shares.push((1 + reached) as f64 / (null.len() + 1) as f64);
+                let own = inputs[0].data[head * OUTCOMES + c];
+                above.push(share(null.iter().filter(|x| **x >= own).count()));
+                below.push(share(null.iter().filter(|x| **x <= own).count()));
             }
-            points.extend([25, 500, 975].map(|permille: usize| null[((null.len() - 1) * permille + 500) / 1000]));
+            let point = |permille: usize| null[((null.len() - 1) * permille + 500) / 1000] - inputs[2].data[c];
+            points.extend([25, 500, 975].map(point));
         }
-        shares.extend(points);
+        let shares = [above, below, points].concat();
         vec![Array::new(&[shares.len()], shares)]
     }
 }

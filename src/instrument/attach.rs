@@ -29,15 +29,15 @@ pub struct MeasureConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Examples, or all there are, or as many as one pass can hold, where those are fewer. By default 256,
-    /// or as many sequences as hold some 1,024 predictions; `thermoscope measure` takes all.
+    /// Examples, or as many as every replica has, or as many as one pass can hold, where those are fewer. By
+    /// default 256, or as many sequences as hold some 1,024 predictions and at least 8; `thermoscope measure` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
     /// Where they are from.
     pub set: ProbeSet,
-    /// Random subspaces that heads are compared with. By default 20 for each head of the model, and
-    /// between 200 and 1,000: with n heads, a p-value can only clear a false discovery rate of 0.05 alone if
-    /// there are 20 n draws.
+    /// Random subspaces that heads are compared with. By default 40 for each head of the model, and
+    /// between 200 and 1,000: with n heads, the p-value of one, doubled for its two sides, can only clear a
+    /// false discovery rate of 0.05 alone if there are 40 n draws.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draws: Option<usize>,
 }
@@ -191,6 +191,8 @@ pub(crate) const FILING: &str = "filing";
 
 /// Predictions of a probe at most: software drivers end loops after 65,535 rounds.
 const RANKED: usize = 32_768;
+/// Draws of a null at most, for the same reason: each is ranked among all.
+const MOST_DRAWS: usize = 1000;
 /// Rows the ring holds at most.
 const SLOTS: usize = 64;
 
@@ -220,7 +222,7 @@ impl<'a> Attach<'a> {
     /// See [`Feed::probe`].
     pub(super) fn probe_batch(&mut self) -> Result<Batch> {
         let shape = self.task.shape();
-        let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(1) };
+        let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(8) };
         // Predictions are ranked by confidence, each against all.
         let predictions = if shape.read == ReadOut::Last { 1 } else { shape.seq };
         let most = self.piece.min((RANKED / predictions).max(1));
@@ -231,7 +233,7 @@ impl<'a> Attach<'a> {
     /// Random subspaces that heads are compared with.
     pub(super) fn null_draws(&self) -> usize {
         let heads = self.model.config.n_layers * self.model.config.n_heads;
-        self.config.probe.draws.unwrap_or((20 * heads).clamp(200, 1000))
+        self.config.probe.draws.unwrap_or((40 * heads).clamp(200, MOST_DRAWS))
     }
 
     /// The smallest cadence of an instrument's metrics that are on; `None` where none is.
@@ -362,6 +364,12 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
         .into_iter()
         .flat_map(|i| std::iter::once(i.name()).chain(i.cards().iter().map(|c| c.name)))
         .collect();
+    let probe = &config.probe;
+    if probe.size == Some(0) || probe.draws.is_some_and(|draws| !(1..=MOST_DRAWS).contains(&draws)) {
+        return Err(Error::Config(format!(
+            "measure.probe: size must be 1 at least, and draws lie between 1 and {MOST_DRAWS}"
+        )));
+    }
     match config.every.keys().chain(&config.off).find(|name| !known.contains(&name.as_str())) {
         Some(name) => Err(Error::Config(format!(
             "measure: no metric or instrument is called {name}; there are {}",

@@ -26,7 +26,7 @@ const COPYING_CARDS: &[Card] = &[Card {
     every: 100,
     control: "0: heads that prefer no token; 1 copies, -1 lowers what it reads. Initial weights: 0 ± 2.5 V^-1.5",
     source: "Olsson et al. 2022, as share of the raised logits, and minus the share of the lowered where t is lowered",
-    not_for: "heads that read other heads or MLPs, or write for them; beyond 1,024 tokens it is over 1,024 evenly spaced ones",
+    not_for: "heads that read other heads or MLPs, or write for them; beyond 1,024 tokens it is over 513 to 1,024 evenly spaced ones",
 }];
 
 const fn composition(name: &'static str, formula: &'static str) -> Card {

@@ -122,7 +122,9 @@ impl Instrument for Probe {
     }
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
-        let (Some(every), Some(repeats)) = (cx.cadence(self), Repeats::fitting(cx.model, cx.piece)) else {
+        // A piece may count on one prediction a sequence; here every token has one.
+        let piece = (cx.piece / cx.model.config.n_ctx).max(1);
+        let (Some(every), Some(repeats)) = (cx.cadence(self), Repeats::fitting(cx.model, piece)) else {
             return Ok(());
         };
         let model = cx.model;

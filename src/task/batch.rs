@@ -131,9 +131,9 @@ impl Feed {
     }
 
     /// A held batch of at most `size` random examples, as many for each replica as every replica has: no
-    /// row is a filler. The choice depends on the number of examples only. Where `size` takes in every test
-    /// example of a finite set, the batch holds all examples and asks about those of the test set, so that
-    /// means over it are means over the data.
+    /// row is a filler. Which they are depends on the length of a replica's list, how many on the shortest list
+    /// of all replicas. Where `size` takes in every example of a finite set, trained on or not, the batch holds
+    /// all of them and asks about those of the test set, so that means over it are means over the data.
     ///
     /// # Errors
     /// [`Error::Config`] where the training set or all examples are asked of a feed without end.
