@@ -263,7 +263,7 @@ fn copying(folder: &std::path::Path) -> String {
     format!(
         "steps = 300\n[task]\nkind = \"tokens\"\npath = \"{}\"\nloss_on = \"last\"\ntrain_fraction = 0.5\n\
          [model]\nd_model = 36\nn_heads = 3\nd_head = 12\nattn_only = true\n[optimizer]\nweight_decay = 0.1\n\
-         [measure.every]\nablation = 1000000\n",
+         [measure.every]\nablation = 100\n",
         path.display()
     )
 }
