@@ -30,6 +30,7 @@ const EVERY: u64 = 200;
 /// Of what is dearer or smoother.
 const SLOW: u64 = 1000;
 
+#[expect(clippy::too_many_arguments, reason = "a card has these parts")]
 const fn card(
     name: &'static str,
     formula: &'static str,

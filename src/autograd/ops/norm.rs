@@ -255,7 +255,7 @@ impl Op for NormGradW {
     }
 }
 
-/// y [N, D] = (x - mean) / scale (* w) (+ b) with scales [M] of other rows, as if the norm did not react to
+/// y [N, D] = (x - mean) / scale (* w) (+ b) with scales `[M]` of other rows, as if the norm did not react to
 /// x: row n takes scale n mod M. Inputs: x, the scales, then w and b where there are any. Measures only:
 /// it has no gradient.
 #[derive(Clone, Copy)]
