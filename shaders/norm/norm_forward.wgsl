@@ -13,23 +13,7 @@ const WG: u32 = 64u;
 @tensor var<storage, read_write> y: array<f32>;
 @tensor var<storage, read_write> mean: array<f32>;
 @tensor var<storage, read_write> scale: array<f32>;
-#if WEIGHT
-@tensor var<storage, read> w: array<f32>;
-#endif
-#if BIAS
-@tensor var<storage, read> b: array<f32>;
-#endif
-
-fn affine(normal: f32, column: u32, r: u32) -> f32 {
-    var v = normal;
-#if WEIGHT
-    v *= w[r * params.w_replica + column];
-#endif
-#if BIAS
-    v += b[r * params.b_replica + column];
-#endif
-    return v;
-}
+#import affine
 
 @compute @workgroup_size(64)
 fn norm_forward(at: Invocation) {

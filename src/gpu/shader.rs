@@ -72,6 +72,7 @@ pub(crate) use params;
 /// `shaders/shared/`: text that kernels import.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../../shaders/shared/activation.wgsl")),
+    ("affine", include_str!("../../shaders/shared/affine.wgsl")),
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),

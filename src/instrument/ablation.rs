@@ -418,11 +418,12 @@ impl Ablation {
         let (mut means, mut frozen_norm) = (None, None);
         for part in zero.chunks(probe.chunk) {
             let (bins, moved) = cx.tape.at_cadence(every, |tape| {
-                let logits = probe.logits(tape, writers, part, false)?;
-                means = Some(probe.means(tape, logits.0, means)?);
-                let frozen = probe.model.logits_at_scale_of(tape, logits.1, &probe.pass.forward)?;
+                let (logits, last) = probe.logits(tape, writers, part, false)?;
+                let (rows, together) = probe.rows_and_means(tape, logits, means)?;
+                means = Some(together);
+                let frozen = probe.model.logits_at_scale_of(tape, last, &probe.pass.forward)?;
                 frozen_norm = Some(probe.means(tape, frozen, frozen_norm)?);
-                let after = probe.calibration(tape, logits.0)?;
+                let after = probe.calibration(tape, logits, rows)?;
                 let moved = [1, 2].map(|which| tape.push1(Effects, &[after[which], probe.calibration[which]]));
                 Ok((after[0], moved.into_iter().collect::<Result<Vec<_>>>()?))
             })?;
@@ -543,8 +544,9 @@ impl<'a> Probe<'a> {
         let chunk = (piece / batch.size).max(1);
         let calibration = [logits; 3];
         let mut probe = Self { model, pass, read, chunk, clean: logits, calibration, subspaces: Vec::new() };
-        probe.clean = probe.means(tape, logits, None)?;
-        probe.calibration = probe.calibration(tape, logits)?;
+        let (rows, clean) = probe.rows_and_means(tape, logits, None)?;
+        probe.clean = clean;
+        probe.calibration = probe.calibration(tape, logits, rows)?;
         Ok(probe)
     }
 
@@ -588,18 +590,23 @@ impl<'a> Probe<'a> {
 
     /// Means of the outcomes of logits [I * N, V], behind those of earlier interventions.
     fn means(&self, tape: &mut Tape, logits: Var, before: Option<Var>) -> Result<Var> {
+        Ok(self.rows_and_means(tape, logits, before)?.1)
+    }
+
+    /// The outcomes of each prediction as well, [I * N, 8].
+    fn rows_and_means(&self, tape: &mut Tape, logits: Var, before: Option<Var>) -> Result<(Var, Var)> {
         let (targets, count) = (self.pass.batch.targets, self.pass.batch.count);
         let rows = tape.push1(Outcomes, &[logits, self.pass.forward.logits, targets])?;
         let group = tape.shape(targets).len();
         let mut inputs = vec![rows, count];
         inputs.extend(before);
-        tape.push1(GroupMeans { rows: group }, &inputs)
+        Ok((rows, tape.push1(GroupMeans { rows: group }, &inputs)?))
     }
 
-    /// Reliability bins, calibration errors, and best temperatures with the losses there.
-    fn calibration(&self, tape: &mut Tape, logits: Var) -> Result<[Var; 3]> {
+    /// Reliability bins, calibration errors, and best temperatures with the losses there, of logits and their
+    /// outcomes.
+    fn calibration(&self, tape: &mut Tape, logits: Var, rows: Var) -> Result<[Var; 3]> {
         let (targets, count) = (self.pass.batch.targets, self.pass.batch.count);
-        let rows = tape.push1(Outcomes, &[logits, self.pass.forward.logits, targets])?;
         let classes = tape.shape(logits).rows().1;
         let out = tape.push(Reliability { classes }, &[rows, targets, count])?;
         let temperature = tape.push1(Temperature, &[logits, targets, count])?;

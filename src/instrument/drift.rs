@@ -55,10 +55,6 @@ impl Instrument for Drift {
         CARDS
     }
 
-    fn attach(&self, _cx: &mut Attach<'_>) -> Result<()> {
-        Ok(())
-    }
-
     fn attach_to_update(&self, cx: &mut Attach<'_>, summary: &UpdateSummary) -> Result<()> {
         for (name, column) in [
             ("drift.radial", UpdateSummary::RADIAL),

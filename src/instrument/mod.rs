@@ -85,7 +85,9 @@ pub trait Instrument: Sync {
     ///
     /// # Errors
     /// Where an op does not fit, which is a defect of the instrument.
-    fn attach(&self, cx: &mut Attach<'_>) -> Result<()>;
+    fn attach(&self, _cx: &mut Attach<'_>) -> Result<()> {
+        Ok(())
+    }
 
     /// Appends kernels that read what the optimizer left behind.
     ///

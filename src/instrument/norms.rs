@@ -108,10 +108,6 @@ impl Instrument for TensorNorms {
         CARDS
     }
 
-    fn attach(&self, _cx: &mut Attach<'_>) -> Result<()> {
-        Ok(())
-    }
-
     fn attach_to_update(&self, cx: &mut Attach<'_>, summary: &UpdateSummary) -> Result<()> {
         for (name, presence, column) in [
             ("weight_norm", Presence::Always, UpdateSummary::WEIGHT_NORM),

@@ -84,10 +84,6 @@ impl Instrument for Pressure {
         CARDS
     }
 
-    fn attach(&self, _cx: &mut Attach<'_>) -> Result<()> {
-        Ok(())
-    }
-
     fn attach_to_update(&self, cx: &mut Attach<'_>, summary: &UpdateSummary) -> Result<()> {
         for (name, column) in [
             ("update_ratio", UpdateSummary::UPDATE_RATIO),
