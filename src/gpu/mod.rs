@@ -6,6 +6,7 @@ mod caps;
 mod context;
 mod kernel;
 mod philox;
+mod plan;
 mod program;
 mod readback;
 mod shader;
