@@ -138,8 +138,11 @@ mod tests {
         let barriers = ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("];
         let mut seen = 0;
         for shader in registry() {
-            let mut uniform: BTreeSet<&str> =
-                ["params", "wid", "groups", "u32", "f32", "min", "max", "select", "var", "let", "true", "false"].into();
+            let mut uniform: BTreeSet<&str> = [
+                "params", "wid", "groups", "u32", "f32", "min", "max", "select", "var", "let", "true", "false",
+                "row0_of",
+            ]
+            .into();
             let mut branches: Vec<bool> = Vec::new();
             let mut returned = false;
             for (number, line) in shader.source.lines().enumerate() {

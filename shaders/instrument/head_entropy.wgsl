@@ -1,10 +1,11 @@
 // head_entropy: partial[chunk, h] = sum of -A ln A over a chunk of head h's entries whose query counts,
 // divided by the number of queries that count
-// shapes   x (A), targets: see patterns  count [R]  partial [R, chunks, H]
+// shapes   x (A; or row statistics [R, B, H, Tq, 4], entropy first), targets: see patterns  count [R]
+//          partial [R, chunks, H]
 // grid     [H, chunks, R]
 // numerics f32, tree of fixed shape; 0 ln 0 = 0
 // knobs    LONG: a chunk is whole rows, each walked by all invocations up to the last key its query sees;
-//          else it is entries, wherever rows end
+//          else it is entries, wherever rows end  TAKEN: a chunk is rows whose entropies are known
 #import patterns
 const WG: u32 = 64u;
 #import reduce
@@ -16,6 +17,19 @@ const WG: u32 = 64u;
 // Not a > 0: what is no number must show.
 fn surprise(a: f32) -> f32 { return select(0.0, -a * log(max(a, 1e-37)), a != 0.0); }
 
+#if TAKEN
+fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
+    var sum = 0.0;
+    let last = min((chunk + 1u) * params.chunk, params.batch * params.queries);
+    for (var row = chunk * params.chunk + lid; row < last; row += WG) {
+        let example = row / params.queries;
+        let query = row % params.queries;
+        let entropy = x[r * params.x_replica + ((example * params.heads + h) * params.queries + query) * 4u];
+        sum += select(0.0, entropy, query_counts(targets[target_place(r, example, query)], query));
+    }
+    return sum;
+}
+#else
 #if LONG
 fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
     var sum = 0.0;
@@ -44,6 +58,7 @@ fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
     }
     return sum;
 }
+#endif
 #endif
 
 @compute @workgroup_size(64)

@@ -8,32 +8,7 @@
 // knobs    FORM, SG (the subgroup size, fixed on the adapter), TM, TN (multiples of 4), GROUPS,
 //          A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, BIAS, RESIDUAL
 #import matmul
-
-#if A4
-@tensor var<storage, read> a: array<vec4<f32>>;
-#else
-@tensor var<storage, read> a: array<f32>;
-#endif
-#if B4
-@tensor var<storage, read> b: array<vec4<f32>>;
-#else
-@tensor var<storage, read> b: array<f32>;
-#endif
-#if C4
-@tensor var<storage, read_write> c: array<vec4<f32>>;
-#else
-@tensor var<storage, read_write> c: array<f32>;
-#endif
-#if BIAS
-@tensor var<storage, read> bias: array<f32>; // [n]
-#endif
-#if RESIDUAL
-#if C4
-@tensor var<storage, read> residual: array<vec4<f32>>; // like C
-#else
-@tensor var<storage, read> residual: array<f32>; // like C
-#endif
-#endif
+#import operands
 
 const TV: u32 = TN / 4u;
 const PARTS: u32 = TM / SG;
@@ -43,53 +18,6 @@ const B_OFFSETS: u32 = select(TV, TN, FORM == 1u);
 
 // Software drivers hoist nothing out of loops, read parameters anew each time, and divide lane by lane:
 // whatever does not change with k is worked out before the loop and handed down.
-
-// Four elements of A along its rows, whose last column is `last`.
-fn load_a(at: u32, column: u32, last: u32) -> vec4<f32> {
-#if A4
-    return a[(at + column) / 4u];
-#else
-    var v: vec4<f32>;
-    for (var e = 0u; e < 4u; e++) { v[e] = select(0.0, a[at + min(column + e, last)], column + e <= last); }
-    return v;
-#endif
-}
-
-// Four elements of B along its rows, whose last column is `last`. What lies beyond the end repeats the
-// last: A is zero there, or the column is not stored.
-fn load_b(at: u32, column: u32, last: u32, block: u32, block_stride: u32) -> vec4<f32> {
-#if B4
-    return b[(at + blocked(column, block, block_stride)) / 4u];
-#else
-    var v: vec4<f32>;
-    for (var e = 0u; e < 4u; e++) { v[e] = b[at + blocked(min(column + e, last), block, block_stride)]; }
-    return v;
-#endif
-}
-
-fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
-    var v = params.alpha * value;
-#if BIAS
-    for (var e = 0u; e < 4u; e++) { v[e] += bias[at.bias + min(j + e, params.n - 1u)]; }
-#endif
-#if C4
-    let index = c_index(i, j);
-#if RESIDUAL
-    v += residual[(at.residual + index) / 4u];
-#endif
-    c[(at.c + index) / 4u] = v;
-#else
-    for (var e = 0u; e < 4u; e++) {
-        if (j + e < params.n) {
-            let index = c_index(i, j + e);
-#if RESIDUAL
-            v[e] += residual[at.residual + index];
-#endif
-            c[at.c + index] = v[e];
-        }
-    }
-#endif
-}
 
 @compute @workgroup_size(SG * GROUPS)
 fn matmul_shuffle(

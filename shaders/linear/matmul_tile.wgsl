@@ -1,79 +1,120 @@
-// matmul_tile: matrix product through workgroup memory, for GPUs.
+// matmul_tile: matrix product through workgroup memory and registers, for GPUs.
 // C = alpha op(A) op(B) (+ bias) (+ residual)
 // shapes   A, B, C in three forms and any number of batches: see shared/matmul
-// grid     [ceil(n / TILE), ceil(m / TILE), R * batches], (TILE / 4)^2 invocations, 4 x 4 results each
-// numerics f32, products added in order of k
-// knobs    FORM, TILE (64 or 32), BIAS, RESIDUAL
+// grid     [ceil(n / TILE), ceil(m / TILE), R * batches], (TILE / PER)^2 invocations, PER x PER results each
+// numerics f32, products added in order of k: whatever the tile, the same bits
+// knobs    FORM, TILE, A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, BIAS, RESIDUAL
 #import matmul
+#import operands
 
-@tensor var<storage, read> a: array<f32>;
-@tensor var<storage, read> b: array<f32>;
-@tensor var<storage, read_write> c: array<f32>;
-#if BIAS
-@tensor var<storage, read> bias: array<f32>; // [n]
-#endif
-#if RESIDUAL
-@tensor var<storage, read> residual: array<f32>; // like C
-#endif
-
-const SIDE: u32 = TILE / 4u;
+// Results of a thread: PER x PER.
+const PER: u32 = select(4u, 8u, TILE == 128u);
+const SIDE: u32 = TILE / PER;
 const THREADS: u32 = SIDE * SIDE;
 const DEPTH: u32 = 16u;
-// One column of padding keeps lanes that read a column apart from hitting one memory bank.
-const STRIDE: u32 = TILE + 1u;
-var<workgroup> a_tile: array<f32, DEPTH * STRIDE>;
-var<workgroup> b_tile: array<f32, DEPTH * STRIDE>;
+// A tile holds, for each k, TILE / 4 vectors along the rows of A or the columns of B.
+const ROW: u32 = TILE / 4u;
+// It is fetched in squares of 4 x 4, so that either way of storing an operand is read and kept in whole vectors.
+const SQUARES: u32 = ROW * (DEPTH / 4u);
+// A thread's results lie in PER / 4 groups of four rows and of four columns, SIDE groups apart: neighbours read
+// neighbouring vectors.
+const PARTS: u32 = PER / 4u;
+var<workgroup> a_tile: array<vec4<f32>, DEPTH * ROW>;
+var<workgroup> b_tile: array<vec4<f32>, DEPTH * ROW>;
 
-fn epilogue(value: f32, i: u32, j: u32, at: Bases) -> f32 {
-    var v = params.alpha * value;
-#if BIAS
-    v += bias[at.bias + j];
-#endif
-#if RESIDUAL
-    v += residual[at.residual + c_index(i, j)];
-#endif
+fn transposed(v: array<vec4<f32>, 4>) -> array<vec4<f32>, 4> {
+    return array<vec4<f32>, 4>(
+        vec4<f32>(v[0].x, v[1].x, v[2].x, v[3].x),
+        vec4<f32>(v[0].y, v[1].y, v[2].y, v[3].y),
+        vec4<f32>(v[0].z, v[1].z, v[2].z, v[3].z),
+        vec4<f32>(v[0].w, v[1].w, v[2].w, v[3].w),
+    );
+}
+
+// Four vectors of A, one for each of four k, of rows i to i + 3. What lies outside is zero.
+fn fetch_a(i: u32, k: u32, at: u32) -> array<vec4<f32>, 4> {
+    var v: array<vec4<f32>, 4>;
+    if (FORM == 2u) {
+        for (var e = 0u; e < 4u; e++) {
+            let inside = k + e < params.k && i < params.m;
+            v[e] = select(vec4<f32>(0.0), load_a(at + min(k + e, params.k - 1u) * params.a_ld, min(i, last_start(params.m, A4)), params.m - 1u), inside);
+        }
+        return v;
+    }
+    for (var e = 0u; e < 4u; e++) {
+        let inside = i + e < params.m && k < params.k;
+        v[e] = select(vec4<f32>(0.0), load_a(at + min(i + e, params.m - 1u) * params.a_ld, min(k, last_start(params.k, A4)), params.k - 1u), inside);
+    }
+    return transposed(v);
+}
+
+// Four vectors of B, one for each of four k, of columns j to j + 3.
+fn fetch_b(j: u32, k: u32, at: u32) -> array<vec4<f32>, 4> {
+    var v: array<vec4<f32>, 4>;
+    let block = params.b_block;
+    let stride = params.b_block_stride;
+    if (FORM == 1u) {
+        for (var e = 0u; e < 4u; e++) {
+            let inside = j + e < params.n && k < params.k;
+            v[e] = select(vec4<f32>(0.0), load_b(at + min(j + e, params.n - 1u) * params.b_ld, min(k, last_start(params.k, B4)), params.k - 1u, block, stride), inside);
+        }
+        return transposed(v);
+    }
+    for (var e = 0u; e < 4u; e++) {
+        let inside = k + e < params.k && j < params.n;
+        v[e] = select(vec4<f32>(0.0), load_b(at + min(k + e, params.k - 1u) * params.b_ld, min(j, last_start(params.n, B4)), params.n - 1u, block, stride), inside);
+    }
     return v;
 }
+
+// Where the last vector of a row may start: aligned ones lie wholly inside.
+fn last_start(length: u32, whole: u32) -> u32 { return length - select(1u, 4u, whole == 1u); }
 
 @compute @workgroup_size(THREADS)
 fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let at = bases(wid.z);
     let i0 = wid.y * TILE;
     let j0 = wid.x * TILE;
-    let row = lid / SIDE * 4u;
-    let column = lid % SIDE * 4u;
-    var sums: array<array<f32, 4>, 4>;
-    for (var i = 0u; i < 4u; i++) { for (var j = 0u; j < 4u; j++) { sums[i][j] = 0.0; } }
+    let row = lid / SIDE;
+    let column = lid % SIDE;
+    var sums: array<array<vec4<f32>, PARTS>, PER>;
+    for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { sums[i][v] = vec4<f32>(0.0); } }
     for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
-        for (var e = lid; e < DEPTH * TILE; e += THREADS) {
-            // Neighbouring lanes read neighbouring addresses: along k where k is contiguous.
-            var ka = e % DEPTH;
-            var i = e / DEPTH;
-            if (FORM == 2u) { ka = e / TILE; i = e % TILE; }
-            let a_in = i0 + i < params.m && k0 + ka < params.k;
-            a_tile[ka * STRIDE + i] = select(0.0, a[select(0u, at.a + a_index(i0 + i, k0 + ka), a_in)], a_in);
-            var kb = e / TILE;
-            var j = e % TILE;
-            if (FORM == 1u) { kb = e % DEPTH; j = e / DEPTH; }
-            let b_in = j0 + j < params.n && k0 + kb < params.k;
-            b_tile[kb * STRIDE + j] = select(0.0, b[select(0u, at.b + b_index(k0 + kb, j0 + j), b_in)], b_in);
+        for (var e = lid; e < 2u * SQUARES; e += THREADS) {
+            // Neighbours read neighbouring addresses: along k where k is contiguous.
+            let square = e % SQUARES;
+            let of_b = e >= SQUARES;
+            let along = (FORM != 2u && !of_b) || (FORM == 1u && of_b);
+            let place = select(square % ROW, square / (DEPTH / 4u), along);
+            let k = select(square / ROW, square % (DEPTH / 4u), along) * 4u;
+            if (of_b) {
+                let v = fetch_b(j0 + place * 4u, k0 + k, at.b);
+                for (var d = 0u; d < 4u; d++) { b_tile[(k + d) * ROW + place] = v[d]; }
+            } else {
+                let v = fetch_a(i0 + place * 4u, k0 + k, at.a);
+                for (var d = 0u; d < 4u; d++) { a_tile[(k + d) * ROW + place] = v[d]; }
+            }
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
-            var left: array<f32, 4>;
-            for (var i = 0u; i < 4u; i++) { left[i] = a_tile[k * STRIDE + row + i]; }
-            for (var j = 0u; j < 4u; j++) {
-                let right = b_tile[k * STRIDE + column + j];
-                for (var i = 0u; i < 4u; i++) { sums[i][j] = fma(left[i], right, sums[i][j]); }
+            var right: array<vec4<f32>, PARTS>;
+            for (var v = 0u; v < PARTS; v++) { right[v] = b_tile[k * ROW + v * SIDE + column]; }
+            for (var u = 0u; u < PARTS; u++) {
+                let left = a_tile[k * ROW + u * SIDE + row];
+                for (var i = 0u; i < 4u; i++) {
+                    for (var v = 0u; v < PARTS; v++) {
+                        sums[u * 4u + i][v] = fma(vec4<f32>(left[i]), right[v], sums[u * 4u + i][v]);
+                    }
+                }
             }
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            let gi = i0 + row + i;
-            let gj = j0 + column + j;
-            if (gi < params.m && gj < params.n) { c[at.c + c_index(gi, gj)] = epilogue(sums[i][j], gi, gj, at); }
+    for (var i = 0u; i < PER; i++) {
+        for (var v = 0u; v < PARTS; v++) {
+            let gi = i0 + (i / 4u * SIDE + row) * 4u + i % 4u;
+            let gj = j0 + (v * SIDE + column) * 4u;
+            if (gi < params.m && gj < params.n) { store_c(sums[i][v], gi, gj, at); }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::ops::{
     ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, Linear,
-    MeanRows, Norm, NormKind, Rotary, Scale, scatter_rows,
+    MeanRows, Norm, NormKind, Rotary, Scale, StreamedAttention, scatter_rows,
 };
 use super::{Array, Bindings, DType, Shape, Tape, Var};
 use crate::error::{Error, Result};
@@ -265,6 +265,11 @@ const CHECKS: &[(&str, Build)] = &[
     ("attention, many keys", |c| {
         let (q, k, v) = (c.owned(&[2, 65, 4, 8]), c.owned(&[2, 65, 2, 8]), c.owned(&[2, 65, 2, 8]));
         Ok((c.tape.push(Attention { scale: 0.7 }, &[q, k, v])?, vec![q, k, v]))
+    }),
+    ("attention, streamed", |c| {
+        let (q, k, v) = (c.owned(&[2, 65, 4, 8]), c.owned(&[2, 65, 2, 8]), c.owned(&[2, 65, 2, 8]));
+        let tokens = c.indices(&[2 * 65], 5, true);
+        Ok((c.tape.push(StreamedAttention { scale: 0.7 }, &[q, k, v, tokens])?, vec![q, k, v]))
     }),
     ("ReLU", |c| activation(c, ActFn::Relu)),
     ("GELU (erf)", |c| activation(c, ActFn::Gelu)),

@@ -36,6 +36,7 @@ impl Tape {
     pub fn compile(&self, gpu: &Gpu, bindings: &Bindings) -> Result<Program> {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
+        let times = self.timetable(&needed, &wanted);
         let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
         for (at, node) in self.nodes().iter().enumerate() {
             if needed[at] {
@@ -106,8 +107,8 @@ impl Tape {
             let inputs = links.inputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
             let outputs = links.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
             let owned = links.inputs.iter().chain(links.outputs).any(|var| self.shape(*var).owned);
-            recording.at_cadence(node.every);
-            recording.in_scope(node.scope);
+            recording.at_cadence(times[at].every);
+            recording.in_scope(times[at].scope);
             let replicas = if owned { self.replicas() } else { 1 };
             node.op.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
         }

@@ -15,4 +15,5 @@ pub use array::Array;
 pub use check::Checked;
 pub use compile::Bindings;
 pub use op::{Links, Lower, Op};
+pub(crate) use tape::gcd;
 pub use tape::{DType, Shape, Tape, Var};

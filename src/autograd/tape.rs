@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Array;
 use super::op::{Links, Op};
 use crate::error::{Error, Result};
+use crate::gpu::STEP;
 
 /// Element type. Both are 32 bits wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,28 @@ impl Node {
     }
 }
 
+/// When an op runs, and who it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct When {
+    /// It runs at steps that this divides.
+    pub(super) every: u64,
+    /// [`STEP`], or an instrument.
+    pub(super) scope: &'static str,
+}
+
+impl When {
+    /// Whenever one of two readers does; for the step where one is the step, else for the first.
+    fn and(self, later: Self) -> Self {
+        let scope = if later.scope == STEP { STEP } else { self.scope };
+        Self { every: gcd(self.every, later.every), scope }
+    }
+}
+
+/// The greatest common divisor.
+pub(crate) fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Ops in order. Pure data: nothing touches a device before [`Tape::compile`].
 pub struct Tape {
     replicas: u32,
@@ -124,7 +147,7 @@ pub struct Tape {
 impl Tape {
     /// An empty tape for `replicas` copies of a model.
     pub fn new(replicas: u32) -> Self {
-        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1, scope: crate::gpu::STEP }
+        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1, scope: STEP }
     }
 
     /// Number of replicas R.
@@ -323,6 +346,31 @@ impl Tape {
         needed
     }
 
+    /// When each needed node runs, and who it belongs to. What the step itself recorded, and only instruments read,
+    /// runs when they do: at the steps that the greatest common divisor of their cadences divides. It belongs to
+    /// the first of them.
+    pub(super) fn timetable(&self, needed: &[bool], wanted: &[Var]) -> Vec<When> {
+        let mut read: Vec<Option<When>> = vec![None; self.vars.len()];
+        for var in wanted {
+            read[self.root(*var).index()] = Some(When { every: 1, scope: STEP });
+        }
+        let mut times: Vec<When> =
+            self.nodes.iter().map(|node| When { every: node.every, scope: node.scope }).collect();
+        // From the last to the first: who reads a value is known before who makes it.
+        for (at, node) in self.nodes.iter().enumerate().rev().filter(|(at, _)| needed[*at]) {
+            let readers = node.outputs.iter().filter_map(|var| read[var.index()]).reduce(When::and);
+            if let (Some(readers), STEP, false) = (readers, node.scope, node.effect) {
+                let every = if node.every == 1 { readers.every } else { node.every };
+                times[at] = When { every, ..readers };
+            }
+            for var in &node.inputs {
+                let before = &mut read[self.root(*var).index()];
+                *before = Some(before.map_or(times[at], |later| times[at].and(later)));
+            }
+        }
+        times
+    }
+
     /// How many recorded ops read a variable.
     pub(crate) fn readers(&self, var: Var) -> usize {
         let root = self.root(var);
@@ -337,5 +385,40 @@ impl Tape {
     /// Values of the constants as one replica sees them, for the interpreter.
     pub(super) fn constants(&self, replica: usize) -> Vec<Option<Array>> {
         self.vars().map(|var| self.constant_of(var, replica)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ops::Scale;
+    use super::*;
+
+    #[test]
+    fn what_only_instruments_read_runs_when_they_do() {
+        let mut tape = Tape::new(1);
+        let x = tape.input("x", Shape::f32(&[4]));
+        let double = |tape: &mut Tape, x| tape.push1(Scale(2.0), &[x]).unwrap();
+        let (first, shared, chain) = (double(&mut tape, x), double(&mut tape, x), double(&mut tape, x));
+        let link = double(&mut tape, chain);
+        let trained = double(&mut tape, first);
+        let mut at = |scope, every, x| {
+            tape.in_scope(scope);
+            tape.at_cadence(every, |tape| tape.push1(Scale(3.0), &[x])).unwrap()
+        };
+        let wanted = [at("a", 10, first), at("a", 20, shared), at("b", 15, shared), at("b", 100, link), trained];
+        let needed = tape.needed(&wanted);
+        let when = |every, scope| When { every, scope };
+        let expected = [
+            when(1, STEP),
+            when(5, "a"),
+            when(100, "b"),
+            when(100, "b"),
+            when(1, STEP),
+            when(10, "a"),
+            when(20, "a"),
+            when(15, "b"),
+            when(100, "b"),
+        ];
+        assert_eq!(tape.timetable(&needed, &wanted), expected);
     }
 }

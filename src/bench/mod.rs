@@ -3,18 +3,21 @@
 //! what is compared is measured in turns, in one run.
 
 mod cost;
+mod tuning;
 
 pub use cost::{Cost, Costs};
+pub use tuning::tune;
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::autograd::gcd;
 use crate::autograd::ops::{Copy, Linear};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Select, Storage, Timer, Work};
-use crate::instrument::{CostClass, gcd, registry};
+use crate::instrument::{CostClass, registry};
 use crate::record::{Setup, apply_sets};
 use crate::train::Session;
 

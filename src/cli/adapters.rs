@@ -1,8 +1,8 @@
 //! `thermoscope adapters`
 
-use super::{open_gpu, print};
+use super::print;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Bytes, Caps, adapters, no_adapter_help};
+use crate::gpu::{AdapterChoice, Bytes, Caps, Gpu, Options, adapters, no_adapter_help};
 use crate::kernels::self_check;
 
 #[derive(clap::Args)]
@@ -28,7 +28,11 @@ pub(super) fn main(args: &Args, choice: Option<&AdapterChoice>) -> Result<()> {
     let mut sound = true;
     for index in chosen {
         let caps = Caps::of_adapter(&found[index]);
-        let checks = if args.check { Some(self_check(&open_gpu(&AdapterChoice::Index(index))?)?) } else { None };
+        let checks = if args.check {
+            Some(self_check(&Gpu::open(&AdapterChoice::Index(index), Options::default())?)?)
+        } else {
+            None
+        };
         sound &= checks.iter().flatten().all(crate::autograd::Checked::passed);
         if args.json {
             let mut value = serde_json::to_value(&caps).map_err(|error| Error::Unsupported(error.to_string()))?;

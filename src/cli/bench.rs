@@ -1,9 +1,10 @@
 //! `thermoscope bench`
 
-use super::{complain, open_gpu, print};
+use super::device::Device;
+use super::{complain, print};
 use crate::bench::{self, Costs, Line, Peak, WORKLOADS, Workload};
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Bytes, Gpu};
+use crate::gpu::{Bytes, Gpu};
 use crate::instrument::CostClass;
 
 #[derive(clap::Args)]
@@ -48,10 +49,12 @@ enum What {
     Encode,
     /// 1, 2, 4, ... replicas in one program
     Replicas,
+    /// Ways of cutting matrix products: searches for the fastest and keeps it for later runs
+    Tune,
 }
 
-pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
-    let gpu = open_gpu(adapter)?;
+pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
+    let gpu = device.open()?;
     let workloads: Vec<&Workload> = match &args.preset {
         Some(name) => vec![Workload::find(name)?],
         None if args.what == What::Instruments => vec![Workload::find("grok")?],
@@ -65,6 +68,12 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
                 show(args, &[bench::encode(gpu, workload, 20 * args.rounds)?], None)?;
             }
         }
+        return Ok(());
+    }
+    if args.what == What::Tune {
+        let (tuning, path) = super::device::search(&gpu)?;
+        tuning.iter().for_each(|(products, tiling)| print(&format!("{products:14} {tiling:?}")));
+        path.iter().for_each(|path| complain(&format!("kept in {}", path.display())));
         return Ok(());
     }
     if args.what == What::Instruments {

@@ -1,8 +1,8 @@
 //! `thermoscope instruments`
 
-use super::{bench, complain, open_gpu, presets, print};
+use super::device::Device;
+use super::{bench, complain, presets, print};
 use crate::error::{Error, Result};
-use crate::gpu::AdapterChoice;
 use crate::instrument::registry;
 use crate::train::Session;
 
@@ -25,10 +25,10 @@ pub(super) struct Args {
 /// Replays of which the median counts.
 const ROUNDS: u32 = 5;
 
-pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
+pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     if let Some(name) = &args.measure {
         let setup = presets::load(name, &args.set)?;
-        let gpu = open_gpu(adapter)?;
+        let gpu = device.open()?;
         complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
         let session = Session::new(&gpu, setup.config)?;
         return bench::show_costs(name, &crate::bench::costs(&gpu, &session, ROUNDS)?, args.json);

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{open_gpu, presets, print, report};
+use super::device::Device;
+use super::{presets, print, report};
 use crate::error::{Error, Result};
-use crate::gpu::AdapterChoice;
 use crate::record::{Manifest, RunDir, Status};
 use crate::train::Session;
 
@@ -33,10 +33,10 @@ pub(super) struct Args {
     set: Vec<String>,
 }
 
-pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<()> {
+pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let folder = super::read_model(&args.model)?;
     let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
-    let gpu = open_gpu(adapter)?;
+    let gpu = device.open()?;
     let mut session = Session::new(&gpu, setup.config)?;
     session.set_weights(&folder.replicas)?;
     let mut dir = RunDir::create(

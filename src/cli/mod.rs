@@ -5,6 +5,7 @@
 
 mod adapters;
 mod bench;
+mod device;
 mod instruments;
 mod measure;
 mod presets;
@@ -18,7 +19,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::Result;
-use crate::gpu::{AdapterChoice, Gpu, Options};
 
 /// Trains small transformers and measures their circuits inside the training step, on the GPU.
 #[derive(Parser)]
@@ -27,10 +27,8 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Adapter to use: its index or part of its name, as `thermoscope adapters` lists them. Default: the
-    /// best GPU, or a software adapter where there is none
-    #[arg(long, global = true, value_name = "INDEX|NAME")]
-    adapter: Option<AdapterChoice>,
+    #[command(flatten)]
+    device: device::Device,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -74,14 +72,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let adapter = cli.adapter.clone().unwrap_or_default();
+    let device = &cli.device;
     let done = match cli.command {
-        Command::Run(args) => run::main(&args, &adapter),
-        Command::Measure(args) => measure::main(&args, &adapter).map(|()| 0),
+        Command::Run(args) => run::main(&args, device),
+        Command::Measure(args) => measure::main(&args, device).map(|()| 0),
         Command::Report(args) => report::main(&args).map(|()| 0),
-        Command::Adapters(args) => adapters::main(&args, cli.adapter.as_ref()).map(|()| 0),
-        Command::Bench(args) => bench::main(&args, &adapter).map(|()| 0),
-        Command::Instruments(args) => instruments::main(&args, &adapter).map(|()| 0),
+        Command::Adapters(args) => adapters::main(&args, device.choice.as_ref()).map(|()| 0),
+        Command::Bench(args) => bench::main(&args, device).map(|()| 0),
+        Command::Instruments(args) => instruments::main(&args, device).map(|()| 0),
         Command::Presets(args) => presets::main(&args).map(|()| 0),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -127,10 +125,6 @@ fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
 fn complain(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-fn open_gpu(adapter: &AdapterChoice) -> Result<Gpu> {
-    Gpu::open(adapter, Options::default())
 }
 
 /// `runs/NAME`, or the first of `runs/NAME-2`, `runs/NAME-3`, ... that does not exist.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::device::Device;
 use super::progress::Progress;
-use super::{fresh_dir, open_gpu, presets, print, report};
+use super::{fresh_dir, presets, print, report};
 use crate::bench::Costs;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, Bytes, Gpu};
+use crate::gpu::{Bytes, Gpu};
 use crate::record::{Finding, Manifest, Roles, RunDir, Sets, Setup, Status};
 use crate::train::{Session, StepRow};
 
@@ -62,7 +63,7 @@ impl Args {
     }
 }
 
-pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
+pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let asked = args.setup()?;
     if asked.is_none()
         && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none() && args.steps.is_none())
@@ -91,7 +92,7 @@ pub(super) fn main(args: &Args, adapter: &AdapterChoice) -> Result<u8> {
         }
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
-    let gpu = open_gpu(adapter)?;
+    let gpu = device.open()?;
     let mut session = Session::new(&gpu, setup.config)?;
     let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
     let mut warning = None;

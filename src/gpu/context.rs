@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Caps, Kernel};
+use super::{Caps, Kernel, Tuning};
 use crate::error::{Error, Result};
 
 /// Which adapter to open.
@@ -60,6 +60,7 @@ struct Inner {
     /// By shader name and knob values.
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     failure: Arc<Mutex<Option<String>>>,
+    tuning: Mutex<Tuning>,
 }
 
 impl Gpu {
@@ -113,7 +114,17 @@ impl Gpu {
         failure: Arc<Mutex<Option<String>>>,
     ) -> Self {
         let caps = Caps::read(&device, adapter, queue.get_timestamp_period());
-        Self { inner: Arc::new(Inner { device, queue, caps, checked, kernels: Mutex::default(), failure }) }
+        Self {
+            inner: Arc::new(Inner {
+                device,
+                queue,
+                caps,
+                checked,
+                kernels: Mutex::default(),
+                failure,
+                tuning: Mutex::default(),
+            }),
+        }
     }
 
     /// The wgpu device.
@@ -129,6 +140,16 @@ impl Gpu {
     /// What the device can do.
     pub fn caps(&self) -> &Caps {
         &self.inner.caps
+    }
+
+    /// How matrix products are cut; see [`Gpu::tune`].
+    pub fn tuning(&self) -> Tuning {
+        self.inner.tuning.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Sets how products recorded from now on are cut. Speed depends on it, no bit of any result does.
+    pub fn tune(&self, tuning: Tuning) {
+        *self.inner.tuning.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = tuning;
     }
 
     /// Whether kernels are compiled with bounds checks.

@@ -11,6 +11,7 @@ mod program;
 mod readback;
 mod shader;
 mod timer;
+mod tuning;
 
 pub use buffers::{Bytes, Class};
 pub use caps::{Caps, CoopMatrix};
@@ -21,5 +22,6 @@ pub use program::{Part, Phase, Program, Recording, STEP, Select, Slot, Storage, 
 pub use readback::{Readback, read_now};
 pub use shader::{Field, Knob, Params, Shader, assemble};
 pub use timer::{Span, Timer};
+pub use tuning::{Tiling, Tuning};
 
 pub(crate) use shader::params;

@@ -76,10 +76,12 @@ const SHARED: &[(&str, &str)] = &[
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),
+    ("operands", include_str!("../../shaders/shared/operands.wgsl")),
     ("patterns", include_str!("../../shaders/shared/patterns.wgsl")),
     ("philox", include_str!("../../shaders/shared/philox.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("rows", include_str!("../../shaders/shared/rows.wgsl")),
+    ("streaming", include_str!("../../shaders/shared/streaming.wgsl")),
 ];
 
 /// How a parameter block reaches the kernel.

@@ -8,10 +8,9 @@ use super::ablation_ops::{
     Ablate, AblateEach, BINS, Baseline, Effects, GroupMeans, Interactions, NullSummary, OUTCOMES, Outcomes, Paths,
     Reliability, Temperature,
 };
-use super::attach::gcd;
 use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::ops::{ColumnSum, GatherRows, HeadResult, Linear, Scale, TransposedProduct};
-use crate::autograd::{Tape, Var};
+use crate::autograd::{Tape, Var, gcd};
 use crate::error::Result;
 use crate::gpu::{Philox, Stream};
 use crate::model::{Model, Point, ReadOut, Resume};

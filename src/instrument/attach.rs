@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Card, Instrument};
 use crate::autograd::ops::{Copy, CrossEntropy, MeanRows};
-use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var, gcd};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Params, Shader, Storage, Tensor, grid_1d};
 use crate::model::{Forward, Model, ReadOut};
@@ -377,10 +377,6 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
         ))),
         None => Ok(()),
     }
-}
-
-pub(crate) fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 crate::gpu::params! {

@@ -7,6 +7,7 @@ use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+use crate::model::Forward;
 use crate::task::count_targets;
 
 /// `attention_entropy`, `head_similarity`, `head_similarity.centered`.
@@ -66,7 +67,9 @@ impl Instrument for Patterns {
             let pattern = cx.train.forward.hook(&site)?;
             let layer = layer as i32;
             if let Some(every) = cx.every(self, entropy) {
-                let value = cx.tape.at_cadence(every, |tape| tape.push1(HeadEntropy, &[pattern, targets, count]))?;
+                let (x, taken) = rows_of(&cx.train.forward, layer as usize)?;
+                let op = HeadEntropy { taken };
+                let value = cx.tape.at_cadence(every, |tape| tape.push1(op, &[x, targets, count]))?;
                 let labels = (0..heads as i32).map(|head| Label { layer, head, index: -1 }).collect();
                 cx.record(self, entropy.name, &site, value, 0, labels);
             }
@@ -80,6 +83,15 @@ impl Instrument for Patterns {
             }
         }
         Ok(())
+    }
+}
+
+/// What measures of single rows of a layer's pattern read: statistics of the rows [B, H, Tq, 4], which long attention takes
+/// on its way, and `true`; else the pattern.
+pub(super) fn rows_of(forward: &Forward, layer: usize) -> Result<(Var, bool)> {
+    match forward.statistics(layer) {
+        Some(statistics) => Ok((statistics, true)),
+        None => Ok((forward.hook(&format!("blocks.{layer}.attn.hook_pattern"))?, false)),
     }
 }
 
@@ -110,7 +122,7 @@ crate::gpu::params! {
 static HEAD_ENTROPY: Shader = Shader {
     name: "instrument/head_entropy",
     source: include_str!("../../shaders/instrument/head_entropy.wgsl"),
-    knobs: &[Knob { name: "LONG", values: &[0, 1] }],
+    knobs: &[Knob { name: "LONG", values: &[0, 1] }, Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
 static PATTERN_SUM: Shader = Shader {
@@ -187,7 +199,10 @@ pub(super) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: u
 
 /// y [H] = mean over the queries that count of the entropy of a row of A. Inputs: A [B, H, Tq, T], targets,
 /// and how many count in all, `[1]`.
-pub(super) struct HeadEntropy;
+pub(super) struct HeadEntropy {
+    /// Whether statistics of the rows [B, H, Tq, 4], the entropy first, stand in for A.
+    pub(super) taken: bool,
+}
 
 impl Op for HeadEntropy {
     fn name(&self) -> &'static str {
@@ -206,13 +221,15 @@ impl Op for HeadEntropy {
         // Rows that fill most of a workgroup are walked one by one.
         let [batch, _, queries, keys] = dims;
         let long = keys >= 32;
+        let by_rows = self.taken || long;
         let chunk = if long { (CHUNK / keys).max(1) } else { CHUNK };
-        let chunks = (batch * queries * if long { 1 } else { keys }).div_ceil(chunk);
+        let chunks = (batch * queries * if by_rows { 1 } else { keys }).div_ceil(chunk);
         let partial = cx.scratch(&[chunks, heads]);
         let strides = [Some(x), Some(targets), Some(count), None, Some(&partial)];
         let params = params(dims, own_targets(dims, targets.len()), chunk, strides);
         let grid = [heads as u32, chunks as u32, cx.replicas];
-        cx.dispatch(&HEAD_ENTROPY, &[u32::from(long)], &params, &[x, targets, count, &partial], grid)?;
+        let knobs = [u32::from(long), u32::from(self.taken)];
+        cx.dispatch(&HEAD_ENTROPY, &knobs, &params, &[x, targets, count, &partial], grid)?;
         sum_columns(cx, &partial, chunks, heads, &outputs[0])
     }
 
@@ -223,8 +240,13 @@ impl Op for HeadEntropy {
         for (at, a) in inputs[0].data.iter().enumerate() {
             let (query, head, example) =
                 (at / keys % queries, at / (queries * keys) % heads, at / (heads * queries * keys));
-            if *a > 0.0 && counts(dims, inputs[1], example, query) {
-                out.data[head] -= a * a.ln() / all;
+            let part = match self.taken {
+                true if at % keys == 0 => *a,
+                false if *a > 0.0 => -a * a.ln(),
+                _ => 0.0,
+            };
+            if counts(dims, inputs[1], example, query) {
+                out.data[head] += part / all;
             }
         }
         vec![out]
@@ -359,13 +381,13 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[120], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         let count = count_targets(&mut c.tape, targets, 1)?;
-        Ok((vec![c.tape.push1(HeadEntropy, &[pattern, targets, count])?], Vec::new()))
+        Ok((vec![c.tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])?], Vec::new()))
     }),
     ("attention entropy, long", |c| {
         let [q, k] = [(); 2].map(|()| c.owned(&[2, 65, 4, 8]));
         let (pattern, targets) = (c.tape.push(Attention { scale: 0.7 }, &[q, k, k])?[1], c.indices(&[130], 7, true));
         let count = count_targets(&mut c.tape, targets, 1)?;
-        Ok((vec![c.tape.push1(HeadEntropy, &[pattern, targets, count])?], Vec::new()))
+        Ok((vec![c.tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])?], Vec::new()))
     }),
     ("head similarity", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
@@ -377,11 +399,11 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
 mod tests {
     use super::*;
     use crate::autograd::check::{Case, gpus};
-    use crate::autograd::ops::GatherRows;
+    use crate::autograd::ops::{AttentionPattern, GatherRows, StreamedAttention};
 
     fn mean_entropy(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
         let count = count_targets(tape, targets, 1)?;
-        tape.push1(HeadEntropy, &[pattern, targets, count])
+        tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])
     }
 
     fn pattern(case: &mut Case, b: usize, t: usize, h: usize) -> Var {
@@ -409,6 +431,25 @@ mod tests {
                     // Centring subtracts numbers of order 1 from each other: 1e-4 of what is left.
                     case.agree(&[cosines], 1e-4);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn entropies_taken_by_long_attention_are_those_of_its_pattern() {
+        for (b, t, h, ragged) in [(3, 65, 2, true), (1, 130, 3, false)] {
+            let mut case = Case::new("entropies taken on the way");
+            let (q, k) = (case.owned(&[b, t, h, 8]), case.owned(&[b, t, h, 8]));
+            let streamed = case.tape.push(StreamedAttention { scale: 0.9 }, &[q, k, k]).unwrap()[2];
+            let pattern = case.tape.push(AttentionPattern { scale: 0.9 }, &[q, k]).unwrap()[0];
+            let targets = targets(&mut case, b * t, ragged);
+            let count = count_targets(&mut case.tape, targets, 1).unwrap();
+            let taken = case.tape.push1(HeadEntropy { taken: true }, &[streamed, targets, count]).unwrap();
+            let plain = case.tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count]).unwrap();
+            case.agree(&[taken, plain], 1e-5);
+            let exact = case.reference(0, &[taken, plain]).unwrap();
+            for (taken, plain) in exact[0].data.iter().zip(&exact[1].data) {
+                assert!((taken - plain).abs() < 1e-12, "{taken} and {plain}");
             }
         }
     }

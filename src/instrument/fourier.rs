@@ -1,7 +1,6 @@
 //! Fourier instruments for tasks with a cyclic group: which frequencies the weights hold, which the
 //! logits use, and how much loss depends on them. Definitions: Nanda et al. 2023.
 
-use super::attach::gcd;
 use super::fourier_ops::{
     CentredSquares, ColumnSquares, ExcludeEach, KeepFrequencies, Largest, RankFrequencies, RowSquares, SpectrumSummary,
 };
@@ -12,7 +11,7 @@ use crate::autograd::op::misfit;
 use crate::autograd::ops::{
     Add, ColumnSum, CrossEntropy, GatherRows, IGNORE, Linear, MeanRows, Scale, TransposedProduct, scatter_rows,
 };
-use crate::autograd::{Tape, Var};
+use crate::autograd::{Tape, Var, gcd};
 use crate::error::Result;
 use crate::model::Model;
 use crate::task::{Examples, Feed};

@@ -1,14 +1,14 @@
 //! Induction: where heads look relative to what was read before, on the training batch and on repeated random
 //! tokens, and what models gain from context. Definitions: Olsson et al. 2022, detectors of TransformerLens.
 
-use super::attention::{PatternParams, counts, four, own_targets, params};
+use super::attention::{PatternParams, counts, four, own_targets, params, rows_of};
 use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Add, ColumnSum, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
+use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
 use crate::model::{Forward, Model, ReadOut, Rows};
 use crate::task::{Batch, count_targets};
 
@@ -190,8 +190,11 @@ fn all_scores(
     batch: usize,
 ) -> Result<Vec<Var>> {
     let counts = tape.push1(MatchCounts { batch }, &[tokens, targets])?;
-    let patterns = (0..model.config.n_layers).map(|layer| forward.hook(&format!("blocks.{layer}.attn.hook_pattern")));
-    patterns.map(|pattern| tape.push1(MatchScores, &[pattern?, tokens, targets, counts])).collect()
+    let layers = (0..model.config.n_layers).map(|layer| {
+        let (x, taken) = rows_of(forward, layer)?;
+        tape.push1(MatchScores { taken }, &[x, tokens, targets, counts])
+    });
+    layers.collect()
 }
 
 /// Mean loss at the later of two stretches of positions minus that at the earlier, over all pieces of a set, [1].
@@ -270,7 +273,7 @@ static MATCH_COUNTS: Shader = Shader {
 static MATCH_SCORES: Shader = Shader {
     name: "instrument/match_scores",
     source: include_str!("../../shaders/instrument/match_scores.wgsl"),
-    knobs: &[],
+    knobs: &[Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
 crate::gpu::params! {
@@ -337,7 +340,10 @@ impl Op for MatchCounts {
 
 /// y [3, H + 1]: previous-token, duplicate-token and prefix-matching score of each head, and of uniform attention;
 /// 0 where no query has one. Inputs: A [B, H, Tq, T], tokens [B * T], targets, counts [2].
-struct MatchScores;
+struct MatchScores {
+    /// Whether statistics of the rows [B, H, Tq, 4] stand in for A.
+    taken: bool,
+}
 
 impl Op for MatchScores {
     fn name(&self) -> &'static str {
@@ -346,7 +352,7 @@ impl Op for MatchScores {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let [batch, heads, _, keys] = four(&inputs[0].dims)?;
-        if inputs[1].len() != batch * keys {
+        if !self.taken && inputs[1].len() != batch * keys {
             return Err(misfit("match scores", format!("{:?} and {} tokens", inputs[0].dims, inputs[1].len())));
         }
         Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[3, heads + 1]) }])
@@ -355,21 +361,25 @@ impl Op for MatchScores {
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         const CHUNK: usize = 2048;
         let [x, tokens, targets, counts] = inputs else { return Err(misfit("match scores", "inputs")) };
-        let dims @ [_, heads, ..] = four(&x.dims)?;
-        let chunks = (x.len() / heads).div_ceil(CHUNK);
+        let [batch, heads, queries, _] = four(&x.dims)?;
+        let dims = [batch, heads, queries, tokens.len() / batch];
+        let (walked, chunk) = if self.taken { (batch * queries, 64) } else { (batch * queries * dims[3], CHUNK) };
+        let chunks = walked.div_ceil(chunk);
         let partial = cx.scratch(&[chunks, outputs[0].len()]);
         let strides = [Some(x), Some(targets), Some(counts), None, Some(&partial)];
         let params = PatternParams {
             tokens_replica: tokens.replica_stride,
-            ..params(dims, own_targets(dims, targets.len()), CHUNK, strides)
+            ..params(dims, own_targets(dims, targets.len()), chunk, strides)
         };
         let grid = [heads as u32 + 1, chunks as u32, cx.replicas];
-        cx.dispatch(&MATCH_SCORES, &[], &params, &[x, tokens, targets, counts, &partial], grid)?;
+        cx.dispatch(&MATCH_SCORES, &[u32::from(self.taken)], &params, &[x, tokens, targets, counts, &partial], grid)?;
         sum_columns(cx, &partial, chunks, outputs[0].len(), &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let Ok(dims @ [batch, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
+        let Ok([batch, heads, queries, _]) = four(&inputs[0].dims) else { return Vec::new() };
+        let keys = inputs[1].data.len() / batch;
+        let dims = [batch, heads, queries, keys];
         let mut out = Array::zeros(&[3, heads + 1]);
         for (b, q) in (0..batch).flat_map(|b| (0..queries).map(move |q| (b, q))) {
             let (tokens, i) = (&inputs[1].data[b * keys..][..keys], keys - queries + q);
@@ -377,10 +387,16 @@ impl Op for MatchScores {
                 continue;
             }
             for (h, k) in (0..=heads).flat_map(|h| (0..=i).map(move |k| (h, k))) {
-                let uniform = 1.0 / (i + 1) as f64;
-                let a = if h == heads { uniform } else { inputs[0].data[((b * heads + h) * queries + q) * keys + k] };
+                let row = (b * heads + h) * queries + q;
                 let found = [k + 1 == i, k < i && tokens[k] == tokens[i], k > 0 && tokens[k - 1] == tokens[i]];
-                for (kind, count) in [0, 1, 1].into_iter().enumerate().filter(|(kind, _)| found[*kind]) {
+                for (kind, count) in [0, 1, 1].into_iter().enumerate() {
+                    let a = match self.taken && h < heads {
+                        // Once for the whole row.
+                        true if k == 0 => inputs[0].data[row * 4 + 1 + kind],
+                        false if found[kind] && h == heads => 1.0 / (i + 1) as f64,
+                        false if found[kind] => inputs[0].data[row * keys + k],
+                        _ => continue,
+                    };
                     out.data[kind * (heads + 1) + h] += a / inputs[3].data[count];
                 }
             }
@@ -436,7 +452,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
             (c.owned(&[20, 4, 3, 5]), c.indices(&[100], 3, true), c.indices(&[20], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         let counts = c.tape.push1(MatchCounts { batch: 20 }, &[tokens, targets])?;
-        Ok((vec![counts, c.tape.push1(MatchScores, &[pattern, tokens, targets, counts])?], Vec::new()))
+        Ok((vec![counts, c.tape.push1(MatchScores { taken: false }, &[pattern, tokens, targets, counts])?], Vec::new()))
     }),
     ("position gap", |c| {
         let inputs = [c.owned(&[300]), c.owned(&[300])];
@@ -448,7 +464,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
 mod tests {
     use super::*;
     use crate::autograd::check::{Case, SIZES, gpus};
-    use crate::autograd::ops::{Attention, IGNORE};
+    use crate::autograd::ops::{Attention, AttentionPattern, IGNORE, StreamedAttention};
     use crate::model::ModelConfig;
 
     #[test]
@@ -464,13 +480,32 @@ mod tests {
                 let all: Vec<u32> = (0..b * tq).map(|i| if i % 3 == 1 { IGNORE } else { 1 }).collect();
                 let all = case.tape.constant_u32(&[if own { b * tq } else { b }], &all[..if own { b * tq } else { b }]);
                 let counts = case.tape.constant(&[2], &[7.0, 3.0]);
-                let scores = case.tape.push1(MatchScores, &[pattern, tokens, all, counts]).unwrap();
+                let scores = case.tape.push1(MatchScores { taken: false }, &[pattern, tokens, all, counts]).unwrap();
                 // Sums of up to a few thousand positive terms, in trees.
                 case.agree(&[scores], 1e-5);
                 if tq == t {
                     let counts = case.tape.push1(MatchCounts { batch: b }, &[tokens, all]).unwrap();
                     case.agree(&[counts], 0.0);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_taken_by_long_attention_are_those_of_its_pattern() {
+        for (b, t, h) in [(3, 65, 2), (1, 130, 3)] {
+            let mut case = Case::new("scores taken on the way");
+            let (q, k) = (case.owned(&[b, t, h, 8]), case.owned(&[b, t, h, 8]));
+            let (tokens, targets) = (case.indices(&[b * t], 9, true), case.indices(&[b * t], 2, true));
+            let streamed = case.tape.push(StreamedAttention { scale: 0.9 }, &[q, k, k, tokens]).unwrap()[2];
+            let pattern = case.tape.push(AttentionPattern { scale: 0.9 }, &[q, k]).unwrap()[0];
+            let counts = case.tape.push1(MatchCounts { batch: b }, &[tokens, targets]).unwrap();
+            let mut scores = |x, taken| case.tape.push1(MatchScores { taken }, &[x, tokens, targets, counts]).unwrap();
+            let both = [scores(streamed, true), scores(pattern, false)];
+            case.agree(&both, 1e-5);
+            let exact = case.reference(0, &both).unwrap();
+            for (taken, plain) in exact[0].data.iter().zip(&exact[1].data) {
+                assert!((taken - plain).abs() < 1e-12, "{taken} and {plain}");
             }
         }
     }
@@ -619,7 +654,7 @@ mod tests {
             let targets: Vec<u32> = (0..n * t).map(|i| if i < 10 * t && i % 5 != 2 { 1 } else { IGNORE }).collect();
             let targets = case.tape.constant_u32(&[n * t], &targets);
             let counts = case.tape.push1(MatchCounts { batch: n }, &[tokens, targets]).unwrap();
-            let scores = case.tape.push1(MatchScores, &[pattern, tokens, targets, counts]).unwrap();
+            let scores = case.tape.push1(MatchScores { taken: false }, &[pattern, tokens, targets, counts]).unwrap();
             gpus().iter().map(|gpu| case.run(gpu, &[counts, scores]).unwrap().concat().concat()).collect::<Vec<_>>()
         };
         for (alone, padded) in values(10).iter().zip(values(40)) {

@@ -25,7 +25,6 @@ mod synchrony;
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use attach::FILING;
 #[cfg(feature = "cli")]
-pub(crate) use attach::gcd;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateSummary;

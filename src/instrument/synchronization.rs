@@ -2,7 +2,7 @@
 //! their weights, and in how these move. Definitions: Verma 2026 (2605.20441), each also with the mean
 //! pattern removed, because patterns are positive and heads without any relation look alike.
 
-use super::attention::{Cosines, HeadEntropy, pattern_products};
+use super::attention::{Cosines, HeadEntropy, pattern_products, rows_of};
 use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
@@ -92,9 +92,9 @@ impl Instrument for Synchronization {
         for layer in 0..cx.model.config.n_layers {
             if let Some(every) = cx.cadence_of(self, OF_PATTERNS) {
                 let site = format!("blocks.{layer}.attn.hook_pattern");
-                let pattern = cx.train.forward.hook(&site)?;
+                let (pattern, rows) = (cx.train.forward.hook(&site)?, rows_of(&cx.train.forward, layer)?);
                 let (targets, count) = (cx.train.batch.targets, cx.train.batch.count);
-                let found = cx.tape.at_cadence(every, |tape| synchrony(tape, pattern, targets, count))?;
+                let found = cx.tape.at_cadence(every, |tape| synchrony(tape, pattern, rows, targets, count))?;
                 let label = |index| Label { layer: layer as i32, head: -1, index };
                 cx.record(self, "sync.similarity", &site, found, 0, vec![label(0), label(1)]);
                 cx.record(self, "sync.participation", &site, found, 2, vec![label(0), label(1)]);
@@ -140,9 +140,11 @@ impl Synchronization {
 }
 
 /// Similarity, plain and centred, participation, plain and centred, and spread of the entropies, [5].
-fn synchrony(tape: &mut Tape, pattern: Var, targets: Var, count: Var) -> Result<Var> {
+/// `rows` are the pattern's, see [`rows_of`].
+fn synchrony(tape: &mut Tape, pattern: Var, rows: (Var, bool), targets: Var, count: Var) -> Result<Var> {
     let products = pattern_products(tape, pattern, targets)?;
-    let entropy = tape.push1(HeadEntropy, &[pattern, targets, count])?;
+    let (x, taken) = rows;
+    let entropy = tape.push1(HeadEntropy { taken }, &[x, targets, count])?;
     tape.push1(HeadSynchrony, &[products, entropy])
 }
 
@@ -311,7 +313,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         let count = count_targets(&mut c.tape, targets, 1)?;
-        Ok((vec![synchrony(&mut c.tape, pattern, targets, count)?], Vec::new()))
+        Ok((vec![synchrony(&mut c.tape, pattern, (pattern, false), targets, count)?], Vec::new()))
     }),
     ("head products", |c| {
         let [a, b, before_a, before_b] = [[4, 700], [2, 31], [4, 700], [2, 31]].map(|dims| c.owned(&dims));
@@ -331,7 +333,7 @@ mod tests {
         let batch = case.tape.shape(pattern).dims[0];
         let targets = case.tape.constant_u32(&[batch], &vec![1; batch]);
         let count = count_targets(&mut case.tape, targets, 1).unwrap();
-        synchrony(&mut case.tape, pattern, targets, count).unwrap()
+        synchrony(&mut case.tape, pattern, (pattern, false), targets, count).unwrap()
     }
 
     /// A pattern with one query in each example: `entry(example, head, key)`.
@@ -364,7 +366,7 @@ mod tests {
                 let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
                 let targets = case.indices(&[if own { b * tq } else { b }], 7, true);
                 let count = count_targets(&mut case.tape, targets, 1).unwrap();
-                let found = synchrony(&mut case.tape, pattern, targets, count).unwrap();
+                let found = synchrony(&mut case.tape, pattern, (pattern, false), targets, count).unwrap();
                 // Centring subtracts numbers of order 1 from each other.
                 case.agree(&[found], 1e-4);
             }
@@ -438,7 +440,7 @@ mod tests {
             let targets: Vec<u32> = (0..n).map(|e| if e < b { 1 } else { IGNORE }).collect();
             let targets = case.tape.constant_u32(&[n], &targets);
             let count = count_targets(&mut case.tape, targets, 1).unwrap();
-            let found = synchrony(&mut case.tape, pattern, targets, count).unwrap();
+            let found = synchrony(&mut case.tape, pattern, (pattern, false), targets, count).unwrap();
             gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap()[0][0].clone()).collect::<Vec<_>>()
         };
         for (alone, padded) in values(false).iter().zip(values(true)) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{ModelConfig, Normalization, PositionalEmbedding, WeightTable};
 use crate::autograd::ops::{
-    Activation, AddBias, Attention, FrozenNorm, GatedActivation, GatherRows, HeadResult, Linear, MixValues, Norm,
-    NormKind, Rotary,
+    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, GatedActivation, GatherRows, HeadResult, Linear,
+    MixValues, Norm, NormKind, Rotary, StreamedAttention,
 };
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -41,6 +41,10 @@ pub enum Rows {
     },
 }
 
+/// Of long attention, which keeps no pattern: the hook of its statistics, [B, H, Tq, 4], as [`StreamedAttention`] takes
+/// them. TransformerLens has none of that name.
+const STATISTICS: &str = "attn.row_statistics";
+
 /// Values by TransformerLens's hook names.
 type Hooks = BTreeMap<String, Var>;
 
@@ -53,6 +57,11 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// Statistics of the attention rows of a block, [B, H, Tq, 4], where its attention streams.
+    pub(crate) fn statistics(&self, layer: usize) -> Option<Var> {
+        self.hooks.get(&format!("blocks.{layer}.{STATISTICS}")).copied()
+    }
+
     /// The value at a hook point.
     ///
     /// # Errors
@@ -106,6 +115,8 @@ struct Stream {
     x: Var,
     positions: Var,
     distinct: Option<(Var, Var)>,
+    /// Tokens [B * T], where they are known one by one.
+    tokens: Option<Var>,
 }
 
 impl Model {
@@ -162,7 +173,7 @@ impl Model {
         let dims = [batch, queries, self.config.d_model];
         hooks.insert(format!("blocks.{layer}.hook_resid_post"), tape.reshape(x, &dims)?);
         let x = tape.reshape(x, &[batch * queries, self.config.d_model])?;
-        let stream = Stream { x, positions: positions_of(tape, batch, seq), distinct: None };
+        let stream = Stream { x, positions: positions_of(tape, batch, seq), distinct: None, tokens: None };
         self.blocks(tape, hooks, layer + 1, stream, (batch, seq), read, patterns)
     }
 
@@ -222,15 +233,15 @@ impl Model {
 
     fn embed(&self, tape: &mut Tape, rows: &Rows, batch: usize, seq: usize) -> Result<Stream> {
         let w_e = self.need("embed.W_E")?;
-        let (tokens, positions, distinct) = match *rows {
-            Rows::Each { tokens } => (tokens, positions_of(tape, batch, seq), None),
-            Rows::Distinct { tokens, positions, index, last } => (tokens, positions, Some((index, last))),
+        let (tokens, positions, distinct, each) = match *rows {
+            Rows::Each { tokens } => (tokens, positions_of(tape, batch, seq), None, Some(tokens)),
+            Rows::Distinct { tokens, positions, index, last } => (tokens, positions, Some((index, last)), None),
         };
         let mut inputs = vec![w_e, tokens];
         if let Some(w_pos) = self.weight("pos_embed.W_pos") {
             inputs.extend([w_pos, positions]);
         }
-        Ok(Stream { x: tape.push1(GatherRows, &inputs)?, positions, distinct })
+        Ok(Stream { x: tape.push1(GatherRows, &inputs)?, positions, distinct, tokens: each })
     }
 
     /// One block. `dims` is [B, T, D].
@@ -291,18 +302,31 @@ impl Model {
         let q = project(tape, hooks, "Q", asked)?;
         let key = project(tape, hooks, "K", all)?;
         let value = project(tape, hooks, "V", all)?;
-        let out = match patterns {
-            Some(clean) => vec![tape.push1(MixValues, &[clean.hook(&block("attn.hook_pattern"))?, value])?],
-            None => tape.push(Attention { scale: (1.0 / config.attn_scale) as f32 }, &[q, key, value])?,
+        let scale = (1.0 / config.attn_scale) as f32;
+        let z = match patterns {
+            Some(clean) => tape.push1(MixValues, &[clean.hook(&block("attn.hook_pattern"))?, value])?,
+            None => {
+                let kept = if StreamedAttention::suits(seq, k) {
+                    // The pattern is for those who read it; attention itself does not.
+                    let mut inputs = vec![q, key, value];
+                    inputs.extend(stream.tokens);
+                    let out = tape.push(StreamedAttention { scale }, &inputs)?;
+                    hooks.insert(block(STATISTICS), out[2]);
+                    [vec![out[0]], tape.push(AttentionPattern { scale }, &[q, key])?].concat()
+                } else {
+                    tape.push(Attention { scale }, &[q, key, value])?
+                };
+                hooks.insert(block("attn.hook_pattern"), kept[1]);
+                hooks.insert(block("attn.hook_attn_scores"), kept[2]);
+                kept[0]
+            }
         };
-        for (hook, var) in ["hook_z", "hook_pattern", "hook_attn_scores"].into_iter().zip(&out) {
-            hooks.insert(block(&format!("attn.{hook}")), *var);
-        }
+        hooks.insert(block("attn.hook_z"), z);
         let w_o = self.need(&block("attn.W_O"))?;
-        let result = tape.push1(HeadResult, &[out[0], w_o])?;
+        let result = tape.push1(HeadResult, &[z, w_o])?;
         hooks.insert(block("attn.hook_result"), tape.reshape(result, &[batch, queries, h, d])?);
 
-        let flat_z = tape.reshape(out[0], &[batch * queries, h * k])?;
+        let flat_z = tape.reshape(z, &[batch * queries, h * k])?;
         let flat_w = tape.reshape(w_o, &[h * k, d])?;
         let before = pick(tape, stream.x, asked)?;
         let out_dims = [batch, queries, d];
@@ -319,7 +343,7 @@ impl Model {
         };
         hooks.insert(block("hook_resid_post"), tape.reshape(post, &out_dims)?);
         let positions = if stream.distinct.is_some() { positions_of(tape, batch, seq) } else { stream.positions };
-        Ok(Stream { x: post, positions, distinct: None })
+        Ok(Stream { x: post, positions, distinct: None, tokens: stream.tokens })
     }
 
     /// The MLP reading `from`, added to `residual`. `dims` is [B, Tq, D].

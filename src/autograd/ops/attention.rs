@@ -80,17 +80,17 @@ pub struct Attention {
 }
 
 #[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    queries: usize,
-    keys: usize,
-    heads: usize,
-    groups: usize,
-    width: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) heads: usize,
+    pub(super) groups: usize,
+    pub(super) width: usize,
 }
 
 impl Sizes {
-    fn of(q: &[usize], k: &[usize]) -> Option<Self> {
+    pub(super) fn of(q: &[usize], k: &[usize]) -> Option<Self> {
         let ([b, tq, h, w], [b2, t, g, w2]) = (q, k) else { return None };
         let fits = b == b2 && w == w2 && tq <= t && *g > 0 && h.is_multiple_of(*g);
         fits.then_some(Self { batch: *b, queries: *tq, keys: *t, heads: *h, groups: *g, width: *w })
@@ -110,8 +110,20 @@ impl Sizes {
     }
 
     /// The last key a query may see.
-    fn horizon(&self, query: usize) -> usize {
+    pub(super) fn horizon(&self, query: usize) -> usize {
         self.keys - self.queries + query
+    }
+
+    /// Where the query of a row of the pattern begins in q.
+    fn query_at(&self, row: usize) -> usize {
+        let (b, h, i) = (row / (self.heads * self.queries), row / self.queries % self.heads, row % self.queries);
+        ((b * self.queries + i) * self.heads + h) * self.width
+    }
+
+    /// Where key 0 of a row of the pattern begins in k.
+    fn key_at(&self, row: usize) -> usize {
+        let (b, h) = (row / (self.heads * self.queries), row / self.queries % self.heads);
+        (b * self.keys * self.groups + h / (self.heads / self.groups)) * self.width
     }
 
     fn params(&self, scale: f32) -> AttentionParams {
@@ -157,7 +169,7 @@ impl Sizes {
     }
 }
 
-fn wide(sizes: &Sizes, tensors: &[&Tensor]) -> u32 {
+pub(super) fn wide(sizes: &Sizes, tensors: &[&Tensor]) -> u32 {
     u32::from(sizes.width.is_multiple_of(4) && tensors.iter().all(|t| t.replica_stride.is_multiple_of(4)))
 }
 
@@ -196,25 +208,10 @@ impl Op for Attention {
             cx.count_flops(sizes.flops(cx.replicas));
             return Ok(());
         }
-        let group = sizes.heads / sizes.groups;
-        let (t, w) = (sizes.keys, sizes.width);
-        let kv = sizes.kv(sizes.groups);
-        sizes
-            .product(
-                Form::NT,
-                (sizes.queries, t, w),
-                (q, sizes.q()),
-                (k, kv),
-                (scores, sizes.scores()),
-                group,
-                self.scale,
-            )
-            .record(cx)?;
-        let (subgroups, grid) = cx.by_rows(sizes.rows(), 64);
-        cx.dispatch(&SOFTMAX, &[subgroups], &params, &[scores, pattern], grid)?;
-        sizes
-            .product(Form::NN, (sizes.queries, w, t), (pattern, sizes.scores()), (v, kv), (z, sizes.q()), group, 1.0)
-            .record(cx)
+        AttentionPattern { scale: self.scale }.lower(cx, &inputs[..2], &outputs[1..])?;
+        let (group, kv) = (sizes.heads / sizes.groups, sizes.kv(sizes.groups));
+        let size = (sizes.queries, sizes.width, sizes.keys);
+        sizes.product(Form::NN, size, (pattern, sizes.scores()), (v, kv), (z, sizes.q()), group, 1.0).record(cx)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
@@ -229,29 +226,77 @@ impl Op for Attention {
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
         let Some(s) = Sizes::of(&q.dims, &k.dims) else { return Vec::new() };
-        let (mut z, mut pattern, mut scores) =
-            (Array::zeros(&q.dims), Array::zeros(&s.pattern()), Array::zeros(&s.pattern()));
+        let found = AttentionPattern { scale: self.scale }.reference(&[q, k]);
+        let mut z = Array::zeros(&q.dims);
         for row in 0..s.rows() {
-            let (b, h, i) = (row / (s.heads * s.queries), row / s.queries % s.heads, row % s.queries);
-            let g = h / (s.heads / s.groups);
-            let q_at = ((b * s.queries + i) * s.heads + h) * s.width;
-            let kv_at = |j: usize| ((b * s.keys + j) * s.groups + g) * s.width;
-            let line = row * s.keys;
-            for j in 0..s.keys {
-                let dot: f64 = (0..s.width).map(|x| q.data[q_at + x] * k.data[kv_at(j) + x]).sum();
-                scores.data[line + j] = if j <= s.horizon(i) { f64::from(self.scale) * dot } else { MASKED };
-            }
-            let seen = 0..=s.horizon(i);
-            let top = seen.clone().map(|j| scores.data[line + j]).fold(f64::NEG_INFINITY, f64::max);
-            let total: f64 = seen.clone().map(|j| (scores.data[line + j] - top).exp()).sum();
-            for j in seen {
-                pattern.data[line + j] = (scores.data[line + j] - top).exp() / total;
+            let (q_at, kv_at) = (s.query_at(row), s.key_at(row));
+            for j in 0..=s.horizon(row % s.queries) {
                 for x in 0..s.width {
-                    z.data[q_at + x] += pattern.data[line + j] * v.data[kv_at(j) + x];
+                    z.data[q_at + x] += found[0].data[row * s.keys + j] * v.data[kv_at + j * s.groups * s.width + x];
                 }
             }
         }
-        vec![z, pattern, scores]
+        [vec![z], found].concat()
+    }
+}
+
+/// Pattern and scores [B, H, Tq, T] of [`Attention`] alone, from q [B, Tq, H, K] and k [B, T, G, K]. Measures only: it
+/// has no gradient.
+#[derive(Clone, Copy)]
+pub struct AttentionPattern {
+    /// What scores are multiplied by.
+    pub scale: f32,
+}
+
+impl Op for AttentionPattern {
+    fn name(&self) -> &'static str {
+        "attention pattern"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [q, k] = inputs else { return Err(misfit("attention pattern", "takes q and k")) };
+        let sizes = Sizes::of(&q.dims, &k.dims)
+            .ok_or_else(|| misfit("attention pattern", format!("q {:?}, k {:?}", q.dims, k.dims)))?;
+        Ok(vec![Shape { owned: q.owned || k.owned, ..Shape::f32(&sizes.pattern()) }; 2])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [q, k] = inputs else { return Err(misfit("attention pattern", "inputs")) };
+        let [pattern, scores] = outputs else { return Err(misfit("attention pattern", "outputs")) };
+        let sizes = Sizes::of(&q.dims, &k.dims).ok_or_else(|| misfit("attention pattern", "sizes"))?;
+        let (group, kv) = (sizes.heads / sizes.groups, sizes.kv(sizes.groups));
+        let size = (sizes.queries, sizes.keys, sizes.width);
+        let to = (scores, sizes.scores());
+        sizes.product(Form::NT, size, (q, sizes.q()), (k, kv), to, group, self.scale).record(cx)?;
+        let params = AttentionParams {
+            pattern_replica: pattern.replica_stride,
+            scores_replica: scores.replica_stride,
+            ..sizes.params(self.scale)
+        };
+        let (subgroups, grid) = cx.by_rows(sizes.rows(), 64);
+        cx.dispatch(&SOFTMAX, &[subgroups], &params, &[scores, pattern], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (q, k) = (inputs[0], inputs[1]);
+        let Some(s) = Sizes::of(&q.dims, &k.dims) else { return Vec::new() };
+        let (mut pattern, mut scores) = (Array::zeros(&s.pattern()), Array::zeros(&s.pattern()));
+        for row in 0..s.rows() {
+            let (q_at, kv_at) = (s.query_at(row), s.key_at(row));
+            let (line, horizon) = (row * s.keys, s.horizon(row % s.queries));
+            for j in 0..s.keys {
+                let k_at = kv_at + j * s.groups * s.width;
+                let dot: f64 = (0..s.width).map(|x| q.data[q_at + x] * k.data[k_at + x]).sum();
+                scores.data[line + j] = if j <= horizon { f64::from(self.scale) * dot } else { MASKED };
+            }
+            let seen = line..=line + horizon;
+            let top = scores.data[seen.clone()].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.data[seen.clone()].iter().map(|score| (score - top).exp()).sum();
+            for at in seen {
+                pattern.data[at] = (scores.data[at] - top).exp() / total;
+            }
+        }
+        vec![pattern, scores]
     }
 }
 
@@ -329,29 +374,32 @@ impl Op for AttentionGrad {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let [q, k, v, pattern, dz] = inputs else { return Vec::new() };
-        let Some(s) = Sizes::of(&q.dims, &k.dims) else { return Vec::new() };
-        let (mut dq, mut dk, mut dv) = (Array::zeros(&q.dims), Array::zeros(&k.dims), Array::zeros(&v.dims));
-        let scale = f64::from(self.scale);
-        for row in 0..s.rows() {
-            let (b, h, i) = (row / (s.heads * s.queries), row / s.queries % s.heads, row % s.queries);
-            let g = h / (s.heads / s.groups);
-            let q_at = ((b * s.queries + i) * s.heads + h) * s.width;
-            let kv_at = |j: usize| ((b * s.keys + j) * s.groups + g) * s.width;
-            let p = &pattern.data[row * s.keys..][..s.keys];
-            let dp: Vec<f64> =
-                (0..s.keys).map(|j| (0..s.width).map(|x| dz.data[q_at + x] * v.data[kv_at(j) + x]).sum()).collect();
-            let mean: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
-            for j in 0..s.keys {
-                let ds = p[j] * (dp[j] - mean);
-                for x in 0..s.width {
-                    dq.data[q_at + x] += scale * ds * k.data[kv_at(j) + x];
-                    dk.data[kv_at(j) + x] += scale * ds * q.data[q_at + x];
-                    dv.data[kv_at(j) + x] += p[j] * dz.data[q_at + x];
-                }
+        gradients(self.scale, [q, k, v, pattern, dz])
+    }
+}
+
+/// Gradients of q, k and v in f64, from q, k, v, pattern and dz.
+pub(super) fn gradients(scale: f32, [q, k, v, pattern, dz]: [&Array; 5]) -> Vec<Array> {
+    let Some(s) = Sizes::of(&q.dims, &k.dims) else { return Vec::new() };
+    let (mut dq, mut dk, mut dv) = (Array::zeros(&q.dims), Array::zeros(&k.dims), Array::zeros(&v.dims));
+    let scale = f64::from(scale);
+    for row in 0..s.rows() {
+        let q_at = s.query_at(row);
+        let kv_at = |j: usize| s.key_at(row) + j * s.groups * s.width;
+        let p = &pattern.data[row * s.keys..][..s.keys];
+        let dp: Vec<f64> =
+            (0..s.keys).map(|j| (0..s.width).map(|x| dz.data[q_at + x] * v.data[kv_at(j) + x]).sum()).collect();
+        let mean: f64 = p.iter().zip(&dp).map(|(p, d)| p * d).sum();
+        for j in 0..s.keys {
+            let ds = p[j] * (dp[j] - mean);
+            for x in 0..s.width {
+                dq.data[q_at + x] += scale * ds * k.data[kv_at(j) + x];
+                dk.data[kv_at(j) + x] += scale * ds * q.data[q_at + x];
+                dv.data[kv_at(j) + x] += p[j] * dz.data[q_at + x];
             }
         }
-        vec![dq, dk, dv]
     }
+    vec![dq, dk, dv]
 }
 
 /// z [B, Tq, H, K] = A v with a pattern that was computed elsewhere. Inputs: pattern [P, H, Tq, T] with B a

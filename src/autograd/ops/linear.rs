@@ -221,8 +221,10 @@ impl Op for HeadResult {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tilings;
     use super::*;
     use crate::autograd::check::{Case, SIZES, gpus};
+    use crate::gpu::Tuning;
 
     // Sums of up to 257 products of order 1: rounding grows as the square root of their number times 6e-8.
     const TOLERANCE: f64 = 5e-6;
@@ -261,6 +263,33 @@ mod tests {
         check(31, 64, &[4, 64, 16], true, false, false);
         check(3, 31, &[3, 31, 5], true, false, false);
         check(64, 8, &[2, 8, 257], false, false, true);
+    }
+
+    #[test]
+    fn every_tiling_matches_and_gives_the_same_bits() {
+        for gpu in gpus() {
+            for [m, n, k] in [[33, 130, 31], [130, 64, 68], [257, 132, 20]] {
+                let mut case = Case::new(&format!("tilings {m} {n} {k}"));
+                let (x, w, u) = (case.owned(&[m, k]), case.owned(&[k, n]), case.owned(&[n, k]));
+                let (left, right) = (case.owned(&[k, m]), case.owned(&[k, n]));
+                let results = [
+                    case.tape.push1(Linear::default(), &[x, w]).unwrap(),
+                    case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[x, u]).unwrap(),
+                    case.tape.push1(TransposedProduct { dims: vec![m, n] }, &[left, right]).unwrap(),
+                ];
+                let mut first: Option<Vec<Vec<Vec<f32>>>> = None;
+                for tiling in tilings(gpu.caps()) {
+                    let mut tuning = Tuning::default();
+                    (0..3).for_each(|form| tuning.set(form, m, n, tiling));
+                    gpu.tune(tuning);
+                    let worst = case.worst(gpu, &results, false).unwrap();
+                    assert!(worst.error < TOLERANCE, "{tiling:?}: {} of {m} {n} {k}", worst.error);
+                    let found = case.run(gpu, &results).unwrap();
+                    assert!(first.get_or_insert_with(|| found.clone()) == &found, "{tiling:?} rounds differently");
+                }
+                gpu.tune(Tuning::default());
+            }
+        }
     }
 
     #[test]

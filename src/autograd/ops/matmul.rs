@@ -2,7 +2,7 @@
 
 use super::super::Lower;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Knob, Params, Shader, Tensor};
+use crate::gpu::{Caps, Gpu, Knob, Params, Shader, Tensor, Tiling};
 
 crate::gpu::params! {
     struct MatmulParams {
@@ -16,12 +16,17 @@ crate::gpu::params! {
     }
 }
 
+/// Sides of a workgroup's tile of C.
+const TILES: &[u32] = &[32, 64, 128];
 static TILE: Shader = Shader {
     name: "linear/matmul_tile",
     source: include_str!("../../../shaders/linear/matmul_tile.wgsl"),
     knobs: &[
         Knob { name: "FORM", values: &[0, 1, 2] },
-        Knob { name: "TILE", values: &[32, 64] },
+        Knob { name: "TILE", values: TILES },
+        Knob { name: "A4", values: &[0, 1] },
+        Knob { name: "B4", values: &[0, 1] },
+        Knob { name: "C4", values: &[0, 1] },
         Knob { name: "BLOCKS", values: &[0, 1] },
         Knob { name: "BIAS", values: &[0, 1] },
         Knob { name: "RESIDUAL", values: &[0, 1] },
@@ -163,42 +168,58 @@ impl Matmul<'_> {
             )));
         }
         let layers = cx.replicas * params.batches;
-        let choice = self.choose(cx.gpu().caps());
+        let choice = self.choose(cx.gpu());
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
         cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)?;
         cx.count_flops(2 * self.m as u64 * self.n as u64 * self.k as u64 * u64::from(layers));
         Ok(())
     }
 
-    fn choose(&self, caps: &Caps) -> Choice {
-        let (bias, residual) = (u32::from(self.bias.is_some()), u32::from(self.residual.is_some()));
+    /// How C is cut: as measured on this device, or else as shapes suggest.
+    fn choose(&self, gpu: &Gpu) -> Choice {
+        let caps = gpu.caps();
+        let tiling = match gpu.tuning().get(self.form as u32, self.m, self.n) {
+            Some(tiling) if tilings(caps).contains(&tiling) => tiling,
+            _ => self.usual(caps),
+        };
+        let flags = [self.a4(), self.b4(), self.c4(), self.blocks(), self.bias.is_some(), self.residual.is_some()];
+        let flags = flags.map(u32::from);
         let form = self.form as u32;
-        let blocks = u32::from([self.b.1, self.c.1].iter().any(|layout| layout.block_stride != 0));
-        match caps.fixed_subgroup() {
-            Some(sg @ (4 | 8 | 16)) if caps.is_software() => {
-                // Wide tiles pay where they are filled; with few rows or columns they waste work.
-                let tm = if self.m > 16 { 32 } else { 16 };
-                let tn = if self.n as u32 > 4 * sg { 8 } else { 4 };
-                let knobs = vec![
-                    form,
-                    sg,
-                    tm,
-                    tn,
-                    GROUPS,
-                    u32::from(self.a4()),
-                    u32::from(self.b4()),
-                    u32::from(self.c4()),
-                    blocks,
-                    bias,
-                    residual,
-                ];
-                Choice { shader: &SHUFFLE, knobs, rows: tm * GROUPS, columns: tn * sg }
-            }
-            _ => {
-                let tile = if self.m.min(self.n) > 32 { 64 } else { 32 };
-                Choice { shader: &TILE, knobs: vec![form, tile, blocks, bias, residual], rows: tile, columns: tile }
+        match tiling {
+            Tiling::Registers { subgroup, rows, columns } => Choice {
+                shader: &SHUFFLE,
+                knobs: [&[form, subgroup, rows, columns, GROUPS], &flags[..]].concat(),
+                rows: rows * GROUPS,
+                columns: columns * subgroup,
+            },
+            Tiling::Workgroup { side } => {
+                Choice { shader: &TILE, knobs: [&[form, side], &flags[..]].concat(), rows: side, columns: side }
             }
         }
+    }
+
+    fn usual(&self, caps: &Caps) -> Tiling {
+        if let Some(subgroup) = shuffles(caps) {
+            // Wide tiles pay where they are filled; with few rows or columns they waste work.
+            let rows = if self.m > 16 { 32 } else { 16 };
+            let columns = if self.n as u32 > 4 * subgroup { 8 } else { 4 };
+            return Tiling::Registers { subgroup, rows, columns };
+        }
+        // The largest tile has 64 results a thread; fewer than a hundred of them leave a GPU idle.
+        let layers = self.batches.0 * self.batches.1;
+        let large = self.m.div_ceil(128) * self.n.div_ceil(128) * layers >= 100 && self.m.min(self.n) >= 96;
+        let side = if large {
+            128
+        } else if self.m.min(self.n) > 32 {
+            64
+        } else {
+            32
+        };
+        Tiling::Workgroup { side }
+    }
+
+    fn blocks(&self) -> bool {
+        [self.b.1, self.c.1].iter().any(|layout| layout.block_stride != 0)
     }
 
     fn a4(&self) -> bool {
@@ -214,6 +235,21 @@ impl Matmul<'_> {
     fn c4(&self) -> bool {
         let residual = self.residual.is_none_or(|t| t.replica_stride.is_multiple_of(4));
         aligned(self.c.0, self.c.1) && self.n.is_multiple_of(4) && residual
+    }
+}
+
+/// Lanes of a subgroup, where products are computed in registers: on software adapters, whose subgroups are narrow.
+fn shuffles(caps: &Caps) -> Option<u32> {
+    caps.fixed_subgroup().filter(|size| caps.is_software() && matches!(size, 4 | 8 | 16))
+}
+
+/// Every way in which a device may cut a product. All add in the order of k, so that all give the same bits.
+pub(crate) fn tilings(caps: &Caps) -> Vec<Tiling> {
+    match shuffles(caps) {
+        Some(subgroup) => [(16, 4), (16, 8), (32, 4), (32, 8)]
+            .map(|(rows, columns)| Tiling::Registers { subgroup, rows, columns })
+            .to_vec(),
+        None => TILES.iter().map(|side| Tiling::Workgroup { side: *side }).collect(),
     }
 }
 

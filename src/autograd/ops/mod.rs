@@ -11,18 +11,21 @@ mod matmul;
 mod norm;
 mod reduce;
 mod rotary;
+mod streaming;
 
 pub use activation::{ActFn, Activation, GatedActivation};
-pub use attention::{Attention, MixValues};
+pub use attention::{Attention, AttentionPattern, MixValues};
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub use gather::{GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
+pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
 pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub use rotary::Rotary;
+pub use streaming::StreamedAttention;
 
 use crate::gpu::Shader;
 
@@ -39,6 +42,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         norm::SHADERS,
         reduce::SHADERS,
         rotary::SHADERS,
+        streaming::SHADERS,
     ]
     .concat()
 }

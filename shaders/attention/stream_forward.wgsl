@@ -1,0 +1,131 @@
+// stream_forward: z = softmax(scale q k^T) v, causal, and of each query the log-sum-exp of its scores and
+// statistics of its pattern A, without A in memory
+// shapes   q, z [R, B, Tq, H, K]  k, v [R, B, T, G, K]  tokens [R, B, T]  lse [R, B, H, Tq]
+//          statistics [R, B, H, Tq, 4]: entropy in nats; A on the token before; A on earlier places of the query's
+//          token; A on what followed those (both 0 without TOKENS)
+// grid     a team for ceil(Tq / TEAM) tiles of queries of each example and head, folded into x and y, R
+// numerics f32; running maximum, sums rescaled whenever it rises; serial over keys
+// knobs    VECTORS, WIDE, SG: see shared/streaming  TOKENS: whether tokens are bound
+#import streaming
+@tensor var<storage, read> q: array<Stored>;
+@tensor var<storage, read> k: array<Stored>;
+@tensor var<storage, read> v: array<Stored>;
+@tensor var<storage, read_write> z: array<Stored>;
+@tensor var<storage, read_write> lse: array<f32>;
+@tensor var<storage, read_write> statistics: array<vec4<f32>>;
+#if TOKENS
+@tensor var<storage, read> tokens: array<u32>;
+#endif
+
+#if WIDE
+fn load_q(at: u32, x: u32) -> vec4<f32> { return q[at / 4u + x]; }
+fn load_k(at: u32, x: u32) -> vec4<f32> { return k[at / 4u + x]; }
+fn load_v(at: u32, x: u32) -> vec4<f32> { return v[at / 4u + x]; }
+fn store_z(at: u32, x: u32, value: vec4<f32>) { z[at / 4u + x] = value; }
+#else
+fn load_q(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(q[p.x], q[p.y], q[p.z], q[p.w]), x); }
+fn load_k(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(k[p.x], k[p.y], k[p.z], k[p.w]), x); }
+fn load_v(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(v[p.x], v[p.y], v[p.z], v[p.w]), x); }
+fn store_z(at: u32, x: u32, value: vec4<f32>) {
+    for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { z[at + 4u * x + e] = value[e]; } }
+}
+#endif
+
+const MASKED: f32 = -1e30;
+
+@compute @workgroup_size(WG)
+#if SG
+fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) member: u32) {
+    let number = (wid.y * groups.x + wid.x) * (WG / SG) + subgroup;
+    lane = member;
+#else
+fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) member: u32) {
+    let number = wid.y * groups.x + wid.x;
+#endif
+    let at = task_of(number, params.heads, wid.z, member);
+    let row0 = row0_of(number, params.heads);
+    let query = min(at.row, params.queries - 1u);
+    let before = params.keys - params.queries;
+    let horizon = before + query;
+    let q_row = (at.example * params.queries + query) * params.heads + at.head;
+    let kv_ld = params.groups * params.width;
+    let kv_at = at.example * params.keys * kv_ld + at.head / (params.heads / params.groups) * params.width;
+    let k_at = at.r * params.k_replica + kv_at;
+    let v_at = at.r * params.v_replica + kv_at;
+    var own: array<vec4<f32>, VECTORS>;
+    var mix: array<vec4<f32>, VECTORS>;
+    for (var x = 0u; x < VECTORS; x++) {
+        own[x] = params.scale * load_q(at.r * params.q_replica + q_row * params.width, x);
+        mix[x] = vec4<f32>(0.0);
+    }
+    var top = MASKED;
+    var sum = 0.0;
+    // Sum of e^(s - top) (s - top), for the entropy.
+    var spread = 0.0;
+    var looked = vec3<f32>(0.0);
+#if TOKENS
+    let t_at = at.r * params.tokens_replica + at.example * params.keys;
+    let current = tokens[t_at + horizon];
+#endif
+    // Up to the last key that the last query of the team sees.
+    let end = before + min(row0 + TEAM, params.queries);
+    for (var tile = 0u; tile < end; tile += TILE) {
+#if SG
+        let key = min(tile + lane, params.keys - 1u);
+        for (var x = 0u; x < VECTORS; x++) {
+            first_rows[x] = load_k(k_at + key * kv_ld, x);
+            second_rows[x] = load_v(v_at + key * kv_ld, x);
+        }
+#else
+        workgroupBarrier();
+        for (var e = member; e < TILE * VECTORS; e += WG) {
+            let key = min(tile + e / VECTORS, params.keys - 1u);
+            first_rows[e] = load_k(k_at + key * kv_ld, e % VECTORS);
+            second_rows[e] = load_v(v_at + key * kv_ld, e % VECTORS);
+        }
+        workgroupBarrier();
+#endif
+        for (var block = 0u; block < TILE; block += BLOCK) {
+            var scores: array<f32, BLOCK>;
+            for (var j = 0u; j < BLOCK; j++) { scores[j] = 0.0; }
+            for (var x = 0u; x < VECTORS; x++) {
+                for (var j = 0u; j < BLOCK; j++) { scores[j] += dot(own[x], first(block + j, x)); }
+            }
+            var highest = top;
+            for (var j = 0u; j < BLOCK; j++) {
+                if (tile + block + j > horizon) { scores[j] = MASKED; }
+                highest = max(highest, scores[j]);
+            }
+            let shrink = exp(top - highest);
+            spread = shrink * (spread + sum * max(top - highest, MASKED));
+            sum *= shrink;
+            looked *= shrink;
+            top = highest;
+            for (var j = 0u; j < BLOCK; j++) {
+                let key = tile + block + j;
+                let s = scores[j] - top;
+                let e = select(exp(s), 0.0, key > horizon);
+                scores[j] = e;
+                sum += e;
+                spread += select(e * s, 0.0, key > horizon);
+                var found = vec3<bool>(key + 1u == horizon, false, false);
+#if TOKENS
+                let here = tokens[t_at + min(key, params.keys - 1u)];
+                let last = tokens[t_at + min(max(key, 1u), params.keys) - 1u];
+                found = vec3<bool>(found.x, key < horizon && here == current, key > 0u && last == current);
+#endif
+                looked += select(vec3<f32>(0.0), vec3<f32>(e), found);
+            }
+            for (var x = 0u; x < VECTORS; x++) {
+                var m = shrink * mix[x];
+                for (var j = 0u; j < BLOCK; j++) { m = fma(vec4<f32>(scores[j]), second(block + j, x), m); }
+                mix[x] = m;
+            }
+        }
+    }
+    if (at.idle || at.row >= params.queries) { return; }
+    for (var x = 0u; x < VECTORS; x++) { store_z(at.r * params.z_replica + q_row * params.width, x, mix[x] / sum); }
+    let line = (at.example * params.heads + at.head) * params.queries + query;
+    lse[at.r * params.lse_replica + line] = top + log(sum);
+    statistics[at.r * params.statistics_replica / 4u + line] = vec4<f32>(log(sum) - spread / sum, looked / sum);
+}
