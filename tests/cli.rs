@@ -334,6 +334,30 @@ fn damaged_run_directories_are_told() {
     place.good("run --resume --out out");
 }
 
+#[test]
+fn a_resumed_run_keeps_its_events_and_warns_once() {
+    let place = Place::new();
+    // A step of this size leaves no number finite.
+    place.good("run tiny.toml --out out --steps 6 --set optimizer.learning_rate=1e29");
+    let events = || {
+        let all = RunDir::read_events(&place.path("out")).unwrap().into_iter().filter(|event| event.kind != "resume");
+        all.map(|event| format!("{event:?}")).collect::<Vec<_>>()
+    };
+    let whole = events();
+    let count = |kind: &str| whole.iter().filter(|event| event.contains(&format!("kind: \"{kind}\""))).count();
+    assert_eq!((count("checkpoint"), count("warning")), (3, 1), "{whole:?}");
+    // As if it had been killed after step 4, and once more at its end, when all was saved.
+    for latest in [4, 6] {
+        if latest == 4 {
+            std::fs::remove_dir_all(place.path("out/checkpoints/step-000006")).unwrap();
+        }
+        let manifest = std::fs::read_to_string(place.path("out/run.json")).unwrap();
+        place.write("out/run.json", manifest.replace("\"finished\"", "\"running\""));
+        place.good("run --resume --out out");
+        assert_eq!(events(), whole, "from step {latest}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_is_told_and_loses_nothing() {

@@ -55,7 +55,7 @@ fn begin_or_resume(dir: &Path) -> Child {
     start(dir, if begun { &["run", "--resume", "--out", "run"] } else { &["run", "run.toml", "--out", "run"] })
 }
 
-/// Every number, birth and death, and the final weights, as bits.
+/// Every number, birth, death and checkpoint, and the final weights, as bits.
 fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
     let run = dir.join("run");
     assert_eq!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
@@ -64,9 +64,12 @@ fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
     let mut lines: Vec<String> =
         series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
     let events = RunDir::read_events(&run).unwrap().into_iter();
-    let turns: Vec<_> = events.filter(|event| ["birth", "death", "flip"].contains(&event.kind.as_str())).collect();
-    assert!(turns.len() > 20, "the run has births and deaths: {turns:?}");
-    lines.extend(turns.iter().map(|event| format!("{event:?}")));
+    let kinds = ["birth", "death", "flip", "checkpoint"];
+    let kept: Vec<_> = events.filter(|event| kinds.contains(&event.kind.as_str())).collect();
+    let saved = kept.iter().filter(|event| event.kind == "checkpoint").count();
+    assert_eq!(saved, 300, "each checkpoint is told once");
+    assert!(kept.len() > saved + 20, "the run has births and deaths: {kept:?}");
+    lines.extend(kept.iter().map(|event| format!("{event:?}")));
     (lines, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
 }
 

@@ -1,4 +1,5 @@
-// copy_share: y[n, h] = (z_t - mean z) / sum of max(z - mean z, 0) over row (n, h), t = first + n step; 0 for 0 / 0
+// copy_share: y[n, h] = (z_t - mean z) / sum of max(z - mean z, 0) over row (n, h), t = first + n step; 0 for 0 / 0,
+//          the mean where that is no finite number
 // shapes   z [R, N H, V]  y [R, N H]
 // grid     a subgroup or workgroup for each row, folded into x and y, R
 // numerics f32, two passes
@@ -6,6 +7,7 @@
 struct Params { rows: u32, columns: u32, heads: u32, first: u32, step: u32, z_replica: u32, y_replica: u32 }
 const WG: u32 = 64u;
 #import rows
+#import numerics
 @tensor var<storage, read> z: array<f32>;
 @tensor var<storage, read_write> y: array<f32>;
 
@@ -22,6 +24,7 @@ fn copy_share(at: Invocation) {
     raised = row_sum(raised, at);
     if (at.lane == 0u && row_number(at) < params.rows) {
         let own = z[first + params.first + row / params.heads * params.step] - mean;
-        y[at.wid.z * params.y_replica + row] = select(own / raised, 0.0, raised == 0.0);
+        let share = select(own / raised, 0.0, raised == 0.0);
+        y[at.wid.z * params.y_replica + row] = select(mean, share, is_finite(mean));
     }
 }

@@ -1,7 +1,9 @@
-// cosines: out[kind, pair] = x[kind, h, g] / sqrt(x[kind, h, h] x[kind, g, g]) for h < g; 0 for 0 / 0
+// cosines: out[kind, pair] = x[kind, h, g] / sqrt(x[kind, h, h] x[kind, g, g]) for h < g; 0 for 0 / 0,
+//          no finite number where the divisor is none
 // shapes   x [R, N, H, H]  out [R, N, H (H - 1) / 2], pairs row by row
 // grid     [ceil(N H H / 64), 1, R]
 struct Params { kinds: u32, heads: u32, x_replica: u32, out_replica: u32 }
+#import numerics
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
 
@@ -17,5 +19,6 @@ fn cosines(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_inde
     let base = wid.z * params.x_replica + kind * n * n;
     let size = sqrt(x[base + h * n + h]) * sqrt(x[base + g * n + g]);
     let pair = h * (2u * n - h - 1u) / 2u + g - h - 1u;
-    out[wid.z * params.out_replica + kind * (n * (n - 1u) / 2u) + pair] = select(0.0, x[base + h * n + g] / max(size, 1e-37), size > 0.0);
+    let cosine = select(0.0, x[base + h * n + g] / max(size, 1e-37), size > 0.0);
+    out[wid.z * params.out_replica + kind * (n * (n - 1u) / 2u) + pair] = select(size, cosine, is_finite(size));
 }

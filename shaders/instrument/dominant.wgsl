@@ -1,5 +1,5 @@
 // dominant: for each column, the part (frequency, irrep) with the most energy for its size, out[0, c], from 1, and its
-//          share of the whole, out[1, c]; both 0 where there is nothing
+//          share of the whole, out[1, c]; both 0 where there is nothing, 0 and the whole where that is no finite number
 // shapes   starts [K + 1], weights [K]: part k is components starts[k] to starts[k + 1]  a, b, c, d [R, n, C]: components
 //          spread [R, 2, C]: see column_spread  out [R, 2, C]
 // grid     ceil(C / 64) groups folded into x and y, R; one column an invocation
@@ -7,6 +7,7 @@
 // knobs    GRID: energies add up over four families of components, and the whole is the column's variance; else it is
 //          the energy of all parts
 struct Params { parts: u32, columns: u32, count: f32, unit: f32, x_replica: u32, spread_replica: u32, out_replica: u32 }
+#import numerics
 @tensor var<storage, read> starts: array<u32>;
 @tensor var<storage, read> weights: array<f32>;
 @tensor var<storage, read> a: array<f32>;
@@ -50,5 +51,6 @@ fn dominant(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) grou
     let all = whole(column, r, total);
     let at = r * params.out_replica + column;
     out[at] = select(0.0, best, all > 0.0);
-    out[at + params.columns] = select(0.0, most / max(all, 1e-37), all > 0.0);
+    let share = select(0.0, most / max(all, 1e-37), all > 0.0);
+    out[at + params.columns] = select(all, share, is_finite(all));
 }

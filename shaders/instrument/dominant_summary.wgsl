@@ -1,7 +1,8 @@
 // dominant_summary: over the columns whose dominant part holds more than `threshold`: how many follow each part, how well
 //          the phases of those agree, r_k = |mean of exp(i phase)| from the part's first two components; and stats:
 //          (peak - 1/K) / (1 - 1/K) with peak the largest share of columns, mean strength of all columns, share of columns
-//          above the threshold, shares of columns that follow the 1 to TOP most followed parts
+//          above the threshold, shares of columns that follow the 1 to TOP most followed parts; no number of stats is finite
+//          where a strength is not
 // shapes   dominant [R, 2, C]: see dominant  components [R, n, C]  starts [K + 1]  counts, phases [R, K]  stats [R, 3 + TOP]
 // grid     [1, 1, R]; K up to 256
 // numerics f32, serial over columns; ranks by counting, ties in order of index
@@ -11,6 +12,7 @@ struct Params {
 const WG: u32 = 256u;
 const TOP: u32 = 8u;
 #import reduce
+#import numerics
 @tensor var<storage, read> dominant: array<f32>;
 @tensor var<storage, read> components: array<f32>;
 @tensor var<storage, read> starts: array<u32>;
@@ -50,13 +52,13 @@ fn dominant_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
     let out = r * params.stats_replica;
     for (var top = 1u; top <= TOP; top++) {
         let share = workgroup_sum(select(0.0, count, rank < top && lid < params.parts), lid) / f32(params.columns);
-        if (lid == 0u) { stats[out + 2u + top] = share; }
+        if (lid == 0u) { stats[out + 2u + top] = select(strength, share, is_finite(strength)); }
     }
     if (lid == 0u) {
         let even = 1.0 / f32(params.parts);
-        stats[out] = (peak - even) / max(1.0 - even, 1e-37);
+        stats[out] = select(strength, (peak - even) / max(1.0 - even, 1e-37), is_finite(strength));
         stats[out + 1u] = strength / f32(params.columns);
-        stats[out + 2u] = above;
+        stats[out + 2u] = select(strength, above, is_finite(strength));
     }
     if (lid < params.parts) {
         counts[r * params.out_replica + lid] = count;

@@ -12,6 +12,7 @@ struct Params {
 }
 const WG: u32 = 256u;
 #import reduce
+#import numerics
 @tensor var<storage, read> products: array<f32>;
 @tensor var<storage, read> squares: array<f32>;
 @tensor var<storage, read> targets: array<u32>;
@@ -42,7 +43,7 @@ fn gradient_noise(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocati
         if (SAMPLED == 1u) { spread *= examples / max(examples - 1.0, 1.0); }
         let at = r * params.out_replica + h;
         // Rounding may leave less than nothing of a gradient that is 0.
-        out[at] = select(sqrt(each), 0.0, each < 0.0);
+        out[at] = select(each, sqrt(max(each, 0.0)), is_finite(each));
         out[at + params.heads] = spread;
         out[at + 2u * params.heads] = whole - spread / max(examples, 1.0);
         out[at + 3u * params.heads] = select(whole / spread, 0.0, spread == 0.0);

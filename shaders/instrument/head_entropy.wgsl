@@ -9,13 +9,14 @@
 #import patterns
 const WG: u32 = 64u;
 #import reduce
+#import numerics
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> targets: array<u32>;
 @tensor var<storage, read> count: array<f32>;
 @tensor var<storage, read_write> partial: array<f32>;
 
-// Not a > 0: what is no number must show.
-fn surprise(a: f32) -> f32 { return select(0.0, -a * log(max(a, 1e-37)), a != 0.0); }
+// What is no number must show.
+fn surprise(a: f32) -> f32 { return select(a, select(0.0, -a * log(max(a, 1e-37)), a > 0.0), is_finite(a)); }
 
 #if TAKEN
 fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {

@@ -1,10 +1,13 @@
 // null_summary: where heads' effects stand among those of random subspaces
 // shapes   x [R, I, 8], the first H rows are heads  null [R, N, 8]  clean [R, 8]  out [R, 4 H + 6]: for loss, then logit
 //          difference, the share (1 + #{null >= head}) / (N + 1) of each head; the same for <=; then the null's 2.5 %, 50 %
-//          and 97.5 % points less clean
+//          and 97.5 % points less clean, or the sum of its draws where that is no finite number: such draws have no order
 // grid     [1, 1, R]
-// numerics integer counts; of equals the earlier draw has the lower rank
+// numerics integer counts, and a sum that tells finite draws from others; of equals the earlier draw has the lower rank
 struct Params { heads: u32, draws: u32, x_replica: u32, null_replica: u32, clean_replica: u32, out_replica: u32 }
+const WG: u32 = 64u;
+#import reduce
+#import numerics
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> null_means: array<f32>;
 @tensor var<storage, read> clean: array<f32>;
@@ -26,8 +29,15 @@ fn null_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation
         }
         out[r * params.out_replica + at] = f32(1u + reached) / f32(params.draws + 1u);
     }
+    var sums = vec2<f32>(0.0, 0.0);
+    for (var n = lid; n < params.draws; n += WG) {
+        sums += vec2<f32>(null_means[null_at + n * 8u], null_means[null_at + n * 8u + 1u]);
+    }
+    sums = vec2<f32>(workgroup_sum(sums.x, lid), workgroup_sum(sums.y, lid));
+    if (lid < 6u && !is_finite(sums[lid / 3u])) { out[r * params.out_replica + 4u * params.heads + lid] = sums[lid / 3u]; }
     for (var at = lid; at < 2u * params.draws; at += 64u) {
         let c = at / params.draws;
+        if (!is_finite(sums[c])) { continue; }
         let own_at = at % params.draws;
         let own = null_means[null_at + own_at * 8u + c];
         var rank = 0u;

@@ -46,7 +46,8 @@ fn numerical_health(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
         let at = r * params.out_replica;
         out[at] = collapsed / all;
         out[at + 1u] = residue * ULP / all;
-        out[at + 2u] = top;
+        // A maximum skips what is no number.
+        out[at + 2u] = select(squares, top, is_finite(squares));
         out[at + 3u] = sqrt(squares / (all * f32(params.classes)));
     }
 }

@@ -58,9 +58,10 @@ fn row_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         let all = count[r * params.count_replica];
         out[at] = nats / all;
         out[at + 1u] = right / all;
-        out[at + 2u] = low;
+        // Extremes skip what is no number.
+        out[at + 2u] = select(sum, low, is_finite(sum));
         out[at + 3u] = sum / all;
-        out[at + 4u] = high;
+        out[at + 4u] = select(sum, high, is_finite(sum));
     }
 #else
     out[at + lid] = nats;

@@ -1,4 +1,5 @@
-// spectral_entropy: of a covariance with eigenvalues l and p = l / sum l: H / ln n and exp(H), H = -sum p ln p
+// spectral_entropy: of a covariance with eigenvalues l and p = l / sum l: H / ln n and exp(H), H = -sum p ln p;
+//          both the trace where that is no finite number
 // shapes   bands [R, 2, n]: see tridiagonal  out [R, 2]
 // grid     [1, 1, R]; n up to 232: more would exceed the 65,535 rounds that software drivers give all loops of an invocation
 // numerics f32; one eigenvalue an invocation, by bisection: how many lie below a number is the count of negative
@@ -6,6 +7,7 @@
 struct Params { n: u32, x_replica: u32, out_replica: u32 }
 const WG: u32 = 256u;
 #import reduce
+#import numerics
 @tensor var<storage, read> bands: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
 
@@ -42,7 +44,8 @@ fn spectral_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
     let p = value / max(whole, 1e-30);
     let entropy = workgroup_sum(select(0.0, -p * log(max(p, 1e-30)), p > 0.0), lid);
     if (lid == 0u) {
-        out[wid.z * params.out_replica] = entropy / log(f32(max(n, 2u)));
-        out[wid.z * params.out_replica + 1u] = exp(entropy);
+        // Bisection ends somewhere whatever it compares.
+        out[wid.z * params.out_replica] = select(trace, entropy / log(f32(max(n, 2u))), is_finite(trace));
+        out[wid.z * params.out_replica + 1u] = select(trace, exp(entropy), is_finite(trace));
     }
 }

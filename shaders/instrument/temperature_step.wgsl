@@ -2,11 +2,13 @@
 // shapes   x [R, I N, 2] from temperature_rows  count [R]  b, next [R, I]  out [R, I, 2]: temperature, mean loss there
 // grid     [I, 1, R]
 // numerics f32, serial in a lane, then a tree of fixed shape; the loss is convex in b, so the sign of its
-//          slope says on which side of b the least lies
+//          slope says on which side of b the least lies. No slope that is no finite number says that: the last step
+//          hands it on in place of a temperature
 // knobs    FIRST: b is 1 and is not there; LAST: the result is written instead of a next b
 struct Params { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32 }
 const WG: u32 = 64u;
 #import reduce
+#import numerics
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> count: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
@@ -30,14 +32,14 @@ fn temperature_step(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
     let r = wid.z;
     let i = wid.x;
     let beta = inverse(r, i);
+    let slope = total(r, i, 1u, lid);
 #if LAST
     let loss = total(r, i, 0u, lid) / count[r * params.count_replica];
     if (lid == 0u) {
-        out[r * params.out_replica + i * 2u] = 1.0 / beta;
+        out[r * params.out_replica + i * 2u] = select(slope, 1.0 / beta, is_finite(slope));
         out[r * params.out_replica + i * 2u + 1u] = loss;
     }
 #else
-    let slope = total(r, i, 1u, lid);
     if (lid == 0u) { out[r * params.out_replica + i] = select(beta * params.factor, beta / params.factor, slope > 0.0); }
 #endif
 }

@@ -1,11 +1,12 @@
 // tridiagonal: a symmetric matrix with the same eigenvalues and nothing beside its diagonal and the one next to it:
-//          out[0, i] = T[i, i], out[1, i] = T[i, i + 1]^2
+//          out[0, i] = T[i, i], out[1, i] = T[i, i + 1]^2; no number of it is finite where the trace is not
 // shapes   x [R, n, n]  work [R, n, n]  out [R, 2, n]
 // grid     [1, 1, R]; n up to 232: more would exceed the 65,535 rounds that software drivers give all loops of an invocation
 // numerics Householder reflections in f32: eigenvalues to some 1e-6 of the largest
 struct Params { n: u32, x_replica: u32, work_replica: u32, out_replica: u32 }
 const WG: u32 = 256u;
 #import reduce
+#import numerics
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read_write> work: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
@@ -22,7 +23,7 @@ fn tridiagonal(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     var trace = 0.0;
     for (var i = lid; i < n; i += WG) { trace += x[wid.z * params.x_replica + i * (n + 1u)]; }
     trace = workgroup_sum(trace, lid);
-    let unit = f32(n) / max(trace, 1e-30);
+    let unit = select(trace, f32(n) / max(trace, 1e-30), is_finite(trace));
     for (var i = lid; i < n * n; i += WG) { work[base + i] = unit * x[wid.z * params.x_replica + i]; }
     storageBarrier();
     for (var k = 0u; k + 1u < n; k++) {

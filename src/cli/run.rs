@@ -150,6 +150,13 @@ fn load_weights(session: &mut Session, from: &std::path::Path) -> Result<()> {
     session.set_weights(&folder.replicas)
 }
 
+/// What people are told, once, of a replica whose loss is no number any more.
+fn divergence(replica: usize) -> String {
+    format!(
+        "replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip"
+    )
+}
+
 /// The training loop of the command line.
 struct Loop {
     gpu: Gpu,
@@ -164,7 +171,7 @@ struct Loop {
     test: Option<f32>,
     sets: Sets,
     roles: Roles,
-    /// Replicas whose loss was seen to be no number.
+    /// Replicas whose loss was seen to be no number, which people were told.
     diverged: Vec<bool>,
     last_flush: Instant,
 }
@@ -197,6 +204,9 @@ impl Loop {
         sets.replay(dir.path(), session.step())?;
         let mut roles = Roles::new(session.config().replicas);
         roles.replay(dir.path(), session.step())?;
+        let known = RunDir::read_events(dir.path())?;
+        let diverged = (0..replicas).map(|replica| known.iter().any(|event| event.text == divergence(replica)));
+        let diverged = diverged.collect();
         let (state, planned, least) = session.memory();
         progress.say(&format!(
             "{} on {} ({}), {} steps, {} replica{}, {} parameters each; device memory {} ({} state, {} activations, {} at least)",
@@ -224,7 +234,7 @@ impl Loop {
             test: None,
             sets,
             roles,
-            diverged: vec![false; replicas],
+            diverged,
             last_flush: Instant::now(),
         })
     }
@@ -326,10 +336,7 @@ impl Loop {
             let loss = step.value(self.session.metrics(), "loss.train", replica as u32);
             if loss.is_some_and(|loss| !loss.is_finite()) && !self.diverged[replica] {
                 self.diverged[replica] = true;
-                let text = format!(
-                    "replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip"
-                );
-                self.warn(step.step(), &text)?;
+                self.warn(step.step(), &divergence(replica))?;
             }
         }
         Ok(())

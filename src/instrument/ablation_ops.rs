@@ -501,7 +501,8 @@ fn factor(step: i32) -> f64 {
 }
 
 /// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2]. Inputs: logits
-/// [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so bisection finds it.
+/// [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so bisection finds it; where its slope is no
+/// finite number, neither is the temperature.
 pub(super) struct Temperature;
 
 impl Op for Temperature {
@@ -585,8 +586,9 @@ impl Op for Temperature {
             for step in 0..STEPS {
                 beta = if at(beta)[1] > 0.0 { beta / factor(step) } else { beta * factor(step) };
             }
-            out.data[i * 2] = 1.0 / beta;
-            out.data[i * 2 + 1] = at(beta)[0] / inputs[2].data[0];
+            let [loss, slope] = at(beta);
+            out.data[i * 2] = if slope.is_finite() { 1.0 / beta } else { slope };
+            out.data[i * 2 + 1] = loss / inputs[2].data[0];
         }
         vec![out]
     }
@@ -828,6 +830,23 @@ mod tests {
         let errors = &case.reference(0, &out).unwrap()[1].data;
         assert!((errors[0] - 0.4).abs() < 1e-6, "{}", errors[0]);
         assert!((errors[1] - (0.16 - 0.25 / 29.0)).abs() < 1e-6, "{}", errors[1]);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_have_no_best_temperature() {
+        // One logit of 40 rows of 5: of a wrong class, and of the right one.
+        for (broken, class) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().flat_map(|x| [(x, 1), (x, 2)]) {
+            let mut case = Case::new("no temperature");
+            let data: Vec<f32> = (0..200).map(|at| if at == 60 + class { broken } else { (at as f32).sin() }).collect();
+            let z = case.tape.constant(&[40, 5], &data);
+            let targets = case.tape.constant_u32(&[40], &[2; 40]);
+            let count = case.tape.constant(&[1], &[40.0]);
+            let found = case.tape.push1(Temperature, &[z, targets, count]).unwrap();
+            for gpu in crate::autograd::check::gpus() {
+                let temperature = case.run(gpu, &[found]).unwrap().concat().concat()[0];
+                assert!(!temperature.is_finite(), "{broken} of class {class}: {temperature}");
+            }
+        }
     }
 
     #[test]

@@ -171,6 +171,8 @@ pub struct Attach<'a> {
     pub piece: usize,
     config: &'a MeasureConfig,
     kept: BTreeMap<Var, Var>,
+    /// Products of patterns that were appended, and their cadence: see [`Attach::pattern_products`].
+    pub(super) products: BTreeMap<Var, (u64, Var)>,
     metrics: Vec<Metric>,
 }
 
@@ -208,7 +210,8 @@ impl<'a> Attach<'a> {
         piece: usize,
         config: &'a MeasureConfig,
     ) -> Self {
-        Self { tape, model, task, feed, train, grads, piece, config, kept: BTreeMap::new(), metrics: Vec::new() }
+        let (kept, products) = (BTreeMap::new(), BTreeMap::new());
+        Self { tape, model, task, feed, train, grads, piece, config, kept, products, metrics: Vec::new() }
     }
 
     /// How often a metric is measured in this run; `None` where it is switched off.

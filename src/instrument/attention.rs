@@ -75,7 +75,8 @@ impl Instrument for Patterns {
             }
             let every = cx.cadence_of(self, &[plain.name, centered.name]);
             if let (Some(every), true) = (every, heads > 1) {
-                let cosines = cx.tape.at_cadence(every, |tape| similarity(tape, pattern, targets))?;
+                let products = cx.pattern_products(every, pattern)?;
+                let cosines = cx.tape.at_cadence(every, |tape| tape.push1(Cosines, &[products]))?;
                 let pairs = (heads * (heads - 1) / 2) as i32;
                 let labels: Vec<Label> = (0..pairs).map(|index| Label { layer, head: -1, index }).collect();
                 cx.record(self, plain.name, &site, cosines, 0, labels.clone());
@@ -95,11 +96,18 @@ pub(super) fn rows_of(forward: &Forward, layer: usize) -> Result<(Var, bool)> {
     }
 }
 
-/// Cosines of the patterns of all pairs of heads over the queries that count, [2, pairs]: plain, then
-/// centred.
-fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
-    let products = pattern_products(tape, pattern, targets)?;
-    tape.push1(Cosines, &[products])
+impl Attach<'_> {
+    /// [`pattern_products`] of a pattern of the training batch, [2, H, H], for readers at a cadence. Two instruments
+    /// read them: where a cadence divides another, one set of products serves both.
+    pub(super) fn pattern_products(&mut self, every: u64, pattern: Var) -> Result<Var> {
+        if let Some((_, products)) = self.products.get(&pattern).filter(|(source, _)| every.is_multiple_of(*source)) {
+            return Ok(*products);
+        }
+        let targets = self.train.batch.targets;
+        let products = self.tape.at_cadence(every, |tape| pattern_products(tape, pattern, targets))?;
+        self.products.insert(pattern, (every, products));
+        Ok(products)
+    }
 }
 
 /// Products of the patterns of all pairs of heads over the queries that count, [2, H, H], upper triangle:
@@ -391,7 +399,8 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
     }),
     ("head similarity", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
-        Ok((vec![similarity(&mut c.tape, pattern, targets)?], Vec::new()))
+        let products = pattern_products(&mut c.tape, pattern, targets)?;
+        Ok((vec![c.tape.push1(Cosines, &[products])?], Vec::new()))
     }),
 ];
 
@@ -404,6 +413,12 @@ mod tests {
     fn mean_entropy(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
         let count = count_targets(tape, targets, 1)?;
         tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])
+    }
+
+    /// Cosines of the patterns of all pairs of heads, [2, pairs]: plain, then centred.
+    fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
+        let products = pattern_products(tape, pattern, targets)?;
+        tape.push1(Cosines, &[products])
     }
 
     fn pattern(case: &mut Case, b: usize, t: usize, h: usize) -> Var {

@@ -193,7 +193,7 @@ fn square(op: &'static str, shape: &Shape, most: usize) -> Result<usize> {
     }
 }
 
-/// `[1]`: (tr x)² / ‖x‖² of a symmetric x [n, n].
+/// `[1]`: (tr x)² / ‖x‖² of a symmetric x [n, n]; the trace itself where it is no finite number.
 struct Participation;
 
 impl Op for Participation {
@@ -216,12 +216,13 @@ impl Op for Participation {
         let n = inputs[0].dims[0];
         let trace: f64 = (0..n).map(|i| inputs[0].data[i * n + i]).sum();
         let squares: f64 = inputs[0].data.iter().map(|x| x * x).sum();
-        vec![Array::new(&[1], vec![if squares > 0.0 { trace * trace / squares } else { 0.0 }])]
+        let ratio = if squares > 0.0 { trace * trace / squares } else { 0.0 };
+        vec![Array::new(&[1], vec![if trace.is_finite() { ratio } else { trace }])]
     }
 }
 
 /// [2]: entropy of the eigenvalues' shares over ln n, and its exponential, of a covariance x [n, n]; 0 and 1
-/// where nothing varies.
+/// where nothing varies, and both the trace where that is no finite number.
 struct SpectralEntropy;
 
 impl Op for SpectralEntropy {
@@ -251,6 +252,10 @@ impl Op for SpectralEntropy {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let n = inputs[0].dims[0];
+        let trace: f64 = (0..n).map(|i| inputs[0].data[i * n + i]).sum();
+        if !trace.is_finite() {
+            return vec![Array::new(&[2], vec![trace; 2])];
+        }
         let values = eigenvalues(inputs[0].data.clone(), n);
         let whole: f64 = values.iter().map(|l| l.max(0.0)).sum();
         let shares = values.iter().map(|l| l.max(0.0) / whole.max(1e-300)).filter(|p| *p > 0.0);
@@ -322,6 +327,26 @@ mod tests {
             let out = measured(&mut case, x, rows);
             // Eigenvalues to 1e-6 of the largest; their logarithms weigh small ones little.
             case.agree(&out, 2e-5);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_has_no_spectrum() {
+        // One entry of the first replica is not finite; or all are, and their squares are not.
+        for broken in [f32::NAN, f32::INFINITY, -3e38] {
+            let mut case = Case::new("no numbers");
+            let value = |at: usize| match (at, broken.is_finite()) {
+                (7, false) => broken,
+                (_, true) => broken * (at as f32).sin(),
+                _ => (at as f32).sin(),
+            };
+            let data: Vec<f32> = (0..40 * 9).map(value).collect();
+            let x = case.tape.constant(&[40, 9], &data);
+            let out = measured(&mut case, x, 40);
+            for gpu in gpus() {
+                let found = case.run(gpu, &out).unwrap().concat().concat();
+                assert!(found.len() == 3 && found.iter().all(|x| !x.is_finite()), "{broken}: {found:?}");
+            }
         }
     }
 

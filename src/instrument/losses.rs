@@ -242,6 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_do_not_count_have_no_extreme_margin() {
+        // Their margin is 0, which would be the least of margins above it and the greatest of those below.
+        for sign in [1.0, -1.0] {
+            let mut case = Case::new("margins on one side");
+            let z: Vec<f32> = (0..300).flat_map(|row| [sign * (2.0 + row as f32 * 0.01), 0.0]).collect();
+            let targets: Vec<u32> = (0..300).map(|row| if row < 200 { 0 } else { IGNORE }).collect();
+            let (z, y) = (case.tape.constant(&[300, 2], &z), case.tape.constant_u32(&[300], &targets));
+            let count = case.tape.constant(&[1], &[200.0]);
+            let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+            let inputs = [out[0], out[1], out[2], y, count];
+            let summary = case.tape.push1(RowSummary { first: 0, last: true }, &inputs).unwrap();
+            for gpu in gpus() {
+                for found in case.run(gpu, &[summary]).unwrap().remove(0) {
+                    let margins = [found[2], found[3], found[4]].map(|margin| sign * margin);
+                    let expected = if sign > 0.0 { [2.0, 2.995, 3.99] } else { [3.99, 2.995, 2.0] };
+                    let apart = margins.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(apart < 1e-5, "{margins:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn summaries_match_their_reference_and_do_not_depend_on_the_pieces() {
         let mut bits: Vec<Vec<Vec<f32>>> = Vec::new();
         for piece in [700, 256, 300, 77] {

@@ -94,7 +94,8 @@ impl Instrument for Synchronization {
                 let site = format!("blocks.{layer}.attn.hook_pattern");
                 let (pattern, rows) = (cx.train.forward.hook(&site)?, rows_of(&cx.train.forward, layer)?);
                 let (targets, count) = (cx.train.batch.targets, cx.train.batch.count);
-                let found = cx.tape.at_cadence(every, |tape| synchrony(tape, pattern, rows, targets, count))?;
+                let products = cx.pattern_products(every, pattern)?;
+                let found = cx.tape.at_cadence(every, |tape| synchrony(tape, products, rows, targets, count))?;
                 let label = |index| Label { layer: layer as i32, head: -1, index };
                 cx.record(self, "sync.similarity", &site, found, 0, vec![label(0), label(1)]);
                 cx.record(self, "sync.participation", &site, found, 2, vec![label(0), label(1)]);
@@ -139,11 +140,9 @@ impl Synchronization {
     }
 }
 
-/// Similarity, plain and centred, participation, plain and centred, and spread of the entropies, [5].
-/// `rows` are the pattern's, see [`rows_of`].
-fn synchrony(tape: &mut Tape, pattern: Var, rows: (Var, bool), targets: Var, count: Var) -> Result<Var> {
-    let products = pattern_products(tape, pattern, targets)?;
-    let (x, taken) = rows;
+/// Similarity, plain and centred, participation, plain and centred, and spread of the entropies, [5], from products
+/// [2, H, H] of a pattern and its rows, see [`rows_of`].
+fn synchrony(tape: &mut Tape, products: Var, (x, taken): (Var, bool), targets: Var, count: Var) -> Result<Var> {
     let entropy = tape.push1(HeadEntropy { taken }, &[x, targets, count])?;
     tape.push1(HeadSynchrony, &[products, entropy])
 }
@@ -313,7 +312,8 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         let count = count_targets(&mut c.tape, targets, 1)?;
-        Ok((vec![synchrony(&mut c.tape, pattern, (pattern, false), targets, count)?], Vec::new()))
+        let products = pattern_products(&mut c.tape, pattern, targets)?;
+        Ok((vec![synchrony(&mut c.tape, products, (pattern, false), targets, count)?], Vec::new()))
     }),
     ("head products", |c| {
         let [a, b, before_a, before_b] = [[4, 700], [2, 31], [4, 700], [2, 31]].map(|dims| c.owned(&dims));
@@ -328,12 +328,17 @@ mod tests {
     use crate::autograd::check::{Case, SIZES, gpus};
     use crate::autograd::ops::{Attention, IGNORE};
 
+    fn measured(case: &mut Case, pattern: Var, targets: Var, count: Var) -> Var {
+        let products = pattern_products(&mut case.tape, pattern, targets).unwrap();
+        synchrony(&mut case.tape, products, (pattern, false), targets, count).unwrap()
+    }
+
     /// The five numbers of a pattern [B, H, Tq, T], all of whose last queries count.
     fn synchrony_of(case: &mut Case, pattern: Var) -> Var {
         let batch = case.tape.shape(pattern).dims[0];
         let targets = case.tape.constant_u32(&[batch], &vec![1; batch]);
         let count = count_targets(&mut case.tape, targets, 1).unwrap();
-        synchrony(&mut case.tape, pattern, (pattern, false), targets, count).unwrap()
+        measured(case, pattern, targets, count)
     }
 
     /// A pattern with one query in each example: `entry(example, head, key)`.
@@ -366,7 +371,7 @@ mod tests {
                 let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
                 let targets = case.indices(&[if own { b * tq } else { b }], 7, true);
                 let count = count_targets(&mut case.tape, targets, 1).unwrap();
-                let found = synchrony(&mut case.tape, pattern, (pattern, false), targets, count).unwrap();
+                let found = measured(&mut case, pattern, targets, count);
                 // Centring subtracts numbers of order 1 from each other.
                 case.agree(&[found], 1e-4);
             }
@@ -440,7 +445,7 @@ mod tests {
             let targets: Vec<u32> = (0..n).map(|e| if e < b { 1 } else { IGNORE }).collect();
             let targets = case.tape.constant_u32(&[n], &targets);
             let count = count_targets(&mut case.tape, targets, 1).unwrap();
-            let found = synchrony(&mut case.tape, pattern, (pattern, false), targets, count).unwrap();
+            let found = measured(&mut case, pattern, targets, count);
             gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap()[0][0].clone()).collect::<Vec<_>>()
         };
         for (alone, padded) in values(false).iter().zip(values(true)) {

@@ -286,11 +286,17 @@ impl RunDir {
     pub fn checkpoint(&mut self, model: &ModelConfig, snapshot: &Snapshot, keep: u32) -> Result<()> {
         self.flush()?;
         self.note_progress(snapshot.step)?;
+        let place = checkpoint_path(&self.path, snapshot.step);
+        let known = place.exists();
+        if !known {
+            // The event of a checkpoint belongs to it: a run that goes on from here keeps it, and one that fails
+            // here goes on from the checkpoint before and drops it.
+            self.event(snapshot.step, "checkpoint", &format!("state saved at step {}", snapshot.step))?;
+        }
         let state =
             CheckpointState { step: snapshot.step, segments: self.segments.count(), events_bytes: self.events.sync()? };
         let state = serde_json::to_string_pretty(&state).unwrap_or_default();
-        let place = checkpoint_path(&self.path, snapshot.step);
-        if place.exists() {
+        if known {
             // The same step of the same run has the same bits: only more rows and events belong to it now.
             crate::files::write_whole(&place.join("state.json"), state.as_bytes())?;
         } else {
@@ -308,7 +314,7 @@ impl RunDir {
                 remove_dir(&checkpoint_path(&self.path, *step))?;
             }
         }
-        self.event(snapshot.step, "checkpoint", &format!("state saved at step {}", snapshot.step))
+        Ok(())
     }
 
     /// Writes how the run stands and what is still waiting.

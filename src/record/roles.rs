@@ -30,6 +30,11 @@ const EFFECT: &str = "ablation.logit_difference";
 pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
     let mut sorted = p.to_vec();
     sorted.sort_by(f64::total_cmp);
+    threshold_of_sorted(&sorted, rate)
+}
+
+/// The same of p-values in ascending order.
+fn threshold_of_sorted(sorted: &[f64], rate: f64) -> Option<f64> {
     let count = sorted.len() as f64;
     sorted.iter().enumerate().rev().find(|(at, p)| **p <= rate * (at + 1) as f64 / count).map(|(_, p)| *p)
 }
@@ -45,7 +50,7 @@ struct Role {
 /// The heads of one replica.
 #[derive(Default)]
 struct Heads {
-    /// Every p-value so far.
+    /// Every p-value so far, in ascending order.
     seen: Vec<f64>,
     births: Births<Role>,
     /// The last role of each head that had one.
@@ -158,8 +163,12 @@ impl Roles {
 
 impl Heads {
     fn measure(&mut self, step: u64, known: &[(Role, f64)]) -> Vec<(u64, &'static str, Role)> {
-        self.seen.extend(known.iter().map(|(_, p)| *p));
-        let threshold = false_discovery_threshold(&self.seen, RATE);
+        // A few at a time find their places: to sort all of them anew at each probe is more work.
+        for (_, p) in known {
+            let at = self.seen.partition_point(|seen| seen.total_cmp(p).is_le());
+            self.seen.insert(at, *p);
+        }
+        let threshold = threshold_of_sorted(&self.seen, RATE);
         let clear = |p: f64| threshold.is_some_and(|threshold| p <= threshold);
         let present: BTreeSet<Role> = known.iter().filter(|(_, p)| clear(*p)).map(|(role, _)| *role).collect();
         let turns = self.births.measure(step, &present);
@@ -178,6 +187,7 @@ impl Heads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::{Philox, Stream};
 
     #[test]
     fn the_threshold_is_that_of_the_published_example() {
@@ -189,6 +199,30 @@ mod tests {
         assert_eq!(false_discovery_threshold(&p, 0.05), Some(0.0095));
         assert_eq!(false_discovery_threshold(&[0.2, 0.9], 0.05), None);
         assert_eq!(false_discovery_threshold(&[], 0.05), None);
+    }
+
+    #[test]
+    fn the_threshold_of_what_came_probe_by_probe_is_that_of_all_at_once() {
+        let mut heads = Heads::default();
+        let stream = Philox::new(3, Stream::Probe, 0);
+        let mut plain = Vec::new();
+        for probe in 0..200u64 {
+            // Of 100 draws, so that many are equal; the first head's are small.
+            let p = |head: usize| {
+                let draw = stream.below(8 * probe + head as u64, if head == 0 { 3 } else { 101 });
+                (Role { layer: 0, head: head as i32, raises: true }, f64::from(draw + 1) / 101.0)
+            };
+            let known: Vec<(Role, f64)> = (0..8).map(p).collect();
+            plain.extend(known.iter().map(|(_, p)| *p));
+            heads.measure(100 * probe, &known);
+            assert!(heads.seen.is_sorted() && heads.seen.len() == plain.len());
+            for rate in [RATE, 0.2, 0.9] {
+                let (found, expected) =
+                    (threshold_of_sorted(&heads.seen, rate), false_discovery_threshold(&plain, rate));
+                assert_eq!(found, expected, "{probe} {rate}");
+            }
+        }
+        assert!(false_discovery_threshold(&plain, 0.9).is_some(), "some are rejected");
     }
 
     /// Events of a run of two heads in layer 0, from their p-values, negative where zeroing the head lowers the

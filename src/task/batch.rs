@@ -90,7 +90,8 @@ impl Feed {
                 let ids: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
                 let counts: Vec<usize> = ids.iter().map(|ids| examples.counted(ids)).collect();
                 let labels: Vec<&[u32]> = (0..ids.len()).map(|replica| examples.trained(replica)).collect();
-                fixed(tape, examples, &ids, &labels, &counts)
+                // However short the longest list is: a replica alone must not go another way than in company.
+                fixed(tape, examples, &ids, &labels, &counts, true)
             }
             (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
             (_, None) => {
@@ -174,7 +175,7 @@ impl Feed {
             _ => examples.targets.as_slice(),
         };
         let labels: Vec<&[u32]> = (0..chosen.len()).map(label).collect();
-        fixed(tape, examples, &chosen, &labels, &counts)
+        fixed(tape, examples, &chosen, &labels, &counts, false)
     }
 
     /// The test sequences of a feed without end: one list for all replicas or one for each.
@@ -226,7 +227,7 @@ impl Feed {
 /// All examples in a random order, with targets where they are of a replica's test set.
 fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
     let order = Philox::new(0, Stream::Probe, 0).permutation(examples.len() as u32);
-    let batch = fixed(tape, examples, &[&order], &[&examples.targets], &[examples.counted(&order)])?;
+    let batch = fixed(tape, examples, &[&order], &[&examples.targets], &[examples.counted(&order)], false)?;
     let width = examples.width;
     let (mut targets, mut counts) = (Vec::new(), Vec::new());
     for split in &examples.splits {
@@ -268,14 +269,22 @@ fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usiz
         .map(|first| {
             let parts: Vec<&[u32]> =
                 lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
-            fixed(tape, examples, &parts, &vec![examples.targets.as_slice(); lists.len()], &counts)
+            fixed(tape, examples, &parts, &vec![examples.targets.as_slice(); lists.len()], &counts, false)
         })
         .collect()
 }
 
 /// A batch that never changes: one list of examples for all replicas, or one for each, with a table of
-/// targets for each. Shorter lists are filled up with rows that do not count.
-fn fixed(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], labels: &[&[u32]], counts: &[usize]) -> Result<Batch> {
+/// targets for each. Shorter lists are filled up with rows that do not count. Distinct rows are shared where the set
+/// of all examples makes that worth it, and then `always` or only where these lists are long enough.
+fn fixed(
+    tape: &mut Tape,
+    examples: &Examples,
+    lists: &[&[u32]],
+    labels: &[&[u32]],
+    counts: &[usize],
+    always: bool,
+) -> Result<Batch> {
     fn equal<T: PartialEq>(all: &[T]) -> bool {
         all.windows(2).all(|pair| pair[0] == pair[1])
     }
@@ -287,7 +296,7 @@ fn fixed(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], labels: &[&[u32
         lists.iter().flat_map(|ids| Examples::rows(table, width, ids, size, filler)).collect()
     };
     let rows = match examples.distinct() {
-        Some((tokens, positions, pairs)) if size * seq > tokens.len() => {
+        Some((tokens, positions, pairs)) if always || size * seq > tokens.len() => {
             let last: Vec<u32> = pairs.chunks_exact(seq).map(|example| example[seq - 1]).collect();
             Rows::Distinct {
                 tokens: tape.constant_u32(&[tokens.len()], &tokens),
