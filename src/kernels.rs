@@ -140,7 +140,7 @@ mod tests {
         for shader in registry() {
             let mut uniform: BTreeSet<&str> = [
                 "params", "wid", "groups", "u32", "f32", "min", "max", "select", "var", "let", "true", "false",
-                "row0_of",
+                "row0_of", "head_of",
             ]
             .into();
             let mut branches: Vec<bool> = Vec::new();
