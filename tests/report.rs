@@ -113,7 +113,7 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     ))
     .unwrap();
     tab.navigate_to(&url).unwrap();
-    tab.wait_for_element_with_custom_timeout("body[data-ready=yes]", Duration::from_secs(30)).unwrap();
+    tab.wait_for_element_with_custom_timeout("body[data-ready][data-drawn]", Duration::from_secs(30)).unwrap();
 
     // A name is text, never markup.
     let title = tab.wait_for_element("h1").unwrap().get_inner_text().unwrap();
@@ -121,7 +121,7 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     // Replicas go by their names, in the table and in the charts.
     let table = tab.wait_for_element("table").unwrap().get_inner_text().unwrap();
     assert!(table.contains("main") && table.contains("labels <i>shuffled</i>"), "{table}");
-    let rows = |name: &str| number(&tab, &format!("datasets.loss.filter((row) => row.arm === '{name}').length"));
+    let rows = |name: &str| number(&tab, &format!("rowsOf('loss').filter((row) => row.replica === '{name}').length"));
     assert!(rows("main") > 100.0 && rows("main") == rows("labels <i>shuffled</i>"));
     // Something was painted: more than one colour on the canvas, and rows behind it.
     let colours = number(
@@ -139,13 +139,21 @@ fn the_page_is_alone_is_drawn_and_zooms() {
         assert!(text.contains(words), "{words} is missing");
     }
     assert!(!text.contains("On random tokens that repeat"), "nothing of induction was measured");
-    let heads = "new Set(datasets.heads.map((row) => row.part)).size";
+    let heads = "new Set(rowsOf('heads').map((row) => row.series)).size";
     assert_eq!(number(&tab, heads), 3.0, "two heads and an MLP");
-    assert!(number(&tab, "datasets.null.filter((row) => row.low <= row.high).length") > 0.0);
-    // Choosing a replica reaches every chart.
-    let choose = "(() => { const s = document.getElementById('shown'); s.value = '1'; \
-         s.dispatchEvent(new Event('change')); return views.every((v) => v.signal('shown') === 1) ? 1 : 0; })()";
-    assert_eq!(number(&tab, choose), 1.0);
+    assert!(number(&tab, "rowsOf('null').filter((row) => row.low <= row.high).length") > 0.0);
+    // The place that was left for a topic is about as tall as the topic.
+    let wrong = "Math.max(...report.topics.map(({ id }) => { const place = document.getElementById(id); \
+         return Math.abs(parseFloat(place.style.minHeight) / place.querySelector('canvas').offsetHeight - 1); }))";
+    assert!(number(&tab, wrong) < 0.1, "a topic's height is off by a share of {}", number(&tab, wrong));
+    // Choosing a replica reaches every chart that shows one replica at a time.
+    let choose = "(async () => { const s = document.getElementById('shown'); s.value = '1'; \
+         s.dispatchEvent(new Event('change')); await followAll(); \
+         const rows = report.topics.find((topic) => topic.tables.includes('heads')).view.data('heads'); \
+         return [...new Set(rows.map((row) => row.replica))].join(); })()";
+    let shown = tab.evaluate(choose, true).unwrap().value.unwrap();
+    assert_eq!(shown, "labels <i>shuffled</i>");
+    assert_eq!(number(&tab, "report.topics.filter((topic) => topic.shown !== 1).length"), 0.0);
 
     // Dragging along the strip selects steps; every chart's axis follows.
     let extent =
@@ -172,7 +180,7 @@ fn the_page_is_alone_is_drawn_and_zooms() {
     assert!((15.0..60.0).contains(&selected), "{selected} steps are selected");
 
     let follow = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => \
-         done(Math.max(...views.map((v) => v.signal('to') - v.signal('from')))))))";
+         done(Math.max(...report.topics.map(({ view }) => view.signal('to') - view.signal('from')))))))";
     let followed = tab.evaluate(follow, true).unwrap().value.and_then(|v| v.as_f64()).unwrap();
     assert!((followed - selected).abs() < 1e-6, "the charts show {followed} steps");
 

@@ -11,8 +11,9 @@ use super::phases::Phase;
 use super::topics::{Chart, Kind, TOPICS, UNIFORM};
 use crate::record::{Key, Series};
 
-/// Points of all series of one chart together.
+/// Points of all series of one chart together, and where the lines of several replicas lie over each other.
 const CHART_POINTS: usize = 5_000;
+const TOGETHER_POINTS: usize = 3_000;
 /// Points of one series at most.
 const SERIES_POINTS: usize = 500;
 /// Series of a chart that strokes can tell apart, and lines that one can follow; a chart of more shows one replica at
@@ -38,6 +39,8 @@ struct Shown {
 pub(super) struct Charts {
     topics: Vec<Shown>,
     tables: serde_json::Map<String, Value>,
+    /// Tables of charts that draw all replicas at once.
+    together: Vec<&'static str>,
     last_step: i64,
     thinned: bool,
     replicas: i32,
@@ -55,8 +58,15 @@ impl Charts {
     ) -> Self {
         let last_step = series.values().filter_map(|s| s.steps.last()).max().copied().unwrap_or(0);
         let replicas = series.keys().map(|key| key.replica + 1).max().unwrap_or(1);
-        let mut charts =
-            Self { topics: Vec::new(), tables: serde_json::Map::new(), last_step, thinned: false, replicas, arms };
+        let mut charts = Self {
+            topics: Vec::new(),
+            tables: serde_json::Map::new(),
+            together: Vec::new(),
+            last_step,
+            thinned: false,
+            replicas,
+            arms,
+        };
         // Neighbours are written on different lines, so that they do not cover each other.
         let row = |replica: usize, at: usize, phase: &Phase| {
             let late = 3 * phase.step > 2 * last_step;
@@ -65,7 +75,8 @@ impl Charts {
         let rows = phases.iter().enumerate().flat_map(|(r, p)| p.iter().enumerate().map(move |(at, p)| row(r, at, p)));
         charts.tables.insert("phases".to_owned(), json!({ "rows": rows.collect::<Vec<_>>() }));
         for topic in TOPICS {
-            let mut shown = Shown { title: topic.title, note: topic.note.to_owned(), charts: vec![], tables: vec![] };
+            let mut shown =
+                Shown { title: topic.title, note: topic.note.to_owned(), charts: vec![], tables: vec!["phases"] };
             for chart in topic.charts {
                 charts.add(&mut shown, chart, series, turns);
             }
@@ -87,10 +98,13 @@ impl Charts {
                 names.sort_unstable();
                 names.dedup();
                 let crowded = self.replicas > 1 && (names.len() > DASHES || (names.len() > 1 && chosen.len() > LINES));
-                let lines = self.lines(if crowded { &few } else { &chosen });
+                let together = self.replicas > 1 && !crowded;
+                let points = if together { TOGETHER_POINTS } else { CHART_POINTS };
+                let lines = self.lines(if crowded { &few } else { &chosen }, points);
                 if lines.is_empty() {
                     return;
                 }
+                self.together.extend(together.then_some(chart.name));
                 (lines.table(), self.line_chart(chart, lines.names(), crowded))
             }
             Kind::Heat => {
@@ -135,8 +149,8 @@ impl Charts {
         shown.charts.push(drawn);
     }
 
-    fn lines(&mut self, chosen: &[Chosen<'_>]) -> Lines {
-        let limit = (CHART_POINTS / chosen.len().max(1)).clamp(30, SERIES_POINTS);
+    fn lines(&mut self, chosen: &[Chosen<'_>], points: usize) -> Lines {
+        let limit = (points / chosen.len().max(1)).clamp(30, SERIES_POINTS);
         let mut lines = Lines::default();
         for (name, key, series) in chosen {
             lines.add(name, key.replica, series, limit);
@@ -175,17 +189,23 @@ impl Charts {
         let topics = self.topics.iter().enumerate().map(|(at, topic)| {
             json!({ "id": format!("topic-{at}"), "spec": self.topic(&topic.charts), "tables": topic.tables })
         });
+        let called = |at: usize| self.arms.get(at).cloned().unwrap_or_else(|| at.to_string());
+        let several = if self.replicas > 1 { self.replicas as usize } else { 0 };
         json!({
             "strip": self.tables.contains_key("loss").then(|| self.strip()),
             "topics": topics.collect::<Vec<_>>(),
             "tables": self.tables,
-            "arms": self.arms,
+            "together": self.together,
+            "replicas": (0..several).map(called).collect::<Vec<_>>(),
+            "last": self.last_step.max(1),
         })
     }
 
-    /// Titles and notes of the topics, with the place that the page leaves for them.
-    pub(super) fn headings(&self) -> Vec<(String, &'static str, &str)> {
-        self.topics.iter().enumerate().map(|(at, t)| (format!("topic-{at}"), t.title, t.note.as_str())).collect()
+    /// Names of the places that the page leaves for the topics, titles, notes, and pixels from top to bottom.
+    pub(super) fn headings(&self) -> Vec<(String, &'static str, &str, u64)> {
+        let tall = |topic: &Shown| topic.charts.iter().map(tall).sum();
+        let topics = self.topics.iter().enumerate();
+        topics.map(|(at, t)| (format!("topic-{at}"), t.title, t.note.as_str(), tall(t))).collect()
     }
 
     /// The replicas that can be chosen.
@@ -202,6 +222,8 @@ impl Charts {
             "title": { "anchor": "start", "fontSize": 12, "fontWeight": 600, "color": "#222", "offset": 6 },
             "legend": { "labelLimit": 260, "titleColor": "#444", "titleFontWeight": "normal", "symbolLimit": 40 },
             "font": "system-ui, sans-serif",
+            // A canvas has no use for the description that every point would get in words.
+            "aria": false,
         })
     }
 
@@ -212,7 +234,6 @@ impl Charts {
             "params": [
                 { "name": "from", "value": 0 },
                 { "name": "to", "value": self.last_step.max(1) },
-                { "name": "shown", "value": 0 },
             ],
             "vconcat": charts,
             "spacing": 14,
@@ -225,7 +246,7 @@ impl Charts {
     fn strip(&self) -> Value {
         json!({
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-            "data": { "name": "loss" },
+            "data": source("loss"),
             "width": WIDTH,
             "height": 40,
             "title": "Drag here to zoom all charts",
@@ -242,7 +263,7 @@ impl Charts {
                     "axis": { "labels": false, "ticks": false, "grid": false },
                 },
                 "color": {
-                    "field": if self.arms.is_empty() { "series" } else { "arm" },
+                    "field": if self.arms.is_empty() { "series" } else { "replica" },
                     "type": "nominal", "legend": null, "sort": null,
                 },
                 "detail": [{ "field": "replica" }, { "field": "series" }],
@@ -268,15 +289,8 @@ impl Charts {
         // Few series of named replicas: one colour for each replica, one stroke for each series.
         let by_arm = !self.arms.is_empty() && !crowded;
         let colours = if by_arm { self.arms.len() } else { count };
-        let mut tooltip = vec![
-            json!({ "field": "series", "title": "series" }),
-            json!({ "field": "step" }),
-            json!({ "field": "value", "format": ".4g" }),
-        ];
-        let name = if self.arms.is_empty() { "replica" } else { "arm" };
-        tooltip.extend((self.replicas > 1).then(|| json!({ "field": name, "title": "replica" })));
         let colour = if by_arm {
-            json!({ "field": "arm", "type": "nominal", "title": null, "sort": self.arms })
+            json!({ "field": "replica", "type": "nominal", "title": null, "scale": { "domain": self.arms } })
         } else {
             json!({
                 "field": "series", "type": "nominal", "title": null,
@@ -284,36 +298,34 @@ impl Charts {
                 "legend": { "columns": 1 + count / 11 },
             })
         };
-        let mut encoding = json!({
-            "x": step_axis(), "y": y, "color": colour, "detail": { "field": "replica" }, "tooltip": tooltip,
-        });
+        let mut encoding = json!({ "x": step_axis(), "y": y, "color": colour, "detail": { "field": "replica" } });
         if by_arm && count > 1 {
             encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
         }
-        let mut filters: Vec<Value> = Vec::new();
-        filters.extend(log.then(|| json!({ "filter": "datum.value > 0" })));
-        filters.extend(crowded.then(|| json!({ "filter": "datum.replica === shown" })));
         let only = |test: &str| {
-            let mut all = filters.clone();
-            all.extend(uniform.then(|| json!({ "filter": format!("datum.series {test} '{UNIFORM}'") })));
-            all
+            let mut filters = Vec::new();
+            filters.extend(log.then(|| json!({ "filter": "datum.value > 0" })));
+            filters.extend(uniform.then(|| json!({ "filter": format!("datum.series {test} '{UNIFORM}'") })));
+            filters
         };
         let several = self.replicas > 1 && !crowded;
         let mut layers = vec![json!({
-            "data": { "name": chart.name },
+            "data": source(chart.name),
             "transform": only("!=="),
             "mark": {
                 "type": "line", "clip": true, "point": self.last_step == 0, "strokeWidth": 1.3,
-                "opacity": if several { 0.7 } else { 0.95 },
+                "opacity": if several { 0.7 } else { 0.95 }, "tooltip": whole_row(),
             },
             "encoding": encoding,
         })];
         layers.extend(uniform.then(|| {
             json!({
-                "data": { "name": chart.name },
+                "data": source(chart.name),
                 "transform": only("==="),
-                "mark": { "type": "line", "clip": true, "color": "#888", "strokeDash": [6, 4] },
-                "encoding": { "x": step_axis(), "y": y, "detail": { "field": "replica" }, "tooltip": tooltip },
+                "mark": {
+                    "type": "line", "clip": true, "color": "#888", "strokeDash": [6, 4], "tooltip": whole_row(),
+                },
+                "encoding": { "x": step_axis(), "y": y, "detail": { "field": "replica" } },
             })
         }));
         let height = if chart.name == "loss" { 220 } else { 140 };
@@ -329,8 +341,7 @@ impl Charts {
             json!({ "field": "series", "type": "nominal", "title": null })
         };
         let layer = json!({
-            "data": { "name": chart.name },
-            "transform": [{ "filter": "datum.replica === shown" }],
+            "data": source(chart.name),
             "mark": { "type": "rect", "clip": true, "opacity": if heat { 1.0 } else { 0.7 } },
             "encoding": {
                 "x": step_axis(), "x2": { "field": "until" },
@@ -353,8 +364,7 @@ impl Charts {
     /// Births, deaths and flips, a lane for each kind of circuit.
     fn marks(&self, chart: &Chart) -> Value {
         let layer = json!({
-            "data": { "name": chart.name },
-            "transform": [{ "filter": "datum.replica === shown" }],
+            "data": source(chart.name),
             "mark": { "type": "point", "filled": true, "clip": true, "size": 55, "opacity": 0.75 },
             "encoding": {
                 "x": step_axis(),
@@ -394,15 +404,18 @@ impl Charts {
             x["title"] = Value::Null;
             x["axis"] = json!({ "tickCount": 3 });
             let band = json!({
-                "data": { "name": "null" },
-                "transform": [{ "filter": format!("datum.replica === shown && datum.layer === {layer}") }],
+                "data": source("null"),
+                "transform": [{ "filter": format!("datum.layer === {layer}") }],
                 "mark": { "type": "area", "color": "#999", "opacity": 0.3, "clip": true },
                 "encoding": { "x": x, "y": field("low"), "y2": { "field": "high" } },
             });
             let line = json!({
-                "data": { "name": "heads" },
-                "transform": [{ "filter": format!("datum.replica === shown && datum.part === '{part}'") }],
-                "mark": { "type": "line", "clip": true, "strokeWidth": 1.3, "point": self.last_step == 0 },
+                "data": source("heads"),
+                "transform": [{ "filter": format!("datum.series === '{part}'") }],
+                "mark": {
+                    "type": "line", "clip": true, "strokeWidth": 1.3, "point": self.last_step == 0,
+                    "tooltip": whole_row(),
+                },
                 "encoding": {
                     "x": x, "y": field("value"),
                     "color": {
@@ -410,7 +423,6 @@ impl Charts {
                         "scale": { "domain": ["zero", "mean", "resample"], "range": ["#d62728", "#1f77b4", "#8fb8de"] },
                         "legend": { "orient": "right" },
                     },
-                    "tooltip": [{ "field": "baseline" }, { "field": "step" }, { "field": "value", "format": ".4g" }],
                 },
             });
             let mut layers: Vec<Value> = Vec::new();
@@ -428,27 +440,51 @@ impl Charts {
     }
 }
 
+/// A table of the page by its name. Its numbers are numbers: rows need no copies to make sure of that.
+fn source(name: &str) -> Value {
+    json!({ "name": name, "format": { "parse": null } })
+}
+
+/// A tooltip of all columns: unlike one of chosen columns, it puts no words together before anybody asks.
+fn whole_row() -> Value {
+    json!({ "content": "data" })
+}
+
+/// The height of a chart, or of charts beside and below each other, about as it will be.
+fn tall(chart: &Value) -> u64 {
+    /// Title, axis and spacing.
+    const FRAME: u64 = 68;
+    let charts = |key: &str| chart[key].as_array().map(|charts| charts.iter().map(tall).collect::<Vec<_>>());
+    if let Some(below) = charts("vconcat") {
+        below.iter().sum()
+    } else if let Some(beside) = charts("hconcat") {
+        beside.into_iter().max().unwrap_or(0)
+    } else if let Some(panels) = charts("concat") {
+        panels.iter().step_by(IN_A_ROW).sum()
+    } else {
+        chart["height"].as_u64().or(chart["height"]["step"].as_u64()).unwrap_or(0) + FRAME
+    }
+}
+
 fn step_axis() -> Value {
-    let scale = json!({ "domainMin": { "expr": "from" }, "domainMax": { "expr": "to" }, "nice": false, "zero": false });
+    let scale = json!({ "domain": [{ "expr": "from" }, { "expr": "to" }], "nice": false, "zero": false });
     json!({ "field": "step", "type": "quantitative", "title": "step", "scale": scale })
 }
 
 /// Dashed lines at the phases of the replica shown, with their names where there is room.
 fn phase_marks(ink: &str, named: bool) -> Vec<Value> {
     let mut marks = vec![json!({
-        "data": { "name": "phases" },
-        "transform": [{ "filter": "datum.replica === shown" }],
+        "data": source("phases"),
         "mark": { "type": "rule", "strokeDash": [4, 3], "color": ink, "clip": true, "opacity": if named { 1.0 } else { 0.5 } },
         "encoding": { "x": step_axis(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
     })];
-    // At the right end names stand left of their line.
-    marks.extend(named.then_some([(false, "left", 3), (true, "right", -3)]).into_iter().flatten().map(|(late, align, dx)| {
+    marks.extend(named.then(|| {
         json!({
-            "data": { "name": "phases" },
-            "transform": [{ "filter": format!("datum.replica === shown && datum.late === {late}") }],
+            "data": source("phases"),
             "mark": {
-                "type": "text", "align": align, "dx": dx, "fontSize": 10, "color": ink, "clip": true, "baseline": "top",
-                "dy": { "expr": "3 + 11 * datum.line" },
+                // At the right end names stand left of their line.
+                "type": "text", "align": { "expr": "datum.late ? 'right' : 'left'" }, "dx": { "expr": "datum.late ? -3 : 3" },
+                "dy": { "expr": "3 + 11 * datum.line" }, "fontSize": 10, "color": ink, "clip": true, "baseline": "top",
             },
             "encoding": { "x": step_axis(), "y": { "value": 0 }, "text": { "field": "phase" } },
         })
@@ -464,9 +500,8 @@ fn map(heads: &Heads) -> Value {
             encoding["x"] = json!({ "field": "head", "type": "nominal", "title": null, "axis": { "labelAngle": 0, "orient": "top" }, "sort": null });
             encoding["y"] = json!({ "field": "layer", "type": "nominal", "title": null, "axis": { "minExtent": 24, "maxExtent": 24 }, "sort": null });
             json!({
-                "data": { "name": "map" }, "mark": mark, "encoding": encoding,
+                "data": source("map"), "mark": mark, "encoding": encoding,
                 "transform": [
-                    { "filter": "datum.replica === shown" },
                     { "calculate": format!("format(datum.{field}, '+.2~f'){}", if marks { " + datum.letter" } else { "" }), "as": "words" },
                 ],
             })

@@ -102,9 +102,10 @@ pub fn write(run: &Path) -> Result<Report> {
             config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
             notes => charts.notes(),
             empty => series.is_empty(),
-            topics => charts.headings().into_iter().map(|(id, title, note)| context! { id, title, note }).collect::<Vec<_>>(),
+            topics => charts.headings().into_iter().map(|(id, title, note, tall)| context! { id, title, note, tall }).collect::<Vec<_>>(),
             choices => charts.choices(),
-            script => Value::from_safe_string(script(&charts)),
+            library => Value::from_safe_string(library()),
+            data => Value::from_safe_string(data(&charts)),
         })
         .map_err(fail)?;
     let path = run.join("report.html");
@@ -142,15 +143,16 @@ fn names(manifest: &Manifest) -> Vec<String> {
     replicas.iter().enumerate().map(named).collect()
 }
 
-/// Everything between the page's script tags.
-fn script(charts: &charts::Charts) -> String {
-    // A closing tag inside of JSON or code would end the script.
-    let payload = charts.payload().to_string().replace("</", "<\\/");
-    let library = |text: &str| {
-        let code: Vec<&str> = text.lines().filter(|line| !line.starts_with("//# sourceMappingURL")).collect();
-        code.join("\n").replace("</script", "<\\/script")
-    };
-    [library(VEGA), library(VEGA_LITE), library(VEGA_EMBED), format!("const report = {payload};")].join("\n")
+/// What the charts are drawn with.
+fn library() -> String {
+    let code = [VEGA, VEGA_LITE, VEGA_EMBED].into_iter().flat_map(str::lines);
+    let code: Vec<&str> = code.filter(|line| !line.starts_with("//# sourceMappingURL")).collect();
+    code.join("\n").replace("</script", "<\\/script")
+}
+
+/// What the charts are drawn of: JSON without a character that could end the element it stands in.
+fn data(charts: &charts::Charts) -> String {
+    charts.payload().to_string().replace('<', "\\u003c")
 }
 
 fn status(manifest: &Manifest, last_step: i64) -> String {
