@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Select, Storage, Timer, Work};
 use crate::instrument::{CostClass, registry};
 use crate::record::{Setup, apply_sets};
-use crate::train::Session;
+use crate::task::Task;
+use crate::train::{RunConfig, Session};
 
 /// A training set-up that is timed.
 pub struct Workload {
@@ -52,25 +53,50 @@ impl Workload {
         })
     }
 
-    /// A session of it, with the metrics that `keep` accepts.
-    fn session(&self, gpu: &Gpu, replicas: u32, keep: impl Fn(CostClass) -> bool) -> Result<Session> {
+    fn config(&self, replicas: u32) -> Result<RunConfig<Box<dyn Task>>> {
         let mut sets = vec![format!("replicas={replicas}")];
         sets.extend(self.sets.iter().map(|set| (*set).to_owned()));
-        let mut config = Setup::from_toml(&apply_sets(self.text, &sets)?)?.config;
+        Ok(Setup::from_toml(&apply_sets(self.text, &sets)?)?.config)
+    }
+
+    /// A session of it, measured in that way.
+    fn session(&self, gpu: &Gpu, replicas: u32, mode: &Mode) -> Result<Session> {
+        let mut config = self.config(replicas)?;
         let cards = registry().into_iter().flat_map(|instrument| instrument.cards());
-        config.measure.off = cards.filter(|card| !keep(card.cost)).map(|card| card.name.to_owned()).collect();
+        let off = cards.filter(|card| !(mode.keep)(card.cost) && !mode.each_step.contains(&card.name));
+        config.measure.off = off.map(|card| card.name.to_owned()).collect();
+        config.measure.every.extend(mode.each_step.iter().map(|name| ((*name).to_owned(), 1)));
         Session::new(gpu, config)
+    }
+
+    /// The modes that measure something of their own here: losses over a grid need a grid.
+    fn modes(&self) -> Result<Vec<&'static Mode>> {
+        let cyclic = self.config(1)?.task.cyclic().is_some();
+        Ok(MODES.iter().filter(|mode| cyclic || mode.each_step.is_empty()).collect())
     }
 }
 
-type Keep = fn(CostClass) -> bool;
-
 /// Which instruments run.
-const MODES: &[(&str, Keep)] = &[
-    ("no instruments", |_| false),
-    ("class F", |cost| cost == CostClass::F),
-    ("class F and L", |cost| matches!(cost, CostClass::F | CostClass::L)),
-    ("everything", |_| true),
+struct Mode {
+    name: &'static str,
+    /// At their own cadences.
+    keep: fn(CostClass) -> bool,
+    /// Metrics that are measured at every step besides.
+    each_step: &'static [&'static str],
+}
+
+const CLASS_F: Mode = Mode { name: "class F", keep: |cost| cost == CostClass::F, each_step: &[] };
+const EVERYTHING: Mode = Mode { name: "everything", keep: |_| true, each_step: &[] };
+const MODES: &[Mode] = &[
+    Mode { name: "no instruments", keep: |_| false, each_step: &[] },
+    CLASS_F,
+    Mode {
+        name: "class F and full-grid losses",
+        each_step: &["loss.test", "loss.restricted", "loss.excluded"],
+        ..CLASS_F
+    },
+    Mode { name: "class F and L", keep: |cost| matches!(cost, CostClass::F | CostClass::L), each_step: &[] },
+    EVERYTHING,
 ];
 
 /// One timing.
@@ -99,8 +125,13 @@ pub struct Line {
     pub share_of_peak: f64,
     /// Kernels of a step.
     pub dispatches: f64,
-    /// Bytes planned for activations.
+    /// Bytes of device memory at the worst moment of the step: weights, gradients and moments, and
+    /// activations as planned.
     pub memory: u64,
+    /// Bytes planned for activations.
+    pub activations: u64,
+    /// Bytes of activations alive at the worst moment: no plan can need less.
+    pub activations_least: u64,
     /// Replicas trained at once.
     pub replicas: u32,
 }
@@ -140,7 +171,24 @@ impl Times {
             share_of_peak: peak.share(work, median),
             dispatches: 0.0,
             memory: 0,
+            activations: 0,
+            activations_least: 0,
             replicas: 1,
+        }
+    }
+
+    /// The line of a session's step.
+    fn step(self, gpu: &Gpu, workload: &Workload, mode: &Mode, timed: (&Session, &Cadenced), peak: &Peak) -> Line {
+        let (session, cadenced) = timed;
+        let program = session.program();
+        let (state, activations, activations_least) = session.memory();
+        Line {
+            dispatches: cadenced.mean(|select| program.dispatches(select) as f64),
+            memory: state + activations,
+            activations,
+            activations_least,
+            replicas: session.config().replicas,
+            ..self.line(gpu, workload.name, mode.name, cadenced.work(program), peak)
         }
     }
 }
@@ -290,26 +338,17 @@ pub fn peak(gpu: &Gpu) -> Result<Peak> {
 /// # Errors
 /// Where the workload does not fit the device, or it fails.
 pub fn steps(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
-    let sessions = MODES.iter().map(|(_, keep)| workload.session(gpu, 1, keep)).collect::<Result<Vec<_>>>()?;
+    let modes = workload.modes()?;
+    let sessions = modes.iter().map(|mode| workload.session(gpu, 1, mode)).collect::<Result<Vec<_>>>()?;
     let cadenced = sessions.iter().map(|s| Cadenced::new(gpu, s.program(), ROUND)).collect::<Result<Vec<_>>>()?;
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); MODES.len()];
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); modes.len()];
     for _ in 0..rounds.max(1) {
         for ((session, cadenced), times) in sessions.iter().zip(&cadenced).zip(&mut times) {
             times.push(cadenced.time(gpu, session.program())?);
         }
     }
-    let lines = MODES.iter().zip(sessions.iter().zip(cadenced)).zip(times);
-    Ok(lines
-        .map(|(((mode, _), (session, cadenced)), times)| {
-            let program = session.program();
-            let line = Times(times).line(gpu, workload.name, mode, cadenced.work(program), peak);
-            Line {
-                dispatches: cadenced.mean(|select| program.dispatches(select) as f64),
-                memory: program.planned_bytes(),
-                ..line
-            }
-        })
-        .collect())
+    let timed = modes.into_iter().zip(sessions.iter().zip(&cadenced)).zip(times);
+    Ok(timed.map(|((mode, timed), times)| Times(times).step(gpu, workload, mode, timed, peak)).collect())
 }
 
 /// Shapes of products that matter: square ones, and those of the workloads.
@@ -343,7 +382,7 @@ pub fn kernels(gpu: &Gpu, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
 /// # Errors
 /// Where the device fails; [`Error::Unsupported`] where it has no timestamps.
 pub fn profile(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
-    let session = workload.session(gpu, 1, |_| true)?;
+    let session = workload.session(gpu, 1, &EVERYTHING)?;
     let program = session.program();
     let count = program.dispatches(STEP) as u32;
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); count as usize];
@@ -370,7 +409,7 @@ pub fn profile(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Resu
 /// # Errors
 /// Where the device fails; [`Error::Unsupported`] where it has no timestamps.
 pub fn instruments(gpu: &Gpu, workload: &Workload, rounds: u32) -> Result<Costs> {
-    costs(gpu, &workload.session(gpu, 1, |_| true)?, rounds)
+    costs(gpu, &workload.session(gpu, 1, &EVERYTHING)?, rounds)
 }
 
 /// What each instrument costs in a session's step: the median of `rounds` replays, which train it on.
@@ -390,7 +429,7 @@ pub fn replicas(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, most: 
     let mut lines: Vec<Line> = Vec::new();
     let mut count = 1;
     while count <= most {
-        let session = match workload.session(gpu, count, |cost| cost == CostClass::F) {
+        let session = match workload.session(gpu, count, &CLASS_F) {
             Ok(session) => session,
             Err(Error::Limit(_)) if !lines.is_empty() => break,
             Err(error) => return Err(error),
@@ -398,13 +437,7 @@ pub fn replicas(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, most: 
         let program = session.program();
         let cadenced = Cadenced::new(gpu, program, ROUND)?;
         let times = (0..rounds.max(1)).map(|_| cadenced.time(gpu, program)).collect::<Result<Vec<_>>>()?;
-        let line = Times(times).line(gpu, workload.name, "class F", cadenced.work(program), peak);
-        lines.push(Line {
-            dispatches: cadenced.mean(|select| program.dispatches(select) as f64),
-            memory: program.planned_bytes(),
-            replicas: count,
-            ..line
-        });
+        lines.push(Times(times).step(gpu, workload, &CLASS_F, (&session, &cadenced), peak));
         count *= 2;
     }
     Ok(lines)
@@ -415,7 +448,7 @@ pub fn replicas(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, most: 
 /// # Errors
 /// Where the workload does not fit the device.
 pub fn encode(gpu: &Gpu, workload: &Workload, rounds: u32) -> Result<Line> {
-    let session = workload.session(gpu, 1, |_| true)?;
+    let session = workload.session(gpu, 1, &EVERYTHING)?;
     let select = Select { step: 1, update: true };
     let program = session.program();
     let times = (0..=rounds.max(1)).map(|_| {
@@ -432,4 +465,46 @@ pub fn encode(gpu: &Gpu, workload: &Workload, rounds: u32) -> Result<Line> {
     let none = Peak { flops: f64::INFINITY, bytes: f64::INFINITY };
     let line = Times(times).line(gpu, workload.name, "encode", program.work(select), &none);
     Ok(Line { timing: "wall", dispatches: program.dispatches(select) as f64, ..line })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_steps_say_what_ran_and_what_memory_it_took() {
+        let gpu = Gpu::noop();
+        let peak = Peak { flops: 1e12, bytes: 1e11 };
+        let lines = |name: &str| steps(&gpu, Workload::find(name).unwrap(), &peak, 1).unwrap();
+        let modes = |lines: &[Line]| lines.iter().map(|line| line.mode.clone()).collect::<Vec<_>>();
+        let grok = lines("grok-minibatch");
+        let names = ["no instruments", "class F", "class F and full-grid losses", "class F and L", "everything"]
+            .map(String::from);
+        assert_eq!(modes(&grok), names);
+        let induction = lines("induction");
+        assert_eq!(modes(&induction), [&names[..2], &names[3..]].concat(), "sequences have no grid");
+        for line in grok.iter().chain(&induction) {
+            let line = serde_json::to_value(line).unwrap();
+            for field in ["workload", "mode", "adapter", "timing"] {
+                assert!(line[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {line}");
+            }
+            let number = |field: &str| line[field].as_f64().unwrap_or_else(|| panic!("{field} of {line}"));
+            for field in ["flops", "bytes", "share_of_peak", "dispatches"] {
+                assert!(number(field) > 0.0, "{field} of {line}");
+            }
+            assert!(number("min") <= number("ms_per_step") && number("ms_per_step") <= number("max"), "{line}");
+            let [least, planned, all] = ["activations_least", "activations", "memory"].map(number);
+            assert!(0.0 < least && least <= planned && planned < all, "{line}");
+        }
+    }
+
+    #[test]
+    fn full_grid_losses_are_measured_at_every_step() {
+        let mode = MODES.iter().find(|mode| mode.name == "class F and full-grid losses").unwrap();
+        let session = Workload::find("grok-minibatch").unwrap().session(&Gpu::noop(), 1, mode).unwrap();
+        let dear = session.metrics().iter().filter(|metric| metric.card.cost != CostClass::F);
+        let mut dear: Vec<(&str, u64)> = dear.map(|metric| (metric.card.name, metric.every)).collect();
+        dear.dedup();
+        assert_eq!(dear, [("loss.test", 1), ("loss.restricted", 1), ("loss.excluded", 1)]);
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::{complain, print};
-use crate::bench::{self, Costs, Line, Peak, WORKLOADS, Workload};
+use crate::bench::{self, Costs, Line, WORKLOADS, Workload};
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::CostClass;
@@ -37,7 +37,7 @@ pub(super) struct Args {
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum What {
-    /// A training step with no instruments, with the free ones, with all
+    /// A training step with no instruments, with the free ones, with all: time and memory
     Step,
     /// Single kernels at several shapes
     Kernels,
@@ -65,7 +65,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     if args.what == What::Encode {
         for workload in workloads {
             for gpu in [&Gpu::noop(), &gpu] {
-                show(args, &[bench::encode(gpu, workload, 20 * args.rounds)?], None)?;
+                show(args, &[bench::encode(gpu, workload, 20 * args.rounds)?])?;
             }
         }
         return Ok(());
@@ -83,13 +83,32 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         return Ok(());
     }
     let peak = bench::peak(&gpu)?;
+    let clock = if gpu.caps().timestamp_period.is_some() { "the device's clock" } else { "the wall clock" };
     complain(&format!(
-        "peak in this run: {:.1} GFLOP/s in a large product, {:.1} GB/s in a large copy",
+        "times by {clock}; peak in this run: {:.1} GFLOP/s in a large product, {:.1} GB/s in a large copy",
         peak.flops * 1e-9,
         peak.bytes * 1e-9
     ));
+    if !args.json {
+        print(&format!(
+            "{:22} {:44} {:>10} {:>21} {:>7} {:>9} {:>9} {:>10} {:>6} {:>7} {:>10} {:>11} {:>10}",
+            "workload",
+            "mode",
+            "ms",
+            "(min to max)",
+            "ratio",
+            "floor ms",
+            "GFLOP",
+            "bytes",
+            "peak",
+            "kernels",
+            "memory",
+            "activations",
+            "at least"
+        ));
+    }
     if args.what == What::Kernels {
-        return show(args, &bench::kernels(&gpu, &peak, args.rounds)?, Some(&peak));
+        return show(args, &bench::kernels(&gpu, &peak, args.rounds)?);
     }
     for workload in workloads {
         let lines = match args.what {
@@ -98,7 +117,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
             _ => bench::replicas(&gpu, workload, &peak, args.rounds, args.most),
         };
         match lines {
-            Ok(lines) => show(args, &lines, Some(&peak))?,
+            Ok(lines) => show(args, &lines)?,
             // One that is too large for the device does not end the others.
             Err(Error::Limit(why)) if args.preset.is_none() => complain(&format!("{} skipped: {why}", workload.name)),
             Err(error) => return Err(error),
@@ -155,7 +174,8 @@ pub(super) fn show_costs(name: &str, costs: &Costs, json: bool) -> Result<()> {
 /// What all instruments of class F may take of a step.
 const FREE: f64 = 0.03;
 
-fn show(args: &Args, lines: &[Line], peak: Option<&Peak>) -> Result<()> {
+/// Prints lines of one workload; the first is what the others are compared with.
+fn show(args: &Args, lines: &[Line]) -> Result<()> {
     if args.json {
         for line in lines {
             let text = serde_json::to_string(line).map_err(|error| Error::Unsupported(error.to_string()))?;
@@ -174,31 +194,29 @@ fn show(args: &Args, lines: &[Line], peak: Option<&Peak>) -> Result<()> {
         ));
         return Ok(());
     }
-    print(&format!(
-        "\n{:24} {:44} {:>10} {:>19} {:>8} {:>9} {:>10} {:>6} {:>7}",
-        "workload", "mode", "ms", "(min to max)", "ratio", "GFLOP", "bytes", "peak", first.timing
-    ));
     for line in lines {
         let mode = if args.what == What::Replicas { format!("{} replicas", line.replicas) } else { line.mode.clone() };
         // Of the first line: for replicas, the time of one replica's step.
         let ratio = line.ms_per_step / f64::from(line.replicas) / first.ms_per_step;
         let same = matches!(args.what, What::Step | What::Replicas);
+        let of_step = |text: String| if same { text } else { String::new() };
         print(&format!(
-            "{:24} {:44} {:10.3} {:>19} {:>8} {:9.3} {:>10} {:>5.0}% {:>7.1}",
+            "{:22} {:44} {:10.3} {:>21} {:>7} {:9.3} {:9.3} {:>10} {:>5.0}% {:>7.0} {:>10} {:>11} {:>10}",
             line.workload,
             mode,
             line.ms_per_step,
             format!("({:.3} to {:.3})", line.min, line.max),
-            if same { format!("{ratio:.3}") } else { String::new() },
+            of_step(format!("{ratio:.3}")),
+            // The share of the peak is this by the time it took.
+            line.share_of_peak * line.ms_per_step,
             line.flops as f64 * 1e-9,
             Bytes(line.bytes).to_string(),
             line.share_of_peak * 100.0,
             line.dispatches,
+            of_step(Bytes(line.memory).to_string()),
+            of_step(Bytes(line.activations).to_string()),
+            of_step(Bytes(line.activations_least).to_string()),
         ));
-    }
-    if let (Some(peak), What::Step) = (peak, args.what) {
-        let floor = (first.flops as f64 / peak.flops).max(first.bytes as f64 / peak.bytes) * 1e3;
-        print(&format!("{:24} floor at this run's peaks: {floor:.3} ms; activations {}", "", Bytes(first.memory)));
     }
     Ok(())
 }
