@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// Rounds of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     rounds: u32,
-    /// Replicas to go up to
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Replicas to go up to, where memory does not end before
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=4096))]
     most: u32,
 }
 
