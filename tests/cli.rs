@@ -283,6 +283,15 @@ fn a_damaged_model_folder_is_told() {
     // The model knows fewer tokens than the task has.
     with(&|_| ());
     place.bad(&format!("{measure} --set task.p=11"), &["d_vocab"]);
+    // The header of a safetensors file is behind 8 bytes that hold its length; what follows are the weights.
+    with(&|m| {
+        let path = m.join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(path, bytes).unwrap();
+    });
+    place.bad(measure, &["no finite numbers", "tensor"]);
     assert!(!place.path("measured").exists());
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::device::Device;
-use super::{presets, print, report};
+use super::{complain, presets, print, report};
 use crate::error::{Error, Result};
 use crate::record::{Manifest, RunDir, Status};
 use crate::train::Session;
@@ -36,6 +36,12 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let folder = super::read_model(&args.model)?;
     let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
+    let (task, model) = (setup.config.task.shape().d_vocab, folder.config.d_vocab);
+    if task < model {
+        complain(&format!(
+            "warning: the task has {task} tokens, the model knows {model}; is it the task it was trained on?"
+        ));
+    }
     let gpu = device.open()?;
     let mut session = Session::new(&gpu, setup.config)?;
     session.set_weights(&folder.replicas)?;
@@ -49,12 +55,15 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     )?;
     session.submit(0);
     gpu.wait()?;
-    let mut shown = Vec::new();
+    let (mut shown, mut not_finite) = (Vec::new(), std::collections::BTreeSet::new());
     while let Some(steps) = session.take_rows()? {
         for row in steps.iter().flat_map(|step| session.rows(step)) {
             let place = [row.label.layer, row.label.head, row.label.index];
             let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
             dir.row(&row);
+            if !row.value.is_finite() {
+                not_finite.insert(metric);
+            }
             // Single numbers and short lists are worth a line; spectra are in the table.
             if row.metric.labels.len() <= 16 {
                 let place: Vec<String> = ["layer", "head", "index"]
@@ -77,6 +86,12 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         return Err(Error::Config(
             "nothing was measured: measure.off leaves nothing that this model and task have".to_owned(),
         ));
+    }
+    if !not_finite.is_empty() {
+        let names = not_finite.into_iter().collect::<Vec<_>>().join(", ");
+        let text = format!("not all numbers are finite: {names}");
+        dir.event(0, "warning", &text)?;
+        complain(&format!("warning: {text}"));
     }
     dir.close(Status::Finished, 0)?;
     shown.iter().for_each(|line| print(line));

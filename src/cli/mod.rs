@@ -118,7 +118,15 @@ fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
             path.display()
         )));
     }
-    crate::model::ModelFolder::read(path)
+    let folder = crate::model::ModelFolder::read(path)?;
+    // Half of what is measured of such weights would look like numbers.
+    match folder.not_finite() {
+        Some(name) => Err(crate::Error::Refused(format!(
+            "{}: tensor {name} holds values that are no finite numbers; a run that diverged? Take an earlier checkpoint",
+            path.display()
+        ))),
+        None => Ok(folder),
+    }
 }
 
 /// Prints to standard error; a reader that has gone away is no error.

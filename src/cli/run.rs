@@ -56,6 +56,9 @@ impl Args {
     /// The configuration that the arguments describe, if they name one.
     fn setup(&self) -> Result<Option<Setup>> {
         let Some(config) = &self.config else { return Ok(None) };
+        if self.replicas == Some(0) {
+            return Err(Error::Config("--replicas 0: at least one replica is trained".to_owned()));
+        }
         let mut sets = self.set.clone();
         let numbers = [("seed", self.seed), ("replicas", self.replicas.map(u64::from)), ("steps", self.steps)];
         sets.extend(numbers.iter().filter_map(|(key, value)| value.map(|v| format!("{key}={v}"))));

@@ -224,6 +224,7 @@ pub fn pick(found: &[wgpu::Adapter], choice: &AdapterChoice) -> Result<usize> {
     let hit = match choice {
         AdapterChoice::Best => (!found.is_empty()).then_some(0),
         AdapterChoice::Index(index) => (*index < found.len()).then_some(*index),
+        AdapterChoice::Name(name) if name.is_empty() => None,
         AdapterChoice::Name(name) => {
             let name = name.to_lowercase();
             found.iter().position(|adapter| adapter.get_info().name.to_lowercase().contains(&name))

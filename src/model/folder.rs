@@ -32,6 +32,15 @@ impl ModelFolder {
         Ok(Self { config, replicas })
     }
 
+    /// The first tensor that holds infinities or what is no number.
+    pub fn not_finite(&self) -> Option<String> {
+        let table = WeightTable::new(&self.config);
+        let holds = |range: std::ops::Range<usize>| {
+            self.replicas.iter().any(|weights| weights[range.clone()].iter().any(|w| !w.is_finite()))
+        };
+        table.specs().iter().find(|spec| holds(spec.offset..spec.offset + spec.len())).map(|spec| spec.name.clone())
+    }
+
     /// Writes a folder; files are written beside and renamed, so that no torn file is left.
     ///
     /// # Errors
