@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn gaps_are_found_between_aligned_neighbours() {
         assert_eq!(lowest_gap(vec![], 10, 256), 0);
-        assert_eq!(lowest_gap(vec![0..10], 10, 256), 256);
+        assert_eq!(lowest_gap(std::iter::once(0..10).collect(), 10, 256), 256);
         assert_eq!(lowest_gap(vec![512..600, 0..10], 256, 256), 256);
         assert_eq!(lowest_gap(vec![512..600, 0..10], 257, 256), 768);
     }

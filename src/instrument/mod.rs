@@ -24,7 +24,6 @@ mod synchrony;
 
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use attach::FILING;
-#[cfg(feature = "cli")]
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateSummary;

@@ -20,6 +20,7 @@ pub use gather::{GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
+#[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
 pub(crate) use reduce::sum_columns;
