@@ -76,13 +76,13 @@ pub(super) fn plan(requests: &[Request], rules: Rules) -> Plan {
 fn place_all(requests: &[Request], order: &[usize], enlarge: bool, rules: Rules) -> Plan {
     let mut plan = Plan { places: vec![Place::default(); requests.len()], ..Plan::default() };
     let mut tenants: Vec<Vec<usize>> = Vec::new();
+    let mut placed = vec![false; requests.len()];
     for &tensor in order {
         let request = &requests[tensor];
+        let neighbours = request.apart.iter().filter(|other| placed[**other]);
+        let barred: BTreeSet<usize> = neighbours.map(|other| plan.places[*other].buffer).collect();
         let mut best: Option<(u64, u64, Place)> = None;
-        for (buffer, inside) in tenants.iter().enumerate() {
-            if inside.iter().any(|other| request.apart.contains(other)) {
-                continue;
-            }
+        for (buffer, inside) in tenants.iter().enumerate().filter(|(buffer, _)| !barred.contains(buffer)) {
             let together = |other: &&usize| match (request.life, requests[**other].life) {
                 (Some((a, b)), Some((c, d))) => a <= d && c <= b,
                 _ => false,
@@ -116,6 +116,7 @@ fn place_all(requests: &[Request], order: &[usize], enlarge: bool, rules: Rules)
         *size = (*size).max(place.offset + request.bytes);
         tenants[place.buffer].push(tensor);
         plan.places[tensor] = place;
+        placed[tensor] = true;
     }
     plan
 }
