@@ -9,8 +9,10 @@ Prints one table a workload: milliseconds of a step (median, least, most over ro
 A peer's step is forward, cross-entropy, backward and AdamW on the shapes of src/bench/workloads. The panel is loss,
 accuracy, attention entropies, and norms of every weight, gradient and update: what most of class F is. Full-grid
 losses are those of all test pairs, of all pairs with nothing but five frequencies left in the logits, and of the
-training pairs without them (Nanda et al. 2023), at every step. On a GPU the peers' times are taken behind a
-synchronization, and CUDA graphs are one of them.
+training pairs without them (Nanda et al. 2023), at every step; of each, thermoscope takes nine (for the key
+frequencies, and for the one to eight strongest). On a GPU the peers' times are taken behind a synchronization, and
+CUDA graphs are one of them; build burn with `--features spirv` there. VK_DRIVER_FILES decides which software driver
+burn takes; OMP_WAIT_POLICY=passive keeps PyTorch from spinning where others use the machine's cores.
 """
 
 import argparse
