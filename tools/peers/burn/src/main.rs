@@ -63,7 +63,7 @@ struct Transformer {
     unembed: Linear,
 }
 
-fn normed<const D: usize>(norm: &Option<LayerNorm>, x: Tensor<D>) -> Tensor<D> {
+fn normed(norm: &Option<LayerNorm>, x: Tensor<2>) -> Tensor<2> {
     match norm {
         Some(norm) => norm.forward(x),
         None => x,
@@ -88,15 +88,18 @@ impl Block {
         }
     }
 
-    /// `hidden` is true where a query must not look.
-    fn forward(&self, x: Tensor<3>, hidden: &Tensor<4, Bool>) -> Tensor<3> {
-        let [batch, t, d] = x.dims();
+    /// Takes one row for each token: `Linear` on more dimensions would give every sequence a gradient of the
+    /// weights of its own. `hidden` is true where a query must not look.
+    fn forward(&self, x: Tensor<2>, hidden: &Tensor<4, Bool>) -> Tensor<2> {
+        let [rows, d] = x.dims();
+        let [_, _, t, _] = hidden.dims();
         let y = normed(&self.ln1, x.clone());
-        let split = |by: &Linear| by.forward(y.clone()).reshape([batch, t, self.heads, d / self.heads]).swap_dims(1, 2);
+        let split =
+            |by: &Linear| by.forward(y.clone()).reshape([rows / t, t, self.heads, d / self.heads]).swap_dims(1, 2);
         let (q, k, v) = (split(&self.query), split(&self.key), split(&self.value));
         let scores = q.matmul(k.transpose()).div_scalar(((d / self.heads) as f32).sqrt());
         let pattern = softmax(scores.mask_fill(hidden.clone(), -1e30), 3);
-        let z = pattern.matmul(v).swap_dims(1, 2).reshape([batch, t, d]);
+        let z = pattern.matmul(v).swap_dims(1, 2).reshape([rows, d]);
         let x = x + self.output.forward(z);
         let Some((into, out)) = &self.mlp else { return x };
         let y = into.forward(normed(&self.ln2, x.clone()));
@@ -118,14 +121,16 @@ impl Transformer {
 
     /// Logits of every position, or of the last, one row each.
     fn forward(&self, tokens: Tensor<2, Int>, hidden: &Tensor<4, Bool>, last: bool) -> Tensor<2> {
-        let mut x = self.embed.forward(tokens) + self.positions.val().unsqueeze();
+        let embedded = self.embed.forward(tokens) + self.positions.val().unsqueeze();
+        let [batch, t, d] = embedded.dims();
+        let mut x = embedded.reshape([batch * t, d]);
         for block in &self.blocks {
             x = block.forward(x, hidden);
         }
-        let [batch, t, d] = x.dims();
-        let rows =
-            if last { x.slice([0..batch, t - 1..t, 0..d]).reshape([batch, d]) } else { x.reshape([batch * t, d]) };
-        self.unembed.forward(normed(&self.ln_final, rows))
+        if last {
+            x = x.reshape([batch, t, d]).slice([0..batch, t - 1..t, 0..d]).reshape([batch, d]);
+        }
+        self.unembed.forward(normed(&self.ln_final, x))
     }
 }
 
