@@ -37,12 +37,11 @@ impl Tape {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
         let times = self.timetable(&needed, &wanted);
+        let steps = self.fused(&needed, &times, &wanted);
         let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
-        for (at, node) in self.nodes().iter().enumerate() {
-            if needed[at] {
-                node.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
-                node.outputs.iter().for_each(|var| made[var.index()] = true);
-            }
+        for step in &steps {
+            step.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
+            step.outputs.iter().for_each(|var| made[var.index()] = true);
         }
         let mut places: HashMap<Var, Storage> = HashMap::new();
         for (var, storage) in &bindings.places {
@@ -99,18 +98,14 @@ impl Tape {
             Ok(Tensor { slot, dims: self.shape(var).dims.clone(), replica_stride })
         };
 
-        for (at, node) in self.nodes().iter().enumerate() {
-            if !needed[at] {
-                continue;
-            }
-            let links = node.links();
-            let inputs = links.inputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
-            let outputs = links.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
-            let owned = links.inputs.iter().chain(links.outputs).any(|var| self.shape(*var).owned);
-            recording.at_cadence(times[at].every);
-            recording.in_scope(times[at].scope);
+        for step in &steps {
+            let inputs = step.inputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
+            let outputs = step.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
+            let owned = step.inputs.iter().chain(&step.outputs).any(|var| self.shape(*var).owned);
+            recording.at_cadence(step.when.every);
+            recording.in_scope(step.when.scope);
             let replicas = if owned { self.replicas() } else { 1 };
-            node.op.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
+            step.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
         }
         recording.finish()
     }

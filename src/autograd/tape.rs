@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Array;
-use super::op::{Links, Op};
+use super::op::Op;
 use crate::error::{Error, Result};
 use crate::gpu::STEP;
 
@@ -105,12 +105,6 @@ pub(super) struct Node {
     pub(super) scope: &'static str,
     /// Runs even if nobody reads its outputs.
     pub(super) effect: bool,
-}
-
-impl Node {
-    pub(super) fn links(&self) -> Links<'_> {
-        Links { inputs: &self.inputs, outputs: &self.outputs }
-    }
 }
 
 /// When an op runs, and who it belongs to.

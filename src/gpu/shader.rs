@@ -73,6 +73,7 @@ pub(crate) use params;
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../../shaders/shared/activation.wgsl")),
     ("affine", include_str!("../../shaders/shared/affine.wgsl")),
+    ("each_activation", include_str!("../../shaders/shared/each_activation.wgsl")),
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),

@@ -2,7 +2,7 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var};
-use super::matmul::{Form, Layout, Matmul};
+use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -151,7 +151,7 @@ impl Sizes {
         b_group: usize,
         alpha: f32,
     ) -> Matmul<'a> {
-        Matmul { form, m, n, k, batches: (self.batch, self.heads), b_group, a, b, c, bias: None, residual: None, alpha }
+        Matmul { form, m, n, k, batches: (self.batch, self.heads), b_group, a, b, c, alpha, finish: Finish::default() }
     }
 
     /// Layout of q, z and their gradients.

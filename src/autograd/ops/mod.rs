@@ -13,11 +13,13 @@ mod reduce;
 mod rotary;
 mod streaming;
 
+pub(super) use activation::ActivationGrad;
 pub use activation::{ActFn, Activation, GatedActivation};
 pub use attention::{Attention, AttentionPattern, MixValues};
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub use gather::{GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
+pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
 #[cfg(any(test, feature = "cli"))]

@@ -1,0 +1,204 @@
+//! What one kernel can do together, found when a tape is compiled: ops are recorded one by one, with a gradient and a
+//! reference each, and run with fewer dispatches. Every value that anybody else reads is still written.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use super::ops::{Activation, ActivationGrad, Add, ColumnSum, Follow, GatherRows, Linear, Product, TransposedProduct};
+use super::tape::{Node, When};
+use super::{Lower, Op, Tape, Var};
+use crate::error::Result;
+use crate::gpu::Tensor;
+
+/// What is recorded as one.
+pub(super) enum What {
+    /// An op as it stands on the tape.
+    Op(Arc<dyn Op>),
+    /// A product with weights, and what follows it.
+    Product(Product),
+    /// The gradients of a weight and of the bias beside it.
+    WeightGrads(TransposedProduct),
+}
+
+/// A part of the program, with the variables it reads and writes.
+pub(super) struct Step {
+    pub(super) what: What,
+    pub(super) inputs: Vec<Var>,
+    pub(super) outputs: Vec<Var>,
+    pub(super) when: When,
+}
+
+impl Step {
+    pub(super) fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        match &self.what {
+            What::Op(op) => op.lower(cx, inputs, outputs),
+            What::Product(product) => product.lower(cx, inputs, outputs),
+            What::WeightGrads(product) => product.lower_with_sums(cx, inputs, outputs),
+        }
+    }
+}
+
+/// The op of a node, if it is a `T`.
+fn is<T: Op>(node: &Node) -> Option<&T> {
+    (&*node.op as &dyn Any).downcast_ref()
+}
+
+/// The steps of a program while they are put together; a node that another took in is gone.
+struct Fusion<'a> {
+    tape: &'a Tape,
+    steps: Vec<Option<Step>>,
+    /// The step that makes each variable.
+    maker: Vec<Option<usize>>,
+    /// How many steps read each variable; one that is bound has a reader more.
+    readers: Vec<usize>,
+    /// Number of steps with side effects before each.
+    effects: Vec<usize>,
+}
+
+impl Tape {
+    /// The needed nodes in order, fused where they can be.
+    pub(super) fn fused(&self, needed: &[bool], times: &[When], wanted: &[Var]) -> Vec<Step> {
+        let count = self.vars().count();
+        let mut fusion = Fusion {
+            tape: self,
+            steps: Vec::new(),
+            maker: vec![None; count],
+            readers: vec![0; count],
+            effects: Vec::new(),
+        };
+        for var in wanted {
+            fusion.readers[self.root(*var).index()] += 1;
+        }
+        let mut effects = 0;
+        for (at, node) in self.nodes().iter().enumerate() {
+            fusion.effects.push(effects);
+            effects += usize::from(needed[at] && node.effect);
+            fusion.steps.push(needed[at].then(|| {
+                Step {
+                    what: is::<Linear>(node)
+                        .map_or_else(|| What::Op(Arc::clone(&node.op)), |linear| What::Product(Product::from(*linear))),
+                    inputs: node.inputs.clone(),
+                    outputs: node.outputs.clone(),
+                    when: times[at],
+                }
+            }));
+            if needed[at] {
+                node.outputs.iter().for_each(|var| fusion.maker[var.index()] = Some(at));
+                node.inputs.iter().for_each(|var| fusion.readers[self.root(*var).index()] += 1);
+            }
+        }
+        for at in (0..self.len()).filter(|at| needed[*at]) {
+            fusion.look(at);
+        }
+        fusion.steps.into_iter().flatten().collect()
+    }
+}
+
+impl Fusion<'_> {
+    /// Fuses a node with those before it, where it fits.
+    fn look(&mut self, at: usize) {
+        let node = &self.tape.nodes()[at];
+        if let Some(Activation(act)) = is(node) {
+            self.activation(at, *act);
+        } else if let Some(ActivationGrad(act)) = is(node) {
+            if let Some((from, mut product)) = self.product(at, node.inputs[0]) {
+                product.follow = Follow::Slope(*act);
+                self.take_in(from, at, product, &[node.inputs[1]]);
+            }
+        } else if is::<Add>(node).is_some() {
+            for (mine, other) in [(1, 0), (0, 1)] {
+                let found = self.product(at, node.inputs[mine]).filter(|(_, product)| !product.linear.residual);
+                if let Some((from, mut product)) = found {
+                    product.linear.residual = true;
+                    self.take_in(from, at, product, &[node.inputs[other]]);
+                    return;
+                }
+            }
+        } else if is::<Linear>(node).is_some_and(|linear| linear.residual) {
+            self.picked_residual(at);
+        } else if is::<ColumnSum>(node).is_some() {
+            self.bias_gradient(at, node.inputs[0]);
+        }
+    }
+
+    /// The step that makes a variable, if it runs when node `at` does and nothing changes memory in between.
+    fn made_by(&self, at: usize, var: Var) -> Option<usize> {
+        let from = self.maker[self.tape.root(var).index()]?;
+        let (before, step) = (self.steps[from].as_ref()?, self.steps[at].as_ref()?);
+        (before.when == step.when && self.effects[from] == self.effects[at]).then_some(from)
+    }
+
+    /// The product that makes a variable for node `at` alone, if nothing follows it yet.
+    fn product(&self, at: usize, var: Var) -> Option<(usize, Product)> {
+        let from = self.made_by(at, var)?;
+        match self.steps[from].as_ref()?.what {
+            What::Product(product) if product.follow == Follow::Nothing => {
+                (self.readers[self.tape.root(var).index()] == 1).then_some((from, product))
+            }
+            _ => None,
+        }
+    }
+
+    /// Step `from` becomes part of node `at`, whose place it takes with more inputs.
+    fn take_in(&mut self, from: usize, at: usize, product: Product, more: &[Var]) {
+        let Some(mut step) = self.steps[from].take() else { return };
+        step.inputs.extend(more);
+        step.outputs.clone_from(&self.tape.nodes()[at].outputs);
+        step.what = What::Product(product);
+        self.steps[at] = Some(step);
+    }
+
+    /// An activation is taken where the product that it is of is stored.
+    fn activation(&mut self, at: usize, act: super::ops::ActFn) {
+        let node = &self.tape.nodes()[at];
+        let Some(from) = self.made_by(at, node.inputs[0]) else { return };
+        let read_elsewhere = self.readers[self.tape.root(node.inputs[0]).index()] > 1;
+        let Some(step) = &mut self.steps[from] else { return };
+        let What::Product(product) = &mut step.what else { return };
+        if product.follow != Follow::Nothing {
+            return;
+        }
+        product.follow = Follow::Activation(act);
+        step.outputs.insert(0, node.outputs[0]);
+        step.outputs.truncate(1 + usize::from(read_elsewhere));
+        self.maker[node.outputs[0].index()] = Some(from);
+        self.steps[at] = None;
+    }
+
+    /// Rows that are picked for nothing but to be added are picked where they are added.
+    fn picked_residual(&mut self, at: usize) {
+        let node = &self.tape.nodes()[at];
+        let Some(residual) = node.inputs.last().copied() else { return };
+        let Some(from) = self.made_by(at, residual) else { return };
+        let gather = &self.tape.nodes()[from];
+        if is::<GatherRows>(gather).is_none()
+            || gather.inputs.len() != 2
+            || self.readers[self.tape.root(residual).index()] != 1
+        {
+            return;
+        }
+        let Some(Step { what: What::Product(product), inputs, .. }) = &mut self.steps[at] else { return };
+        product.picked = true;
+        inputs.pop();
+        inputs.extend(&gather.inputs);
+        self.steps[from] = None;
+    }
+
+    /// The sums of a gradient's columns come with its product with the input: a bias beside a weight.
+    fn bias_gradient(&mut self, at: usize, dy: Var) {
+        let tape = self.tape;
+        let beside = (0..at).rev().take(2).find(|from| {
+            let node = &tape.nodes()[*from];
+            is::<TransposedProduct>(node).is_some() && tape.root(node.inputs[1]) == tape.root(dy)
+        });
+        let Some(from) = beside.filter(|from| self.effects[*from] == self.effects[at]) else { return };
+        let Some(product) = is::<TransposedProduct>(&tape.nodes()[from]) else { return };
+        let when = self.steps[at].as_ref().map(|step| step.when);
+        let Some(step) = &mut self.steps[from] else { return };
+        if Some(step.when) == when && matches!(step.what, What::Op(_)) {
+            step.what = What::WeightGrads(product.clone());
+            step.outputs.extend(&tape.nodes()[at].outputs);
+            self.steps[at] = None;
+        }
+    }
+}
