@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::fuse::join_in_place;
 use super::op::Lower;
 use super::tape::Source;
 use super::{Tape, Var};
@@ -37,21 +38,22 @@ impl Tape {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
         let times = self.timetable(&needed, &wanted);
-        let steps = self.fused(&needed, &times, &wanted);
-        let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
-        for step in &steps {
-            step.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
-            step.outputs.iter().for_each(|var| made[var.index()] = true);
-        }
         let mut places: HashMap<Var, Storage> = HashMap::new();
         for (var, storage) in &bindings.places {
             let root = self.root(*var);
-            read[root.index()] = true;
             let constant = matches!(self.source(root), Source::Constant(_));
             if constant || places.insert(root, storage.clone()).is_some() {
                 let why = if constant { "is a constant" } else { "is bound twice, under two names" };
                 return Err(Error::Unsupported(format!("{} {why}; bind a copy of it", self.label(*var))));
             }
+        }
+
+        let mut steps = self.fused(&needed, &times, &wanted);
+        join_in_place(self, &mut steps, &mut places);
+        let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
+        for step in &steps {
+            step.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
+            step.outputs.iter().for_each(|var| made[var.index()] = true);
         }
 
         let mut recording = Recording::new(gpu);

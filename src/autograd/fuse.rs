@@ -2,13 +2,17 @@
 //! reference each, and run with fewer dispatches. Every value that anybody else reads is still written.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::ops::{Activation, ActivationGrad, Add, ColumnSum, Follow, GatherRows, Linear, Product, TransposedProduct};
+use super::ops::{
+    Activation, ActivationGrad, Add, ColumnSum, Follow, GatherRows, Join, Linear, Product, ScatterRows, Split,
+    TransposedProduct,
+};
 use super::tape::{Node, When};
 use super::{Lower, Op, Tape, Var};
 use crate::error::Result;
-use crate::gpu::Tensor;
+use crate::gpu::{Storage, Tensor};
 
 /// What is recorded as one.
 pub(super) enum What {
@@ -18,6 +22,8 @@ pub(super) enum What {
     Product(Product),
     /// The gradients of a weight and of the bias beside it.
     WeightGrads(TransposedProduct),
+    /// Two sums of the same rows by different numbers: gradients of tokens and positions.
+    Scatters,
 }
 
 /// A part of the program, with the variables it reads and writes.
@@ -26,6 +32,8 @@ pub(super) struct Step {
     pub(super) inputs: Vec<Var>,
     pub(super) outputs: Vec<Var>,
     pub(super) when: When,
+    /// Whether it changes memory that others read.
+    effect: bool,
 }
 
 impl Step {
@@ -34,6 +42,7 @@ impl Step {
             What::Op(op) => op.lower(cx, inputs, outputs),
             What::Product(product) => product.lower(cx, inputs, outputs),
             What::WeightGrads(product) => product.lower_with_sums(cx, inputs, outputs),
+            What::Scatters => ScatterRows::lower_both(cx, inputs, outputs),
         }
     }
 }
@@ -80,6 +89,7 @@ impl Tape {
                     inputs: node.inputs.clone(),
                     outputs: node.outputs.clone(),
                     when: times[at],
+                    effect: node.effect,
                 }
             }));
             if needed[at] {
@@ -91,6 +101,65 @@ impl Tape {
             fusion.look(at);
         }
         fusion.steps.into_iter().flatten().collect()
+    }
+}
+
+/// The memory of variables that lie one behind the other, as one.
+fn side_by_side(tape: &Tape, vars: &[Var], places: &HashMap<Var, Storage>) -> Option<Storage> {
+    let mut whole: Option<(Storage, u64)> = None;
+    for var in vars {
+        let (storage, len) = (places.get(&tape.root(*var))?, tape.shape(*var).len() as u64);
+        whole = match whole {
+            None => Some((storage.clone(), len)),
+            Some((first, so_far)) => {
+                let next = first.buffer == storage.buffer
+                    && first.replica_stride == storage.replica_stride
+                    && first.offset + so_far == storage.offset;
+                if !next {
+                    return None;
+                }
+                Some((first, so_far + len))
+            }
+        };
+    }
+    whole.map(|(storage, _)| storage)
+}
+
+/// Drops what joins values that lie side by side, and what takes values apart that shall lie so: the whole is where
+/// its parts are. `places` knows where bound variables lie, and learns where the wholes do.
+pub(super) fn join_in_place(tape: &Tape, steps: &mut Vec<Step>, places: &mut HashMap<Var, Storage>) {
+    let is_read = |step: &Step, var: Var| step.inputs.iter().any(|input| tape.root(*input) == var);
+    let mut at = 0;
+    while at < steps.len() {
+        let step = &steps[at];
+        let What::Op(op) = &step.what else {
+            at += 1;
+            continue;
+        };
+        let op = &**op as &dyn Any;
+        let found = if op.is::<Join>() {
+            let whole = step.outputs[0];
+            // Those who read it later than memory changes would see the change.
+            let late = steps[at..].iter().skip_while(|step| !step.effect).any(|step| is_read(step, whole));
+            side_by_side(tape, &step.inputs, places)
+                .filter(|_| !late && !places.contains_key(&whole))
+                .map(|s| (whole, s))
+        } else if op.is::<Split>() {
+            let whole = tape.root(step.inputs[0]);
+            let made = steps[..at].iter().any(|step| step.outputs.contains(&whole));
+            side_by_side(tape, &step.outputs, places)
+                .filter(|_| made && !places.contains_key(&whole))
+                .map(|s| (whole, s))
+        } else {
+            None
+        };
+        match found {
+            Some((whole, storage)) => {
+                places.insert(whole, storage);
+                steps.remove(at);
+            }
+            None => at += 1,
+        }
     }
 }
 
@@ -118,6 +187,8 @@ impl Fusion<'_> {
             self.picked_residual(at);
         } else if is::<ColumnSum>(node).is_some() {
             self.bias_gradient(at, node.inputs[0]);
+        } else if is::<ScatterRows>(node).is_some() {
+            self.second_scatter(at);
         }
     }
 
@@ -198,6 +269,30 @@ impl Fusion<'_> {
         if Some(step.when) == when && matches!(step.what, What::Op(_)) {
             step.what = What::WeightGrads(product.clone());
             step.outputs.extend(&tape.nodes()[at].outputs);
+            self.steps[at] = None;
+        }
+    }
+
+    /// The sum of the same rows by other numbers comes with the first.
+    fn second_scatter(&mut self, at: usize) {
+        let tape = self.tape;
+        let (x, node) = (tape.nodes()[at].inputs[0], &tape.nodes()[at]);
+        let first = (0..at).rev().find(|from| {
+            let earlier = &tape.nodes()[*from];
+            is::<ScatterRows>(earlier).is_some() && tape.root(earlier.inputs[0]) == tape.root(x)
+        });
+        let Some(from) = first.filter(|from| self.effects[*from] == self.effects[at]) else { return };
+        // The lists of the second must be there when the first is computed.
+        let late = |var: &Var| self.maker[tape.root(*var).index()].is_some_and(|made| made > from);
+        if node.inputs[1..].iter().any(late) {
+            return;
+        }
+        let when = self.steps[at].as_ref().map(|step| step.when);
+        let Some(step) = &mut self.steps[from] else { return };
+        if Some(step.when) == when && matches!(step.what, What::Op(_)) {
+            step.what = What::Scatters;
+            step.inputs.extend(&node.inputs[1..]);
+            step.outputs.extend(&node.outputs);
             self.steps[at] = None;
         }
     }

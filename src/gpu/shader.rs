@@ -79,6 +79,7 @@ const SHARED: &[(&str, &str)] = &[
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),
     ("operands", include_str!("../../shaders/shared/operands.wgsl")),
     ("patterns", include_str!("../../shaders/shared/patterns.wgsl")),
+    ("picked", include_str!("../../shaders/shared/picked.wgsl")),
     ("philox", include_str!("../../shaders/shared/philox.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("rows", include_str!("../../shaders/shared/rows.wgsl")),

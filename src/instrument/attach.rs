@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Card, Instrument};
-use crate::autograd::ops::{Copy, CrossEntropy, MeanRows};
+use crate::autograd::ops::{Copy, CrossEntropy, MeanRows, attention_gradients};
 use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var, gcd};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Params, Shader, Storage, Tensor, grid_1d};
@@ -85,7 +85,27 @@ impl Pass {
         let mut gradients = tape.backward(loss, &vars)?;
         self.gradients = names.into_iter().zip(&gradients).filter_map(|(name, var)| Some((name, (*var)?))).collect();
         gradients.truncate(model.weights.len());
+        self.side_gradients(tape, model)?;
         Ok(gradients)
+    }
+}
+
+impl Pass {
+    /// Gradients of q, k and v at each place of the batch, where attention took them from a table of rows.
+    fn side_gradients(&mut self, tape: &mut Tape, model: &Model) -> Result<()> {
+        for layer in 0..model.config.n_layers {
+            let name = |hook: &str| format!("blocks.{layer}.attn.{hook}");
+            let parts = ["hook_q", "hook_k", "hook_v"].map(name);
+            let Some(dz) = self.gradients.get(&name("hook_z")).copied() else { continue };
+            if self.gradients.contains_key(&parts[0]) {
+                continue;
+            }
+            let [q, k, v] = [&parts[0], &parts[1], &parts[2]].map(|hook| self.forward.hook(hook));
+            let inputs = [q?, k?, v?, self.forward.hook(&name("hook_pattern"))?, dz];
+            let found = attention_gradients(tape, model.config.score_scale(), inputs)?;
+            self.gradients.extend(parts.into_iter().zip(found));
+        }
+        Ok(())
     }
 }
 

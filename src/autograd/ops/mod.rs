@@ -5,26 +5,32 @@ mod attention;
 mod elementwise;
 mod gather;
 mod gram;
+mod join;
 mod linear;
 mod loss;
 mod matmul;
 mod norm;
+mod picked;
 mod reduce;
 mod rotary;
 mod streaming;
 
 pub(super) use activation::ActivationGrad;
 pub use activation::{ActFn, Activation, GatedActivation};
+pub(crate) use attention::attention_gradients;
 pub use attention::{Attention, AttentionPattern, MixValues};
 pub use elementwise::{Add, AddBias, Copy, Scale};
-pub use gather::{GatherRows, IGNORE, scatter_rows};
+pub(super) use gather::ScatterRows;
+pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
+pub use join::{Join, Split};
 pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
 #[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
+pub use picked::PickedAttention;
 pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub use rotary::Rotary;
@@ -40,9 +46,11 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         elementwise::SHADERS,
         gather::SHADERS,
         gram::SHADERS,
+        join::SHADERS,
         loss::SHADERS,
         matmul::SHADERS,
         norm::SHADERS,
+        picked::SHADERS,
         reduce::SHADERS,
         rotary::SHADERS,
         streaming::SHADERS,
