@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ops::{
-    Activation, ActivationGrad, Add, ColumnSum, Follow, GatherRows, Join, Linear, Product, ScatterRows, Split,
-    TransposedProduct,
+    Activation, ActivationGrad, Add, ColumnSum, CrossEntropy, CrossEntropyGrad, Follow, GatherRows, Join, Linear,
+    LogitRows, Loss, Product, ScatterRows, Split, SpreadMean, TransposedProduct,
 };
 use super::tape::{Node, When};
 use super::{Lower, Op, Tape, Var};
@@ -22,6 +22,8 @@ pub(super) enum What {
     Product(Product),
     /// The gradients of a weight and of the bias beside it.
     WeightGrads(TransposedProduct),
+    /// A loss, and what else is taken of its logits.
+    Loss(Loss),
     /// Two sums of the same rows by different numbers: gradients of tokens and positions.
     Scatters,
 }
@@ -42,6 +44,7 @@ impl Step {
             What::Op(op) => op.lower(cx, inputs, outputs),
             What::Product(product) => product.lower(cx, inputs, outputs),
             What::WeightGrads(product) => product.lower_with_sums(cx, inputs, outputs),
+            What::Loss(loss) => loss.lower(cx, inputs, outputs),
             What::Scatters => ScatterRows::lower_both(cx, inputs, outputs),
         }
     }
@@ -82,15 +85,18 @@ impl Tape {
         for (at, node) in self.nodes().iter().enumerate() {
             fusion.effects.push(effects);
             effects += usize::from(needed[at] && node.effect);
-            fusion.steps.push(needed[at].then(|| {
-                Step {
-                    what: is::<Linear>(node)
-                        .map_or_else(|| What::Op(Arc::clone(&node.op)), |linear| What::Product(Product::from(*linear))),
-                    inputs: node.inputs.clone(),
-                    outputs: node.outputs.clone(),
-                    when: times[at],
-                    effect: node.effect,
-                }
+            fusion.steps.push(needed[at].then(|| Step {
+                what: if let Some(linear) = is::<Linear>(node) {
+                    What::Product(Product::from(*linear))
+                } else if let Some(entropy) = is::<CrossEntropy>(node) {
+                    What::Loss(Loss::from(*entropy))
+                } else {
+                    What::Op(Arc::clone(&node.op))
+                },
+                inputs: node.inputs.clone(),
+                outputs: node.outputs.clone(),
+                when: times[at],
+                effect: node.effect,
             }));
             if needed[at] {
                 node.outputs.iter().for_each(|var| fusion.maker[var.index()] = Some(at));
@@ -189,6 +195,16 @@ impl Fusion<'_> {
             self.bias_gradient(at, node.inputs[0]);
         } else if is::<ScatterRows>(node).is_some() {
             self.second_scatter(at);
+        } else if is::<CrossEntropyGrad>(node).is_some() {
+            self.loss_gradient(at);
+        } else if is::<LogitRows>(node).is_some() {
+            self.logit_rows(at, node.inputs[0]);
+        } else if is::<CrossEntropy>(node).is_some() {
+            let kept = self.tape.root(node.outputs[3]).index();
+            if let (0, Some(Step { what: What::Loss(loss), outputs, .. })) = (self.readers[kept], &mut self.steps[at]) {
+                loss.save = false;
+                outputs.truncate(3);
+            }
         }
     }
 
@@ -295,5 +311,49 @@ impl Fusion<'_> {
             step.outputs.extend(&node.outputs);
             self.steps[at] = None;
         }
+    }
+
+    /// The gradient of a mean loss is written with the losses, where its factor is known before.
+    fn loss_gradient(&mut self, at: usize) {
+        let tape = self.tape;
+        let node = &tape.nodes()[at];
+        let [z, targets, kept, d] = node.inputs[..] else { return };
+        let (Some(from), Some(spread)) = (self.made_by(at, kept), self.made_by(at, d)) else { return };
+        let alone = |var: Var| self.readers[tape.root(var).index()] == 1;
+        let (loss, mean) = (&tape.nodes()[from], &tape.nodes()[spread]);
+        let late = |var: Var| self.maker[tape.root(var).index()].is_some_and(|made| made > from);
+        if is::<SpreadMean>(mean).is_none()
+            || loss.inputs[..2] != [z, targets]
+            || !(alone(kept) && alone(d))
+            || late(mean.inputs[1])
+        {
+            return;
+        }
+        let Some(factor) = tape.constant_number(mean.inputs[0]) else { return };
+        let Some(Step { what: What::Loss(fused), inputs, outputs, .. }) = &mut self.steps[from] else { return };
+        fused.save = false;
+        fused.gradient = Some(factor);
+        inputs.push(mean.inputs[1]);
+        outputs[3] = node.outputs[0];
+        self.maker[node.outputs[0].index()] = Some(from);
+        self.steps[at] = None;
+        self.steps[spread] = None;
+    }
+
+    /// What is measured of the rows of logits is taken with the loss, whoever asks for it at the same steps.
+    fn logit_rows(&mut self, at: usize, z: Var) {
+        let tape = self.tape;
+        let every = self.steps[at].as_ref().map(|step| step.when.every);
+        let found = self.steps[..at].iter_mut().flatten().find_map(|step| match &mut step.what {
+            What::Loss(loss) if !loss.logits => {
+                let fits = tape.root(step.inputs[0]) == tape.root(z) && Some(step.when.every) == every;
+                fits.then_some((loss, &mut step.outputs))
+            }
+            _ => None,
+        });
+        let Some((loss, outputs)) = found else { return };
+        loss.logits = true;
+        outputs.extend(&tape.nodes()[at].outputs);
+        self.steps[at] = None;
     }
 }

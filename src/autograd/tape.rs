@@ -265,6 +265,16 @@ impl Tape {
         }))
     }
 
+    /// A constant of one number that all replicas share.
+    pub(super) fn constant_number(&self, var: Var) -> Option<f32> {
+        match self.source(self.root(var)) {
+            Source::Constant(bits) if bits.len() == 1 && self.shape(var).dtype == DType::F32 => {
+                Some(f32::from_bits(bits[0]))
+            }
+            _ => None,
+        }
+    }
+
     /// Records what `build` appends with a cadence: it runs at steps that `every` divides.
     ///
     /// # Errors

@@ -139,11 +139,15 @@ impl Shader {
         self.name.rsplit('/').next().unwrap_or(self.name)
     }
 
-    /// Name and knob values, for labels and messages.
+    /// Name and knob values, for labels and messages; of switches, those that are on.
     pub fn label(&self, knobs: &[u32]) -> String {
         let mut label = self.entry().to_owned();
         for (knob, value) in self.knobs.iter().zip(knobs) {
-            let _ = write!(label, " {}={value}", knob.name);
+            match (knob.values, value) {
+                ([0, 1], 0) => {}
+                ([0, 1], 1) => label.extend([" ", knob.name]),
+                _ => drop(write!(label, " {}={value}", knob.name)),
+            }
         }
         label
     }

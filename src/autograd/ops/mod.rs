@@ -27,10 +27,13 @@ pub use join::{Join, Split};
 pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
+pub(crate) use loss::LogitRows;
+pub(super) use loss::{CrossEntropyGrad, Loss};
 #[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
 pub use picked::PickedAttention;
+pub(super) use reduce::SpreadMean;
 pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub use rotary::Rotary;
