@@ -4,10 +4,11 @@
 // numerics exact to 1e-38: log1p of the sum over the wrong classes; saved = (shift, sum exp(d - shift)),
 //          shift = max(0, max d) so that nothing overflows
 // knobs    SUBGROUPS: see shared/rows; SAVE: what the gradient needs is kept; GRAD: the gradient dz of factor / count times
-//          the sum of losses is written at once, as cross_entropy_backward does; LOGITS: logit_rows [R, rows, 2] too
+//          the sum of losses is written at once, as cross_entropy_backward does; LOGITS: logit_rows [R, rows, 2] too;
+//          SHIFT: a row of shifts [R, any, z_ld], numbered by shift_row [R, rows], is added to each row of z
 struct Params {
     rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
-    count_replica: u32, logits_replica: u32, factor: f32,
+    count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
 }
 const WG: u32 = 64u;
 #import rows
@@ -19,6 +20,18 @@ const WG: u32 = 64u;
 @tensor var<storage, read_write> margin: array<f32>;
 #if SAVE
 @tensor var<storage, read_write> saved: array<f32>;
+#endif
+#if SHIFT
+@tensor var<storage, read> shifts: array<f32>;
+@tensor var<storage, read> shift_row: array<u32>;
+fn shift_at(r: u32, row: u32) -> u32 {
+    let number = min(shift_row[r * params.shift_row_replica + row], params.last_shift);
+    return r * params.shift_replica + number * params.z_ld;
+}
+fn logit(z_at: u32, shifted: u32, j: u32) -> f32 { return z[z_at + j] + shifts[shifted + j]; }
+#else
+fn shift_at(r: u32, row: u32) -> u32 { return 0u; }
+fn logit(z_at: u32, shifted: u32, j: u32) -> f32 { return z[z_at + j]; }
 #endif
 #if GRAD
 @tensor var<storage, read> count: array<f32>;
@@ -36,16 +49,19 @@ fn cross_entropy_forward(at: Invocation) {
     let y = target_class[r * params.target_replica + row];
     let counted = y < params.classes;
     let z_at = r * params.z_replica + row * params.z_ld;
-    let z_y = z[z_at + select(0u, y, counted)];
+    let shifted = shift_at(r, row);
+    let z_y = logit(z_at, shifted, select(0u, y, counted));
+    // Rows that do not count cost nothing.
+    let classes = select(0u, params.classes, counted);
     var top = -HUGE;
-    for (var j = at.lane; j < params.classes; j += lanes) {
-        top = max(top, select(z[z_at + j] - z_y, -HUGE, j == y));
+    for (var j = at.lane; j < classes; j += lanes) {
+        top = max(top, select(logit(z_at, shifted, j) - z_y, -HUGE, j == y));
     }
     top = row_max(top, at);
     let shift = max(top, 0.0);
     var sum = 0.0;
-    for (var j = at.lane; j < params.classes; j += lanes) {
-        sum += select(exp(z[z_at + j] - z_y - shift), 0.0, j == y);
+    for (var j = at.lane; j < classes; j += lanes) {
+        sum += select(exp(logit(z_at, shifted, j) - z_y - shift), 0.0, j == y);
     }
     sum = row_sum(sum, at);
     if (at.lane == 0u && row_number(at) < params.rows) {

@@ -1,6 +1,7 @@
 //! What an instrument sees while it attaches itself to a step, and the metric row it writes to.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,7 @@ pub struct ProbeConfig {
 }
 
 /// A forward pass and the losses of its rows.
+#[derive(Clone)]
 pub struct Pass {
     /// What was read.
     pub batch: Batch,
@@ -189,6 +191,10 @@ pub struct Attach<'a> {
     pub grads: &'a [Option<Var>],
     /// Sequences of one piece of a large forward pass.
     pub piece: usize,
+    /// Whether a training step sees the whole training set.
+    pub(super) full_batch: bool,
+    /// Forward passes over the test set that were appended, and their cadence: see [`Attach::test_passes`].
+    tested: Option<(u64, Rc<[Pass]>)>,
     config: &'a MeasureConfig,
     kept: BTreeMap<Var, Var>,
     /// Products of patterns that were appended, and their cadence: see [`Attach::pattern_products`].
@@ -230,6 +236,7 @@ impl<'a> Attach<'a> {
         train: &'a Pass,
         grads: &'a [Option<Var>],
         piece: usize,
+        full_batch: bool,
         config: &'a MeasureConfig,
     ) -> Self {
         let (kept, products) = (BTreeMap::new(), BTreeMap::new());
@@ -241,6 +248,8 @@ impl<'a> Attach<'a> {
             train,
             grads,
             piece,
+            full_batch,
+            tested: None,
             config,
             kept,
             products,
@@ -252,6 +261,35 @@ impl<'a> Attach<'a> {
     /// How often a metric is measured in this run; `None` where it is switched off.
     pub fn every(&self, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
         every(self.config, instrument, card)
+    }
+
+    /// Forward passes over the test set, in pieces, at the steps that `every` divides; those of an instrument that
+    /// asked before and is due at all of these steps.
+    pub(super) fn test_passes(&mut self, every: u64) -> Result<Rc<[Pass]>> {
+        if let Some((_, passes)) = self.tested.as_ref().filter(|(before, _)| every.is_multiple_of(*before)) {
+            return Ok(Rc::clone(passes));
+        }
+        let (feed, piece) = (self.feed, self.piece);
+        let batches = self.tape.at_cadence(every, |tape| feed.test_batches(tape, piece))?;
+        let passes = self.passes(every, batches)?;
+        self.tested = Some((every, Rc::clone(&passes)));
+        Ok(passes)
+    }
+
+    /// Forward passes over the training set, in pieces: the step's own where it sees the whole set.
+    pub(super) fn train_passes(&mut self, every: u64) -> Result<Rc<[Pass]>> {
+        if self.full_batch {
+            return Ok(Rc::new([self.train.clone()]));
+        }
+        let (feed, piece) = (self.feed, self.piece);
+        let batches = self.tape.at_cadence(every, |tape| feed.train_batches(tape, piece))?;
+        self.passes(every, batches)
+    }
+
+    fn passes(&mut self, every: u64, batches: Vec<Batch>) -> Result<Rc<[Pass]>> {
+        let (model, read) = (self.model, self.task.shape().read);
+        self.tape
+            .at_cadence(every, |tape| batches.into_iter().map(|batch| Pass::new(tape, model, batch, read)).collect())
     }
 
     /// What the rows of the training batch come to, [9], for those who read it: see `losses`.

@@ -1,6 +1,8 @@
 //! Fourier instruments for tasks with a cyclic group: which frequencies the weights hold, which the
 //! logits use, and how much loss depends on them. Definitions: Nanda et al. 2023.
 
+use std::collections::BTreeSet;
+
 use super::fourier_ops::{
     CentredSquares, ColumnSquares, ExcludeEach, KeepFrequencies, Largest, RankFrequencies, RowSquares, SpectrumSummary,
 };
@@ -9,12 +11,12 @@ use super::synchrony::Grid;
 use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{
-    Add, ColumnSum, CrossEntropy, GatherRows, IGNORE, Linear, MeanRows, Scale, TransposedProduct, scatter_rows,
+    Add, ColumnSum, CrossEntropy, IGNORE, Linear, MeanRows, Scale, ShiftedCrossEntropy, TransposedProduct, scatter_rows,
 };
 use crate::autograd::{Tape, Var, gcd};
 use crate::error::Result;
 use crate::model::Model;
-use crate::task::{Examples, Feed};
+use crate::task::{Examples, Feed, Split};
 
 /// `fourier_norm`, `gini`, `key_frequencies`.
 pub(super) struct Spectrum;
@@ -253,18 +255,14 @@ impl Instrument for FourierLosses {
         };
         let each = LOSS_CARDS.iter().filter(|card| EACH.contains(&card.name));
         let each = each.filter_map(|card| cx.every(self, card)).reduce(gcd);
-        let (model, piece, read, classes) = (cx.model, cx.piece, cx.task.shape().read, cx.task.shape().classes);
-        let feed = cx.feed;
-        let (walk, found) = cx.tape.at_cadence(every, |tape| {
-            let passes = feed
-                .whole(tape, piece)?
-                .into_iter()
-                .map(|batch| Pass::new(tape, model, batch, read))
-                .collect::<Result<Vec<_>>>()?;
-            let walk = Walk { group: &group, examples, classes, passes };
-            let losses = walk.losses(tape, each)?;
-            Ok((walk, losses))
-        })?;
+        let classes = cx.task.shape().classes;
+        let (train, test) = (cx.train_passes(every)?, cx.test_passes(every)?);
+        let lists =
+            |of: fn(&Split) -> &Vec<u32>| -> Vec<&[u32]> { examples.splits.iter().map(|s| of(s).as_slice()).collect() };
+        let mut passes = walked(&train, &lists(|split| &split.train));
+        passes.extend(walked(&test, &lists(|split| &split.test)));
+        let walk = Walk { group: &group, examples, classes, passes };
+        let found = cx.tape.at_cadence(every, |tape| walk.losses(tape, each))?;
         for (name, values) in [("loss.restricted", found.restricted), ("loss.excluded", found.excluded)] {
             for (rank, value) in (0..).zip(values) {
                 cx.record(self, name, "logits", value, 0, Label::indices(rank..rank + 1));
@@ -282,12 +280,41 @@ impl Instrument for FourierLosses {
     }
 }
 
+/// A forward pass over some of the examples.
+pub(super) struct Walked<'a> {
+    pub(super) pass: &'a Pass,
+    /// Which example each row is, [B] or one list behind the other for each replica; [`IGNORE`] for fillers.
+    pub(super) ids: Vec<u32>,
+}
+
+impl Walked<'_> {
+    /// A number for each row from a number for each example, as an index of the tape; fillers are ignored.
+    pub(super) fn index(&self, tape: &mut Tape, of: impl Fn(usize) -> u32) -> Var {
+        let index: Vec<u32> = self.ids.iter().map(|id| if *id == IGNORE { IGNORE } else { of(*id as usize) }).collect();
+        tape.constant_u32(&[self.pass.batch.size], &index)
+    }
+}
+
+/// Passes over the lists of all replicas, cut into pieces as they are.
+fn walked<'a>(passes: &'a [Pass], lists: &[&[u32]]) -> Vec<Walked<'a>> {
+    let same = lists.windows(2).all(|pair| pair[0] == pair[1]);
+    let lists = if same { &lists[..1] } else { lists };
+    let mut first = 0;
+    let ids = |pass: &'a Pass| {
+        let places = first..first + pass.batch.size;
+        first = places.end;
+        let ids = lists.iter().flat_map(|list| places.clone().map(|at| list.get(at).copied().unwrap_or(IGNORE)));
+        Walked { pass, ids: ids.collect() }
+    };
+    passes.iter().map(ids).collect()
+}
+
 /// The logits of every example, piece by piece.
 struct Walk<'a> {
     group: &'a Parts,
     examples: &'a Examples,
     classes: usize,
-    passes: Vec<Pass>,
+    passes: Vec<Walked<'a>>,
 }
 
 /// What the walk found, each [1] by rank, each frequency's [K] and their largest [1].
@@ -316,12 +343,12 @@ impl Walk<'_> {
 
         // Logits summed by the answer's element, and their class-centred power.
         let (mut sums, mut power): (Option<Var>, Option<Var>) = (None, None);
-        for (pass, elements) in self.passes.iter().zip(self.pieces(&elements)) {
-            let index = tape.constant_u32(&[elements.len()], elements);
-            let by_element = scatter_rows(tape, pass.forward.logits, index, order)?;
+        for walked in &self.passes {
+            let (logits, index) = (walked.pass.forward.logits, walked.index(tape, |id| elements[id]));
+            let by_element = scatter_rows(tape, logits, index, order)?;
             sums = Some(sum_of(tape, sums, by_element)?);
-            let centred = tape.push1(CentredSquares { classes }, &[pass.forward.logits, index])?;
-            let column = tape.reshape(centred, &[elements.len(), 1])?;
+            let centred = tape.push1(CentredSquares { classes }, &[logits, index])?;
+            let column = tape.reshape(centred, &[walked.pass.batch.size, 1])?;
             let total = tape.push1(ColumnSum, &[column])?;
             power = Some(sum_of(tape, power, total)?);
         }
@@ -340,11 +367,7 @@ impl Walk<'_> {
             .collect();
         let targets = tape.constant_u32(&[order], &targets);
         let count = tape.constant(&[1], &[order as f32]);
-        let train = self.train_targets(tape, &elements);
-        // Answers outside of the group are ignored below; any row serves them.
-        let inside: Vec<u32> = elements.iter().map(|e| if *e == IGNORE { 0 } else { *e }).collect();
-        let inside: Vec<Var> =
-            self.pieces(&inside).into_iter().map(|piece| tape.constant_u32(&[piece.len()], piece)).collect();
+        let train = self.train_rows(tape, &elements);
         let (mut restricted, mut excluded) = (Vec::new(), Vec::new());
         for rank in 0..=RANKS {
             let part = |tape: &mut Tape, constant: bool, factor: f32| -> Result<Var> {
@@ -360,21 +383,20 @@ impl Walk<'_> {
 
             let minus = part(tape, false, -unit)?;
             let mut sum = None;
-            for ((pass, index), (targets, count)) in self.passes.iter().zip(&inside).zip(&train) {
-                let correction = tape.push1(GatherRows, &[minus, *index])?;
-                let logits = tape.push1(Add, &[pass.forward.logits, correction])?;
-                let rows = tape.push(CrossEntropy { classes }, &[logits, *targets])?[0];
-                let mean = tape.push1(MeanRows, &[rows, *count])?;
+            for rows in &train {
+                let inputs = [rows.logits, rows.targets, minus, rows.elements];
+                let losses = tape.push(ShiftedCrossEntropy { classes }, &inputs)?[0];
+                let mean = tape.push1(MeanRows, &[losses, rows.count])?;
                 sum = Some(sum_of(tape, sum, mean)?);
             }
             excluded.extend(sum);
         }
         let one_by_one = |tape: &mut Tape| {
             let mut sum = None;
-            for ((pass, index), (targets, count)) in self.passes.iter().zip(&inside).zip(&train) {
-                let inputs = [pass.forward.logits, coefficients, basis, *index, *targets, *count];
-                let rows = tape.push1(ExcludeEach { classes, unit }, &inputs)?;
-                let losses = tape.push1(ColumnSum, &[rows])?;
+            for rows in &train {
+                let inputs = [rows.logits, coefficients, basis, rows.elements, rows.targets, rows.count];
+                let losses = tape.push1(ExcludeEach { classes, unit }, &inputs)?;
+                let losses = tape.push1(ColumnSum, &[losses])?;
                 sum = Some(sum_of(tape, sum, losses)?);
             }
             let sum = sum.ok_or_else(|| misfit("fourier losses", "no examples"))?;
@@ -384,48 +406,53 @@ impl Walk<'_> {
         Ok(Losses { restricted, excluded, keys: ranked[1], each })
     }
 
-    /// One number for each example, cut into the pieces of the walk.
-    fn pieces<'a>(&self, values: &'a [u32]) -> Vec<&'a [u32]> {
-        let mut rest = values;
-        self.passes
-            .iter()
-            .map(|pass| {
-                let (piece, after) = rest.split_at(pass.batch.size);
-                rest = after;
-                piece
-            })
-            .collect()
-    }
-
-    /// For each piece the targets of each replica's training pairs, all others ignored, and how many
-    /// there are in all pieces together.
-    fn train_targets(&self, tape: &mut Tape, elements: &[u32]) -> Vec<(Var, Var)> {
-        let per_replica: Vec<Vec<u32>> = self
-            .examples
-            .splits
-            .iter()
-            .enumerate()
-            .map(|(replica, split)| {
-                let mut targets = vec![IGNORE; elements.len()];
-                for id in split.train.iter().map(|id| *id as usize).filter(|id| elements[*id] != IGNORE) {
-                    targets[id] = self.examples.trained(replica)[id];
-                }
-                targets
-            })
-            .collect();
-        let counts: Vec<f32> = per_replica.iter().map(|t| t.iter().filter(|t| **t != IGNORE).count() as f32).collect();
+    /// The rows of the training pairs whose answers are in the group.
+    fn train_rows(&self, tape: &mut Tape, elements: &[u32]) -> Vec<TrainRows> {
+        let inside = |replica: usize| -> BTreeSet<u32> {
+            let train = &self.examples.splits[replica].train;
+            train.iter().copied().filter(|id| elements[*id as usize] != IGNORE).collect()
+        };
+        let replicas = self.examples.splits.len();
+        let trained: Vec<BTreeSet<u32>> = (0..replicas).map(inside).collect();
+        let counts: Vec<f32> = trained.iter().map(|ids| ids.len() as f32).collect();
         let count = tape.constant_owned(&[1], &counts);
-        let mut first = 0;
-        self.passes
-            .iter()
-            .map(|pass| {
-                let piece = first..first + pass.batch.size;
-                first = piece.end;
-                let targets: Vec<u32> = per_replica.iter().flat_map(|t| &t[piece.clone()]).copied().collect();
-                (tape.constant_u32(&[piece.len()], &targets), count)
-            })
-            .collect()
+        let mut found = Vec::new();
+        for walked in &self.passes {
+            let size = walked.pass.batch.size;
+            let ids = |replica: usize| &walked.ids[if walked.ids.len() == size { 0 } else { replica * size }..][..size];
+            let target = |replica: usize, id: &u32| match trained[replica].contains(id) {
+                true => self.examples.trained(replica)[*id as usize],
+                false => IGNORE,
+            };
+            let targets: Vec<u32> =
+                (0..replicas).flat_map(|replica| ids(replica).iter().map(move |id| target(replica, id))).collect();
+            if targets.iter().all(|target| *target == IGNORE) {
+                continue;
+            }
+            // Any row serves those that are ignored.
+            let row: Vec<u32> =
+                walked.ids.iter().map(|id| elements.get(*id as usize).copied().unwrap_or(IGNORE)).collect();
+            let row: Vec<u32> = row.into_iter().map(|element| if element == IGNORE { 0 } else { element }).collect();
+            found.push(TrainRows {
+                logits: walked.pass.forward.logits,
+                elements: tape.constant_u32(&[size], &row),
+                targets: tape.constant_u32(&[size], &targets),
+                count,
+            });
+        }
+        found
     }
+}
+
+/// Rows of a pass of which some are training pairs.
+struct TrainRows {
+    logits: Var,
+    /// Element of each row's answer.
+    elements: Var,
+    /// Targets of each replica's training pairs, all others ignored.
+    targets: Var,
+    /// How many there are in all passes together.
+    count: Var,
 }
 
 fn sum_of(tape: &mut Tape, sum: Option<Var>, next: Var) -> Result<Var> {

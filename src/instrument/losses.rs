@@ -106,15 +106,8 @@ impl Instrument for Test {
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         let Some(every) = cx.cadence(self) else { return Ok(()) };
-        let (feed, model, piece, read) = (cx.feed, cx.model, cx.piece, cx.task.shape().read);
-        let stats = cx.tape.at_cadence(every, |tape| {
-            let passes = feed
-                .test_batches(tape, piece)?
-                .into_iter()
-                .map(|batch| Pass::new(tape, model, batch, read))
-                .collect::<Result<Vec<_>>>()?;
-            summary(tape, &passes)
-        })?;
+        let passes = cx.test_passes(every)?;
+        let stats = cx.tape.at_cadence(every, |tape| summary(tape, &passes))?;
         cx.record(self, "loss.test", "", stats, 0, vec![Label::NONE]);
         cx.record(self, "accuracy.test", "", stats, 1, vec![Label::NONE]);
         cx.record(self, "margin.test", "", stats, 2, Label::indices(0..3));

@@ -2,8 +2,9 @@
 //! synchronization degree, phases, and shares of variance explained.
 
 use super::dominant::{BinMeans, ColumnSpread, Dominant, DominantSummary, TOP};
+use super::fourier::Walked;
 use super::parts::Parts;
-use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
+use super::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{Add, GatherRows, IGNORE, Linear, scatter_rows};
 use crate::autograd::{Tape, Var};
@@ -97,7 +98,7 @@ impl Instrument for Synchrony {
 pub(super) struct Grid<'a> {
     pub(super) group: &'a Parts,
     pub(super) examples: &'a Examples,
-    pub(super) passes: &'a [Pass],
+    pub(super) passes: &'a [Walked<'a>],
 }
 
 /// Share of a neuron's variance from which it counts as following one frequency.
@@ -123,7 +124,7 @@ impl Grid<'_> {
                 let hidden = self.hooks(&site)?;
                 let (strong, all) = cx.tape.at_cadence(every, |tape| {
                     let hidden = hidden.iter().map(|x| last_rows(tape, *x)).collect::<Result<Vec<_>>>()?;
-                    let (dominant, sums) = of_grid(tape, group, &pairs, &hidden)?;
+                    let (dominant, sums) = of_grid(tape, group, &self.pieces(&pairs, hidden))?;
                     let strong = summary(tape, group, dominant, sums, FOLLOWS)?;
                     let starts = tape.constant_u32(&[group.starts.len()], &group.starts);
                     let weights = tape.constant(&[group.count()], &group.weights);
@@ -147,7 +148,7 @@ impl Grid<'_> {
                     tape.reshape(*x, &[batch, heads * queries * keys])
                 };
                 let flat = patterns.iter().map(flat).collect::<Result<Vec<_>>>()?;
-                Ok(of_grid(tape, group, &pairs, &flat)?.0)
+                Ok(of_grid(tape, group, &self.pieces(&pairs, flat))?.0)
             })?;
             for head in 0..heads {
                 let first = (head * queries + queries - 1) * keys;
@@ -161,7 +162,15 @@ impl Grid<'_> {
     }
 
     fn hooks(&self, site: &str) -> Result<Vec<Var>> {
-        self.passes.iter().map(|pass| pass.forward.hook(site)).collect()
+        self.passes.iter().map(|walked| walked.pass.forward.hook(site)).collect()
+    }
+
+    /// Values of each pass with the operands of its rows.
+    fn pieces(&self, pairs: &[Place], values: Vec<Var>) -> Vec<(Var, Vec<Place>)> {
+        let places = |walked: &Walked<'_>| {
+            walked.ids.iter().map(|id| pairs.get(*id as usize).copied().flatten()).collect::<Vec<Place>>()
+        };
+        values.into_iter().zip(self.passes.iter().map(places)).collect()
     }
 }
 
@@ -212,25 +221,24 @@ pub(super) fn answer_means(tape: &mut Tape, group: &Parts, x: Var, targets: Var)
 type Place = Option<(usize, usize)>;
 
 /// Dominant frequency of each column over all pairs (a, b), the best of the 3 x 3 blocks of its 2-D DFT,
-/// [2, C]; and its components along a + b, [n, C]. The columns come in pieces [., C] of the list of pairs.
+/// [2, C]; and its components along a + b, [n, C]. The columns come in pieces [., C], with the pairs of their rows, those
+/// of all replicas or of each in turn.
 ///
 /// cos and sin of k a times those of k b span the same as cos and sin of k (a + b) and of k (a - b), so
 /// sums by a, b, a + b and a - b hold all that is needed.
-fn of_grid(tape: &mut Tape, group: &Parts, pairs: &[Place], pieces: &[Var]) -> Result<(Var, Var)> {
+fn of_grid(tape: &mut Tape, group: &Parts, pieces: &[(Var, Vec<Place>)]) -> Result<(Var, Var)> {
     let n = group.order;
     let families: [fn(usize, usize, usize) -> usize; 4] =
         [|a, b, n| (a + b) % n, |a, b, n| (a + n - b) % n, |a, _, _| a, |_, b, _| b];
     let first = tape.constant_u32(&[1], &[0]);
-    let pivot = tape.push1(GatherRows, &[pieces[0], first])?;
+    let pivot = tape.push1(GatherRows, &[pieces[0].0, first])?;
     let mut sums: Vec<Var> = Vec::new();
-    let mut rest = pairs;
-    for piece in pieces {
-        let (here, after) = rest.split_at(tape.shape(*piece).dims[0]);
-        rest = after;
+    for (piece, pairs) in pieces {
+        let rows = tape.shape(*piece).dims[0];
         let mut found = Vec::new();
         for family in families {
-            let index: Vec<u32> = here.iter().map(|p| p.map_or(IGNORE, |(a, b)| family(a, b, n) as u32)).collect();
-            let index = tape.constant_u32(&[index.len()], &index);
+            let index: Vec<u32> = pairs.iter().map(|p| p.map_or(IGNORE, |(a, b)| family(a, b, n) as u32)).collect();
+            let index = tape.constant_u32(&[rows], &index);
             if found.is_empty() {
                 found.push(tape.push1(ColumnSpread, &[*piece, pivot, index])?);
             }
@@ -286,8 +294,10 @@ mod tests {
         let data: Vec<f32> = (0..order * order * columns.len()).map(value).collect();
         // Two pieces, cut in the middle of a row of the grid.
         let (left, right) = data.split_at((order * order / 2 + 1) * columns.len());
-        let pieces = [left, right].map(|p| case.tape.constant(&[p.len() / columns.len(), columns.len()], p));
-        let (found, _) = of_grid(&mut case.tape, &group, &pairs, &pieces).unwrap();
+        let (above, below) = pairs.split_at(left.len() / columns.len());
+        let pieces = [(left, above), (right, below)]
+            .map(|(data, pairs)| (case.tape.constant(&[pairs.len(), columns.len()], data), pairs.to_vec()));
+        let (found, _) = of_grid(&mut case.tape, &group, &pieces).unwrap();
         gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap().concat().concat()).collect()
     }
 

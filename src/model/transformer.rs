@@ -49,6 +49,7 @@ const STATISTICS: &str = "attn.row_statistics";
 type Hooks = BTreeMap<String, Var>;
 
 /// What a forward pass leaves behind.
+#[derive(Clone)]
 pub struct Forward {
     /// [B * T, V], or [B, V] where only the last position is read out.
     pub logits: Var,

@@ -203,16 +203,16 @@ impl Feed {
         (Examples { tokens, seq, targets, width: seq, splits: Vec::new() }, ids)
     }
 
-    /// Every example of a finite set, in its order, in pieces: the same for all replicas.
+    /// The training set of each replica in pieces of at most `piece` examples, with the true targets.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the set is not finite.
-    pub fn whole(&self, tape: &mut Tape, piece: usize) -> Result<Vec<Batch>> {
+    /// [`Error::Unsupported`] for feeds without end.
+    pub fn train_batches(&self, tape: &mut Tape, piece: usize) -> Result<Vec<Batch>> {
         let Self::Examples(examples) = self else {
             return Err(Error::Unsupported("only a finite set of examples can be walked through".to_owned()));
         };
-        let all: Vec<u32> = (0..examples.len() as u32).collect();
-        in_pieces(tape, examples, &[&all], piece)
+        let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
+        in_pieces(tape, examples, &lists, piece)
     }
 
     /// The split of each replica, where there is one.

@@ -96,8 +96,8 @@ impl Session {
         let grads = train.backward(&mut tape, &model)?;
 
         let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
-        let (task, measure) = (config.task.as_ref(), &config.measure);
-        let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, piece, measure);
+        let (task, measure, full) = (config.task.as_ref(), &config.measure, config.batch.count().is_none());
+        let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, piece, full, measure);
         for instrument in instrument::registry() {
             attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;

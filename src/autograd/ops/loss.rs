@@ -10,7 +10,7 @@ use crate::gpu::{Knob, Params, Shader, Tensor};
 crate::gpu::params! {
     struct CrossEntropyParams {
         rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
-        count_replica: u32, logits_replica: u32, factor: f32,
+        count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
     }
 }
 const SUBGROUPS: Knob = Knob { name: "SUBGROUPS", values: &[0, 1] };
@@ -22,6 +22,7 @@ static FORWARD: Shader = Shader {
         Knob { name: "SAVE", values: &[0, 1] },
         Knob { name: "GRAD", values: &[0, 1] },
         Knob { name: "LOGITS", values: &[0, 1] },
+        Knob { name: "SHIFT", values: &[0, 1] },
     ],
     params: CrossEntropyParams::FIELDS,
 };
@@ -147,12 +148,65 @@ impl Loss {
             count_replica: stride(inputs.get(2)),
             logits_replica: stride(logits),
             factor: self.gradient.unwrap_or(0.0),
+            ..bytemuck::Zeroable::zeroed()
         };
         let mut tensors: Vec<&Tensor> = inputs[..2].iter().chain(&outputs[..3]).collect();
         tensors.extend([saved, inputs.get(2).filter(|_| dz.is_some()), dz, logits].into_iter().flatten());
         let (subgroups, grid) = cx.by_rows(rows, 64);
-        let knobs = [subgroups, u32::from(self.save), u32::from(dz.is_some()), u32::from(self.logits)];
+        let knobs = [subgroups, u32::from(self.save), u32::from(dz.is_some()), u32::from(self.logits), 0];
         cx.dispatch(&FORWARD, &knobs, &params, &tensors, grid)
+    }
+}
+
+/// Loss, correct and margin of [`CrossEntropy`], `[N]` each, for logits to each row of which a row of shifts is added.
+/// Inputs: logits [N, V], targets `[N]`, shifts [E, V], and which of them each row takes, `[N]`. Measures only: it has no
+/// gradient.
+pub(crate) struct ShiftedCrossEntropy {
+    /// As in [`CrossEntropy`].
+    pub(crate) classes: usize,
+}
+
+impl Op for ShiftedCrossEntropy {
+    fn name(&self) -> &'static str {
+        "shifted cross-entropy"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (n, v) = inputs[0].rows();
+        let fits = inputs[2].rows().1 == v && inputs[3].len() == n && inputs[3].dtype == DType::U32;
+        if !fits || inputs[1].len() != n || inputs[1].dtype != DType::U32 {
+            let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
+            return Err(misfit("shifted cross-entropy", format!("{dims:?}")));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n]) }; 3])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [z, targets, shifts, shift_row] = inputs else { return Err(misfit("shifted cross-entropy", "inputs")) };
+        let rows = outputs[0].len();
+        let columns = z.len() / rows;
+        let params = CrossEntropyParams {
+            rows: rows as u32,
+            classes: CrossEntropy { classes: self.classes }.taking_part(columns) as u32,
+            z_ld: columns as u32,
+            z_replica: z.replica_stride,
+            target_replica: targets.replica_stride,
+            row_replica: outputs[0].replica_stride,
+            shift_replica: shifts.replica_stride,
+            shift_row_replica: shift_row.replica_stride,
+            last_shift: (shifts.len() / columns) as u32 - 1,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let tensors = [z, targets, &outputs[0], &outputs[1], &outputs[2], shifts, shift_row];
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&FORWARD, &[subgroups, 0, 0, 0, 1], &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (n, v) = inputs[0].rows();
+        let shifted =
+            Array::from_fn(&[n, v], |at| inputs[0].data[at] + inputs[2].data[inputs[3].index(at / v) * v + at % v]);
+        CrossEntropy { classes: self.classes }.reference(&[&shifted, inputs[1]]).drain(..3).collect()
     }
 }
 
@@ -282,6 +336,17 @@ mod tests {
         let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
         case.check(&out[..1], &[z], 5e-6);
         case.agree(&out[..3], 5e-6);
+    }
+
+    #[test]
+    fn shifts_are_added_to_the_logits() {
+        for n in SIZES {
+            let mut case = Case::new(&format!("shifted {n}"));
+            let (z, shifts) = (case.owned(&[n, 9]), case.owned(&[5, 9]));
+            let (y, row) = (case.indices(&[n], 7, true), case.indices(&[n], 5, false));
+            let out = case.tape.push(ShiftedCrossEntropy { classes: 7 }, &[z, y, shifts, row]).unwrap();
+            case.agree(&out, 5e-6);
+        }
     }
 
     #[test]

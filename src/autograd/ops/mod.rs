@@ -27,8 +27,8 @@ pub use join::{Join, Split};
 pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
-pub(crate) use loss::LogitRows;
 pub(super) use loss::{CrossEntropyGrad, Loss};
+pub(crate) use loss::{LogitRows, ShiftedCrossEntropy};
 #[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
