@@ -671,8 +671,19 @@ impl<'a> Probe<'a> {
             result = tape.reshape(picked, &[rows, on.heads, config.d_model])?;
         }
         let stream = tape.push1(AblateEach, &[last, result])?;
-        let logits = self.model.logits_at_scale_of(tape, stream, forward)?;
-        self.means(tape, logits, None)
+        let mut means = None;
+        for first in (0..on.heads).step_by(self.chunk) {
+            let heads = first..(first + self.chunk).min(on.heads);
+            let mut part = stream;
+            if heads.len() < on.heads {
+                let at: Vec<u32> = (heads.start * rows..heads.end * rows).map(|row| row as u32).collect();
+                let at = tape.constant_u32(&[at.len()], &at);
+                part = tape.push1(GatherRows, &[stream, at])?;
+            }
+            let logits = self.model.logits_at_scale_of(tape, part, forward)?;
+            means = Some(self.means(tape, logits, means)?);
+        }
+        means.ok_or_else(|| crate::autograd::op::misfit("ablation", "no heads"))
     }
 
     /// Draws the subspaces of the null.
