@@ -6,7 +6,7 @@ use super::op::Lower;
 use super::tape::Source;
 use super::{Tape, Var};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Program, Recording, Slot, Storage, Tensor};
+use crate::gpu::{Class, Gpu, Program, Recording, STEP, Slot, Storage, Tensor};
 
 /// Where inputs lie, and where outputs that someone reads shall be written.
 #[derive(Default)]
@@ -110,7 +110,9 @@ impl Tape {
             recording.at_cadence(times[at].every);
             recording.in_scope(times[at].scope);
             let replicas = if owned { self.replicas() } else { 1 };
-            node.op.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
+            // What only instruments read is measured in f32, wherever it was recorded.
+            let halves = node.halves && times[at].scope == STEP;
+            node.op.lower(&mut Lower { recording: &mut recording, replicas, halves }, &inputs, &outputs)?;
         }
         recording.finish()
     }

@@ -1,11 +1,12 @@
-//! Recording of matrix products: one description, two kernels, chosen by what the device is.
+//! Recording of matrix products: one description, two kernels in f32, chosen by what the device is, and one in f16
+//! (`cooperative`).
 
 use super::super::Lower;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu, Knob, Params, Shader, Tensor, Tiling};
 
 crate::gpu::params! {
-    struct MatmulParams {
+    pub(super) struct MatmulParams {
         m: u32, n: u32, k: u32, inner: u32,
         batches: u32, a_replica: u32, a_outer: u32, a_inner: u32,
         a_ld: u32, b_replica: u32, b_outer: u32, b_inner: u32,
@@ -168,7 +169,7 @@ impl Matmul<'_> {
             )));
         }
         let layers = cx.replicas * params.batches;
-        let choice = self.choose(cx.gpu());
+        let choice = self.cooperative(cx).unwrap_or_else(|| self.choose(cx.gpu()));
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
         cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)?;
         cx.count_flops(2 * self.m as u64 * self.n as u64 * self.k as u64 * u64::from(layers));
@@ -182,8 +183,7 @@ impl Matmul<'_> {
             Some(tiling) if tilings(caps).contains(&tiling) => tiling,
             _ => self.usual(caps),
         };
-        let flags = [self.a4(), self.b4(), self.c4(), self.blocks(), self.bias.is_some(), self.residual.is_some()];
-        let flags = flags.map(u32::from);
+        let flags = self.flags();
         let form = self.form as u32;
         match tiling {
             Tiling::Registers { subgroup, rows, columns } => Choice {
@@ -196,6 +196,11 @@ impl Matmul<'_> {
                 Choice { shader: &TILE, knobs: [&[form, side], &flags[..]].concat(), rows: side, columns: side }
             }
         }
+    }
+
+    /// The knobs that all kernels have in common, from A4 on.
+    pub(super) fn flags(&self) -> [u32; 6] {
+        [self.a4(), self.b4(), self.c4(), self.blocks(), self.bias.is_some(), self.residual.is_some()].map(u32::from)
     }
 
     fn usual(&self, caps: &Caps) -> Tiling {
@@ -253,12 +258,14 @@ pub(crate) fn tilings(caps: &Caps) -> Vec<Tiling> {
     }
 }
 
-struct Choice {
-    shader: &'static Shader,
-    knobs: Vec<u32>,
-    /// Rows and columns of C one workgroup computes.
-    rows: u32,
-    columns: u32,
+/// A kernel for a product.
+pub(super) struct Choice {
+    pub(super) shader: &'static Shader,
+    pub(super) knobs: Vec<u32>,
+    /// Rows of C one workgroup computes.
+    pub(super) rows: u32,
+    /// Columns of C one workgroup computes.
+    pub(super) columns: u32,
 }
 
 /// Whether rows of the operand start at multiples of four elements.

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod cooperative;
 mod elementwise;
 mod gather;
 mod gram;
@@ -15,6 +16,9 @@ mod streaming;
 
 pub use activation::{ActFn, Activation, GatedActivation};
 pub use attention::{Attention, AttentionPattern, MixValues};
+#[cfg(feature = "cli")]
+pub(crate) use cooperative::trial;
+pub use cooperative::verify_cooperative;
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub use gather::{GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
@@ -23,8 +27,8 @@ pub use loss::CrossEntropy;
 #[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
-pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
+pub(crate) use reduce::{MultiplyScalar, sum_columns};
 pub use rotary::Rotary;
 pub use streaming::StreamedAttention;
 
@@ -35,6 +39,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
     [
         activation::SHADERS,
         attention::SHADERS,
+        cooperative::SHADERS,
         elementwise::SHADERS,
         gather::SHADERS,
         gram::SHADERS,
