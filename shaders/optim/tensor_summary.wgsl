@@ -3,7 +3,7 @@
 //            g dw, share of roots below eps, (w dw) / |w|^2, (w push) / |w|^2, |step at right angles to w| / |w|;
 //            decay = rate weight_decay |w|, step = push where decoupled, which has dw's right angle, else dw
 // shapes   sums [R, n, 8]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
-//          hyper [R, 14]  coefficients [R, 5]  out [R, T, 12]
+//          hyper [R, 14]  coefficients [R, 6]  out [R, T, 12]
 // grid     T groups folded into x and y, R
 // numerics f32, trees of fixed shape; 0 / 0 = 0; a right angle is known to some 1e-3 of the step
 struct Params { tensors: u32, decoupled: u32, sums_replica: u32, coefficients_replica: u32, out_replica: u32 }

@@ -3,7 +3,7 @@
 //   Adam   the same with decay w added to g instead;  SGD  m <- beta1 m + g + decay w, w <- w - rate m
 //   sums   w^2, g^2, (next - w)^2, w push, push^2, g (next - w), how many sqrt(v) root lie below eps, w (next - w);
 //          push is what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
-// shapes   weights, grads, first, second [R, P]  hyper [R, 14]  coefficients [R, 5]  blocks [n, 4]: first
+// shapes   weights, grads, first, second [R, P]  hyper [R, 14]  coefficients [R, 6]  blocks [n, 4]: first
 //          element, length in whole vectors, decays, length  sums [R, n, 8]
 // grid     n groups folded into x and y, R
 // numerics f32; next - w is the rounded difference; its product with w is summed itself, because |next|^2 - |w|^2

@@ -83,17 +83,18 @@ impl Hyper {
 }
 
 /// Numbers `coefficients.wgsl` works out for one replica and step: learning rate, step size,
-/// 1/√(1 - beta2^t), factor of the gradient, and whether anything moves at all.
-const COEFFICIENTS: usize = 5;
+/// 1/√(1 - beta2^t), factor of the gradient, whether anything moves at all, and what the loss was scaled by.
+const COEFFICIENTS: usize = 6;
+const USED_SCALE: usize = 5;
 
 const OPTIMIZER: Knob = Knob { name: "OPTIMIZER", values: &[0, 1, 2] };
 crate::gpu::params! {
-    struct CoefficientParams { blocks: u32, sums_replica: u32, out_replica: u32, moves: f32 }
+    struct CoefficientParams { blocks: u32, sums_replica: u32, out_replica: u32, scale_replica: u32, moves: f32 }
 }
 static COEFFICIENTS_SHADER: Shader = Shader {
     name: "optim/coefficients",
     source: include_str!("../../shaders/optim/coefficients.wgsl"),
-    knobs: &[OPTIMIZER, Knob { name: "CLIP", values: &[0, 1] }],
+    knobs: &[OPTIMIZER, Knob { name: "NORM", values: &[0, 1] }, Knob { name: "GUARD", values: &[0, 1] }],
     params: CoefficientParams::FIELDS,
 };
 crate::gpu::params! {
@@ -185,6 +186,8 @@ pub(super) struct State {
     pub(super) hyper: Var,
     /// Step counter, [1], shared.
     pub(super) clock: Var,
+    /// Where gradients are scaled: by what, a power of two, and its inverse, [1].
+    pub(super) scale: Option<(Var, Var)>,
 }
 
 /// Appends one step of the optimizer. When the program only measures, the same kernels run and leave
@@ -201,10 +204,11 @@ pub(super) fn append(
     let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
     let tensors = tape.constant_u32(&[table.specs().len(), 4], &blocks.tensors);
     let mut inputs = vec![state.hyper, state.clock];
-    if clip {
+    if clip || state.scale.is_some() {
         // The gradient's norm must be known before anything moves: one reading pass more.
         inputs.push(tape.push1(SquareSums, &[state.grads, rows])?);
     }
+    inputs.extend(state.scale.map(|(scale, inverse)| [scale, inverse]).into_iter().flatten());
     let coefficients = tape.push1(Coefficients { kind }, &inputs)?;
     let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, coefficients, rows];
     let sums = tape.effect(Update { kind }, &inputs)?[0];
@@ -212,7 +216,8 @@ pub(super) fn append(
     let before = tape.in_scope("update summary");
     let tensors = tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, coefficients])?;
     tape.in_scope(before);
-    Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd })
+    let loss_scale = state.scale.map(|_| (coefficients, USED_SCALE));
+    Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd, loss_scale })
 }
 
 /// Appends what ends a step: the clock goes on.
@@ -252,8 +257,9 @@ impl Op for SquareSums {
     }
 }
 
-/// Learning rate, step size, correction and clip factor of this step. Inputs: hyper, clock, and the
-/// gradient's square sums where it is clipped.
+/// Learning rate, step size, correction and clip factor of this step. Inputs: hyper, clock, the gradient's
+/// square sums where it is clipped or scaled, and where it is scaled the scale and its inverse, which are
+/// halved and doubled where the sums are not finite: nothing moves then.
 struct Coefficients {
     kind: OptimizerKind,
 }
@@ -268,15 +274,16 @@ impl Op for Coefficients {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let sums = inputs.get(2);
+        let (sums, scale) = (inputs.get(2), inputs.get(3));
         let mut tensors = vec![&inputs[0], &inputs[1], &outputs[0]];
-        tensors.extend(sums);
-        let knobs = [self.kind as u32, u32::from(sums.is_some())];
+        tensors.extend(&inputs[2..]);
+        let knobs = [self.kind as u32, u32::from(sums.is_some()), u32::from(scale.is_some())];
         for (phase, moves) in [(Phase::Update, 1.0), (Phase::Still, 0.0)] {
             let params = CoefficientParams {
                 blocks: sums.map_or(0, |t| t.len() as u32),
                 sums_replica: sums.map_or(0, |t| t.replica_stride),
                 out_replica: outputs[0].replica_stride,
+                scale_replica: scale.map_or(0, |t| t.replica_stride),
                 moves,
             };
             cx.in_phase(phase, |cx| cx.dispatch(&COEFFICIENTS_SHADER, &knobs, &params, &tensors, [1, 1, cx.replicas]))?;
@@ -300,7 +307,8 @@ impl Op for Coefficients {
             let norm = sums.data.iter().sum::<f64>().sqrt();
             if hyper("clip") > 0.0 { (hyper("clip") / (norm + 1e-6)).min(1.0) } else { 1.0 }
         });
-        vec![Array::new(&[COEFFICIENTS], vec![rate, size, root, factor, 1.0])]
+        let scale = inputs.get(3).map_or(1.0, |scale| scale.data[0]);
+        vec![Array::new(&[COEFFICIENTS], vec![rate, size, root, factor, 1.0, scale])]
     }
 }
 
@@ -372,7 +380,7 @@ fn moved(
     [w, gradient, m, v]: [f64; 4],
 ) -> Moved {
     let h = |name: &str| hyper.data[Hyper::FIELDS.iter().position(|f| f.name == name).unwrap_or(0)];
-    let [rate, size, root, factor, _] = coefficients.data[..] else {
+    let [rate, size, root, factor, ..] = coefficients.data[..] else {
         return Moved { weight: w, push: 0.0, tiny: false };
     };
     let decay = if decays { h("weight_decay") } else { 0.0 };
