@@ -104,6 +104,13 @@ fn an_overflow_costs_steps_but_no_weights_and_a_restored_run_goes_on_alike() {
             let setup = Setup::from_toml(&format!("precision = \"f16\"\nloss_scale = {scale}\n{text}")).unwrap();
             Session::new(&gpu, setup.config).unwrap()
         };
+        let mut alone = {
+            let text = text.replace("replicas = 2", "seed = 1");
+            let setup = Setup::from_toml(&format!("precision = \"f16\"\n{text}")).unwrap();
+            Session::new(&gpu, setup.config).unwrap()
+        };
+        let second: Vec<f32> = losses(&gpu, &mut few(1 << 16), 5).iter().map(|row| row[1]).collect();
+        assert_eq!(losses(&gpu, &mut alone, 5).concat(), second, "a replica has the bits it has alone");
         let mut run = few(1 << 24);
         let start = run.snapshot().unwrap();
         run.submit(1);
