@@ -23,7 +23,7 @@ impl Tape {
     }
 
     /// The same with every gradient on the way a multiple of itself, so that none is too small for f16: `scale` and its
-    /// inverse, [1], powers of two, by which all are multiplied at the end. That is exact.
+    /// inverse, `[1]`, powers of two, by which all are multiplied at the end. That is exact.
     ///
     /// # Errors
     /// As [`Tape::backward`].
