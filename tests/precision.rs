@@ -20,6 +20,7 @@ const MODULAR: &str = r#"
     d_model = 64
     n_heads = 2
     d_mlp = 96
+    mlp_biases = true
     [optimizer]
     learning_rate = 0.003
     weight_decay = 0.1
@@ -70,7 +71,14 @@ fn each_precision_takes_its_kernels_and_trains_alike() {
     for gpu in able() {
         let [whole, forward, both] = ["f32", "f16-forward", "f16"].map(|precision| {
             let mut session = session(&gpu, &format!("precision = \"{precision}\"")).unwrap();
-            let used = session.kernels().iter().filter(|kernel| kernel.starts_with("matmul_coop")).count();
+            let kernels = session.kernels();
+            let coop = || kernels.iter().filter(|kernel| kernel.starts_with("matmul_coop"));
+            let used = coop().count();
+            for (what, where_) in [("ACTIVATE", "f16-forward f16"), ("SLOPE", "f16"), ("SUMS", "f16")] {
+                let does = coop().any(|kernel| kernel.contains(what));
+                let expected = where_.split(' ').any(|one| one == precision);
+                assert_eq!(does, expected, "{what} with {precision}: {kernels:?}");
+            }
             session.submit(1);
             let first = arrived(&gpu, &mut session).remove(0);
             let test = |r| first.value(session.metrics(), "loss.test", r).unwrap();

@@ -4,6 +4,7 @@
 // knobs    ACT: see shared/activation; WIDE: vectors of four
 struct Params { vectors: u32, a_replica: u32, b_replica: u32, c_replica: u32, y_replica: u32, z_replica: u32 }
 #import activation
+#import each_activation
 @tensor var<storage, read> gate: array<T>;
 @tensor var<storage, read> up: array<T>;
 @tensor var<storage, read_write> y: array<T>;

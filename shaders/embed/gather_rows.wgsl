@@ -1,10 +1,10 @@
-// gather_rows: y[n,:] = table[index[n],:] (+ second[second_index[n],:])
-// shapes   table [R, U, D]  index [R, N]  y [R, N, D]; tables and indices may be shared (stride 0)
+// gather_rows: y[n,:] = table[index[n], first..] (+ second[second_index[n],:])
+// shapes   table [R, U, table_ld], of which D columns from `first` on are meant  index [R, N]  y [R, N, D]; tables and indices may be shared (stride 0)
 // grid     ceil(N D / width / 64) groups folded into x and y, R
 //          an index beyond its table reads the last row
 // knobs    SECOND: a second table is added; WIDE: vectors of four along D
 struct Params {
-    n: u32, vectors: u32, table_replica: u32, index_replica: u32,
+    n: u32, vectors: u32, table_ld: u32, first: u32, table_replica: u32, index_replica: u32,
     second_replica: u32, second_index_replica: u32, y_replica: u32, last: u32, second_last: u32,
 }
 #if WIDE
@@ -28,7 +28,7 @@ fn gather_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) g
     let d = i % params.vectors;
     let r = wid.z;
     let row = min(index[r * params.index_replica + n], params.last);
-    var v = table[r * params.table_replica + row * params.vectors + d];
+    var v = table[r * params.table_replica + row * params.table_ld + params.first + d];
 #if SECOND
     let second_row = min(second_index[r * params.second_index_replica + n], params.second_last);
     v += second[r * params.second_replica + second_row * params.vectors + d];

@@ -1,11 +1,15 @@
 // scatter_rows: y[u,:] = sum of the x[n,:] in list u
 // shapes   x [R, N, D]  starts [R, S, U + 1]  order [R, N]: see bucket_rows  y [R, U, D]
-// grid     U groups folded into x and y, R; 32 vectors of columns x 8 lanes, each lane every eighth entry
-// numerics f32, serial in a lane, then the eight lanes in order
-// knobs    WIDE: vectors of four along D
+// grid     (U, or U + U2) ceil(columns / (256 / LANES vectors)) groups folded into x and y, R; in a group LANES lanes for
+//          each vector of columns, each lane every LANES-th entry
+// numerics f32, serial in a lane, then the lanes as a tree of fixed shape
+// knobs    WIDE: vectors of four along D; LANES; EXTRA: more columns [R, N / keys, queries, E] beside x, which only the
+//          last `queries` of `keys` rows have, summed into more [R, U, E]; BOTH: x is summed by second lists too, into
+//          second_y [R, U2, D]
 struct Params {
-    rows: u32, vectors: u32, segments: u32, segment: u32,
-    x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
+    rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
+    more_vectors: u32, keys: u32, queries: u32, extra_replica: u32, more_replica: u32,
+    second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
 }
 #if WIDE
 alias T = vec4<f32>;
@@ -16,33 +20,106 @@ alias T = f32;
 @tensor var<storage, read> starts: array<u32>;
 @tensor var<storage, read> order: array<u32>;
 @tensor var<storage, read_write> y: array<T>;
+#if EXTRA
+@tensor var<storage, read> extra: array<T>;
+@tensor var<storage, read_write> more: array<T>;
+#endif
+#if BOTH
+@tensor var<storage, read> second_starts: array<u32>;
+@tensor var<storage, read> second_order: array<u32>;
+@tensor var<storage, read_write> second_y: array<T>;
+#endif
 
+const ACROSS: u32 = 256u / LANES;
 var<workgroup> partial: array<T, 256>;
+
+#if EXTRA
+// Row n's part of the columns beside x; nothing for rows without.
+fn beside(r: u32, n: u32, d: u32) -> T {
+    let query = n % params.keys + params.queries;
+    let at = (n / params.keys * params.queries + (max(query, params.keys) - params.keys)) * params.more_vectors;
+    return select(T(0.0), extra[r * params.extra_replica + at + d], query >= params.keys);
+}
+#endif
+
+fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
+    var sum = T(0.0);
+    for (var s = 0u; s < params.segments; s++) {
+        let list = r * params.starts_replica + s * (params.rows + 1u) + u;
+        let last = starts[list + 1u];
+        for (var i = starts[list] + lane; i < last; i += LANES) {
+            let n = order[r * params.order_replica + i];
+#if EXTRA
+            if (d >= params.vectors) {
+                sum += beside(r, n, d - params.vectors);
+            } else {
+                sum += x[r * params.x_replica + n * params.vectors + d];
+            }
+#else
+            sum += x[r * params.x_replica + n * params.vectors + d];
+#endif
+        }
+    }
+    return sum;
+}
+
+#if BOTH
+fn second_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
+    var sum = T(0.0);
+    for (var s = 0u; s < params.second_segments; s++) {
+        let list = r * params.second_starts_replica + s * (params.second_rows + 1u) + u;
+        let last = second_starts[list + 1u];
+        for (var i = second_starts[list] + lane; i < last; i += LANES) {
+            sum += x[r * params.x_replica + second_order[r * params.second_order_replica + i] * params.vectors + d];
+        }
+    }
+    return sum;
+}
+#endif
+
+fn store(r: u32, u: u32, d: u32, sum: T) {
+#if EXTRA
+    if (d >= params.vectors) {
+        more[r * params.more_replica + u * params.more_vectors + d - params.vectors] = sum;
+        return;
+    }
+#endif
+#if BOTH
+    if (u >= params.rows) {
+        second_y[r * params.second_y_replica + (u - params.rows) * params.vectors + d] = sum;
+        return;
+    }
+#endif
+    y[r * params.y_replica + u * params.vectors + d] = sum;
+}
 
 @compute @workgroup_size(256)
 fn scatter_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let u = wid.y * groups.x + wid.x;
+    let columns = params.vectors + params.more_vectors;
+    let chunks = (columns + ACROSS - 1u) / ACROSS;
+    let group = wid.y * groups.x + wid.x;
+    let u = group / chunks;
+    let d = group % chunks * ACROSS + lid % ACROSS;
+    let lane = lid / ACROSS;
     let r = wid.z;
-    let lane = lid / 32u;
-    for (var d0 = 0u; d0 < params.vectors; d0 += 32u) {
-        let d = d0 + lid % 32u;
-        var sum = T(0.0);
-        if (u < params.rows && d < params.vectors) {
-            for (var s = 0u; s < params.segments; s++) {
-                let list = r * params.starts_replica + s * (params.rows + 1u) + u;
-                let last = starts[list + 1u];
-                for (var i = starts[list] + lane; i < last; i += 8u) {
-                    let n = order[r * params.order_replica + i];
-                    sum += x[r * params.x_replica + n * params.vectors + d];
-                }
-            }
+    let inside = u < params.rows + params.second_rows && d < columns;
+    var sum = T(0.0);
+    if (inside) {
+#if BOTH
+        if (u >= params.rows) {
+            sum = second_sum(r, u - params.rows, d, lane);
+        } else {
+            sum = list_sum(r, u, d, lane);
         }
-        partial[lid] = sum;
-        workgroupBarrier();
-        if (lane == 0u && u < params.rows && d < params.vectors) {
-            for (var other = 1u; other < 8u; other++) { sum += partial[other * 32u + lid]; }
-            y[r * params.y_replica + u * params.vectors + d] = sum;
-        }
+#else
+        sum = list_sum(r, u, d, lane);
+#endif
+    }
+    partial[lid] = sum;
+    workgroupBarrier();
+    for (var other = LANES / 2u; other > 0u; other /= 2u) {
+        if (lane < other) { partial[lid] += partial[lid + other * ACROSS]; }
         workgroupBarrier();
     }
+    if (lane == 0u && inside) { store(r, u, d, partial[lid]); }
 }

@@ -7,7 +7,7 @@
 // knobs    LONG: a chunk is whole rows, each walked by all invocations up to the last key its query sees;
 //          else it is entries, wherever rows end  TAKEN: a chunk is rows whose entropies are known
 #import patterns
-const WG: u32 = 64u;
+const WG: u32 = 256u;
 #import reduce
 #import numerics
 @tensor var<storage, read> x: array<f32>;
@@ -62,7 +62,7 @@ fn chunk_sum(r: u32, h: u32, chunk: u32, lid: u32) -> f32 {
 #endif
 #endif
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(256)
 fn head_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let r = wid.z;
     let sum = workgroup_sum(chunk_sum(r, wid.x, wid.y, lid), lid);

@@ -5,10 +5,12 @@
 // numerics elements of A and B are rounded to f16 as they are staged, to infinity beyond 65504; their products are exact
 //          in f32, and are summed in f32 in an order that is the driver's; alpha, bias and residual act in f32
 // knobs    FORM, WIDE (matrices of 16 x 16, else of 8 x 8), TILE, LANES (of the largest subgroup), A4, B4, C4 (operand
-//          is read or written in aligned vectors), BLOCKS, BIAS, RESIDUAL
+//          is read or written in aligned vectors), BLOCKS, and what is done to C: BIAS, RESIDUAL, PICKED, ACTIVATE, KEEP,
+//          SLOPE, ACT, SUMS: see shared/operands
 enable f16;
 enable wgpu_cooperative_matrix;
 #import matmul
+#import activation
 #import operands
 
 #if WIDE
@@ -45,6 +47,12 @@ var<workgroup> a_tile: array<f16, TILE * DEPTH / A_LENGTH * A_STRIDE>;
 var<workgroup> b_tile: array<f16, TILE * DEPTH / B_LENGTH * B_STRIDE>;
 // One matrix of results of each subgroup, and a place that nobody reads for those of subgroups too many.
 var<workgroup> results: array<f32, (GROUPS + 1u) * UNIT * UNIT>;
+#if SUMS
+// Sums of B's columns, of f32 numbers. Form 2 stages them row by row: an invocation sees the same four columns throughout,
+// as SHARES of them do.
+const SHARES: u32 = THREADS * 4u / TILE;
+var<workgroup> column_sums: array<vec4<f32>, TILE / 4u>;
+#endif
 
 // Where the last vector of a row may start: aligned ones lie wholly inside.
 fn last_start(length: u32, whole: u32) -> u32 { return length - select(1u, 4u, whole == 1u); }
@@ -83,6 +91,7 @@ fn matmul_coop(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     let place = min(group, GROUPS) * UNIT * UNIT;
     var sums: array<Sum, UNITS_DOWN * UNITS_ACROSS>;
     for (var unit = 0u; unit < UNITS_DOWN * UNITS_ACROSS; unit++) { sums[unit] = Sum(); }
+    var columns = vec4<f32>(0.0);
     for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
         for (var e = lid * 4u; e < TILE * DEPTH; e += THREADS * 4u) {
             let i = e / A_LENGTH;
@@ -105,6 +114,7 @@ fn matmul_coop(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             } else {
                 v = fetch_b(k0 + k, j0 + j, params.k, params.n, at.b);
             }
+            if (SUMS == 1u) { columns += v; }
             let halves = vec4<f16>(v);
             for (var d = 0u; d < 4u; d++) { b_tile[k * B_STRIDE + j + d] = halves[d]; }
         }
@@ -134,4 +144,21 @@ fn matmul_coop(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         }
         workgroupBarrier();
     }
+#if SUMS
+    if (i0 == 0u) {
+        let mine = lid % (TILE / 4u);
+        for (var share = 0u; share < SHARES; share++) {
+            if (lid / (TILE / 4u) == share) {
+                column_sums[mine] = columns + select(column_sums[mine], vec4<f32>(0.0), share == 0u);
+            }
+            workgroupBarrier();
+        }
+        if (lid < TILE / 4u) {
+            for (var e = 0u; e < 4u; e++) {
+                let j = j0 + lid * 4u + e;
+                if (j < params.n) { sums_of_b[at.sums + j] = column_sums[lid][e]; }
+            }
+        }
+    }
+#endif
 }

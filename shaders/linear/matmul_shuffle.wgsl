@@ -6,8 +6,10 @@
 //          workgroup computes TM rows x SG TN columns, a lane all TM rows of TN columns
 // numerics f32, products added in order of k
 // knobs    FORM, SG (the subgroup size, fixed on the adapter), TM, TN (multiples of 4), GROUPS,
-//          A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, BIAS, RESIDUAL
+//          A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, and what is
+//          done to C: BIAS, RESIDUAL, PICKED, ACTIVATE, KEEP, SLOPE, ACT, SUMS: see shared/operands
 #import matmul
+#import activation
 #import operands
 
 const TV: u32 = TN / 4u;
@@ -58,6 +60,8 @@ fn matmul_shuffle(
     }
     var sums: array<array<vec4<f32>, TV>, TM>;
     for (var i = 0u; i < TM; i++) { for (var v = 0u; v < TV; v++) { sums[i][v] = vec4<f32>(0.0); } }
+    var columns: array<vec4<f32>, TV>;
+    for (var v = 0u; v < TV; v++) { columns[v] = vec4<f32>(0.0); }
     for (var k = 0u; k < depth; k += 4u) {
         // TM x 4 elements of A, spread over the lanes of the subgroup.
         var left: array<vec4<f32>, PARTS>;
@@ -91,6 +95,11 @@ fn matmul_shuffle(
                 }
             }
         }
+        if (SUMS == 1u) {
+            for (var d = 0u; d < 4u; d++) {
+                for (var v = 0u; v < TV; v++) { columns[v] += select(vec4<f32>(0.0), right[d][v], k + d < depth); }
+            }
+        }
         // A row's sums stay in registers for all four k: they are too many to stay for longer.
         for (var i = 0u; i < TM; i++) {
             for (var d = 0u; d < 4u; d++) {
@@ -110,4 +119,13 @@ fn matmul_shuffle(
             if (i0 + i < params.m && j0 + v * 4u < params.n) { store_c(sums[i][v], i0 + i, j0 + v * 4u, at); }
         }
     }
+#if SUMS
+    if (i0 == 0u) {
+        for (var v = 0u; v < TV; v++) {
+            for (var e = 0u; e < 4u; e++) {
+                if (j0 + v * 4u + e < params.n) { sums_of_b[at.sums + j0 + v * 4u + e] = columns[v][e]; }
+            }
+        }
+    }
+#endif
 }

@@ -3,8 +3,10 @@
 // shapes   A, B, C in three forms and any number of batches: see shared/matmul
 // grid     [ceil(n / TILE), ceil(m / TILE), R * batches], (TILE / PER)^2 invocations, PER x PER results each
 // numerics f32, products added in order of k: whatever the tile, the same bits
-// knobs    FORM, TILE, A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, BIAS, RESIDUAL
+// knobs    FORM, TILE, A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, and what is done to C:
+//          BIAS, RESIDUAL, PICKED, ACTIVATE, KEEP, SLOPE, ACT, SUMS: see shared/operands
 #import matmul
+#import activation
 #import operands
 
 // Results of a thread: PER x PER.
@@ -79,6 +81,8 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     let column = lid % SIDE;
     var sums: array<array<vec4<f32>, PARTS>, PER>;
     for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { sums[i][v] = vec4<f32>(0.0); } }
+    var columns: array<vec4<f32>, PARTS>;
+    for (var v = 0u; v < PARTS; v++) { columns[v] = vec4<f32>(0.0); }
     for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
         for (var e = lid; e < 2u * SQUARES; e += THREADS) {
             // Neighbours read neighbouring addresses: along k where k is contiguous.
@@ -99,6 +103,9 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         for (var k = 0u; k < DEPTH; k++) {
             var right: array<vec4<f32>, PARTS>;
             for (var v = 0u; v < PARTS; v++) { right[v] = b_tile[k * ROW + v * SIDE + column]; }
+            if (SUMS == 1u && i0 == 0u) {
+                for (var v = 0u; v < PARTS; v++) { columns[v] += right[v]; }
+            }
             for (var u = 0u; u < PARTS; u++) {
                 let left = a_tile[k * ROW + u * SIDE + row];
                 for (var i = 0u; i < 4u; i++) {
@@ -117,4 +124,14 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             if (gi < params.m && gj < params.n) { store_c(sums[i][v], gi, gj, at); }
         }
     }
+#if SUMS
+    if (i0 == 0u && row == 0u) {
+        for (var v = 0u; v < PARTS; v++) {
+            for (var e = 0u; e < 4u; e++) {
+                let gj = j0 + (v * SIDE + column) * 4u + e;
+                if (gj < params.n) { sums_of_b[at.sums + gj] = columns[v][e]; }
+            }
+        }
+    }
+#endif
 }

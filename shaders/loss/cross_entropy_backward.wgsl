@@ -5,6 +5,7 @@
 // knobs    SUBGROUPS: see shared/rows
 struct Params {
     rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
+    count_replica: u32, logits_replica: u32, factor: f32,
 }
 const WG: u32 = 64u;
 #import rows

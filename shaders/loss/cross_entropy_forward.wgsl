@@ -3,9 +3,11 @@
 // grid     a subgroup or workgroup for each row, folded into x and y, R
 // numerics exact to 1e-38: log1p of the sum over the wrong classes; saved = (shift, sum exp(d - shift)),
 //          shift = max(0, max d) so that nothing overflows
-// knobs    SUBGROUPS: see shared/rows
+// knobs    SUBGROUPS: see shared/rows; SAVE: what the gradient needs is kept; GRAD: the gradient dz of factor / count times
+//          the sum of losses is written at once, as cross_entropy_backward does; LOGITS: logit_rows [R, rows, 2] too
 struct Params {
     rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
+    count_replica: u32, logits_replica: u32, factor: f32,
 }
 const WG: u32 = 64u;
 #import rows
@@ -15,7 +17,16 @@ const WG: u32 = 64u;
 @tensor var<storage, read_write> loss: array<f32>;
 @tensor var<storage, read_write> correct: array<f32>;
 @tensor var<storage, read_write> margin: array<f32>;
+#if SAVE
 @tensor var<storage, read_write> saved: array<f32>;
+#endif
+#if GRAD
+@tensor var<storage, read> count: array<f32>;
+@tensor var<storage, read_write> dz: array<f32>;
+#endif
+#if LOGITS
+@tensor var<storage, read_write> logit_rows: array<vec2<f32>>;
+#endif
 
 @compute @workgroup_size(64)
 fn cross_entropy_forward(at: Invocation) {
@@ -44,7 +55,38 @@ fn cross_entropy_forward(at: Invocation) {
         // Without a finite loss nothing was predicted, and the margin is as undefined as the loss.
         correct[out] = select(0.0, 1.0, counted && top < 0.0 && is_finite(nats));
         margin[out] = select(0.0, select(nats, -top, is_finite(nats)), counted);
+#if SAVE
         saved[r * params.saved_replica + row * 2u] = select(0.0, shift, counted);
         saved[r * params.saved_replica + row * 2u + 1u] = select(0.0, sum, counted);
+#endif
     }
+#if GRAD
+    if (row_number(at) < params.rows) {
+        let scale = select(0.0, params.factor / count[r * params.count_replica], counted) / (exp(-shift) + sum);
+        for (var j = at.lane; j < params.z_ld; j += lanes) {
+            let p = select(exp(z[z_at + j] - z_y - shift), -sum, j == y);
+            dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, scale * p, counted && j < params.classes);
+        }
+    }
+#endif
+#if LOGITS
+    let all = params.z_ld;
+    var highest = -HUGE;
+    var mean = 0.0;
+    for (var j = at.lane; j < all; j += lanes) {
+        highest = max(highest, z[z_at + j]);
+        mean += z[z_at + j];
+    }
+    highest = row_max(highest, at);
+    mean = row_sum(mean, at) / f32(all);
+    var squares = 0.0;
+    for (var j = at.lane; j < all; j += lanes) {
+        let v = z[z_at + j] - mean;
+        squares += v * v;
+    }
+    squares = row_sum(squares, at);
+    if (at.lane == 0u && row_number(at) < params.rows) {
+        logit_rows[r * params.logits_replica / 2u + row] = vec2<f32>(highest, squares);
+    }
+#endif
 }

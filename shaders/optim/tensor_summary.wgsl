@@ -3,17 +3,20 @@
 //            g dw, share of roots below eps, (w dw) / |w|^2, (w push) / |w|^2, |step at right angles to w| / |w|;
 //            decay = rate weight_decay |w|, step = push where decoupled, which has dw's right angle, else dw
 // shapes   sums [R, n, 8]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
-//          hyper [R, 14]  coefficients [R, 6]  out [R, T, 12]
+//          hyper [R, 15]  clock [2]  out [R, T, 12]
 // grid     T groups folded into x and y, R
 // numerics f32, trees of fixed shape; 0 / 0 = 0; a right angle is known to some 1e-3 of the step
-struct Params { tensors: u32, decoupled: u32, sums_replica: u32, coefficients_replica: u32, out_replica: u32 }
+struct Params { tensors: u32, decoupled: u32, sums_replica: u32, out_replica: u32 }
 const WG: u32 = 64u;
+// The learning rate does not depend on it.
+const OPTIMIZER: u32 = 2u;
 #import reduce
+#import numerics
 #import hyper
 @tensor var<storage, read> sums: array<f32>;
 @tensor var<storage, read> tensors: array<vec4<u32>>;
 @tensor var<storage, read> hyper: array<Hyper>;
-@tensor var<storage, read> coefficients: array<f32>;
+@tensor var<storage, read> clock: array<u32>;
 @tensor var<storage, read_write> out: array<f32>;
 
 fn column_sum(r: u32, tensor: vec4<u32>, column: u32, lid: u32) -> f32 {
@@ -40,7 +43,7 @@ fn tensor_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let tiny = column_sum(r, tensor, 6u, lid);
     let w_change = column_sum(r, tensor, 7u, lid);
     if (lid == 0u && group < params.tensors) {
-        let rate = coefficients[r * params.coefficients_replica];
+        let rate = rates(hyper[r], f32(clock[0])).rate;
         let decay = rate * select(0.0, hyper[r].weight_decay, tensor.w != 0u) * w;
         let elements = f32(tensor.z);
         let decoupled = params.decoupled == 1u;

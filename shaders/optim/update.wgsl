@@ -3,25 +3,26 @@
 //   Adam   the same with decay w added to g instead;  SGD  m <- beta1 m + g + decay w, w <- w - rate m
 //   sums   w^2, g^2, (next - w)^2, w push, push^2, g (next - w), how many sqrt(v) root lie below eps, w (next - w);
 //          push is what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
-// shapes   weights, grads, first, second [R, P]  hyper [R, 14]  coefficients [R, 6]  blocks [n, 4]: first
-//          element, length in whole vectors, decays, length  sums [R, n, 8]
+// shapes   weights, grads, first, second [R, P]  hyper [R, 15]  clock [2]: this step's number; the next one's, written
+//          here  blocks [n, 4]: first element, length in whole vectors, decays, length  sums [R, n, 8]
 // grid     n groups folded into x and y, R
 // numerics f32; next - w is the rounded difference; its product with w is summed itself, because |next|^2 - |w|^2
 //          would keep no digits of it
 // knobs    OPTIMIZER: 0 AdamW, 1 Adam, 2 SGD
 struct Params {
     blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
-    coefficients_replica: u32, sums_replica: u32,
+    sums_replica: u32, moves: u32,
 }
 const WG: u32 = 64u;
 #import reduce
+#import numerics
 #import hyper
 @tensor var<storage, read_write> weights: array<vec4<f32>>;
 @tensor var<storage, read> grads: array<vec4<f32>>;
 @tensor var<storage, read_write> first: array<vec4<f32>>;
 @tensor var<storage, read_write> second: array<vec4<f32>>;
 @tensor var<storage, read> hyper: array<Hyper>;
-@tensor var<storage, read> coefficients: array<f32>;
+@tensor var<storage, read_write> clock: array<u32>;
 @tensor var<storage, read> blocks: array<vec4<u32>>;
 @tensor var<storage, read_write> sums: array<f32>;
 
@@ -30,12 +31,14 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
     let group = wid.y * groups.x + wid.x;
     let r = wid.z;
     let h = hyper[r];
-    let c_at = r * params.coefficients_replica;
-    let rate = coefficients[c_at];
-    let size = coefficients[c_at + 1u];
-    let root = coefficients[c_at + 2u];
-    let factor = coefficients[c_at + 3u];
-    let moves = coefficients[c_at + 4u] != 0.0 && group < params.blocks;
+    let step_number = clock[0];
+    let of_step = rates(h, f32(step_number));
+    let rate = of_step.rate;
+    let size = of_step.size;
+    let root = of_step.root;
+    // Nobody reads the next number before the step is filed.
+    if (group == 0u && r == 0u && lid == 0u) { clock[1] = step_number + params.moves; }
+    let moves = params.moves != 0u && h.factor >= 0.0 && group < params.blocks;
     let block = blocks[min(group, params.blocks - 1u)];
     let decay = select(0.0, h.weight_decay, block.z != 0u);
     var squares = vec3<f32>(0.0);
@@ -48,7 +51,7 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
         squares += vec3<f32>(dot(w, w), dot(gradient, gradient), 0.0);
         if (moves) {
             let m_at = r * params.moments_replica + at;
-            var g = gradient * factor;
+            var g = gradient * h.factor;
             var push = -rate * g;
             if (OPTIMIZER != 0u) { g += decay * w; }
             var next = w;

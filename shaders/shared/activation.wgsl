@@ -1,11 +1,5 @@
 // activation: the MLP's non-linearity and its derivative, by knob ACT:
-// 0 ReLU, 1 GELU (erf), 2 GELU (tanh), 3 SiLU. Element by element on T, which knob WIDE makes a vector.
-
-#if WIDE
-alias T = vec4<f32>;
-#else
-alias T = f32;
-#endif
+// 0 ReLU, 1 GELU (erf), 2 GELU (tanh), 3 SiLU
 
 /// erf(x): the rational form of fdlibm for |x| < 0.84375; beyond, 1 - erfc by the Chebyshev fit of
 /// Numerical Recipes (relative error of erfc 1.2e-7).
@@ -50,12 +44,8 @@ fn act_derivative(x: f32) -> f32 {
     return s * (1.0 + x * (1.0 - s));
 }
 
-#if WIDE
-fn each_act(x: T) -> T { return T(act(x.x), act(x.y), act(x.z), act(x.w)); }
-fn each_derivative(x: T) -> T {
-    return T(act_derivative(x.x), act_derivative(x.y), act_derivative(x.z), act_derivative(x.w));
+fn act4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(act(x.x), act(x.y), act(x.z), act(x.w)); }
+
+fn act_derivative4(x: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(act_derivative(x.x), act_derivative(x.y), act_derivative(x.z), act_derivative(x.w));
 }
-#else
-fn each_act(x: T) -> T { return act(x); }
-fn each_derivative(x: T) -> T { return act_derivative(x); }
-#endif

@@ -1,5 +1,7 @@
 // matmul: parameters and addressing shared by the matrix-product kernels.
 // For each replica and batch (outer, inner):  C[i,j] = alpha * sum_k A(i,k) B(k,j) (+ bias[j]) (+ residual[i,j])
+// and then, by knob: the activation of that, kept or not (ACTIVATE, KEEP), or that times the activation's derivative
+// (SLOPE). SUMS: the sums of B's columns beside it, for FORM 2.
 // FORM 0: A is [m, k], B is [k, n].   FORM 1: A is [m, k], B is [n, k].   FORM 2: A is [k, m], B is [k, n].
 // With knob BLOCKS the columns of the stored B and of C come in blocks `block` wide that lie
 // `block_stride` apart: W_Q [H, D, K] is a [D, H K] matrix in H blocks.
@@ -11,10 +13,11 @@ struct Params {
     b_ld: u32, b_group: u32, b_block: u32, b_block_stride: u32,
     c_replica: u32, c_outer: u32, c_inner: u32, c_ld: u32,
     c_block: u32, c_block_stride: u32, bias_replica: u32, residual_replica: u32,
+    picked_replica: u32, residual_last: u32, beside_replica: u32, sums_replica: u32,
     alpha: f32,
 }
 
-struct Bases { a: u32, b: u32, c: u32, bias: u32, residual: u32 }
+struct Bases { a: u32, b: u32, c: u32, bias: u32, residual: u32, picked: u32, beside: u32, sums: u32 }
 
 /// Offsets of the operands of grid layer z = replica * batches + batch.
 fn bases(z: u32) -> Bases {
@@ -29,6 +32,9 @@ fn bases(z: u32) -> Bases {
         replica * params.c_replica + c,
         replica * params.bias_replica,
         replica * params.residual_replica + c,
+        replica * params.picked_replica,
+        replica * params.beside_replica + c,
+        replica * params.sums_replica,
     );
 }
 

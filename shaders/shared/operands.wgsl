@@ -21,10 +21,30 @@
 #endif
 #if RESIDUAL
 #if C4
-@tensor var<storage, read> residual: array<vec4<f32>>; // like C
+@tensor var<storage, read> residual: array<vec4<f32>>; // like C, or rows that `picked` numbers
 #else
-@tensor var<storage, read> residual: array<f32>; // like C
+@tensor var<storage, read> residual: array<f32>;
 #endif
+#endif
+#if PICKED
+@tensor var<storage, read> picked: array<u32>; // [m]: the residual's row of each row of C
+#endif
+#if KEEP
+#if C4
+@tensor var<storage, read_write> kept: array<vec4<f32>>; // like C: what the activation was taken of
+#else
+@tensor var<storage, read_write> kept: array<f32>;
+#endif
+#endif
+#if SLOPE
+#if C4
+@tensor var<storage, read> before: array<vec4<f32>>; // like C: what the activation was taken of
+#else
+@tensor var<storage, read> before: array<f32>;
+#endif
+#endif
+#if SUMS
+@tensor var<storage, read_write> sums_of_b: array<f32>; // [n]
 #endif
 
 // Four elements of A along its rows, whose last column is `last`.
@@ -50,6 +70,17 @@ fn load_b(at: u32, column: u32, last: u32, block: u32, block_stride: u32) -> vec
 #endif
 }
 
+// Row of the residual for row i of C.
+fn residual_row(i: u32, at: Bases) -> u32 {
+#if PICKED
+    return min(picked[at.picked + i], params.residual_last);
+#else
+    return i;
+#endif
+}
+
+// Finishes four sums of row i from column j on and stores them: times alpha, plus bias, plus residual, then
+// through the activation (ACTIVATE) or times its derivative (SLOPE).
 fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
     var v = params.alpha * value;
 #if BIAS
@@ -58,7 +89,16 @@ fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
 #if C4
     let index = c_index(i, j);
 #if RESIDUAL
-    v += residual[(at.residual + index) / 4u];
+    v += residual[(at.residual + c_index(residual_row(i, at), j)) / 4u];
+#endif
+#if KEEP
+    kept[(at.beside + index) / 4u] = v;
+#endif
+#if ACTIVATE
+    v = act4(v);
+#endif
+#if SLOPE
+    v *= act_derivative4(before[(at.beside + index) / 4u]);
 #endif
     c[(at.c + index) / 4u] = v;
 #else
@@ -66,7 +106,16 @@ fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
         if (j + e < params.n) {
             let index = c_index(i, j + e);
 #if RESIDUAL
-            v[e] += residual[at.residual + index];
+            v[e] += residual[at.residual + c_index(residual_row(i, at), j + e)];
+#endif
+#if KEEP
+            kept[at.beside + index] = v[e];
+#endif
+#if ACTIVATE
+            v[e] = act(v[e]);
+#endif
+#if SLOPE
+            v[e] *= act_derivative(before[at.beside + index]);
 #endif
             c[at.c + index] = v[e];
         }

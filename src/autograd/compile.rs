@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::fuse::join_in_place;
 use super::op::Lower;
 use super::tape::Source;
 use super::{Tape, Var};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Program, Recording, STEP, Slot, Storage, Tensor};
+use crate::gpu::{Class, Gpu, Program, Recording, Slot, Storage, Tensor};
 
 /// Where inputs lie, and where outputs that someone reads shall be written.
 #[derive(Default)]
@@ -37,22 +38,22 @@ impl Tape {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
         let times = self.timetable(&needed, &wanted);
-        let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
-        for (at, node) in self.nodes().iter().enumerate() {
-            if needed[at] {
-                node.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
-                node.outputs.iter().for_each(|var| made[var.index()] = true);
-            }
-        }
         let mut places: HashMap<Var, Storage> = HashMap::new();
         for (var, storage) in &bindings.places {
             let root = self.root(*var);
-            read[root.index()] = true;
             let constant = matches!(self.source(root), Source::Constant(_));
             if constant || places.insert(root, storage.clone()).is_some() {
                 let why = if constant { "is a constant" } else { "is bound twice, under two names" };
                 return Err(Error::Unsupported(format!("{} {why}; bind a copy of it", self.label(*var))));
             }
+        }
+
+        let mut steps = self.fused(&needed, &times, &wanted);
+        join_in_place(self, &mut steps, &mut places);
+        let (mut read, mut made) = (vec![false; self.vars().count()], vec![false; self.vars().count()]);
+        for step in &steps {
+            step.inputs.iter().for_each(|var| read[self.root(*var).index()] = true);
+            step.outputs.iter().for_each(|var| made[var.index()] = true);
         }
 
         let mut recording = Recording::new(gpu);
@@ -99,20 +100,15 @@ impl Tape {
             Ok(Tensor { slot, dims: self.shape(var).dims.clone(), replica_stride })
         };
 
-        for (at, node) in self.nodes().iter().enumerate() {
-            if !needed[at] {
-                continue;
-            }
-            let links = node.links();
-            let inputs = links.inputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
-            let outputs = links.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
-            let owned = links.inputs.iter().chain(links.outputs).any(|var| self.shape(*var).owned);
-            recording.at_cadence(times[at].every);
-            recording.in_scope(times[at].scope);
+        for step in &steps {
+            let inputs = step.inputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
+            let outputs = step.outputs.iter().map(|var| tensor(*var)).collect::<Result<Vec<_>>>()?;
+            let owned = step.inputs.iter().chain(&step.outputs).any(|var| self.shape(*var).owned);
+            recording.at_cadence(step.when.every);
+            recording.in_scope(step.when.scope);
             let replicas = if owned { self.replicas() } else { 1 };
-            // What only instruments read is measured in f32, wherever it was recorded.
-            let halves = node.halves && times[at].scope == STEP;
-            node.op.lower(&mut Lower { recording: &mut recording, replicas, halves }, &inputs, &outputs)?;
+            let halves = step.halves;
+            step.lower(&mut Lower { recording: &mut recording, replicas, halves }, &inputs, &outputs)?;
         }
         recording.finish()
     }

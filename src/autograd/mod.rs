@@ -7,6 +7,7 @@ mod array;
 mod backward;
 pub(crate) mod check;
 mod compile;
+mod fuse;
 pub(crate) mod op;
 pub mod ops;
 mod tape;

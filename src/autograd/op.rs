@@ -1,11 +1,13 @@
 //! What an op must know of itself.
 
+use std::any::Any;
+
 use super::{Array, Shape, Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Params, Phase, Recording, Shader, Tensor, grid_1d};
 
 /// One operation on a tape: shape rule, kernels, gradient and f64 reference, side by side in one file.
-pub trait Op: Send + Sync {
+pub trait Op: Any + Send + Sync {
     /// Name for messages.
     fn name(&self) -> &'static str;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Array;
-use super::op::{Links, Op};
+use super::op::Op;
 use crate::error::{Error, Result};
 use crate::gpu::STEP;
 
@@ -107,12 +107,6 @@ pub(super) struct Node {
     pub(super) halves: bool,
     /// Runs even if nobody reads its outputs.
     pub(super) effect: bool,
-}
-
-impl Node {
-    pub(super) fn links(&self) -> Links<'_> {
-        Links { inputs: &self.inputs, outputs: &self.outputs }
-    }
 }
 
 /// When an op runs, and who it belongs to.
@@ -273,6 +267,16 @@ impl Tape {
             DType::F32 => f64::from(f32::from_bits(bits[first + i])),
             DType::U32 => f64::from(bits[first + i]),
         }))
+    }
+
+    /// A constant of one number that all replicas share.
+    pub(super) fn constant_number(&self, var: Var) -> Option<f32> {
+        match self.source(self.root(var)) {
+            Source::Constant(bits) if bits.len() == 1 && self.shape(var).dtype == DType::F32 => {
+                Some(f32::from_bits(bits[0]))
+            }
+            _ => None,
+        }
     }
 
     /// Records what `build` appends with a cadence: it runs at steps that `every` divides.

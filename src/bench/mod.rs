@@ -511,4 +511,21 @@ mod tests {
         dear.dedup();
         assert_eq!(dear, [("loss.test", 1), ("loss.restricted", 1), ("loss.excluded", 1)]);
     }
+
+    #[test]
+    fn the_step_of_grok_with_its_panel_takes_thirty_dispatches() {
+        let session = Workload::find("grok").unwrap().session(&Gpu::noop(), 1, &CLASS_F).unwrap();
+        let kernels = session.program().labels(Select { step: 1, update: true });
+        assert!(kernels.len() <= 30, "{}: {kernels:#?}", kernels.len());
+    }
+
+    #[test]
+    fn activations_fit_into_little_more_than_the_least() {
+        for workload in WORKLOADS {
+            let session = workload.session(&Gpu::noop(), 1, &EVERYTHING).unwrap();
+            let (_, planned, least) = session.memory();
+            let ratio = planned as f64 / least as f64;
+            assert!(ratio <= 1.25, "{}: {planned} bytes planned, {least} alive at once: {ratio:.3}", workload.name);
+        }
+    }
 }

@@ -74,11 +74,13 @@ pub(crate) use params;
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../../shaders/shared/activation.wgsl")),
     ("affine", include_str!("../../shaders/shared/affine.wgsl")),
+    ("each_activation", include_str!("../../shaders/shared/each_activation.wgsl")),
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),
     ("operands", include_str!("../../shaders/shared/operands.wgsl")),
     ("patterns", include_str!("../../shaders/shared/patterns.wgsl")),
+    ("picked", include_str!("../../shaders/shared/picked.wgsl")),
     ("philox", include_str!("../../shaders/shared/philox.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("rows", include_str!("../../shaders/shared/rows.wgsl")),
@@ -138,11 +140,15 @@ impl Shader {
         self.name.rsplit('/').next().unwrap_or(self.name)
     }
 
-    /// Name and knob values, for labels and messages.
+    /// Name and knob values, for labels and messages; of switches, those that are on.
     pub fn label(&self, knobs: &[u32]) -> String {
         let mut label = self.entry().to_owned();
         for (knob, value) in self.knobs.iter().zip(knobs) {
-            let _ = write!(label, " {}={value}", knob.name);
+            match (knob.values, value) {
+                ([0, 1], 0) => {}
+                ([0, 1], 1) => label.extend([" ", knob.name]),
+                _ => drop(write!(label, " {}={value}", knob.name)),
+            }
         }
         label
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Card, Instrument};
-use crate::autograd::ops::{Copy, CrossEntropy, MeanRows};
+use super::{Card, Instrument, losses};
+use crate::autograd::ops::{Copy, CrossEntropy, MeanRows, attention_gradients};
 use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var, gcd};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Params, Shader, Storage, Tensor, grid_1d};
+use crate::gpu::{Class, Gpu, Params, Phase, Shader, Storage, Tensor, grid_1d};
 use crate::model::{Forward, Model, ReadOut};
 use crate::task::{Batch, Feed, ProbeSet, Task};
 
@@ -89,7 +89,27 @@ impl Pass {
         };
         self.gradients = names.into_iter().zip(&gradients).filter_map(|(name, var)| Some((name, (*var)?))).collect();
         gradients.truncate(model.weights.len());
+        self.side_gradients(tape, model)?;
         Ok(gradients)
+    }
+}
+
+impl Pass {
+    /// Gradients of q, k and v at each place of the batch, where attention took them from a table of rows.
+    fn side_gradients(&mut self, tape: &mut Tape, model: &Model) -> Result<()> {
+        for layer in 0..model.config.n_layers {
+            let name = |hook: &str| format!("blocks.{layer}.attn.{hook}");
+            let parts = ["hook_q", "hook_k", "hook_v"].map(name);
+            let Some(dz) = self.gradients.get(&name("hook_z")).copied() else { continue };
+            if self.gradients.contains_key(&parts[0]) {
+                continue;
+            }
+            let [q, k, v] = [&parts[0], &parts[1], &parts[2]].map(|hook| self.forward.hook(hook));
+            let inputs = [q?, k?, v?, self.forward.hook(&name("hook_pattern"))?, dz];
+            let found = attention_gradients(tape, model.config.score_scale(), inputs)?;
+            self.gradients.extend(parts.into_iter().zip(found));
+        }
+        Ok(())
     }
 }
 
@@ -177,6 +197,8 @@ pub struct Attach<'a> {
     kept: BTreeMap<Var, Var>,
     /// Products of patterns that were appended, and their cadence: see [`Attach::pattern_products`].
     pub(super) products: BTreeMap<Var, (u64, Var)>,
+    /// Summary of the training batch that was appended, and its cadence.
+    trained: Option<(u64, Var)>,
     metrics: Vec<Metric>,
 }
 
@@ -215,12 +237,39 @@ impl<'a> Attach<'a> {
         config: &'a MeasureConfig,
     ) -> Self {
         let (kept, products) = (BTreeMap::new(), BTreeMap::new());
-        Self { tape, model, task, feed, train, grads, piece, config, kept, products, metrics: Vec::new() }
+        Self {
+            tape,
+            model,
+            task,
+            feed,
+            train,
+            grads,
+            piece,
+            config,
+            kept,
+            products,
+            trained: None,
+            metrics: Vec::new(),
+        }
     }
 
     /// How often a metric is measured in this run; `None` where it is switched off.
     pub fn every(&self, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
         every(self.config, instrument, card)
+    }
+
+    /// What the rows of the training batch come to, [9], for those who read it: see `losses`.
+    pub(super) fn train_summary(&mut self, every: u64) -> Result<Var> {
+        let every = gcd(every, self.trained.map_or(every, |(before, _)| before));
+        match self.trained {
+            Some((before, found)) if before == every => Ok(found),
+            _ => {
+                let train = self.train;
+                let found = self.tape.at_cadence(every, |tape| losses::train_summary(tape, train))?;
+                self.trained = Some((every, found));
+                Ok(found)
+            }
+        }
     }
 
     /// The held batch that interventions are tried on.
@@ -387,7 +436,7 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
 }
 
 crate::gpu::params! {
-    struct FileParams { len: u32, slots: u32 }
+    struct FileParams { len: u32, slots: u32, moves: u32 }
 }
 static FILE_ROW: Shader = Shader {
     name: "instrument/file_row",
@@ -397,9 +446,10 @@ static FILE_ROW: Shader = Shader {
 };
 pub(super) const SHADERS: &[&Shader] = &[&FILE_ROW];
 
-/// ring[clock mod slots] = row.
-struct FileRow {
-    slots: usize,
+/// The step's end: ring[step mod slots] = row, and the clock goes on where the model did. Inputs: row, ring, clock.
+pub(crate) struct FileRow {
+    /// Rows of the ring.
+    pub(crate) slots: usize,
 }
 
 impl Op for FileRow {
@@ -412,9 +462,14 @@ impl Op for FileRow {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        let params = FileParams { len: inputs[0].len() as u32, slots: self.slots as u32 };
         let tensors: Vec<&Tensor> = inputs.iter().collect();
-        cx.dispatch(&FILE_ROW, &[], &params, &tensors, grid_1d(u64::from(params.len).div_ceil(64), 1))
+        let len = inputs[0].len() as u32;
+        for (phase, moves) in [(Phase::Update, 1), (Phase::Still, 0)] {
+            let params = FileParams { len, slots: self.slots as u32, moves };
+            let grid = grid_1d(u64::from(len).div_ceil(64), 1);
+            cx.in_phase(phase, |cx| cx.dispatch(&FILE_ROW, &[], &params, &tensors, grid))?;
+        }
+        Ok(())
     }
 
     fn reference(&self, _inputs: &[&crate::autograd::Array]) -> Vec<crate::autograd::Array> {

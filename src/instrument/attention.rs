@@ -158,6 +158,8 @@ pub(super) const SHADERS: &[&Shader] = &[&HEAD_ENTROPY, &PATTERN_SUM, &PATTERN_P
 
 /// Pattern entries one workgroup walks through.
 const CHUNK: usize = 2048;
+/// Entries of a head that one workgroup adds up alone, sooner than in a kernel more.
+const ALONE: usize = 16_384;
 /// Examples one invocation of `pattern_sum` adds up.
 const EXAMPLES: usize = 128;
 
@@ -230,15 +232,22 @@ impl Op for HeadEntropy {
         let [batch, _, queries, keys] = dims;
         let long = keys >= 32;
         let by_rows = self.taken || long;
-        let chunk = if long { (CHUNK / keys).max(1) } else { CHUNK };
-        let chunks = (batch * queries * if by_rows { 1 } else { keys }).div_ceil(chunk);
-        let partial = cx.scratch(&[chunks, heads]);
-        let strides = [Some(x), Some(targets), Some(count), None, Some(&partial)];
+        let rows = batch * queries * if by_rows { 1 } else { keys };
+        let chunk = match (long, rows <= ALONE) {
+            (true, _) => (CHUNK / keys).max(1),
+            (false, true) => rows,
+            (false, false) => CHUNK,
+        };
+        let chunks = rows.div_ceil(chunk);
+        let partial = (chunks > 1).then(|| cx.scratch(&[chunks, heads]));
+        let target = partial.as_ref().unwrap_or(&outputs[0]);
+        let strides = [Some(x), Some(targets), Some(count), None, Some(target)];
         let params = params(dims, own_targets(dims, targets.len()), chunk, strides);
         let grid = [heads as u32, chunks as u32, cx.replicas];
         let knobs = [u32::from(long), u32::from(self.taken)];
-        cx.dispatch(&HEAD_ENTROPY, &knobs, &params, &[x, targets, count, &partial], grid)?;
-        sum_columns(cx, &partial, chunks, heads, &outputs[0])
+        cx.dispatch(&HEAD_ENTROPY, &knobs, &params, &[x, targets, count, target], grid)?;
+        let Some(partial) = &partial else { return Ok(()) };
+        sum_columns(cx, partial, chunks, heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

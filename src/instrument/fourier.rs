@@ -191,19 +191,27 @@ impl Instrument for Spectrum {
             return Ok(());
         };
         let model = cx.model;
-        let [w_e, w_l] = cx.tape.at_cadence(every, |tape| weight_energies(tape, model, &group))?;
-        self.record_site(cx, every, "embed.W_E", true, w_e)?;
-        self.record_site(cx, every, "W_L", false, w_l)
+        let out = cx.tape.at_cadence(every, |tape| {
+            let (w_e, w_l, down) = weight_components(tape, model, &group)?;
+            tape.push(SpectrumSummary { down }, &[w_e, w_l])
+        })?;
+        let count = cx.tape.shape(out[0]).dims[1];
+        let frequencies = Label::indices(1..count as i32 + 1);
+        for (at, site) in ["embed.W_E", "W_L"].into_iter().enumerate() {
+            cx.record(self, "fourier_norm", site, out[0], at * count, frequencies.clone());
+            cx.record(self, "gini", site, out[1], at, vec![Label::NONE]);
+        }
+        cx.record_where(Presence::InSet, self, "key_frequencies", "embed.W_E", out[2], 0, frequencies);
+        Ok(())
     }
 }
 
-/// Energies of each component along the tokens of W_E, and along the classes of W_L = W_out W_U of the last
-/// layer (W_U itself without MLP), [n] each.
-pub(super) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> Result<[Var; 2]> {
+/// Components along the tokens of W_E, [n, D], and along the classes of W_L = W_out W_U of the last layer, [M, n]; or of
+/// W_U itself without MLP, [n, D]. And whether those of W_L run down its columns.
+fn weight_components(tape: &mut Tape, model: &Model, group: &Parts) -> Result<(Var, Var, bool)> {
     let w_e = model.need("embed.W_E")?;
     let basis = group.over(tape, &group.tokens, model.config.d_vocab);
-    let components = tape.push1(Linear::default(), &[basis, w_e])?;
-    let of_w_e = tape.push1(RowSquares::default(), &[components])?;
+    let of_w_e = tape.push1(Linear::default(), &[basis, w_e])?;
 
     let basis = group.over(tape, &group.classes, model.config.d_vocab_out);
     // Components of W_U along the classes, [n, D].
@@ -211,28 +219,21 @@ pub(super) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> 
         Some(w_u) => tape.push1(Linear { transposed: true, ..Linear::default() }, &[basis, w_u])?,
         None => tape.push1(Linear::default(), &[basis, w_e])?,
     };
-    let of_w_l = match model.weight(&format!("blocks.{}.mlp.W_out", model.config.n_layers - 1)) {
+    Ok(match model.weight(&format!("blocks.{}.mlp.W_out", model.config.n_layers - 1)) {
         Some(w_out) => {
             let along = tape.push1(Linear { transposed: true, ..Linear::default() }, &[w_out, components])?;
-            tape.push1(ColumnSquares, &[along])?
+            (of_w_e, along, true)
         }
-        None => tape.push1(RowSquares::default(), &[components])?,
-    };
-    Ok([of_w_e, of_w_l])
+        None => (of_w_e, components, false),
+    })
 }
 
-impl Spectrum {
-    /// Norms and Gini of one weight's components, and its keys.
-    fn record_site(&self, cx: &mut Attach<'_>, every: u64, site: &str, keys: bool, energies: Var) -> Result<()> {
-        let out = cx.tape.at_cadence(every, |tape| tape.push(SpectrumSummary, &[energies]))?;
-        let count = cx.tape.shape(out[0]).len() as i32;
-        cx.record(self, "fourier_norm", site, out[0], 0, Label::indices(1..count + 1));
-        cx.record(self, "gini", site, out[1], 0, vec![Label::NONE]);
-        if keys {
-            cx.record_where(Presence::InSet, self, "key_frequencies", site, out[2], 0, Label::indices(1..count + 1));
-        }
-        Ok(())
-    }
+/// Energies of the components of W_E and of W_L, [n] each.
+pub(super) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> Result<[Var; 2]> {
+    let (w_e, w_l, down) = weight_components(tape, model, group)?;
+    let of_w_e = tape.push1(RowSquares::default(), &[w_e])?;
+    let of_w_l = if down { tape.push1(ColumnSquares, &[w_l])? } else { tape.push1(RowSquares::default(), &[w_l])? };
+    Ok([of_w_e, of_w_l])
 }
 
 impl Instrument for FourierLosses {

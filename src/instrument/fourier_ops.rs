@@ -23,19 +23,25 @@ static COLUMN_SQUARES: Shader = Shader {
     params: SquareParams::FIELDS,
 };
 crate::gpu::params! {
-    struct SpectrumParams { components: u32, frequencies: u32, energies_replica: u32, scalar_replica: u32, out_replica: u32 }
+    struct SpectrumParams {
+        components: u32, frequencies: u32, first_length: u32, second_length: u32, first_replica: u32, second_replica: u32,
+        scalar_replica: u32, out_replica: u32,
+    }
 }
 static SPECTRUM_SUMMARY: Shader = Shader {
     name: "instrument/spectrum_summary",
     source: include_str!("../../shaders/instrument/spectrum_summary.wgsl"),
-    knobs: &[],
+    knobs: &[Knob { name: "DOWN", values: &[0, 1] }],
     params: SpectrumParams::FIELDS,
 };
+crate::gpu::params! {
+    struct RankParams { components: u32, frequencies: u32, energies_replica: u32, scalar_replica: u32, out_replica: u32 }
+}
 static RANK_FREQUENCIES: Shader = Shader {
     name: "instrument/rank_frequencies",
     source: include_str!("../../shaders/instrument/rank_frequencies.wgsl"),
     knobs: &[],
-    params: SpectrumParams::FIELDS,
+    params: RankParams::FIELDS,
 };
 crate::gpu::params! {
     struct KeepParams { components: u32, columns: u32, rank: u32, constant: u32, x_replica: u32, ranks_replica: u32, out_replica: u32 }
@@ -192,8 +198,8 @@ fn frequency_energy(energies: &[f64], k: usize) -> f64 {
     energies[2 * k - 1] + energies.get(2 * k).copied().unwrap_or(0.0)
 }
 
-fn frequencies(shape: &Shape) -> Result<usize> {
-    let n = shape.len();
+/// Frequencies of n components.
+fn frequencies(n: usize) -> Result<usize> {
     if (2..=512).contains(&n) {
         Ok(n / 2)
     } else {
@@ -201,9 +207,23 @@ fn frequencies(shape: &Shape) -> Result<usize> {
     }
 }
 
-/// From energies [n] of the components: norms of the frequencies [K], Gini coefficient of the
-/// components' norms [1], and 1 for each frequency above a quarter of the largest [K].
-pub(super) struct SpectrumSummary;
+/// Of two weights: norms of the frequencies [2, K], Gini coefficients of the components' norms [2], and 1 for each
+/// frequency above a quarter of its weight's largest [2, K]. Inputs: components of one weight [n, C]; of the other
+/// [n, C], or [C, n] where they run `down` its columns.
+pub(super) struct SpectrumSummary {
+    pub(super) down: bool,
+}
+
+impl SpectrumSummary {
+    fn components(&self, inputs: [&[usize]; 2]) -> Result<usize> {
+        let n = inputs[0].first().copied().unwrap_or(0);
+        let other = if self.down { inputs[1].last() } else { inputs[1].first() };
+        if inputs[0].len() != 2 || inputs[1].len() != 2 || other != Some(&n) {
+            return Err(misfit("spectrum", format!("components {inputs:?}")));
+        }
+        Ok(n)
+    }
+}
 
 impl Op for SpectrumSummary {
     fn name(&self) -> &'static str {
@@ -211,33 +231,46 @@ impl Op for SpectrumSummary {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let count = frequencies(inputs[0])?;
-        Ok(vec![inputs[0].with_dims(&[count]), inputs[0].with_dims(&[1]), inputs[0].with_dims(&[count])])
+        let count = frequencies(self.components([&inputs[0].dims, &inputs[1].dims])?)?;
+        let owned = inputs.iter().any(|s| s.owned);
+        Ok([vec![2, count], vec![2], vec![2, count]].map(|dims| Shape { owned, ..Shape::f32(&dims) }).to_vec())
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let n = self.components([&inputs[0].dims, &inputs[1].dims])?;
         let params = SpectrumParams {
-            components: inputs[0].len() as u32,
-            frequencies: outputs[0].len() as u32,
-            energies_replica: inputs[0].replica_stride,
+            components: n as u32,
+            frequencies: outputs[0].dims[1] as u32,
+            first_length: (inputs[0].len() / n) as u32,
+            second_length: (inputs[1].len() / n) as u32,
+            first_replica: inputs[0].replica_stride,
+            second_replica: inputs[1].replica_stride,
             scalar_replica: outputs[1].replica_stride,
             out_replica: outputs[0].replica_stride,
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
-        cx.dispatch(&SPECTRUM_SUMMARY, &[], &params, &tensors, [1, 1, cx.replicas])
+        cx.dispatch(&SPECTRUM_SUMMARY, &[u32::from(self.down)], &params, &tensors, [2, 1, cx.replicas])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let energies = &inputs[0].data;
-        let n = energies.len();
-        let norms = Array::from_fn(&[n / 2], |i| frequency_energy(energies, i + 1).sqrt());
-        let mut sorted: Vec<f64> = energies.iter().map(|e| e.sqrt()).collect();
-        sorted.sort_by(f64::total_cmp);
-        let total: f64 = sorted.iter().sum();
-        let weighted: f64 = sorted.iter().enumerate().map(|(i, x)| (2.0 * (i + 1) as f64 - n as f64 - 1.0) * x).sum();
-        let top = norms.data.iter().fold(0.0f64, |m, x| m.max(*x));
-        let keys = Array::from_fn(&[n / 2], |i| f64::from(norms.data[i] > top / 4.0));
-        vec![norms, Array::new(&[1], vec![weighted / (n as f64 * total)]), keys]
+        let n = inputs[0].dims[0];
+        let rows = |x: &Array| x.data.chunks_exact(x.data.len() / n).map(|r| r.iter().map(|v| v * v).sum()).collect();
+        let columns = |x: &Array| (0..n).map(|c| x.data.iter().skip(c).step_by(n).map(|v| v * v).sum()).collect();
+        let sites: [Vec<f64>; 2] = [rows(inputs[0]), if self.down { columns(inputs[1]) } else { rows(inputs[1]) }];
+        let (mut norms, mut gini, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for energies in sites {
+            let own: Vec<f64> = (1..=n / 2).map(|k| frequency_energy(&energies, k).sqrt()).collect();
+            let mut sorted: Vec<f64> = energies.iter().map(|e| e.sqrt()).collect();
+            sorted.sort_by(f64::total_cmp);
+            let total: f64 = sorted.iter().sum();
+            let weighted: f64 =
+                sorted.iter().enumerate().map(|(i, x)| (2.0 * (i + 1) as f64 - n as f64 - 1.0) * x).sum();
+            let top = own.iter().fold(0.0f64, |m, x| m.max(*x));
+            keys.extend(own.iter().map(|norm| f64::from(*norm > top / 4.0)));
+            norms.extend(own);
+            gini.push(weighted / (n as f64 * total));
+        }
+        vec![Array::new(&[2, n / 2], norms), Array::new(&[2], gini), Array::new(&[2, n / 2], keys)]
     }
 }
 
@@ -251,12 +284,12 @@ impl Op for RankFrequencies {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let count = frequencies(inputs[0])?;
+        let count = frequencies(inputs[0].len())?;
         Ok(vec![inputs[0].with_dims(&[count]), inputs[0].with_dims(&[count])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let params = SpectrumParams {
+        let params = RankParams {
             components: inputs[0].len() as u32,
             frequencies: outputs[0].len() as u32,
             energies_replica: inputs[0].replica_stride,
@@ -351,10 +384,7 @@ impl Op for ExcludeEach {
         {
             return Err(misfit("exclude each frequency", format!("{:?} and {:?}", z.dims, coefficients.dims)));
         }
-        Ok(vec![Shape {
-            owned: inputs.iter().any(|s| s.owned),
-            ..Shape::f32(&[rows, frequencies(&waves.with_dims(&[components]))?])
-        }])
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[rows, frequencies(components)?]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -432,8 +462,8 @@ impl Op for Largest {
 pub(super) const CHECKS: &[(&str, Build)] = &[
     ("spectrum", |c| {
         let x = c.owned(&[57, 33]);
-        let energies = c.tape.push1(RowSquares { take: 20 }, &[x])?;
-        Ok((c.tape.push(SpectrumSummary, &[energies])?, Vec::new()))
+        let below = c.owned(&[300, 57]);
+        Ok((c.tape.push(SpectrumSummary { down: true }, &[x, below])?, Vec::new()))
     }),
     ("key frequencies", |c| {
         let x = c.owned(&[57, 33]);
@@ -470,12 +500,16 @@ mod tests {
             let mut case = Case::new(&format!("spectrum {n}"));
             let x = case.owned(&[n, 33]);
             let energies = case.tape.push1(RowSquares { take: 20 }, &[x]).unwrap();
-            let summary = case.tape.push(SpectrumSummary, &[energies]).unwrap();
+            let other = case.owned(&[n, 7]);
+            let below = case.owned(&[300, n]);
+            for (down, second) in [(false, other), (true, below)] {
+                let summary = case.tape.push(SpectrumSummary { down }, &[x, second]).unwrap();
+                case.agree(&summary, 1e-5);
+            }
             let column = case.tape.reshape(energies, &[n, 1]).unwrap();
             let power = case.tape.push1(ColumnSum, &[column]).unwrap();
             let ranked = case.tape.push(RankFrequencies, &[energies, power]).unwrap();
             case.agree(&[energies], 1e-5);
-            case.agree(&summary, 1e-5);
             case.agree(&ranked, 0.0);
             for (rank, constant) in [(0, true), (2, false)] {
                 let kept = case.tape.push1(KeepFrequencies { rank, constant }, &[x, ranked[0], ranked[1]]).unwrap();
@@ -517,8 +551,9 @@ mod tests {
     fn the_gini_coefficient_is_0_for_equal_parts_and_near_1_for_a_single_one() {
         for (energies, expected) in [(vec![2.0f32; 113], 0.0), ([vec![1.0], vec![0.0; 112]].concat(), 112.0 / 113.0)] {
             let mut case = Case::new("gini");
-            let energies = case.tape.constant(&[113], &energies);
-            let gini = case.tape.push(SpectrumSummary, &[energies]).unwrap()[1];
+            let norms: Vec<f32> = energies.iter().map(|e| e.sqrt()).collect();
+            let components = case.tape.constant(&[113, 1], &norms);
+            let gini = case.tape.push(SpectrumSummary { down: false }, &[components, components]).unwrap()[1];
             for gpu in gpus() {
                 for value in case.run(gpu, &[gini]).unwrap().concat().concat() {
                     assert!((f64::from(value) - expected).abs() < 1e-5, "{value} instead of {expected}");

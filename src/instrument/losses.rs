@@ -2,7 +2,7 @@
 
 use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::IGNORE;
+use crate::autograd::ops::{IGNORE, LogitRows};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
@@ -88,8 +88,7 @@ impl Instrument for Train {
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         let Some(every) = cx.cadence(self) else { return Ok(()) };
-        let train = cx.train;
-        let stats = cx.tape.at_cadence(every, |tape| summary(tape, std::slice::from_ref(train)))?;
+        let stats = cx.train_summary(every)?;
         cx.record(self, "loss.train", "", stats, 0, vec![Label::NONE]);
         cx.record(self, "accuracy.train", "", stats, 1, vec![Label::NONE]);
         Ok(())
@@ -130,21 +129,40 @@ fn summary(tape: &mut Tape, pieces: &[Pass]) -> Result<Var> {
     for (at, pass) in pieces.iter().enumerate() {
         let mut inputs = vec![pass.loss, pass.correct, pass.margin, pass.batch.targets, pass.batch.count];
         inputs.extend(sums);
-        sums = Some(tape.push1(RowSummary { first, last: at + 1 == pieces.len() }, &inputs)?);
+        let op = RowSummary { first, last: at + 1 == pieces.len(), classes: 0 };
+        sums = Some(tape.push1(op, &inputs)?);
         first += tape.shape(pass.loss).len();
     }
     sums.ok_or_else(|| misfit("summary", "an empty test set"))
 }
 
+/// [`summary`] of the training batch, and behind it softmax collapse, softmax residue, largest logit and logit scale, [9].
+pub(super) fn train_summary(tape: &mut Tape, pass: &Pass) -> Result<Var> {
+    let logits = pass.forward.logits;
+    health(tape, logits, [pass.loss, pass.correct, pass.margin], pass.batch.targets, pass.batch.count)
+}
+
+/// The nine measures of logits [N, V] and their losses, `[N]` each, over the targets that count.
+pub(super) fn health(tape: &mut Tape, logits: Var, rows: [Var; 3], targets: Var, count: Var) -> Result<Var> {
+    let of_logits = tape.push1(LogitRows, &[logits])?;
+    let op = RowSummary { first: 0, last: true, classes: tape.shape(logits).rows().1 };
+    tape.push1(op, &[rows[0], rows[1], rows[2], targets, count, of_logits])
+}
+
 crate::gpu::params! {
     struct SummaryParams {
         n: u32, lane: u32, rows_replica: u32, target_replica: u32, count_replica: u32, before_replica: u32, out_replica: u32,
+        logits_replica: u32, classes: u32,
     }
 }
 static ROW_SUMMARY: Shader = Shader {
     name: "instrument/row_summary",
     source: include_str!("../../shaders/instrument/row_summary.wgsl"),
-    knobs: &[Knob { name: "BEFORE", values: &[0, 1] }, Knob { name: "LAST", values: &[0, 1] }],
+    knobs: &[
+        Knob { name: "BEFORE", values: &[0, 1] },
+        Knob { name: "LAST", values: &[0, 1] },
+        Knob { name: "HEALTH", values: &[0, 1] },
+    ],
     params: SummaryParams::FIELDS,
 };
 pub(super) const SHADERS: &[&Shader] = &[&ROW_SUMMARY];
@@ -154,12 +172,18 @@ const LANES: usize = 256;
 
 /// Sums of loss and correct, and min, sum, max of margins over the rows that count, going on from what an
 /// earlier piece left: [5, lanes], or [5] and means in the last piece. The bits do not depend on how a set
-/// is cut into pieces. Inputs: loss, correct, margin, targets [N], count [1], and the earlier result.
+/// is cut into pieces. Inputs: loss, correct, margin, targets [N], count [1], and the earlier result. With `classes`,
+/// for a set in one piece, numerical health behind them, [9]; the last input is [`LogitRows`] then.
 struct RowSummary {
     /// Rows of the set before this piece.
     first: usize,
     last: bool,
+    /// Columns of the logits whose health is asked for; 0 for none.
+    classes: usize,
 }
+
+/// Spacing of f32 below 1.
+const ULP: f64 = 1.0 / (1 << 24) as f64;
 
 impl Op for RowSummary {
     fn name(&self) -> &'static str {
@@ -170,12 +194,17 @@ impl Op for RowSummary {
         if inputs[..4].iter().any(|s| s.len() != inputs[0].len()) {
             return Err(misfit("row summary", "rows of different length"));
         }
-        let dims: &[usize] = if self.last { &[5] } else { &[5, LANES] };
+        let dims: &[usize] = match (self.classes, self.last) {
+            (0, true) => &[5],
+            (0, false) => &[5, LANES],
+            _ => &[9],
+        };
         Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let before = inputs.get(5);
+        let health = self.classes != 0;
+        let (before, rows) = (inputs.get(5).filter(|_| !health), inputs.get(5).filter(|_| health));
         let params = SummaryParams {
             n: inputs[0].len() as u32,
             lane: (self.first % LANES) as u32,
@@ -184,16 +213,18 @@ impl Op for RowSummary {
             count_replica: inputs[4].replica_stride,
             before_replica: before.map_or(0, |t| t.replica_stride),
             out_replica: outputs[0].replica_stride,
+            logits_replica: rows.map_or(0, |t| t.replica_stride),
+            classes: self.classes as u32,
         };
         let mut tensors: Vec<&Tensor> = inputs[..5].iter().chain([&outputs[0]]).collect();
-        tensors.extend(before);
-        let knobs = [u32::from(before.is_some()), u32::from(self.last)];
+        tensors.extend(rows.or(before));
+        let knobs = [u32::from(before.is_some()), u32::from(self.last), u32::from(health)];
         cx.dispatch(&ROW_SUMMARY, &knobs, &params, &tensors, [1, 1, cx.replicas])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         const EMPTY: [f64; 5] = [0.0, 0.0, f64::MAX, 0.0, f64::MIN];
-        let mut lanes = inputs.get(5).map_or_else(
+        let mut lanes = inputs.get(5).filter(|_| self.classes == 0).map_or_else(
             || Array::from_fn(&[5, LANES], |at| EMPTY[at / LANES]),
             |before| Array::new(&[5, LANES], before.data.clone()),
         );
@@ -211,8 +242,22 @@ impl Op for RowSummary {
         }
         let lane = |i: usize| lanes.data[i * LANES..][..LANES].iter().copied();
         let mean = |i: usize| lane(i).sum::<f64>() / inputs[4].data[0];
-        let out = vec![mean(0), mean(1), lane(2).fold(f64::MAX, f64::min), mean(3), lane(4).fold(f64::MIN, f64::max)];
-        vec![Array::new(&[5], out)]
+        let mut out =
+            vec![mean(0), mean(1), lane(2).fold(f64::MAX, f64::min), mean(3), lane(4).fold(f64::MIN, f64::max)];
+        if let Some(rows) = inputs.get(5).filter(|_| self.classes != 0) {
+            let (all, mut health) = (inputs[4].data[0], [0.0, 0.0, f64::MIN, 0.0]);
+            for n in (0..inputs[0].data.len()).filter(|n| inputs[3].data[*n] != f64::from(IGNORE)) {
+                let loss = inputs[0].data[n];
+                let wrong = -(-loss).exp_m1() / ULP;
+                health[0] += f64::from(u8::from(loss <= ULP)) / all;
+                health[1] += (wrong - wrong.round_ties_even()).abs() * ULP / all;
+                health[2] = health[2].max(rows.data[n * 2]);
+                health[3] += rows.data[n * 2 + 1] / (all * self.classes as f64);
+            }
+            health[3] = health[3].sqrt();
+            out.extend(health);
+        }
+        vec![Array::new(&[out.len()], out)]
     }
 }
 
@@ -236,7 +281,7 @@ mod tests {
             let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
             let mut inputs = vec![out[0], out[1], out[2], y, count];
             inputs.extend(sums);
-            sums = Some(case.tape.push1(RowSummary { first: first as usize, last }, &inputs).unwrap());
+            sums = Some(case.tape.push1(RowSummary { first: first as usize, last, classes: 0 }, &inputs).unwrap());
         }
         sums.unwrap()
     }
@@ -252,7 +297,7 @@ mod tests {
             let count = case.tape.constant(&[1], &[200.0]);
             let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
             let inputs = [out[0], out[1], out[2], y, count];
-            let summary = case.tape.push1(RowSummary { first: 0, last: true }, &inputs).unwrap();
+            let summary = case.tape.push1(RowSummary { first: 0, last: true, classes: 0 }, &inputs).unwrap();
             for gpu in gpus() {
                 for found in case.run(gpu, &[summary]).unwrap().remove(0) {
                     let margins = [found[2], found[3], found[4]].map(|margin| sign * margin);

@@ -24,6 +24,8 @@ mod synchrony;
 
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use attach::FILING;
+#[cfg(test)]
+pub(crate) use attach::FileRow;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
 pub use norms::UpdateSummary;
@@ -148,7 +150,6 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         synchronization::SHADERS,
         induction::SHADERS,
         circuits::SHADERS,
-        health::SHADERS,
         noise::SHADERS,
         attach::SHADERS,
     ]

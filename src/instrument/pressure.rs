@@ -109,9 +109,8 @@ impl Instrument for Pressure {
                 cx.record_column(Presence::InUpdates, self, name, summary, column);
             }
         }
-        if let Some((var, element)) = summary.loss_scale {
-            let labels = vec![Label::NONE];
-            cx.record_where(Presence::InUpdates, self, "loss_scale", "", var, element, labels);
+        if let Some(scale) = summary.loss_scale {
+            cx.record_where(Presence::InUpdates, self, "loss_scale", "", scale, 0, vec![Label::NONE]);
         }
         Ok(())
     }

@@ -237,6 +237,11 @@ impl ModelConfig {
         }
     }
 
+    /// What scores are multiplied by.
+    pub fn score_scale(&self) -> f32 {
+        (1.0 / self.attn_scale) as f32
+    }
+
     /// Whether the MLP exists.
     pub fn has_mlp(&self) -> bool {
         !self.attn_only

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{ModelConfig, Normalization, PositionalEmbedding, WeightTable};
 use crate::autograd::ops::{
-    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, GatedActivation, GatherRows, HeadResult, Linear,
-    MixValues, Norm, NormKind, Rotary, StreamedAttention,
+    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, GatedActivation, GatherColumns, GatherRows,
+    HeadResult, Join, Linear, MixValues, Norm, NormKind, PickedAttention, Rotary, StreamedAttention,
 };
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -138,6 +138,18 @@ impl Model {
 
     pub(crate) fn need(&self, name: &str) -> Result<Var> {
         self.weight(name).ok_or_else(|| Error::Unsupported(format!("this model has no weight {name}")))
+    }
+
+    /// Weights (`W`) or biases (`b`) of queries, keys and values of a block as one, of `dims`, if it has them.
+    fn joined(&self, tape: &mut Tape, layer: usize, which: &str, dims: &[usize]) -> Result<Option<Var>> {
+        let parts: Option<Vec<Var>> = ["Q", "K", "V"]
+            .iter()
+            .map(|of| {
+                let name = |mark: &str| self.weight(&format!("blocks.{layer}.attn.{mark}{which}_{of}"));
+                name("").or_else(|| name("_"))
+            })
+            .collect();
+        parts.map(|parts| tape.push1(Join { dims: dims.to_vec() }, &parts)).transpose()
     }
 
     /// Appends the forward pass of `batch` sequences of `seq` tokens.
@@ -299,13 +311,33 @@ impl Model {
             hooks.insert(block(&format!("attn.hook_rot_{hook}")), turned);
             Ok(turned)
         };
-        let q = project(tape, hooks, "Q", asked)?;
-        let key = project(tape, hooks, "K", all)?;
-        let value = project(tape, hooks, "V", all)?;
-        let scale = (1.0 / config.attn_scale) as f32;
-        let z = match patterns {
-            Some(clean) => tape.push1(MixValues, &[clean.hook(&block("attn.hook_pattern"))?, value])?,
-            None => {
+        let scale = config.score_scale();
+        let picks = PickedAttention::suits(seq) && self.rotary.is_none() && patterns.is_none();
+        let picks = stream.distinct.filter(|_| picks);
+        let (z, before) = if let Some((index, _)) = picks {
+            let op = PickedAttention { heads: h, groups: g, queries, keys: seq, scale };
+            let mut inputs = vec![normal];
+            inputs.extend(self.joined(tape, layer, "W", &[h + 2 * g, d, k])?);
+            let bias = self.joined(tape, layer, "b", &[h + 2 * g, k])?;
+            inputs.extend(bias);
+            let table = tape.push1(Linear { bias: bias.is_some(), ..Linear::default() }, &inputs)?;
+            let parts = [("q", 0, h, asked, queries), ("k", h, g, all, seq), ("v", h + g, g, all, seq)];
+            for (name, first, heads, rows, positions) in parts {
+                let part = GatherColumns { first: first * k, width: heads * k };
+                let part = tape.push1(part, &[table, rows.unwrap_or(index)])?;
+                hooks.insert(block(&format!("attn.hook_{name}")), tape.reshape(part, &[batch, positions, heads, k])?);
+            }
+            let out = tape.push(op, &[table, stream.x, index])?;
+            hooks.insert(block("attn.hook_pattern"), out[1]);
+            hooks.insert(block("attn.hook_attn_scores"), out[2]);
+            (out[0], out[3])
+        } else {
+            let q = project(tape, hooks, "Q", asked)?;
+            let key = project(tape, hooks, "K", all)?;
+            let value = project(tape, hooks, "V", all)?;
+            let z = if let Some(clean) = patterns {
+                tape.push1(MixValues, &[clean.hook(&block("attn.hook_pattern"))?, value])?
+            } else {
                 let kept = if StreamedAttention::suits(seq, k) {
                     // The pattern is for those who read it; attention itself does not.
                     let mut inputs = vec![q, key, value];
@@ -319,7 +351,8 @@ impl Model {
                 hooks.insert(block("attn.hook_pattern"), kept[1]);
                 hooks.insert(block("attn.hook_attn_scores"), kept[2]);
                 kept[0]
-            }
+            };
+            (z, pick(tape, stream.x, asked)?)
         };
         hooks.insert(block("attn.hook_z"), z);
         let w_o = self.need(&block("attn.W_O"))?;
@@ -328,7 +361,6 @@ impl Model {
 
         let flat_z = tape.reshape(z, &[batch * queries, h * k])?;
         let flat_w = tape.reshape(w_o, &[h * k, d])?;
-        let before = pick(tape, stream.x, asked)?;
         let out_dims = [batch, queries, d];
         let b_o = self.weight(&block("attn.b_O"));
         let (alone, mid) = write(tape, flat_z, flat_w, b_o, before)?;

@@ -99,7 +99,7 @@ impl Session {
         let mut tape = Tape::new(replicas);
         let mut bindings = Bindings::new();
 
-        let clock_var = tape.input("clock", Shape::u32(&[1]).shared());
+        let clock_var = tape.input("clock", Shape::u32(&[2]).shared());
         let model = Model::new(&config.model, &mut tape);
         let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
         let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
@@ -138,14 +138,12 @@ impl Session {
             instrument.attach_to_update(&mut attach, &norms)?;
         }
         let row = attach.finish(gpu, clock_var, &mut bindings)?;
-        tape.in_scope(STEP);
-        optimizer::advance(&mut tape, clock_var)?;
 
         let weights = gpu.buffer(Class::Weights, elements)?;
         let gradients = gpu.buffer(Class::Gradients, elements)?;
         let first = gpu.buffer(Class::Optimizer, elements)?;
         let second = gpu.buffer(Class::Optimizer, elements)?;
-        let clock = gpu.upload(Class::State, &[0u32])?;
+        let clock = gpu.upload(Class::State, &[0u32; 2])?;
         let hyper: Vec<Hyper> = (0..replicas as usize)
             .map(|r| Hyper::new(&config.optimizer_of(r), &config.schedule, config.steps))
             .collect();
@@ -394,7 +392,7 @@ impl Session {
             self.gpu.queue().write_buffer(inverse, 0, bytemuck::cast_slice(&inverses));
         }
         self.step = snapshot.step;
-        self.gpu.queue().write_buffer(&self.clock, 0, bytemuck::cast_slice(&[snapshot.step as u32]));
+        self.gpu.queue().write_buffer(&self.clock, 0, bytemuck::cast_slice(&[snapshot.step as u32; 2]));
         self.uncopied.clear();
         Ok(())
     }

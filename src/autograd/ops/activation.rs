@@ -148,7 +148,7 @@ impl Op for Activation {
 }
 
 /// dx = dy act'(x).
-struct ActivationGrad(ActFn);
+pub(in crate::autograd) struct ActivationGrad(pub(in crate::autograd) ActFn);
 
 impl Op for ActivationGrad {
     fn name(&self) -> &'static str {

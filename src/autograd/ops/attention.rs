@@ -2,7 +2,7 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var};
-use super::matmul::{Form, Layout, Matmul};
+use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -68,7 +68,7 @@ pub(super) const SHADERS: &[&Shader] =
     &[&SMALL_FORWARD, &SMALL_BACKWARD_Q, &SMALL_BACKWARD_KV, &SOFTMAX, &SOFTMAX_BACKWARD, &GROUP_SUM, &MIX_VALUES];
 
 /// Up to this many keys, one invocation handles a query from scores to z.
-const SMALL: usize = 16;
+pub(super) const SMALL: usize = 16;
 
 /// z [B, Tq, H, K] = softmax(scale q kᵀ) v, causal. Inputs: q [B, Tq, H, K], k and v [B, T, G, K] with H a
 /// multiple of G; the Tq queries are the last of the T positions. Outputs: z, pattern [B, H, Tq, T], and the
@@ -151,7 +151,7 @@ impl Sizes {
         b_group: usize,
         alpha: f32,
     ) -> Matmul<'a> {
-        Matmul { form, m, n, k, batches: (self.batch, self.heads), b_group, a, b, c, bias: None, residual: None, alpha }
+        Matmul { form, m, n, k, batches: (self.batch, self.heads), b_group, a, b, c, alpha, finish: Finish::default() }
     }
 
     /// Layout of q, z and their gradients.
@@ -298,6 +298,15 @@ impl Op for AttentionPattern {
         }
         vec![pattern, scores]
     }
+}
+
+/// Appends the gradients of q, k and v from those three, the pattern and dz, as [`Attention`] has them; for what reads
+/// them where attention itself took another way.
+///
+/// # Errors
+/// [`Error::Shape`] where they do not fit together.
+pub(crate) fn attention_gradients(tape: &mut Tape, scale: f32, inputs: [Var; 5]) -> Result<Vec<Var>> {
+    tape.push(AttentionGrad { scale }, &inputs)
 }
 
 /// What masked scores hold; the same in the kernels.

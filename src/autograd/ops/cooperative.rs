@@ -26,6 +26,12 @@ static COOP: Shader = Shader {
         Knob { name: "BLOCKS", values: &[0, 1] },
         Knob { name: "BIAS", values: &[0, 1] },
         Knob { name: "RESIDUAL", values: &[0, 1] },
+        Knob { name: "PICKED", values: &[0, 1] },
+        Knob { name: "ACTIVATE", values: &[0, 1] },
+        Knob { name: "KEEP", values: &[0, 1] },
+        Knob { name: "SLOPE", values: &[0, 1] },
+        Knob { name: "ACT", values: &[0, 1, 2, 3] },
+        Knob { name: "SUMS", values: &[0, 1] },
     ],
     params: MatmulParams::FIELDS,
 };
@@ -346,6 +352,33 @@ mod tests {
             println!("two layers on {}: {:.1e}", gpu.caps().name, worst.error);
             // Four products one behind the other.
             assert!(worst.error < 4.0 * tolerance(130) && worst.error > 1e-5, "{:.1e}, {}", worst.error, worst.place);
+        }
+    }
+
+    #[test]
+    fn bias_gradients_beside_products_in_f16_sum_f32() {
+        for gpu in able() {
+            for [n, d, c] in [[130, 65, 68], [515, 130, 257], [100, 1290, 1156]] {
+                let mut case = Case::new(&format!("bias gradient {n} {d} {c}"));
+                let (x, w, b) = (case.owned(&[n, d]), case.owned(&[d, c]), case.owned(&[c]));
+                let coefficients = case.shared(&[n, c]);
+                let grads = case.tape.in_halves(true, |tape| {
+                    let y = tape.push1(Linear { bias: true, ..Linear::default() }, &[x, w, b])?;
+                    let loss = tape.push1(super::super::Dot, &[y, coefficients])?;
+                    tape.backward(loss, &[w, b])
+                });
+                let [Some(dw), Some(db)] = grads.unwrap()[..] else { panic!("no gradient") };
+                // Alone, and beside the product with which it is computed.
+                for wanted in [vec![db], vec![db, dw]] {
+                    let found = case.run(gpu, &wanted).unwrap().remove(0);
+                    for (replica, found) in found.iter().enumerate() {
+                        let exact = &case.reference(replica, &[db]).unwrap()[0].data;
+                        let worst = found.iter().zip(exact).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+                        // Sums of some hundred numbers of order 1.
+                        assert!(worst < 1e-4, "{n} {d} {c}: {worst:.1e}");
+                    }
+                }
+            }
         }
     }
 

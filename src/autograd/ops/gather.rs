@@ -10,7 +10,7 @@ pub const IGNORE: u32 = u32::MAX;
 
 crate::gpu::params! {
     struct GatherParams {
-        n: u32, vectors: u32, table_replica: u32, index_replica: u32,
+        n: u32, vectors: u32, table_ld: u32, first: u32, table_replica: u32, index_replica: u32,
         second_replica: u32, second_index_replica: u32, y_replica: u32, last: u32, second_last: u32,
     }
 }
@@ -31,14 +31,20 @@ static BUCKET: Shader = Shader {
 };
 crate::gpu::params! {
     struct ScatterParams {
-        rows: u32, vectors: u32, segments: u32, segment: u32,
-        x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
+        rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
+        more_vectors: u32, keys: u32, queries: u32, extra_replica: u32, more_replica: u32,
+        second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
     }
 }
 static SCATTER: Shader = Shader {
     name: "embed/scatter_rows",
     source: include_str!("../../../shaders/embed/scatter_rows.wgsl"),
-    knobs: &[Knob { name: "WIDE", values: &[0, 1] }],
+    knobs: &[
+        Knob { name: "WIDE", values: &[0, 1] },
+        Knob { name: "LANES", values: &[8, 64] },
+        Knob { name: "EXTRA", values: &[0, 1] },
+        Knob { name: "BOTH", values: &[0, 1] },
+    ],
     params: ScatterParams::FIELDS,
 };
 pub(super) const SHADERS: &[&Shader] = &[&GATHER, &BUCKET, &SCATTER];
@@ -77,6 +83,8 @@ impl Op for GatherRows {
         let params = GatherParams {
             n: n as u32,
             vectors: d as u32 / width,
+            table_ld: d as u32 / width,
+            first: 0,
             table_replica: inputs[0].replica_stride / width,
             index_replica: inputs[1].replica_stride,
             second_replica: inputs.get(2).map_or(0, |t| t.replica_stride) / width,
@@ -111,14 +119,158 @@ impl Op for GatherRows {
     }
 }
 
+/// `y [N, width] = table[index[n], first..first + width]`, from table [U, D] and index `[N]`. Measures only: it has no
+/// gradient.
+pub struct GatherColumns {
+    /// First column.
+    pub first: usize,
+    /// Number of columns.
+    pub width: usize,
+}
+
+impl Op for GatherColumns {
+    fn name(&self) -> &'static str {
+        "gather columns"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        if inputs[1].dtype != DType::U32 || self.first + self.width > inputs[0].rows().1 {
+            return Err(misfit(
+                "gather columns",
+                format!("{} from {} of {:?}", self.width, self.first, inputs[0].dims),
+            ));
+        }
+        let owned = inputs.iter().any(|s| s.owned);
+        Ok(vec![Shape { owned, ..Shape::f32(&[inputs[1].len(), self.width]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (table, index, y) = (&inputs[0], &inputs[1], &outputs[0]);
+        let columns = *table.dims.last().unwrap_or(&1);
+        let sizes = [self.first, self.width, columns];
+        let wide =
+            sizes.iter().all(|n| n.is_multiple_of(4)) && [table, y].iter().all(|t| t.replica_stride.is_multiple_of(4));
+        let width = if wide { 4 } else { 1 };
+        let params = GatherParams {
+            n: index.len() as u32,
+            vectors: self.width as u32 / width,
+            table_ld: columns as u32 / width,
+            first: self.first as u32 / width,
+            table_replica: table.replica_stride / width,
+            index_replica: index.replica_stride,
+            y_replica: y.replica_stride / width,
+            last: (table.len() / columns) as u32 - 1,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let grid = grid_1d((index.len() as u64 * u64::from(params.vectors)).div_ceil(64), cx.replicas);
+        cx.dispatch(&GATHER, &[0, u32::from(wide)], &params, &[table, index, y], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (_, d) = inputs[0].rows();
+        vec![Array::from_fn(&[inputs[1].data.len(), self.width], |at| {
+            inputs[0].data[inputs[1].index(at / self.width) * d + self.first + at % self.width]
+        })]
+    }
+}
+
 /// Appends y [`rows`, D] = sum of the x [N, D] whose index `[N]` is that row; [`IGNORE`] goes nowhere. In a
 /// fixed order, so that the bits do not depend on scheduling.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] where there is not one index for each row of x.
 pub fn scatter_rows(tape: &mut Tape, x: Var, index: Var, rows: usize) -> Result<Var> {
+    let (starts, order) = bucket_rows(tape, index, rows)?;
+    tape.push1(ScatterRows { rows }, &[x, index, starts, order])
+}
+
+/// Appends the lists of the places of each of `rows` numbers in an index `[N]`: where each list starts in each segment
+/// of the index, and the places in the lists' order.
+pub(super) fn bucket_rows(tape: &mut Tape, index: Var, rows: usize) -> Result<(Var, Var)> {
     let lists = tape.push(BucketRows { rows }, &[index])?;
-    tape.push1(ScatterRows { rows }, &[x, index, lists[0], lists[1]])
+    Ok((lists[0], lists[1]))
+}
+
+/// What one kernel sums beside the rows of x.
+pub(super) enum Beside<'a> {
+    Nothing,
+    /// More columns [N / keys, queries, E], which only the last `queries` of `keys` rows of x have, into `more` [U, E].
+    Columns {
+        extra: &'a Tensor,
+        more: &'a Tensor,
+        keys: usize,
+        queries: usize,
+    },
+    /// The rows of x once more, by other lists, into `y` [U2, D].
+    Lists {
+        starts: &'a Tensor,
+        order: &'a Tensor,
+        y: &'a Tensor,
+    },
+}
+
+/// Records y [U, D] = for each list the sum of the rows of x [N, D] in it.
+pub(super) fn scatter(
+    cx: &mut Lower<'_>,
+    x: &Tensor,
+    [starts, order]: [&Tensor; 2],
+    y: &Tensor,
+    beside: &Beside<'_>,
+) -> Result<()> {
+    let columns = |t: &Tensor| *t.dims.last().unwrap_or(&1);
+    let (mut tensors, mut floats) = (vec![x, starts, order, y], vec![x, y]);
+    match *beside {
+        Beside::Nothing => {}
+        Beside::Columns { extra, more, .. } => {
+            tensors.extend([extra, more]);
+            floats.extend([extra, more]);
+        }
+        Beside::Lists { starts, order, y } => {
+            tensors.extend([starts, order, y]);
+            floats.push(y);
+        }
+    }
+    let wide = floats.iter().all(|t| columns(t).is_multiple_of(4) && t.replica_stride.is_multiple_of(4));
+    let width = if wide { 4 } else { 1 };
+    let vectors = |t: &Tensor| columns(t) as u32 / width;
+    let mut params = ScatterParams {
+        rows: (y.len() / columns(y)) as u32,
+        vectors: vectors(y),
+        segments: starts.dims[0] as u32,
+        x_replica: x.replica_stride / width,
+        starts_replica: starts.replica_stride,
+        order_replica: order.replica_stride,
+        y_replica: y.replica_stride / width,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    match *beside {
+        Beside::Nothing => {}
+        Beside::Columns { extra, more, keys, queries } => {
+            params.more_vectors = vectors(more);
+            params.keys = keys as u32;
+            params.queries = queries as u32;
+            params.extra_replica = extra.replica_stride / width;
+            params.more_replica = more.replica_stride / width;
+        }
+        Beside::Lists { starts, order, y } => {
+            params.second_rows = (y.len() / columns(y)) as u32;
+            params.second_segments = starts.dims[0] as u32;
+            params.second_starts_replica = starts.replica_stride;
+            params.second_order_replica = order.replica_stride;
+            params.second_y_replica = y.replica_stride / width;
+        }
+    }
+    // A GPU hides a long list behind many lanes; on a software adapter each costs.
+    let lanes = if cx.gpu().caps().is_software() { 8 } else { 64 };
+    let chunks = u64::from((params.vectors + params.more_vectors).div_ceil(256 / lanes));
+    let knobs = [
+        u32::from(wide),
+        lanes,
+        u32::from(matches!(beside, Beside::Columns { .. })),
+        u32::from(matches!(beside, Beside::Lists { .. })),
+    ];
+    let grid = grid_1d(u64::from(params.rows + params.second_rows) * chunks, cx.replicas);
+    cx.dispatch(&SCATTER, &knobs, &params, &tensors, grid)
 }
 
 /// Rows of the index that one workgroup of `bucket_rows` sorts. Software drivers cut a shader off after
@@ -189,8 +341,19 @@ impl Op for BucketRows {
 }
 
 /// The sums. Inputs: x [N, D], index [N], and the lists that [`BucketRows`] makes of the index.
-struct ScatterRows {
+pub(in crate::autograd) struct ScatterRows {
     rows: usize,
+}
+
+impl ScatterRows {
+    /// Records two sums of the same rows at once. Inputs: x, index and lists of one, index and lists of the other.
+    pub(in crate::autograd) fn lower_both(cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [x, _, starts, order, _, second_starts, second_order] = inputs else {
+            return Err(misfit("scatter rows", "inputs"));
+        };
+        let beside = Beside::Lists { starts: second_starts, order: second_order, y: &outputs[1] };
+        scatter(cx, x, [starts, order], &outputs[0], &beside)
+    }
 }
 
 impl Op for ScatterRows {
@@ -208,27 +371,7 @@ impl Op for ScatterRows {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [x, _, starts, order] = inputs else { return Err(misfit("scatter rows", "inputs")) };
-        let y = &outputs[0];
-        let d = y.dims[1];
-        let wide = d.is_multiple_of(4) && [x, y].iter().all(|t| t.replica_stride.is_multiple_of(4));
-        let width = if wide { 4 } else { 1 };
-        let params = ScatterParams {
-            rows: self.rows as u32,
-            vectors: d as u32 / width,
-            segments: starts.dims[0] as u32,
-            segment: SEGMENT as u32,
-            x_replica: x.replica_stride / width,
-            starts_replica: starts.replica_stride,
-            order_replica: order.replica_stride,
-            y_replica: y.replica_stride / width,
-        };
-        cx.dispatch(
-            &SCATTER,
-            &[u32::from(wide)],
-            &params,
-            &[x, starts, order, y],
-            grid_1d(self.rows as u64, cx.replicas),
-        )
+        scatter(cx, x, [starts, order], &outputs[0], &Beside::Nothing)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
@@ -266,6 +409,9 @@ mod tests {
                 let (index, second_index) = (case.indices(&[n], 7, true), case.indices(&[n], 5, false));
                 let one = case.tape.push1(GatherRows, &[table, index]).unwrap();
                 let two = case.tape.push1(GatherRows, &[table, index, second, second_index]).unwrap();
+                let part = GatherColumns { first: d / 2, width: d - d / 2 };
+                let part = case.tape.push1(part, &[table, index]).unwrap();
+                case.check(&[part], &[], 1e-6);
                 let y = case.tape.push1(super::super::Add, &[one, two]).unwrap();
                 // Sums of up to 257 equal-sized terms in order: 257 roundings of 6e-8 at worst.
                 case.check(&[y], &[table, second], 1e-5);

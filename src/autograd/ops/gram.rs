@@ -2,7 +2,7 @@
 
 use super::super::op::misfit;
 use super::super::{Array, Lower, Op, Shape};
-use super::matmul::{Form, Layout, Matmul};
+use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
@@ -58,9 +58,8 @@ impl Op for Gram {
                 a: (x, rows),
                 b: (x, rows),
                 c: (y, Layout::stacked(seq, seq, self.heads)),
-                bias: None,
-                residual: None,
                 alpha: 1.0,
+                finish: Finish::default(),
             }
             .record(cx);
         }

@@ -2,7 +2,8 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var};
-use super::matmul::{Form, Layout, Matmul};
+use super::ActFn;
+use super::matmul::{Act, Finish, Form, Layout, Matmul};
 use super::reduce::ColumnSum;
 use crate::error::Result;
 use crate::gpu::Tensor;
@@ -66,22 +67,7 @@ impl Op for Linear {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (from, to, layout) = self.sizes(&inputs[1].dims)?;
-        Matmul {
-            form: if self.transposed { Form::NT } else { Form::NN },
-            m: outputs[0].len() / to,
-            n: to,
-            k: from,
-            batches: (1, 1),
-            b_group: 1,
-            a: (&inputs[0], Layout::rows(from)),
-            b: (&inputs[1], layout),
-            c: (&outputs[0], Layout::rows(to)),
-            bias: self.bias.then(|| &inputs[2]),
-            residual: self.residual.then(|| &inputs[inputs.len() - 1]),
-            alpha: 1.0,
-        }
-        .record(cx)
+        Product::from(*self).lower(cx, inputs, outputs)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
@@ -121,7 +107,65 @@ impl Op for Linear {
     }
 }
 
+/// What follows a [`Linear`] within its kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::autograd) enum Follow {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The activation of y. Outputs: that, and y itself where it is read elsewhere too.
+    Activation(ActFn),
+    /// y times the activation's derivative at a last input of its shape.
+    Slope(ActFn),
+}
+
+/// A [`Linear`] with what one kernel does besides. Inputs: those of the linear, where `picked` is set the residual's
+/// row for each row of y, and the slope's.
+#[derive(Clone, Copy)]
+pub(in crate::autograd) struct Product {
+    pub(in crate::autograd) linear: Linear,
+    pub(in crate::autograd) picked: bool,
+    pub(in crate::autograd) follow: Follow,
+}
+
+impl From<Linear> for Product {
+    fn from(linear: Linear) -> Self {
+        Self { linear, picked: false, follow: Follow::Nothing }
+    }
+}
+
+impl Product {
+    pub(in crate::autograd) fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (from, to, layout) = self.linear.sizes(&inputs[1].dims)?;
+        let mut rest = inputs[2..].iter();
+        let mut next = |present: bool| if present { rest.next() } else { None };
+        let bias = next(self.linear.bias);
+        let residual = next(self.linear.residual);
+        let picked = next(self.picked);
+        let activation = match self.follow {
+            Follow::Nothing => Act::None,
+            Follow::Activation(act) => Act::Of(act, outputs.get(1)),
+            Follow::Slope(act) => next(true).map_or(Act::None, |before| Act::Slope(act, before)),
+        };
+        Matmul {
+            form: if self.linear.transposed { Form::NT } else { Form::NN },
+            m: outputs[0].len() / to,
+            n: to,
+            k: from,
+            batches: (1, 1),
+            b_group: 1,
+            a: (&inputs[0], Layout::rows(from)),
+            b: (&inputs[1], layout),
+            c: (&outputs[0], Layout::rows(to)),
+            alpha: 1.0,
+            finish: Finish { bias, residual, picked, activation, sums: None },
+        }
+        .record(cx)
+    }
+}
+
 /// y [D, C] = leftᵀ right, from left [N, D] and right [N, C]; the gradient of a weight, in its layout.
+#[derive(Clone)]
 pub struct TransposedProduct {
     /// Dimensions of the result: [D, C], or [H, D, K] with C = H K.
     pub dims: Vec<usize>,
@@ -137,23 +181,7 @@ impl Op for TransposedProduct {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (d, c, layout) =
-            weight_layout(&self.dims).ok_or_else(|| misfit("linear", format!("a weight of {:?}", self.dims)))?;
-        Matmul {
-            form: Form::TN,
-            m: d,
-            n: c,
-            k: inputs[1].len() / c,
-            batches: (1, 1),
-            b_group: 1,
-            a: (&inputs[0], Layout::rows(d)),
-            b: (&inputs[1], Layout::rows(c)),
-            c: (&outputs[0], layout),
-            bias: None,
-            residual: None,
-            alpha: 1.0,
-        }
-        .record(cx)
+        self.lower_with_sums(cx, inputs, outputs)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -168,6 +196,33 @@ impl Op for TransposedProduct {
             }
         }
         vec![dw]
+    }
+}
+
+impl TransposedProduct {
+    /// Records the product and, where there is a second output, the column sums of right: the gradient of a bias.
+    pub(in crate::autograd) fn lower_with_sums(
+        &self,
+        cx: &mut Lower<'_>,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+    ) -> Result<()> {
+        let (d, c, layout) =
+            weight_layout(&self.dims).ok_or_else(|| misfit("linear", format!("a weight of {:?}", self.dims)))?;
+        Matmul {
+            form: Form::TN,
+            m: d,
+            n: c,
+            k: inputs[1].len() / c,
+            batches: (1, 1),
+            b_group: 1,
+            a: (&inputs[0], Layout::rows(d)),
+            b: (&inputs[1], Layout::rows(c)),
+            c: (&outputs[0], layout),
+            alpha: 1.0,
+            finish: Finish { sums: outputs.get(1), ..Finish::default() },
+        }
+        .record(cx)
     }
 }
 
@@ -202,9 +257,8 @@ impl Op for HeadResult {
             a: (&inputs[0], Layout::heads(n, h, k)),
             b: (&inputs[1], Layout::stacked(d, k, h)),
             c: (&outputs[0], Layout::heads(n, h, d)),
-            bias: None,
-            residual: None,
             alpha: 1.0,
+            finish: Finish::default(),
         }
         .record(cx)
     }

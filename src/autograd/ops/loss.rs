@@ -10,13 +10,19 @@ use crate::gpu::{Knob, Params, Shader, Tensor};
 crate::gpu::params! {
     struct CrossEntropyParams {
         rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
+        count_replica: u32, logits_replica: u32, factor: f32,
     }
 }
 const SUBGROUPS: Knob = Knob { name: "SUBGROUPS", values: &[0, 1] };
 static FORWARD: Shader = Shader {
     name: "loss/cross_entropy_forward",
     source: include_str!("../../../shaders/loss/cross_entropy_forward.wgsl"),
-    knobs: &[SUBGROUPS],
+    knobs: &[
+        SUBGROUPS,
+        Knob { name: "SAVE", values: &[0, 1] },
+        Knob { name: "GRAD", values: &[0, 1] },
+        Knob { name: "LOGITS", values: &[0, 1] },
+    ],
     params: CrossEntropyParams::FIELDS,
 };
 static BACKWARD: Shader = Shader {
@@ -25,7 +31,16 @@ static BACKWARD: Shader = Shader {
     knobs: &[SUBGROUPS],
     params: CrossEntropyParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD];
+crate::gpu::params! {
+    struct LogitParams { rows: u32, classes: u32, z_replica: u32, y_replica: u32 }
+}
+static LOGIT_ROWS: Shader = Shader {
+    name: "loss/logit_rows",
+    source: include_str!("../../../shaders/loss/logit_rows.wgsl"),
+    knobs: &[SUBGROUPS],
+    params: LogitParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &LOGIT_ROWS];
 
 /// Inputs: logits z [N, V], target class y `[N]` ([`IGNORE`]: the row does not count and gets 0).
 /// Outputs, for each row: loss ln(1 + Σ_{j≠y} exp(z_j - z_y)) in nats; correct, 1 where z_y exceeds every
@@ -58,21 +73,7 @@ impl Op for CrossEntropy {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let rows = outputs[0].len();
-        let columns = inputs[0].len() / rows;
-        let params = CrossEntropyParams {
-            rows: rows as u32,
-            classes: self.taking_part(columns) as u32,
-            z_ld: columns as u32,
-            z_replica: inputs[0].replica_stride,
-            target_replica: inputs[1].replica_stride,
-            row_replica: outputs[0].replica_stride,
-            saved_replica: outputs[3].replica_stride,
-            dz_replica: 0,
-        };
-        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
-        let (subgroups, grid) = cx.by_rows(rows, 64);
-        cx.dispatch(&FORWARD, &[subgroups], &params, &tensors, grid)
+        Loss::from(*self).lower(cx, inputs, outputs)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
@@ -107,9 +108,93 @@ impl Op for CrossEntropy {
     }
 }
 
+/// A [`CrossEntropy`] with what one kernel does besides. Inputs: logits, targets, and for a gradient the number of rows
+/// that count `[1]`. Outputs: loss, correct, margin, and of the rest what is asked for, in order.
+#[derive(Clone, Copy)]
+pub(in crate::autograd) struct Loss {
+    entropy: CrossEntropy,
+    /// Whether the numbers kept for a gradient are written, [N, 2].
+    pub(in crate::autograd) save: bool,
+    /// The gradient of this factor times the mean loss by the logits, [N, V].
+    pub(in crate::autograd) gradient: Option<f32>,
+    /// Whether [`LogitRows`] are written, [N, 2].
+    pub(in crate::autograd) logits: bool,
+}
+
+impl From<CrossEntropy> for Loss {
+    fn from(entropy: CrossEntropy) -> Self {
+        Self { entropy, save: true, gradient: None, logits: false }
+    }
+}
+
+impl Loss {
+    pub(in crate::autograd) fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let rows = outputs[0].len();
+        let columns = inputs[0].len() / rows;
+        let mut rest = outputs[3..].iter();
+        let mut next = |present: bool| if present { rest.next() } else { None };
+        let (saved, dz, logits) = (next(self.save), next(self.gradient.is_some()), next(self.logits));
+        let stride = |tensor: Option<&Tensor>| tensor.map_or(0, |t| t.replica_stride);
+        let params = CrossEntropyParams {
+            rows: rows as u32,
+            classes: self.entropy.taking_part(columns) as u32,
+            z_ld: columns as u32,
+            z_replica: inputs[0].replica_stride,
+            target_replica: inputs[1].replica_stride,
+            row_replica: outputs[0].replica_stride,
+            saved_replica: stride(saved),
+            dz_replica: stride(dz),
+            count_replica: stride(inputs.get(2)),
+            logits_replica: stride(logits),
+            factor: self.gradient.unwrap_or(0.0),
+        };
+        let mut tensors: Vec<&Tensor> = inputs[..2].iter().chain(&outputs[..3]).collect();
+        tensors.extend([saved, inputs.get(2).filter(|_| dz.is_some()), dz, logits].into_iter().flatten());
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        let knobs = [subgroups, u32::from(self.save), u32::from(dz.is_some()), u32::from(self.logits)];
+        cx.dispatch(&FORWARD, &knobs, &params, &tensors, grid)
+    }
+}
+
+/// y [N, 2] = maximum of each row of z [N, V], and sum of squares around its mean. Measures only: it has no gradient.
+pub(crate) struct LogitRows;
+
+impl Op for LogitRows {
+    fn name(&self) -> &'static str {
+        "logit rows"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![inputs[0].with_dims(&[inputs[0].rows().0, 2])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let rows = outputs[0].len() / 2;
+        let params = LogitParams {
+            rows: rows as u32,
+            classes: (inputs[0].len() / rows) as u32,
+            z_replica: inputs[0].replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&LOGIT_ROWS, &[subgroups], &params, &[&inputs[0], &outputs[0]], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (n, classes) = inputs[0].rows();
+        let mut out = Array::zeros(&[n, 2]);
+        for (z, out) in inputs[0].data.chunks_exact(classes).zip(out.data.chunks_exact_mut(2)) {
+            let mean = z.iter().sum::<f64>() / classes as f64;
+            out[0] = z.iter().copied().fold(f64::MIN, f64::max);
+            out[1] = z.iter().map(|z| (z - mean).powi(2)).sum();
+        }
+        vec![out]
+    }
+}
+
 /// dz_j = d p_j for the wrong classes, dz_y = -d Σ_{j≠y} p_j, which keeps its precision when p_y rounds
 /// to 1. Inputs: logits, targets, what the forward pass kept, d [N].
-struct CrossEntropyGrad(CrossEntropy);
+pub(in crate::autograd) struct CrossEntropyGrad(CrossEntropy);
 
 impl Op for CrossEntropyGrad {
     fn name(&self) -> &'static str {
@@ -132,6 +217,7 @@ impl Op for CrossEntropyGrad {
             row_replica: inputs[3].replica_stride,
             saved_replica: inputs[2].replica_stride,
             dz_replica: outputs[0].replica_stride,
+            ..bytemuck::Zeroable::zeroed()
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
         let (subgroups, grid) = cx.by_rows(rows, 64);

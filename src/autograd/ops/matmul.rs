@@ -2,6 +2,7 @@
 //! (`cooperative`).
 
 use super::super::Lower;
+use super::ActFn;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu, Knob, Params, Shader, Tensor, Tiling};
 
@@ -13,6 +14,7 @@ crate::gpu::params! {
         b_ld: u32, b_group: u32, b_block: u32, b_block_stride: u32,
         c_replica: u32, c_outer: u32, c_inner: u32, c_ld: u32,
         c_block: u32, c_block_stride: u32, bias_replica: u32, residual_replica: u32,
+        picked_replica: u32, residual_last: u32, beside_replica: u32, sums_replica: u32,
         alpha: f32,
     }
 }
@@ -31,6 +33,12 @@ static TILE: Shader = Shader {
         Knob { name: "BLOCKS", values: &[0, 1] },
         Knob { name: "BIAS", values: &[0, 1] },
         Knob { name: "RESIDUAL", values: &[0, 1] },
+        Knob { name: "PICKED", values: &[0, 1] },
+        Knob { name: "ACTIVATE", values: &[0, 1] },
+        Knob { name: "KEEP", values: &[0, 1] },
+        Knob { name: "SLOPE", values: &[0, 1] },
+        Knob { name: "ACT", values: &[0, 1, 2, 3] },
+        Knob { name: "SUMS", values: &[0, 1] },
     ],
     params: MatmulParams::FIELDS,
 };
@@ -51,6 +59,12 @@ static SHUFFLE: Shader = Shader {
         Knob { name: "BLOCKS", values: &[0, 1] },
         Knob { name: "BIAS", values: &[0, 1] },
         Knob { name: "RESIDUAL", values: &[0, 1] },
+        Knob { name: "PICKED", values: &[0, 1] },
+        Knob { name: "ACTIVATE", values: &[0, 1] },
+        Knob { name: "KEEP", values: &[0, 1] },
+        Knob { name: "SLOPE", values: &[0, 1] },
+        Knob { name: "ACT", values: &[0, 1, 2, 3] },
+        Knob { name: "SUMS", values: &[0, 1] },
     ],
     params: MatmulParams::FIELDS,
 };
@@ -110,7 +124,43 @@ impl Layout {
     }
 }
 
-/// C = alpha op(A) op(B) (+ bias) (+ residual) for each replica and batch.
+/// What else a product does to C, in this order.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Finish<'a> {
+    /// [n], added to each row.
+    pub(super) bias: Option<&'a Tensor>,
+    /// Added: laid out like C, or the rows of it that `picked` numbers.
+    pub(super) residual: Option<&'a Tensor>,
+    /// [m]: for each row of C the residual's row.
+    pub(super) picked: Option<&'a Tensor>,
+    pub(super) activation: Act<'a>,
+    /// [n]: receives the sums of B's columns, in form TN without batches.
+    pub(super) sums: Option<&'a Tensor>,
+}
+
+/// What becomes of C behind bias and residual. The tensor is laid out like C.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Act<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// The activation of it; the tensor receives what it was taken of.
+    Of(ActFn, Option<&'a Tensor>),
+    /// Times the activation's derivative at the tensor.
+    Slope(ActFn, &'a Tensor),
+}
+
+impl<'a> Act<'a> {
+    fn beside(&self) -> Option<&'a Tensor> {
+        match *self {
+            Self::None => None,
+            Self::Of(_, kept) => kept,
+            Self::Slope(_, before) => Some(before),
+        }
+    }
+}
+
+/// C = alpha op(A) op(B), finished, for each replica and batch.
 pub(super) struct Matmul<'a> {
     pub(super) form: Form,
     pub(super) m: usize,
@@ -122,15 +172,14 @@ pub(super) struct Matmul<'a> {
     pub(super) a: (&'a Tensor, Layout),
     pub(super) b: (&'a Tensor, Layout),
     pub(super) c: (&'a Tensor, Layout),
-    pub(super) bias: Option<&'a Tensor>,
-    /// Laid out like C.
-    pub(super) residual: Option<&'a Tensor>,
     pub(super) alpha: f32,
+    pub(super) finish: Finish<'a>,
 }
 
 impl Matmul<'_> {
     pub(super) fn record(&self, cx: &mut Lower<'_>) -> Result<()> {
-        let (a, b, c) = (self.a.1, self.b.1, self.c.1);
+        let (a, b, c, finish) = (self.a.1, self.b.1, self.c.1, &self.finish);
+        let stride = |tensor: Option<&Tensor>| tensor.map_or(0, |t| t.replica_stride);
         let params = MatmulParams {
             m: self.m as u32,
             n: self.n as u32,
@@ -154,13 +203,17 @@ impl Matmul<'_> {
             c_ld: c.ld as u32,
             c_block: c.block as u32,
             c_block_stride: c.block_stride as u32,
-            bias_replica: self.bias.map_or(0, |t| t.replica_stride),
-            residual_replica: self.residual.map_or(0, |t| t.replica_stride),
+            bias_replica: stride(finish.bias),
+            residual_replica: stride(finish.residual),
+            picked_replica: stride(finish.picked),
+            residual_last: finish.residual.map_or(0, |t| t.len() / self.n).max(1) as u32 - 1,
+            beside_replica: stride(finish.activation.beside()),
+            sums_replica: stride(finish.sums),
             alpha: self.alpha,
         };
         let mut tensors = vec![self.a.0, self.b.0, self.c.0];
-        tensors.extend(self.bias);
-        tensors.extend(self.residual);
+        let more = [finish.bias, finish.residual, finish.picked, finish.activation.beside(), finish.sums];
+        tensors.extend(more.into_iter().flatten());
         if cx.gpu().caps().is_software() && self.k > SOFTWARE_DEPTH {
             return Err(Error::Limit(format!(
                 "a product sums over {} rows; {} cuts kernels off beyond {SOFTWARE_DEPTH}. Use a smaller batch or a GPU",
@@ -183,8 +236,7 @@ impl Matmul<'_> {
             Some(tiling) if tilings(caps).contains(&tiling) => tiling,
             _ => self.usual(caps),
         };
-        let flags = self.flags();
-        let form = self.form as u32;
+        let (form, flags) = (self.form as u32, self.flags());
         match tiling {
             Tiling::Registers { subgroup, rows, columns } => Choice {
                 shader: &SHUFFLE,
@@ -199,8 +251,26 @@ impl Matmul<'_> {
     }
 
     /// The knobs that all kernels have in common, from A4 on.
-    pub(super) fn flags(&self) -> [u32; 6] {
-        [self.a4(), self.b4(), self.c4(), self.blocks(), self.bias.is_some(), self.residual.is_some()].map(u32::from)
+    pub(super) fn flags(&self) -> Vec<u32> {
+        let finish = &self.finish;
+        let (activate, keep, slope, act) = match finish.activation {
+            Act::None => (false, false, false, 0),
+            Act::Of(act, kept) => (true, kept.is_some(), false, act as u32),
+            Act::Slope(act, _) => (false, false, true, act as u32),
+        };
+        let flags = [
+            self.a4(),
+            self.b4(),
+            self.c4(),
+            self.blocks(),
+            finish.bias.is_some(),
+            finish.residual.is_some(),
+            finish.picked.is_some(),
+            activate,
+            keep,
+            slope,
+        ];
+        [&flags.map(u32::from)[..], &[act, u32::from(finish.sums.is_some())]].concat()
     }
 
     fn usual(&self, caps: &Caps) -> Tiling {
@@ -238,8 +308,9 @@ impl Matmul<'_> {
     }
 
     fn c4(&self) -> bool {
-        let residual = self.residual.is_none_or(|t| t.replica_stride.is_multiple_of(4));
-        aligned(self.c.0, self.c.1) && self.n.is_multiple_of(4) && residual
+        let beside = [self.finish.residual, self.finish.activation.beside()];
+        let beside = beside.into_iter().flatten().all(|t| t.replica_stride.is_multiple_of(4));
+        aligned(self.c.0, self.c.1) && self.n.is_multiple_of(4) && beside
     }
 }
 

@@ -6,27 +6,38 @@ mod cooperative;
 mod elementwise;
 mod gather;
 mod gram;
+mod join;
 mod linear;
 mod loss;
 mod matmul;
 mod norm;
+mod picked;
 mod reduce;
 mod rotary;
 mod streaming;
 
+pub(super) use activation::ActivationGrad;
 pub use activation::{ActFn, Activation, GatedActivation};
+pub(crate) use attention::attention_gradients;
 pub use attention::{Attention, AttentionPattern, MixValues};
 #[cfg(feature = "cli")]
 pub(crate) use cooperative::trial;
 pub use cooperative::verify_cooperative;
 pub use elementwise::{Add, AddBias, Copy, Scale};
-pub use gather::{GatherRows, IGNORE, scatter_rows};
+pub(super) use gather::ScatterRows;
+pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
+pub use join::{Join, Split};
+pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
+pub(crate) use loss::LogitRows;
+pub(super) use loss::{CrossEntropyGrad, Loss};
 #[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
+pub use picked::PickedAttention;
+pub(super) use reduce::SpreadMean;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub(crate) use reduce::{MultiplyScalar, sum_columns};
 pub use rotary::Rotary;
@@ -43,9 +54,11 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         elementwise::SHADERS,
         gather::SHADERS,
         gram::SHADERS,
+        join::SHADERS,
         loss::SHADERS,
         matmul::SHADERS,
         norm::SHADERS,
+        picked::SHADERS,
         reduce::SHADERS,
         rotary::SHADERS,
         streaming::SHADERS,

@@ -131,7 +131,7 @@ impl Op for MeanRows {
 }
 
 /// x [N] = dy / count for every row.
-struct SpreadMean {
+pub(in crate::autograd) struct SpreadMean {
     n: usize,
 }
 

@@ -1,0 +1,82 @@
+// picked_forward: attention among rows of a table that an index picks, for few keys: scores = scale q k^T,
+// pattern = causal softmax, z = pattern v; and the stream's row of each query
+// shapes   table [R, U, (H + 2 G) K]: q of all heads, then k and v of all groups  stream, rows [R, U, D], [R, B Tq, D]
+//          index [R, B T]  z [R, B, Tq, H, K]  pattern, scores [R, B, H, Tq, T]
+// grid     ceil((B Tq H + B Tq D / width of a vector) / 64) groups folded into x and y, R; one invocation for each query
+//          of each head, then one for each vector of the stream's rows
+// numerics f32, serial over keys; masked scores hold MASKED, masked pattern entries 0. A row beyond the table is its last
+// knobs    WIDE: vectors of four along K and D
+#import picked
+@tensor var<storage, read> table: array<T>;
+@tensor var<storage, read> stream: array<T>;
+@tensor var<storage, read> index: array<u32>;
+@tensor var<storage, read_write> z: array<T>;
+@tensor var<storage, read_write> pattern: array<f32>;
+@tensor var<storage, read_write> scores: array<f32>;
+@tensor var<storage, read_write> rows: array<T>;
+
+const MASKED: f32 = -1e30;
+
+// Row of the table at position j of example b.
+fn row_at(r: u32, b: u32, j: u32) -> u32 { return min(index[r * params.index_replica + b * params.keys + j], params.last); }
+
+@compute @workgroup_size(64)
+fn picked_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let at = (wid.y * groups.x + wid.x) * 64u + lid;
+    let r = wid.z;
+    let queries = params.batch * params.queries;
+    let before = params.keys - params.queries;
+    if (at >= queries * params.heads) {
+        let copied = at - queries * params.heads;
+        let vectors = params.stream_width / LANES;
+        let row = copied / vectors;
+        if (row < queries) {
+            let source = row_at(r, row / params.queries, before + row % params.queries) * vectors + copied % vectors;
+            rows[r * params.rows_replica / LANES + copied] = stream[r * params.stream_replica / LANES + source];
+        }
+        return;
+    }
+    let h = at % params.heads;
+    let i = at / params.heads % params.queries;
+    let b = at / (params.heads * params.queries);
+    let width = params.width / LANES;
+    let ld = (params.heads + 2u * params.groups) * width;
+    let base = r * params.table_replica / LANES;
+    let g = h / (params.heads / params.groups);
+    let q_at = base + row_at(r, b, before + i) * ld + h * width;
+    let k_at = base + (params.heads + g) * width;
+    let v_at = k_at + params.groups * width;
+    let line = ((b * params.heads + h) * params.queries + i) * params.keys;
+    let p_at = r * params.pattern_replica + line;
+    let horizon = before + i;
+    var top = MASKED;
+    for (var j = 0u; j < params.keys; j++) {
+        var score = MASKED;
+        if (j <= horizon) {
+            let key = k_at + row_at(r, b, j) * ld;
+            var dots = T(0.0);
+            for (var x = 0u; x < width; x++) { dots += table[q_at + x] * table[key + x]; }
+            score = params.scale * total(dots);
+        }
+        scores[r * params.scores_replica + line + j] = score;
+        pattern[p_at + j] = score;
+        top = max(top, score);
+    }
+    var sum = 0.0;
+    for (var j = 0u; j < params.keys; j++) {
+        let e = select(exp(pattern[p_at + j] - top), 0.0, j > horizon);
+        pattern[p_at + j] = e;
+        sum += e;
+    }
+    let z_at = r * params.z_replica / LANES + at * width;
+    for (var j = 0u; j < params.keys; j++) {
+        let share = pattern[p_at + j] / sum;
+        pattern[p_at + j] = share;
+        let value = v_at + row_at(r, b, j) * ld;
+        for (var x = 0u; x < width; x++) {
+            let earlier = select(z[z_at + x], T(0.0), j == 0u);
+            // What is masked may be anything, even no number.
+            z[z_at + x] = earlier + select(share * table[value + x], T(0.0), j > horizon);
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! What one kernel can do together, found when a tape is compiled: ops are recorded one by one, with a gradient and a
+//! reference each, and run with fewer dispatches. Every value that anybody else reads is still written.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::ops::{
+    Activation, ActivationGrad, Add, ColumnSum, CrossEntropy, CrossEntropyGrad, Follow, GatherRows, Join, Linear,
+    LogitRows, Loss, Product, ScatterRows, Split, SpreadMean, TransposedProduct,
+};
+use super::tape::{Node, When};
+use super::{Lower, Op, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{STEP, Storage, Tensor};
+
+/// What is recorded as one.
+pub(super) enum What {
+    /// An op as it stands on the tape.
+    Op(Arc<dyn Op>),
+    /// A product with weights, and what follows it.
+    Product(Product),
+    /// The gradients of a weight and of the bias beside it.
+    WeightGrads(TransposedProduct),
+    /// A loss, and what else is taken of its logits.
+    Loss(Loss),
+    /// Two sums of the same rows by different numbers: gradients of tokens and positions.
+    Scatters,
+}
+
+/// A part of the program, with the variables it reads and writes.
+pub(super) struct Step {
+    pub(super) what: What,
+    pub(super) inputs: Vec<Var>,
+    pub(super) outputs: Vec<Var>,
+    pub(super) when: When,
+    /// Whether its products may be of f16. What only instruments read is f32, wherever it was recorded.
+    pub(super) halves: bool,
+    /// Whether it changes memory that others read.
+    effect: bool,
+}
+
+impl Step {
+    pub(super) fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        match &self.what {
+            What::Op(op) => op.lower(cx, inputs, outputs),
+            What::Product(product) => product.lower(cx, inputs, outputs),
+            What::WeightGrads(product) => product.lower_with_sums(cx, inputs, outputs),
+            What::Loss(loss) => loss.lower(cx, inputs, outputs),
+            What::Scatters => ScatterRows::lower_both(cx, inputs, outputs),
+        }
+    }
+}
+
+/// The op of a node, if it is a `T`.
+fn is<T: Op>(node: &Node) -> Option<&T> {
+    (&*node.op as &dyn Any).downcast_ref()
+}
+
+/// The steps of a program while they are put together; a node that another took in is gone.
+struct Fusion<'a> {
+    tape: &'a Tape,
+    steps: Vec<Option<Step>>,
+    /// The step that makes each variable.
+    maker: Vec<Option<usize>>,
+    /// How many steps read each variable; one that is bound has a reader more.
+    readers: Vec<usize>,
+    /// Number of steps with side effects before each.
+    effects: Vec<usize>,
+}
+
+impl Tape {
+    /// The needed nodes in order, fused where they can be.
+    pub(super) fn fused(&self, needed: &[bool], times: &[When], wanted: &[Var]) -> Vec<Step> {
+        let count = self.vars().count();
+        let mut fusion = Fusion {
+            tape: self,
+            steps: Vec::new(),
+            maker: vec![None; count],
+            readers: vec![0; count],
+            effects: Vec::new(),
+        };
+        for var in wanted {
+            fusion.readers[self.root(*var).index()] += 1;
+        }
+        let mut effects = 0;
+        for (at, node) in self.nodes().iter().enumerate() {
+            fusion.effects.push(effects);
+            effects += usize::from(needed[at] && node.effect);
+            fusion.steps.push(needed[at].then(|| Step {
+                what: if let Some(linear) = is::<Linear>(node) {
+                    What::Product(Product::from(*linear))
+                } else if let Some(entropy) = is::<CrossEntropy>(node) {
+                    What::Loss(Loss::from(*entropy))
+                } else {
+                    What::Op(Arc::clone(&node.op))
+                },
+                inputs: node.inputs.clone(),
+                outputs: node.outputs.clone(),
+                when: times[at],
+                halves: node.halves && times[at].scope == STEP,
+                effect: node.effect,
+            }));
+            if needed[at] {
+                node.outputs.iter().for_each(|var| fusion.maker[var.index()] = Some(at));
+                node.inputs.iter().for_each(|var| fusion.readers[self.root(*var).index()] += 1);
+            }
+        }
+        for at in (0..self.len()).filter(|at| needed[*at]) {
+            fusion.look(at);
+        }
+        fusion.steps.into_iter().flatten().collect()
+    }
+}
+
+/// The memory of variables that lie one behind the other, as one.
+fn side_by_side(tape: &Tape, vars: &[Var], places: &HashMap<Var, Storage>) -> Option<Storage> {
+    let mut whole: Option<(Storage, u64)> = None;
+    for var in vars {
+        let (storage, len) = (places.get(&tape.root(*var))?, tape.shape(*var).len() as u64);
+        whole = match whole {
+            None => Some((storage.clone(), len)),
+            Some((first, so_far)) => {
+                let next = first.buffer == storage.buffer
+                    && first.replica_stride == storage.replica_stride
+                    && first.offset + so_far == storage.offset;
+                if !next {
+                    return None;
+                }
+                Some((first, so_far + len))
+            }
+        };
+    }
+    whole.map(|(storage, _)| storage)
+}
+
+/// Drops what joins values that lie side by side, and what takes values apart that shall lie so: the whole is where
+/// its parts are. `places` knows where bound variables lie, and learns where the wholes do.
+pub(super) fn join_in_place(tape: &Tape, steps: &mut Vec<Step>, places: &mut HashMap<Var, Storage>) {
+    let is_read = |step: &Step, var: Var| step.inputs.iter().any(|input| tape.root(*input) == var);
+    let mut at = 0;
+    while at < steps.len() {
+        let step = &steps[at];
+        let What::Op(op) = &step.what else {
+            at += 1;
+            continue;
+        };
+        let op = &**op as &dyn Any;
+        let found = if op.is::<Join>() {
+            let whole = step.outputs[0];
+            // Those who read it later than memory changes would see the change.
+            let late = steps[at..].iter().skip_while(|step| !step.effect).any(|step| is_read(step, whole));
+            side_by_side(tape, &step.inputs, places)
+                .filter(|_| !late && !places.contains_key(&whole))
+                .map(|s| (whole, s))
+        } else if op.is::<Split>() {
+            let whole = tape.root(step.inputs[0]);
+            let made = steps[..at].iter().any(|step| step.outputs.contains(&whole));
+            side_by_side(tape, &step.outputs, places)
+                .filter(|_| made && !places.contains_key(&whole))
+                .map(|s| (whole, s))
+        } else {
+            None
+        };
+        match found {
+            Some((whole, storage)) => {
+                places.insert(whole, storage);
+                steps.remove(at);
+            }
+            None => at += 1,
+        }
+    }
+}
+
+impl Fusion<'_> {
+    /// Fuses a node with those before it, where it fits.
+    fn look(&mut self, at: usize) {
+        let node = &self.tape.nodes()[at];
+        if let Some(Activation(act)) = is(node) {
+            self.activation(at, *act);
+        } else if let Some(ActivationGrad(act)) = is(node) {
+            if let Some((from, mut product)) = self.product(at, node.inputs[0]) {
+                product.follow = Follow::Slope(*act);
+                self.take_in(from, at, product, &[node.inputs[1]]);
+            }
+        } else if is::<Add>(node).is_some() {
+            for (mine, other) in [(1, 0), (0, 1)] {
+                let found = self.product(at, node.inputs[mine]).filter(|(_, product)| !product.linear.residual);
+                if let Some((from, mut product)) = found {
+                    product.linear.residual = true;
+                    self.take_in(from, at, product, &[node.inputs[other]]);
+                    return;
+                }
+            }
+        } else if is::<Linear>(node).is_some_and(|linear| linear.residual) {
+            self.picked_residual(at);
+        } else if is::<ColumnSum>(node).is_some() {
+            self.bias_gradient(at, node.inputs[0]);
+        } else if is::<ScatterRows>(node).is_some() {
+            self.second_scatter(at);
+        } else if is::<CrossEntropyGrad>(node).is_some() {
+            self.loss_gradient(at);
+        } else if is::<LogitRows>(node).is_some() {
+            self.logit_rows(at, node.inputs[0]);
+        } else if is::<CrossEntropy>(node).is_some() {
+            let kept = self.tape.root(node.outputs[3]).index();
+            if let (0, Some(Step { what: What::Loss(loss), outputs, .. })) = (self.readers[kept], &mut self.steps[at]) {
+                loss.save = false;
+                outputs.truncate(3);
+            }
+        }
+    }
+
+    /// The step that makes a variable, if it runs when node `at` does and nothing changes memory in between.
+    fn made_by(&self, at: usize, var: Var) -> Option<usize> {
+        let from = self.maker[self.tape.root(var).index()]?;
+        let (before, step) = (self.steps[from].as_ref()?, self.steps[at].as_ref()?);
+        (before.when == step.when && self.effects[from] == self.effects[at]).then_some(from)
+    }
+
+    /// The product that makes a variable for node `at` alone, if nothing follows it yet.
+    fn product(&self, at: usize, var: Var) -> Option<(usize, Product)> {
+        let from = self.made_by(at, var)?;
+        match self.steps[from].as_ref()?.what {
+            What::Product(product) if product.follow == Follow::Nothing => {
+                (self.readers[self.tape.root(var).index()] == 1).then_some((from, product))
+            }
+            _ => None,
+        }
+    }
+
+    /// Step `from` becomes part of node `at`, whose place it takes with more inputs.
+    fn take_in(&mut self, from: usize, at: usize, product: Product, more: &[Var]) {
+        let Some(mut step) = self.steps[from].take() else { return };
+        step.inputs.extend(more);
+        step.outputs.clone_from(&self.tape.nodes()[at].outputs);
+        step.what = What::Product(product);
+        self.steps[at] = Some(step);
+    }
+
+    /// An activation is taken where the product that it is of is stored.
+    fn activation(&mut self, at: usize, act: super::ops::ActFn) {
+        let node = &self.tape.nodes()[at];
+        let Some(from) = self.made_by(at, node.inputs[0]) else { return };
+        let read_elsewhere = self.readers[self.tape.root(node.inputs[0]).index()] > 1;
+        let Some(step) = &mut self.steps[from] else { return };
+        let What::Product(product) = &mut step.what else { return };
+        if product.follow != Follow::Nothing {
+            return;
+        }
+        product.follow = Follow::Activation(act);
+        step.outputs.insert(0, node.outputs[0]);
+        step.outputs.truncate(1 + usize::from(read_elsewhere));
+        self.maker[node.outputs[0].index()] = Some(from);
+        self.steps[at] = None;
+    }
+
+    /// Rows that are picked for nothing but to be added are picked where they are added.
+    fn picked_residual(&mut self, at: usize) {
+        let node = &self.tape.nodes()[at];
+        let Some(residual) = node.inputs.last().copied() else { return };
+        let Some(from) = self.made_by(at, residual) else { return };
+        let gather = &self.tape.nodes()[from];
+        if is::<GatherRows>(gather).is_none()
+            || gather.inputs.len() != 2
+            || self.readers[self.tape.root(residual).index()] != 1
+        {
+            return;
+        }
+        let Some(Step { what: What::Product(product), inputs, .. }) = &mut self.steps[at] else { return };
+        product.picked = true;
+        inputs.pop();
+        inputs.extend(&gather.inputs);
+        self.steps[from] = None;
+    }
+
+    /// The sums of a gradient's columns come with its product with the input: a bias beside a weight.
+    fn bias_gradient(&mut self, at: usize, dy: Var) {
+        let tape = self.tape;
+        let beside = (0..at).rev().take(2).find(|from| {
+            let node = &tape.nodes()[*from];
+            is::<TransposedProduct>(node).is_some() && tape.root(node.inputs[1]) == tape.root(dy)
+        });
+        let Some(from) = beside.filter(|from| self.effects[*from] == self.effects[at]) else { return };
+        let Some(product) = is::<TransposedProduct>(&tape.nodes()[from]) else { return };
+        let when = self.steps[at].as_ref().map(|step| step.when);
+        let Some(step) = &mut self.steps[from] else { return };
+        if Some(step.when) == when && matches!(step.what, What::Op(_)) {
+            step.what = What::WeightGrads(product.clone());
+            step.outputs.extend(&tape.nodes()[at].outputs);
+            self.steps[at] = None;
+        }
+    }
+
+    /// The sum of the same rows by other numbers comes with the first.
+    fn second_scatter(&mut self, at: usize) {
+        let tape = self.tape;
+        let (x, node) = (tape.nodes()[at].inputs[0], &tape.nodes()[at]);
+        let first = (0..at).rev().find(|from| {
+            let earlier = &tape.nodes()[*from];
+            is::<ScatterRows>(earlier).is_some() && tape.root(earlier.inputs[0]) == tape.root(x)
+        });
+        let Some(from) = first.filter(|from| self.effects[*from] == self.effects[at]) else { return };
+        // The lists of the second must be there when the first is computed.
+        let late = |var: &Var| self.maker[tape.root(*var).index()].is_some_and(|made| made > from);
+        if node.inputs[1..].iter().any(late) {
+            return;
+        }
+        let when = self.steps[at].as_ref().map(|step| step.when);
+        let Some(step) = &mut self.steps[from] else { return };
+        if Some(step.when) == when && matches!(step.what, What::Op(_)) {
+            step.what = What::Scatters;
+            step.inputs.extend(&node.inputs[1..]);
+            step.outputs.extend(&node.outputs);
+            self.steps[at] = None;
+        }
+    }
+
+    /// The gradient of a mean loss is written with the losses, where its factor is known before.
+    fn loss_gradient(&mut self, at: usize) {
+        let tape = self.tape;
+        let node = &tape.nodes()[at];
+        let [z, targets, kept, d] = node.inputs[..] else { return };
+        let (Some(from), Some(spread)) = (self.made_by(at, kept), self.made_by(at, d)) else { return };
+        let alone = |var: Var| self.readers[tape.root(var).index()] == 1;
+        let (loss, mean) = (&tape.nodes()[from], &tape.nodes()[spread]);
+        let late = |var: Var| self.maker[tape.root(var).index()].is_some_and(|made| made > from);
+        if is::<SpreadMean>(mean).is_none()
+            || loss.inputs[..2] != [z, targets]
+            || !(alone(kept) && alone(d))
+            || late(mean.inputs[1])
+        {
+            return;
+        }
+        let Some(factor) = tape.constant_number(mean.inputs[0]) else { return };
+        let Some(Step { what: What::Loss(fused), inputs, outputs, .. }) = &mut self.steps[from] else { return };
+        fused.save = false;
+        fused.gradient = Some(factor);
+        inputs.push(mean.inputs[1]);
+        outputs[3] = node.outputs[0];
+        self.maker[node.outputs[0].index()] = Some(from);
+        self.steps[at] = None;
+        self.steps[spread] = None;
+    }
+
+    /// What is measured of the rows of logits is taken with the loss, whoever asks for it at the same steps.
+    fn logit_rows(&mut self, at: usize, z: Var) {
+        let tape = self.tape;
+        let every = self.steps[at].as_ref().map(|step| step.when.every);
+        let found = self.steps[..at].iter_mut().flatten().find_map(|step| match &mut step.what {
+            What::Loss(loss) if !loss.logits => {
+                let fits = tape.root(step.inputs[0]) == tape.root(z) && Some(step.when.every) == every;
+                fits.then_some((loss, &mut step.outputs))
+            }
+            _ => None,
+        });
+        let Some((loss, outputs)) = found else { return };
+        loss.logits = true;
+        outputs.extend(&tape.nodes()[at].outputs);
+        self.steps[at] = None;
+    }
+}
