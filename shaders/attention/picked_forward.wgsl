@@ -1,4 +1,4 @@
-// picked_forward: attention among rows of a table that an index picks, for few keys: scores = scale q k^T,
+// picked_forward: attention among rows of a table that an index picks, for up to 16 keys: scores = scale q k^T,
 // pattern = causal softmax, z = pattern v; and the stream's row of each query
 // shapes   table [R, U, (H + 2 G) K]: q of all heads, then k and v of all groups  stream, rows [R, U, D], [R, B Tq, D]
 //          index [R, B T]  z [R, B, Tq, H, K]  pattern, scores [R, B, H, Tq, T]
@@ -49,11 +49,14 @@ fn picked_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let line = ((b * params.heads + h) * params.queries + i) * params.keys;
     let p_at = r * params.pattern_replica + line;
     let horizon = before + i;
+    // Where the row of each position begins in the table.
+    var places: array<u32, 16>;
     var top = MASKED;
     for (var j = 0u; j < params.keys; j++) {
+        places[j] = row_at(r, b, j) * ld;
         var score = MASKED;
         if (j <= horizon) {
-            let key = k_at + row_at(r, b, j) * ld;
+            let key = k_at + places[j];
             var dots = T(0.0);
             for (var x = 0u; x < width; x++) { dots += table[q_at + x] * table[key + x]; }
             score = params.scale * total(dots);
@@ -68,15 +71,11 @@ fn picked_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
         pattern[p_at + j] = e;
         sum += e;
     }
+    for (var j = 0u; j < params.keys; j++) { pattern[p_at + j] /= sum; }
     let z_at = r * params.z_replica / LANES + at * width;
-    for (var j = 0u; j < params.keys; j++) {
-        let share = pattern[p_at + j] / sum;
-        pattern[p_at + j] = share;
-        let value = v_at + row_at(r, b, j) * ld;
-        for (var x = 0u; x < width; x++) {
-            let earlier = select(z[z_at + x], T(0.0), j == 0u);
-            // What is masked may be anything, even no number.
-            z[z_at + x] = earlier + select(share * table[value + x], T(0.0), j > horizon);
-        }
+    for (var x = 0u; x < width; x++) {
+        var mix = T(0.0);
+        for (var j = 0u; j <= horizon; j++) { mix += pattern[p_at + j] * table[v_at + places[j] + x]; }
+        z[z_at + x] = mix;
     }
 }

@@ -3,12 +3,9 @@
 // grid     (U, or U + U2) ceil(columns / (256 / LANES vectors)) groups folded into x and y, R; in a group LANES lanes for
 //          each vector of columns, each lane every LANES-th entry
 // numerics f32, serial in a lane, then the lanes as a tree of fixed shape
-// knobs    WIDE: vectors of four along D; LANES; EXTRA: more columns [R, N / keys, queries, E] beside x, which only the
-//          last `queries` of `keys` rows have, summed into more [R, U, E]; BOTH: x is summed by second lists too, into
-//          second_y [R, U2, D]
+// knobs    WIDE: vectors of four along D; LANES; BOTH: x is summed by second lists too, into second_y [R, U2, D]
 struct Params {
     rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
-    more_vectors: u32, keys: u32, queries: u32, extra_replica: u32, more_replica: u32,
     second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
 }
 #if WIDE
@@ -20,10 +17,6 @@ alias T = f32;
 @tensor var<storage, read> starts: array<u32>;
 @tensor var<storage, read> order: array<u32>;
 @tensor var<storage, read_write> y: array<T>;
-#if EXTRA
-@tensor var<storage, read> extra: array<T>;
-@tensor var<storage, read_write> more: array<T>;
-#endif
 #if BOTH
 @tensor var<storage, read> second_starts: array<u32>;
 @tensor var<storage, read> second_order: array<u32>;
@@ -33,15 +26,6 @@ alias T = f32;
 const ACROSS: u32 = 256u / LANES;
 var<workgroup> partial: array<T, 256>;
 
-#if EXTRA
-// Row n's part of the columns beside x; nothing for rows without.
-fn beside(r: u32, n: u32, d: u32) -> T {
-    let query = n % params.keys + params.queries;
-    let at = (n / params.keys * params.queries + (max(query, params.keys) - params.keys)) * params.more_vectors;
-    return select(T(0.0), extra[r * params.extra_replica + at + d], query >= params.keys);
-}
-#endif
-
 fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
     var sum = T(0.0);
     for (var s = 0u; s < params.segments; s++) {
@@ -49,15 +33,7 @@ fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
         let last = starts[list + 1u];
         for (var i = starts[list] + lane; i < last; i += LANES) {
             let n = order[r * params.order_replica + i];
-#if EXTRA
-            if (d >= params.vectors) {
-                sum += beside(r, n, d - params.vectors);
-            } else {
-                sum += x[r * params.x_replica + n * params.vectors + d];
-            }
-#else
             sum += x[r * params.x_replica + n * params.vectors + d];
-#endif
         }
     }
     return sum;
@@ -78,12 +54,6 @@ fn second_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
 #endif
 
 fn store(r: u32, u: u32, d: u32, sum: T) {
-#if EXTRA
-    if (d >= params.vectors) {
-        more[r * params.more_replica + u * params.more_vectors + d - params.vectors] = sum;
-        return;
-    }
-#endif
 #if BOTH
     if (u >= params.rows) {
         second_y[r * params.second_y_replica + (u - params.rows) * params.vectors + d] = sum;
@@ -95,14 +65,13 @@ fn store(r: u32, u: u32, d: u32, sum: T) {
 
 @compute @workgroup_size(256)
 fn scatter_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let columns = params.vectors + params.more_vectors;
-    let chunks = (columns + ACROSS - 1u) / ACROSS;
+    let chunks = (params.vectors + ACROSS - 1u) / ACROSS;
     let group = wid.y * groups.x + wid.x;
     let u = group / chunks;
     let d = group % chunks * ACROSS + lid % ACROSS;
     let lane = lid / ACROSS;
     let r = wid.z;
-    let inside = u < params.rows + params.second_rows && d < columns;
+    let inside = u < params.rows + params.second_rows && d < params.vectors;
     var sum = T(0.0);
     if (inside) {
 #if BOTH

@@ -32,7 +32,6 @@ static BUCKET: Shader = Shader {
 crate::gpu::params! {
     struct ScatterParams {
         rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
-        more_vectors: u32, keys: u32, queries: u32, extra_replica: u32, more_replica: u32,
         second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
     }
 }
@@ -42,7 +41,6 @@ static SCATTER: Shader = Shader {
     knobs: &[
         Knob { name: "WIDE", values: &[0, 1] },
         Knob { name: "LANES", values: &[8, 64] },
-        Knob { name: "EXTRA", values: &[0, 1] },
         Knob { name: "BOTH", values: &[0, 1] },
     ],
     params: ScatterParams::FIELDS,
@@ -191,86 +189,46 @@ pub(super) fn bucket_rows(tape: &mut Tape, index: Var, rows: usize) -> Result<(V
     Ok((lists[0], lists[1]))
 }
 
-/// What one kernel sums beside the rows of x.
-pub(super) enum Beside<'a> {
-    Nothing,
-    /// More columns [N / keys, queries, E], which only the last `queries` of `keys` rows of x have, into `more` [U, E].
-    Columns {
-        extra: &'a Tensor,
-        more: &'a Tensor,
-        keys: usize,
-        queries: usize,
-    },
-    /// The rows of x once more, by other lists, into `y` [U2, D].
-    Lists {
-        starts: &'a Tensor,
-        order: &'a Tensor,
-        y: &'a Tensor,
-    },
+/// Lists of places, where each of them starts, and a tensor for what they sum.
+struct Lists<'a> {
+    starts: &'a Tensor,
+    order: &'a Tensor,
+    y: &'a Tensor,
 }
 
-/// Records y [U, D] = for each list the sum of the rows of x [N, D] in it.
-pub(super) fn scatter(
-    cx: &mut Lower<'_>,
-    x: &Tensor,
-    [starts, order]: [&Tensor; 2],
-    y: &Tensor,
-    beside: &Beside<'_>,
-) -> Result<()> {
-    let columns = |t: &Tensor| *t.dims.last().unwrap_or(&1);
-    let (mut tensors, mut floats) = (vec![x, starts, order, y], vec![x, y]);
-    match *beside {
-        Beside::Nothing => {}
-        Beside::Columns { extra, more, .. } => {
-            tensors.extend([extra, more]);
-            floats.extend([extra, more]);
-        }
-        Beside::Lists { starts, order, y } => {
-            tensors.extend([starts, order, y]);
-            floats.push(y);
-        }
-    }
-    let wide = floats.iter().all(|t| columns(t).is_multiple_of(4) && t.replica_stride.is_multiple_of(4));
+/// Records y [U, D] = for each list the sum of the rows of x [N, D] in it, for one set of lists or two.
+fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Lists<'_>>) -> Result<()> {
+    let y = first.y;
+    let d = *y.dims.last().unwrap_or(&1);
+    let ys = [Some(y), second.map(|s| s.y)];
+    let wide = d.is_multiple_of(4) && [Some(x)].iter().chain(&ys).flatten().all(|t| t.replica_stride.is_multiple_of(4));
     let width = if wide { 4 } else { 1 };
-    let vectors = |t: &Tensor| columns(t) as u32 / width;
-    let mut params = ScatterParams {
-        rows: (y.len() / columns(y)) as u32,
-        vectors: vectors(y),
-        segments: starts.dims[0] as u32,
+    let stride = |of: fn(&Lists<'_>) -> u32| second.map_or(0, of);
+    let params = ScatterParams {
+        rows: (y.len() / d) as u32,
+        vectors: d as u32 / width,
+        segments: first.starts.dims[0] as u32,
         x_replica: x.replica_stride / width,
-        starts_replica: starts.replica_stride,
-        order_replica: order.replica_stride,
+        starts_replica: first.starts.replica_stride,
+        order_replica: first.order.replica_stride,
         y_replica: y.replica_stride / width,
-        ..bytemuck::Zeroable::zeroed()
+        second_rows: stride(|s| (s.y.len() / s.y.dims.last().unwrap_or(&1)) as u32),
+        second_segments: stride(|s| s.starts.dims[0] as u32),
+        second_starts_replica: stride(|s| s.starts.replica_stride),
+        second_order_replica: stride(|s| s.order.replica_stride),
+        second_y_replica: stride(|s| s.y.replica_stride) / width,
     };
-    match *beside {
-        Beside::Nothing => {}
-        Beside::Columns { extra, more, keys, queries } => {
-            params.more_vectors = vectors(more);
-            params.keys = keys as u32;
-            params.queries = queries as u32;
-            params.extra_replica = extra.replica_stride / width;
-            params.more_replica = more.replica_stride / width;
-        }
-        Beside::Lists { starts, order, y } => {
-            params.second_rows = (y.len() / columns(y)) as u32;
-            params.second_segments = starts.dims[0] as u32;
-            params.second_starts_replica = starts.replica_stride;
-            params.second_order_replica = order.replica_stride;
-            params.second_y_replica = y.replica_stride / width;
-        }
-    }
-    // A GPU hides a long list behind many lanes; on a software adapter each costs.
-    let lanes = if cx.gpu().caps().is_software() { 8 } else { 64 };
-    let chunks = u64::from((params.vectors + params.more_vectors).div_ceil(256 / lanes));
-    let knobs = [
-        u32::from(wide),
-        lanes,
-        u32::from(matches!(beside, Beside::Columns { .. })),
-        u32::from(matches!(beside, Beside::Lists { .. })),
-    ];
+    let mut tensors = vec![x, first.starts, first.order, y];
+    tensors.extend(second.iter().flat_map(|s| [s.starts, s.order, s.y]));
+    let lanes = lanes(cx);
+    let chunks = u64::from(params.vectors.div_ceil(256 / lanes));
     let grid = grid_1d(u64::from(params.rows + params.second_rows) * chunks, cx.replicas);
-    cx.dispatch(&SCATTER, &knobs, &params, &tensors, grid)
+    cx.dispatch(&SCATTER, &[u32::from(wide), lanes, u32::from(second.is_some())], &params, &tensors, grid)
+}
+
+/// Invocations that share a list. A GPU hides a long list behind many; on a software adapter each costs.
+pub(super) fn lanes(cx: &Lower<'_>) -> u32 {
+    if cx.gpu().caps().is_software() { 8 } else { 64 }
 }
 
 /// Rows of the index that one workgroup of `bucket_rows` sorts. Software drivers cut a shader off after
@@ -351,8 +309,8 @@ impl ScatterRows {
         let [x, _, starts, order, _, second_starts, second_order] = inputs else {
             return Err(misfit("scatter rows", "inputs"));
         };
-        let beside = Beside::Lists { starts: second_starts, order: second_order, y: &outputs[1] };
-        scatter(cx, x, [starts, order], &outputs[0], &beside)
+        let second = Lists { starts: second_starts, order: second_order, y: &outputs[1] };
+        scatter(cx, x, &Lists { starts, order, y: &outputs[0] }, Some(&second))
     }
 }
 
@@ -371,7 +329,7 @@ impl Op for ScatterRows {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [x, _, starts, order] = inputs else { return Err(misfit("scatter rows", "inputs")) };
-        scatter(cx, x, [starts, order], &outputs[0], &Beside::Nothing)
+        scatter(cx, x, &Lists { starts, order, y: &outputs[0] }, None)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {

@@ -4,7 +4,7 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
 use super::attention::{Attention, SMALL, gradients};
-use super::gather::{Beside, bucket_rows, scatter};
+use super::gather::{bucket_rows, lanes};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -13,7 +13,8 @@ crate::gpu::params! {
         batch: u32, queries: u32, keys: u32, heads: u32,
         groups: u32, width: u32, stream_width: u32, last: u32, scale: f32,
         table_replica: u32, stream_replica: u32, index_replica: u32, pattern_replica: u32, scores_replica: u32,
-        z_replica: u32, rows_replica: u32, dz_replica: u32, each_replica: u32,
+        z_replica: u32, rows_replica: u32, dz_replica: u32, dq_replica: u32, dkv_replica: u32,
+        dtable_replica: u32, starts_replica: u32, order_replica: u32, segments: u32,
     }
 }
 const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
@@ -29,7 +30,13 @@ static BACKWARD: Shader = Shader {
     knobs: &[WIDE, Knob { name: "SINGLE", values: &[0, 1] }],
     params: PickedParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD];
+static SCATTER: Shader = Shader {
+    name: "attention/picked_scatter",
+    source: include_str!("../../../shaders/attention/picked_scatter.wgsl"),
+    knobs: &[WIDE, Knob { name: "SHARES", values: &[8, 64] }, Knob { name: "STREAM", values: &[0, 1] }],
+    params: PickedParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &SCATTER];
 
 /// [`Attention`] whose q, k and v are rows of one table: [U, (H + 2 G) K], q of all heads, then k and v of all groups.
 /// Inputs: the table; the residual stream [U, D] it was computed from; index [B T], the row at each place of the batch.
@@ -206,26 +213,41 @@ impl Op for PickedAttentionGrad {
         let [table, _, index, pattern, dz, starts, order, d_rows @ ..] = inputs else {
             return Err(misfit("picked attention gradient", "inputs"));
         };
-        let each = cx.scratch(&[index.len(), *table.dims.last().unwrap_or(&1)]);
+        let (columns, batch) = (*table.dims.last().unwrap_or(&1), index.len() / self.0.keys);
+        let width = self.0.width(columns);
+        let dq = cx.scratch(&[batch * self.0.queries, self.0.heads * width]);
+        let dkv = cx.scratch(&[index.len(), 2 * self.0.groups * width]);
+        let (d_rows, stream) = (d_rows.first(), outputs.get(1));
+        let stride = |tensor: Option<&Tensor>| tensor.map_or(0, |t| t.replica_stride);
         let params = PickedParams {
+            stream_width: stream.and_then(|t| t.dims.last()).map_or(0, |d| *d as u32),
             pattern_replica: pattern.replica_stride,
             dz_replica: dz.replica_stride,
-            each_replica: each.replica_stride,
+            dq_replica: dq.replica_stride,
+            dkv_replica: dkv.replica_stride,
+            dtable_replica: outputs[0].replica_stride,
+            rows_replica: stride(d_rows),
+            stream_replica: stride(stream),
+            starts_replica: starts.replica_stride,
+            order_replica: order.replica_stride,
+            segments: starts.dims[0] as u32,
             ..self.0.params(table, index)
         };
-        let wide = wide(params.width as usize, 4, &[table, dz, &each]);
+        let mut floats = vec![table, dz, &dq, &dkv, &outputs[0]];
+        floats.extend(d_rows.iter().chain(&stream));
+        let wide = wide(width, params.stream_width as usize, &floats);
         let single = self.0.queries == 1 && self.0.heads == self.0.groups;
         let grid = grid_1d(u64::from(params.batch * params.groups).div_ceil(64), cx.replicas);
-        let tensors = [table, index, pattern, dz, &each];
+        let tensors = [table, index, pattern, dz, &dq, &dkv];
         cx.dispatch(&BACKWARD, &[u32::from(wide), u32::from(single)], &params, &tensors, grid)?;
         cx.count_flops(2 * self.0.flops(&params, cx.replicas));
-        let beside = d_rows.first().zip(outputs.get(1)).map_or(Beside::Nothing, |(extra, more)| Beside::Columns {
-            extra,
-            more,
-            keys: self.0.keys,
-            queries: self.0.queries,
-        });
-        scatter(cx, &each, [starts, order], &outputs[0], &beside)
+
+        let mut tensors = vec![starts, order, &dq, &dkv, &outputs[0]];
+        tensors.extend(d_rows.iter().chain(&stream));
+        let (vectors, shares) = (if wide { 4 } else { 1 }, lanes(cx));
+        let chunks = ((columns as u32 + params.stream_width) / vectors).div_ceil(256 / shares);
+        let grid = grid_1d(u64::from(params.last + 1) * u64::from(chunks), cx.replicas);
+        cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(stream.is_some())], &params, &tensors, grid)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
