@@ -12,7 +12,7 @@ const STEPS: u64 = 16;
 
 fn encode(criterion: &mut Criterion) {
     let mut gpus = vec![("noop".to_owned(), Gpu::noop())];
-    let options = Options { checked: false, plain: false };
+    let options = Options { checked: false, ..Options::default() };
     gpus.extend(Gpu::open(&AdapterChoice::Best, options).ok().map(|gpu| (gpu.caps().name.clone(), gpu)));
     for (name, gpu) in gpus {
         let mut group = criterion.benchmark_group(format!("encode on {name}"));

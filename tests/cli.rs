@@ -180,6 +180,8 @@ fn mistakes_in_a_configuration_are_told_and_write_nothing() {
         ("steps=0", &["steps"]),
         ("steps=-3", &["steps"]),
         ("optimizer.learning_rate=fast", &["learning_rate"]),
+        ("precision=f8", &["f8", "f16-forward"]),
+        ("loss_scale=1000", &["loss_scale", "power of two"]),
         ("optimizer.learning_rate=nan", &["learning_rate"]),
         ("optimizer.betas=[0.9]", &["betas"]),
         ("optimizer.betas=[0.9,1.0]", &["betas"]),
@@ -388,4 +390,37 @@ fn a_full_disk_is_told_and_loses_nothing() {
     place.good("run --resume --out out");
     let series = read_metrics(&place.path("out"), |name| name == "loss.train").unwrap();
     assert_eq!(series.into_values().next().unwrap().steps, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn products_in_f16_are_taken_or_refused_with_advice() {
+    let place = Place::new();
+    // What is measured is f32 in any case, so that a run's configuration will do anywhere.
+    place.write("half.toml", format!("precision = \"f16\"\n{TINY}"));
+    place.good("run tiny.toml --out plain");
+    place.good("measure plain/checkpoints/step-000004 --config half.toml --out measured");
+    let run = "run half.toml --out out";
+    let described: serde_json::Value = serde_json::from_str(&place.good("adapters --json --adapter 0")).unwrap();
+    if described["cooperative_side"].is_null() {
+        assert!(place.good("adapters --adapter 0").contains("for products in f16 none"));
+        place.bad(run, &["cooperative", "precision = \"f32\"", "thermoscope adapters"]);
+        assert!(!place.path("out").exists());
+        return;
+    }
+    place.good("adapters --check --adapter 0").find("cooperative products").expect("the check covers them");
+    place.good(run);
+    let weights = || {
+        let files = place.files("out/checkpoints/step-000004").into_iter();
+        files.filter(|(path, _)| path.extension().is_some_and(|e| e == "safetensors")).collect::<Vec<_>>()
+    };
+    let whole = weights();
+    let state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(place.path("out/checkpoints/step-000004/state.json")).unwrap()).unwrap();
+    assert_eq!(state["loss_scale"], serde_json::json!([65536.0]));
+    // As if it had been killed after step 2.
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-000004")).unwrap();
+    let manifest = std::fs::read_to_string(place.path("out/run.json")).unwrap();
+    place.write("out/run.json", manifest.replace("\"finished\"", "\"running\""));
+    place.good("run --resume --out out");
+    assert!(whole.len() == 2 && weights() == whole, "a resumed run has the same bits");
 }

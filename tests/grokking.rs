@@ -11,7 +11,7 @@ use thermoscope::train::Session;
 fn grok_quick_memorizes_long_before_it_generalizes() {
     assert!(!gpus().is_empty());
     // The speed of unchecked kernels is wanted here; other tests check bounds.
-    let gpu = Gpu::open(&AdapterChoice::Best, Options { checked: false, plain: false }).unwrap();
+    let gpu = Gpu::open(&AdapterChoice::Best, Options { checked: false, ..Options::default() }).unwrap();
     let setup = Setup::from_toml(include_str!("../src/cli/presets/grok-quick.toml")).unwrap();
     let steps = setup.config.steps;
     let mut session = Session::new(&gpu, setup.config).unwrap();

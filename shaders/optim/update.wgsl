@@ -38,7 +38,7 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
     let root = of_step.root;
     // Nobody reads the next number before the step is filed.
     if (group == 0u && r == 0u && lid == 0u) { clock[1] = step_number + params.moves; }
-    let moves = params.moves != 0u && group < params.blocks;
+    let moves = params.moves != 0u && h.factor >= 0.0 && group < params.blocks;
     let block = blocks[min(group, params.blocks - 1u)];
     let decay = select(0.0, h.weight_decay, block.z != 0u);
     var squares = vec3<f32>(0.0);

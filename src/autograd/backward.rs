@@ -5,7 +5,7 @@
 //! reference and against central differences (`autograd::check`). What goes wrong otherwise: a loss
 //! op that ignores its incoming gradient passes every test that ends with it.
 
-use super::ops::Add;
+use super::ops::{Add, MultiplyScalar};
 use super::{Tape, Var};
 use crate::error::{Error, Result};
 
@@ -17,6 +17,29 @@ impl Tape {
     /// [`Error::Shape`] where `loss` is no scalar; [`Error::Unsupported`] where an op on the way has no
     /// gradient.
     pub fn backward(&mut self, loss: Var, wrt: &[Var]) -> Result<Vec<Option<Var>>> {
+        let dims = self.shape(loss).dims.clone();
+        let one = self.constant(&dims, &[1.0]);
+        self.backward_from(loss, one, wrt)
+    }
+
+    /// The same with every gradient on the way a multiple of itself, so that none is too small for f16: `scale` and its
+    /// inverse, `[1]`, powers of two, by which all are multiplied at the end. That is exact.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`].
+    pub fn backward_scaled(
+        &mut self,
+        loss: Var,
+        (scale, inverse): (Var, Var),
+        wrt: &[Var],
+    ) -> Result<Vec<Option<Var>>> {
+        let scaled = self.backward_from(loss, scale, wrt)?;
+        let unscale = |grad: Option<Var>| grad.map(|grad| self.push1(MultiplyScalar, &[grad, inverse])).transpose();
+        scaled.into_iter().map(unscale).collect()
+    }
+
+    /// Gradients of `loss`, of which `seed` is the gradient.
+    fn backward_from(&mut self, loss: Var, seed: Var, wrt: &[Var]) -> Result<Vec<Option<Var>>> {
         if self.shape(loss).len() != 1 {
             return Err(Error::Shape {
                 op: "backward",
@@ -26,12 +49,10 @@ impl Tape {
         let count = self.len();
         let needed = self.needed(&[loss]);
         let reaches = self.reaches(wrt);
-        let dims = self.shape(loss).dims.clone();
-        let one = self.constant(&dims, &[1.0]);
         // Gradients known so far, by the variable's number.
         let mut grads: Vec<Option<Var>> = vec![None; self.vars().count()];
         let root = self.root(loss).index();
-        grads[root] = Some(one);
+        grads[root] = Some(seed);
 
         for at in (0..count).rev() {
             let node = &self.nodes()[at];

@@ -91,6 +91,13 @@ impl Case {
         var
     }
 
+    /// Rounds every number drawn so far to f16.
+    pub(crate) fn round_to_halves(&mut self) {
+        for value in self.inputs.iter_mut().flat_map(|(_, data)| data).flatten() {
+            *value = half::f16::from_f32(*value).to_f32();
+        }
+    }
+
     fn reference_inputs(&self, replica: usize) -> Vec<(Var, Array)> {
         self.inputs
             .iter()
@@ -333,10 +340,10 @@ mod testing {
         GPUS.get_or_init(|| {
             let count = adapters().len();
             assert!(count > 0, "{}", no_adapter_help());
-            let checked = Options { checked: true, plain: false };
+            let checked = Options { checked: true, plain: false, cooperative: true };
             let open = |index, options| Gpu::open(&AdapterChoice::Index(index), options).expect("the adapter opens");
             let mut gpus: Vec<Gpu> = (0..count).map(|index| open(index, checked)).collect();
-            gpus.push(open(0, Options { plain: true, checked: false }));
+            gpus.push(open(0, Options { plain: true, checked: false, cooperative: false }));
             gpus
         })
     }
@@ -431,7 +438,7 @@ mod testing {
     fn checked_and_unchecked_kernels_give_the_same_bits() {
         for index in 0..adapters().len() {
             let run = |checked| {
-                let gpu = Gpu::open(&AdapterChoice::Index(index), Options { checked, plain: false }).unwrap();
+                let gpu = Gpu::open(&AdapterChoice::Index(index), Options { checked, ..Options::default() }).unwrap();
                 let of_op = |(name, build): &(&str, Build)| {
                     let mut case = Case::new(name);
                     let (mut wanted, wrt) = build(&mut case).unwrap();

@@ -107,7 +107,8 @@ impl Tape {
             recording.at_cadence(step.when.every);
             recording.in_scope(step.when.scope);
             let replicas = if owned { self.replicas() } else { 1 };
-            step.lower(&mut Lower { recording: &mut recording, replicas }, &inputs, &outputs)?;
+            let halves = step.halves;
+            step.lower(&mut Lower { recording: &mut recording, replicas, halves }, &inputs, &outputs)?;
         }
         recording.finish()
     }

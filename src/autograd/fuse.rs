@@ -12,7 +12,7 @@ use super::ops::{
 use super::tape::{Node, When};
 use super::{Lower, Op, Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Storage, Tensor};
+use crate::gpu::{STEP, Storage, Tensor};
 
 /// What is recorded as one.
 pub(super) enum What {
@@ -34,6 +34,8 @@ pub(super) struct Step {
     pub(super) inputs: Vec<Var>,
     pub(super) outputs: Vec<Var>,
     pub(super) when: When,
+    /// Whether its products may be of f16. What only instruments read is f32, wherever it was recorded.
+    pub(super) halves: bool,
     /// Whether it changes memory that others read.
     effect: bool,
 }
@@ -96,6 +98,7 @@ impl Tape {
                 inputs: node.inputs.clone(),
                 outputs: node.outputs.clone(),
                 when: times[at],
+                halves: node.halves && times[at].scope == STEP,
                 effect: node.effect,
             }));
             if needed[at] {

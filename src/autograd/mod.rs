@@ -16,5 +16,6 @@ pub use array::Array;
 pub use check::Checked;
 pub use compile::Bindings;
 pub use op::{Links, Lower, Op};
+pub use ops::verify_cooperative;
 pub(crate) use tape::gcd;
 pub use tape::{DType, Shape, Tape, Var};

@@ -66,12 +66,19 @@ pub struct Lower<'a> {
     pub(super) recording: &'a mut Recording,
     /// Replicas of the outputs: R, or 1 where all inputs are shared.
     pub replicas: u32,
+    /// Whether products may be of f16.
+    pub(super) halves: bool,
 }
 
 impl Lower<'_> {
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         self.recording.gpu()
+    }
+
+    /// Side of the cooperative matrices that this op's products may go through, in f16; `None` for f32.
+    pub(super) fn cooperative(&self) -> Option<u32> {
+        self.gpu().cooperative().filter(|_| self.halves)
     }
 
     /// Records one kernel; `tensors` follow the order of its bindings.

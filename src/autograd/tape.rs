@@ -103,6 +103,8 @@ pub(super) struct Node {
     pub(super) every: u64,
     /// Who appended it.
     pub(super) scope: &'static str,
+    /// Its products may be of f16.
+    pub(super) halves: bool,
     /// Runs even if nobody reads its outputs.
     pub(super) effect: bool,
 }
@@ -136,12 +138,13 @@ pub struct Tape {
     nodes: Vec<Node>,
     every: u64,
     scope: &'static str,
+    halves: bool,
 }
 
 impl Tape {
     /// An empty tape for `replicas` copies of a model.
     pub fn new(replicas: u32) -> Self {
-        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1, scope: STEP }
+        Self { replicas: replicas.max(1), vars: Vec::new(), nodes: Vec::new(), every: 1, scope: STEP, halves: false }
     }
 
     /// Number of replicas R.
@@ -231,6 +234,7 @@ impl Tape {
             outputs: outputs.clone(),
             every: self.every,
             scope: self.scope,
+            halves: self.halves,
             effect,
         });
         Ok(outputs)
@@ -283,6 +287,19 @@ impl Tape {
         let before = std::mem::replace(&mut self.every, every.max(1));
         let result = build(self);
         self.every = before;
+        result
+    }
+
+    /// Records what `build` appends with products of f16 numbers, summed in f32, where `halves` says so, the products are
+    /// large enough and the device has proved able ([`verify_cooperative`](super::verify_cooperative)). Ops that only
+    /// instruments read keep f32.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn in_halves<T>(&mut self, halves: bool, build: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = std::mem::replace(&mut self.halves, halves);
+        let result = build(self);
+        self.halves = before;
         result
     }
 

@@ -281,11 +281,11 @@ impl Cadenced {
 /// Milliseconds one round of one thing shall take.
 const ROUND: f64 = 300.0;
 
-/// A product of two square matrices, as a program.
-fn product(gpu: &Gpu, [m, n, k]: [usize; 3]) -> Result<Program> {
+/// A product of two matrices, as a program, in f32 or in f16.
+fn product(gpu: &Gpu, [m, n, k]: [usize; 3], halves: bool) -> Result<Program> {
     let mut tape = Tape::new(1);
     let (x, w) = (tape.input("x", Shape::f32(&[m, k])), tape.input("w", Shape::f32(&[k, n])));
-    let y = tape.push1(Linear::default(), &[x, w])?;
+    let y = tape.in_halves(halves, |tape| tape.push1(Linear::default(), &[x, w]))?;
     let mut bindings = Bindings::new();
     for (var, len) in [(x, m * k), (w, k * n), (y, m * n)] {
         bindings.bind(var, Storage::whole(&gpu.buffer(Class::Data, len as u64)?, len as u64));
@@ -326,7 +326,7 @@ pub fn peak(gpu: &Gpu) -> Result<Peak> {
         (0..5).map(|_| time(gpu, program, STEP, count)).try_fold(f64::MAX, |best, ms| Ok(best.min(ms?)))
     };
     let n = side(gpu);
-    let (matrix, stream) = (product(gpu, [n, n, n])?, copy(gpu, large_copy(gpu))?);
+    let (matrix, stream) = (product(gpu, [n, n, n], false)?, copy(gpu, large_copy(gpu))?);
     Ok(Peak {
         flops: matrix.work(STEP).flops as f64 / (best(&matrix)? * 1e-3),
         bytes: stream.work(STEP).bytes as f64 / (best(&stream)? * 1e-3),
@@ -355,7 +355,8 @@ pub fn steps(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result
 const SHAPES: &[[usize; 3]] =
     &[[256, 256, 256], [1024, 1024, 1024], [12769, 128, 128], [3830, 512, 128], [128, 512, 3830], [4096, 256, 1024]];
 
-/// Single kernels: products of several shapes, and a large copy.
+/// Single kernels: products of several shapes, the large one in f16 too where the device has proved able
+/// ([`verify_cooperative`](crate::autograd::verify_cooperative)), and a large copy. Shares are of the peak in f32.
 ///
 /// # Errors
 /// Where the device fails.
@@ -363,7 +364,10 @@ pub fn kernels(gpu: &Gpu, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
     let mut programs = Vec::new();
     let n = side(gpu);
     for shape in SHAPES.iter().copied().chain((n > 1024).then_some([n, n, n])) {
-        programs.push((format!("product {}x{}x{}", shape[0], shape[1], shape[2]), product(gpu, shape)?));
+        programs.push((format!("product {}x{}x{}", shape[0], shape[1], shape[2]), product(gpu, shape, false)?));
+    }
+    if gpu.cooperative().is_some() {
+        programs.push((format!("product {n}x{n}x{n} f16"), product(gpu, [n, n, n], true)?));
     }
     let len = large_copy(gpu);
     programs.push((format!("copy of {}", crate::gpu::Bytes(len as u64 * 4)), copy(gpu, len)?));

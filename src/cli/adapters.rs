@@ -1,6 +1,7 @@
 //! `thermoscope adapters`
 
 use super::print;
+use crate::autograd::ops::trial;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Bytes, Caps, Gpu, Options, adapters, no_adapter_help};
 use crate::kernels::self_check;
@@ -29,7 +30,13 @@ pub(super) fn main(args: &Args, choice: Option<&AdapterChoice>) -> Result<()> {
     for index in chosen {
         let caps = Caps::of_adapter(&found[index]);
         let checks = if args.check {
-            Some(self_check(&Gpu::open(&AdapterChoice::Index(index), Options::default())?)?)
+            let options = Options { cooperative: true, ..Options::default() };
+            let gpu = Gpu::open(&AdapterChoice::Index(index), options)?;
+            let mut checks = self_check(&gpu)?;
+            if gpu.caps().cooperative_side.is_some() {
+                checks.push(trial(&gpu)?);
+            }
+            Some(checks)
         } else {
             None
         };
@@ -72,7 +79,7 @@ fn describe(index: usize, caps: &Caps) -> String {
         "{index}  {name}
      {kind}, {backend}, driver {driver}
      subgroups {subgroup}, f16 {f16}, timestamps {timestamps}, immediates {immediates} B
-     cooperative matrix {cooperative}
+     cooperative matrix {cooperative}; for products in f16 {products}
      limits: buffer {buffer}, binding {binding}, {buffers} storage buffers, workgroup {memory} and {invocations} invocations",
         name = caps.name,
         kind = caps.kind,
@@ -82,6 +89,7 @@ fn describe(index: usize, caps: &Caps) -> String {
         timestamps = yes(caps.timestamp_period.is_some()),
         immediates = caps.immediates,
         cooperative = if cooperative.is_empty() { "none".to_owned() } else { cooperative.join(", ") },
+        products = caps.cooperative_side.map_or("none".to_owned(), |side| format!("{side}x{side}")),
         buffer = Bytes(caps.max_buffer),
         binding = Bytes(caps.max_binding),
         buffers = caps.max_storage_buffers,

@@ -2,6 +2,7 @@
 
 use super::device::Device;
 use super::{complain, print};
+use crate::autograd::verify_cooperative;
 use crate::bench::{self, Costs, Line, WORKLOADS, Workload};
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
@@ -54,7 +55,7 @@ enum What {
 }
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
-    let gpu = device.open()?;
+    let gpu = if args.what == What::Kernels { device.open_cooperative()? } else { device.open()? };
     let workloads: Vec<&Workload> = match &args.preset {
         Some(name) => vec![Workload::find(name)?],
         None if args.what == What::Instruments => vec![Workload::find("grok")?],
@@ -108,6 +109,9 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         ));
     }
     if args.what == What::Kernels {
+        if let Err(why) = verify_cooperative(&gpu) {
+            complain(&format!("no product in f16: {why}"));
+        }
         return show(args, &bench::kernels(&gpu, &peak, args.rounds)?);
     }
     for workload in workloads {

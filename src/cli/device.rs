@@ -67,7 +67,19 @@ impl Device {
     /// # Errors
     /// Where no adapter matches, or the device fails.
     pub(super) fn open(&self) -> Result<Gpu> {
-        let gpu = Gpu::open(&self.choice.clone().unwrap_or_default(), Options::default())?;
+        self.open_with(Options::default())
+    }
+
+    /// The same, with cooperative matrices where the adapter has any.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub(super) fn open_cooperative(&self) -> Result<Gpu> {
+        self.open_with(Options { cooperative: true, ..Options::default() })
+    }
+
+    fn open_with(&self, options: Options) -> Result<Gpu> {
+        let gpu = Gpu::open(&self.choice.clone().unwrap_or_default(), options)?;
         if self.no_tune {
             return Ok(gpu);
         }

@@ -98,6 +98,7 @@ pub(super) fn load_for_model(name: &str, sets: &[String], folder: &ModelFolder) 
     table.insert("model".to_owned(), model);
     table.insert("replicas".to_owned(), toml::Value::from(folder.replicas.len() as i64));
     table.entry("steps").or_insert(toml::Value::from(1));
+    table.insert("precision".to_owned(), toml::Value::from("f32"));
     // Measured once, there is time for every example.
     let measure = table.entry("measure").or_insert(toml::Table::new().into()).as_table_mut();
     let probe = measure.and_then(|m| m.entry("probe").or_insert(toml::Table::new().into()).as_table_mut());

@@ -11,11 +11,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::device::Device;
 use super::progress::Progress;
 use super::{fresh_dir, presets, print, report};
+use crate::autograd::verify_cooperative;
 use crate::bench::Costs;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::record::{Finding, Manifest, Roles, RunDir, Sets, Setup, Status};
-use crate::train::{Session, StepRow};
+use crate::train::{Precision, Session, StepRow};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -95,7 +96,13 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         }
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
-    let gpu = device.open()?;
+    let gpu = if setup.config.precision == Precision::F32 {
+        device.open()?
+    } else {
+        let gpu = device.open_cooperative()?;
+        verify_cooperative(&gpu)?;
+        gpu
+    };
     let mut session = Session::new(&gpu, setup.config)?;
     let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
     let mut warning = None;

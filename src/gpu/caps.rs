@@ -17,6 +17,13 @@ pub struct CoopMatrix {
     pub accumulate: String,
 }
 
+impl CoopMatrix {
+    /// Whether this is a square of f16 with f32 sums, of that side.
+    fn multiplies_halves(&self, side: u32) -> bool {
+        [self.m, self.n, self.k] == [side; 3] && self.input == "f16" && self.accumulate == "f32"
+    }
+}
+
 /// The capabilities of one device.
 #[derive(Clone, Debug, Serialize)]
 pub struct Caps {
@@ -38,6 +45,9 @@ pub struct Caps {
     pub timestamp_period: Option<f32>,
     /// Cooperative-matrix shapes, whether or not the device was opened with them.
     pub cooperative: Vec<CoopMatrix>,
+    /// Side of the square cooperative matrices of f16 with f32 sums that kernels may use: 16, or else 8. `None` where
+    /// the adapter has neither, or the device was opened without them.
+    pub cooperative_side: Option<u32>,
     /// Storage buffers one kernel may bind.
     pub max_storage_buffers: u32,
     /// Bytes of one storage binding.
@@ -65,6 +75,12 @@ impl Caps {
         .union(wgpu::Features::SHADER_F16)
         .union(wgpu::Features::IMMEDIATES)
         .union(wgpu::Features::TIMESTAMP_QUERY);
+
+    /// Features that products through cooperative matrices need. wgpu calls the first of them experimental: a host that
+    /// wants them allows experimental features, and names them where it creates the device.
+    pub const COOPERATIVE: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        .union(wgpu::Features::SHADER_F16)
+        .union(wgpu::Features::SUBGROUP);
 
     /// Immediates no kernel exceeds, in bytes. Every native backend that has them allows this many.
     pub const IMMEDIATE_BYTES: u32 = 128;
@@ -99,6 +115,17 @@ impl Caps {
         timestamp_period: f32,
     ) -> Self {
         let has = |feature| features.contains(feature);
+        let cooperative: Vec<CoopMatrix> = cooperative
+            .into_iter()
+            .map(|p| CoopMatrix {
+                m: p.m_size,
+                n: p.n_size,
+                k: p.k_size,
+                input: format!("{:?}", p.ab_type).to_lowercase(),
+                accumulate: format!("{:?}", p.cr_type).to_lowercase(),
+            })
+            .collect();
+        let offers = |side: u32| cooperative.iter().any(|c| c.multiplies_halves(side));
         Self {
             name: info.name.clone(),
             backend: format!("{:?}", info.backend),
@@ -119,16 +146,8 @@ impl Caps {
             f16: has(wgpu::Features::SHADER_F16),
             immediates: if has(wgpu::Features::IMMEDIATES) { limits.max_immediate_size } else { 0 },
             timestamp_period: has(wgpu::Features::TIMESTAMP_QUERY).then_some(timestamp_period),
-            cooperative: cooperative
-                .into_iter()
-                .map(|p| CoopMatrix {
-                    m: p.m_size,
-                    n: p.n_size,
-                    k: p.k_size,
-                    input: format!("{:?}", p.ab_type).to_lowercase(),
-                    accumulate: format!("{:?}", p.cr_type).to_lowercase(),
-                })
-                .collect(),
+            cooperative_side: [16, 8].into_iter().find(|side| has(Self::COOPERATIVE) && offers(*side)),
+            cooperative,
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,

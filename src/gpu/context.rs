@@ -1,6 +1,7 @@
 //! The device: our own, or the host's.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Caps, Kernel, Tuning};
@@ -36,11 +37,14 @@ pub struct Options {
     pub checked: bool,
     /// Ask for no optional feature and for wgpu's default limits only.
     pub plain: bool,
+    /// Ask for cooperative matrices too, where the adapter has any that products can use; see [`Caps::COOPERATIVE`]. Off
+    /// by default.
+    pub cooperative: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checked: cfg!(debug_assertions), plain: false }
+        Self { checked: cfg!(debug_assertions), plain: false, cooperative: false }
     }
 }
 
@@ -61,6 +65,8 @@ struct Inner {
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     failure: Arc<Mutex<Option<String>>>,
     tuning: Mutex<Tuning>,
+    /// Whether products may go through cooperative matrices.
+    cooperative: AtomicBool,
 }
 
 impl Gpu {
@@ -71,15 +77,26 @@ impl Gpu {
     pub fn open(choice: &AdapterChoice, options: Options) -> Result<Self> {
         let found = adapters();
         let adapter = &found[pick(&found, choice)?];
+        let cooperative = options.cooperative && !options.plain && Caps::of_adapter(adapter).cooperative_side.is_some();
         let (required_features, required_limits) = if options.plain {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            (adapter.features() & Caps::PREFERRED, adapter.limits())
+            let more = if cooperative { Caps::COOPERATIVE } else { wgpu::Features::empty() };
+            (adapter.features() & Caps::PREFERRED | more, adapter.limits())
+        };
+        let experimental_features = if cooperative {
+            // SAFETY: of experimental features only cooperative matrices are asked for. Kernels that use them are
+            // recorded after a self-test on this very device has compared them with a reference, and with operations in
+            // uniform control flow on workgroup memory that they have written.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("thermoscope"),
             required_features,
             required_limits,
+            experimental_features,
             ..Default::default()
         }))
         .map_err(|error| Error::NoAdapter(format!("{} cannot be opened: {error}", adapter.get_info().name)))?;
@@ -123,6 +140,7 @@ impl Gpu {
                 kernels: Mutex::default(),
                 failure,
                 tuning: Mutex::default(),
+                cooperative: AtomicBool::new(false),
             }),
         }
     }
@@ -150,6 +168,17 @@ impl Gpu {
     /// Sets how products recorded from now on are cut. Speed depends on it, no bit of any result does.
     pub fn tune(&self, tuning: Tuning) {
         *self.inner.tuning.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = tuning;
+    }
+
+    /// Side of the cooperative matrices that products recorded in f16 go through; `None` until they have proved to be
+    /// right on this device (`autograd::verify_cooperative`).
+    pub fn cooperative(&self) -> Option<u32> {
+        self.inner.caps.cooperative_side.filter(|_| self.inner.cooperative.load(Ordering::Relaxed))
+    }
+
+    /// Lets products recorded in f16 from now on go through cooperative matrices, or no longer.
+    pub(crate) fn trust_cooperative(&self, trust: bool) {
+        self.inner.cooperative.store(trust, Ordering::Relaxed);
     }
 
     /// Whether kernels are compiled with bounds checks.

@@ -5,7 +5,8 @@
 //! `#else`, `#endif` keep declarations for a knob's non-zero or zero value. Knobs become `const`s in a
 //! header, so bodies choose with ordinary `if`s that the driver folds. `@tensor` in front of a storage
 //! variable stands for the next free binding, in order of appearance. A `struct Params` in the file is
-//! bound behind the tensors as a uniform buffer, or as immediates where the device has them.
+//! bound behind the tensors as a uniform buffer, or as immediates where the device has them. Lines that
+//! begin with `enable ` move to the top, where WGSL wants them.
 
 use std::fmt::Write as _;
 
@@ -272,8 +273,14 @@ pub fn assemble(shader: &Shader, knobs: &[u32]) -> Result<String> {
         .map_err(|detail| shader.error(knobs, detail))
 }
 
+/// What the lines of an extension begin with.
+const ENABLE: &str = "enable ";
+
 fn assemble_with_origins(shader: &Shader, knobs: &[u32], via: ParamsVia) -> Result<Text, String> {
     let mut text = Text::default();
+    for (index, line) in shader.source.lines().enumerate().filter(|(_, line)| line.starts_with(ENABLE)) {
+        text.line(line, shader.name, index as u32 + 1);
+    }
     for (knob, value) in shader.knobs.iter().zip(knobs) {
         text.line(&format!("const {}: u32 = {value}u;", knob.name), shader.name, 0);
     }
@@ -316,7 +323,7 @@ fn include(
             Some("#endif") => {
                 open.pop().ok_or_else(|| fail("#endif without #if".to_owned()))?;
             }
-            _ if open.contains(&false) => {}
+            _ if open.contains(&false) || line.starts_with(ENABLE) => {}
             Some("#import") => {
                 let name = words.next().unwrap_or_default();
                 let (name, shared) = SHARED

@@ -74,17 +74,21 @@ impl Pass {
     }
 
     /// Appends the mean loss and its gradients with respect to weights, hooks and logits. Returns those of
-    /// the weights; `None` where the loss does not depend on one.
+    /// the weights; `None` where the loss does not depend on one. `scale` is a factor and its inverse, if gradients shall be
+    /// multiplied on the way: see [`Tape::backward_scaled`].
     ///
     /// # Errors
     /// Where an op on the way has no gradient.
-    pub fn backward(&mut self, tape: &mut Tape, model: &Model) -> Result<Vec<Option<Var>>> {
+    pub fn backward(&mut self, tape: &mut Tape, model: &Model, scale: Option<(Var, Var)>) -> Result<Vec<Option<Var>>> {
         let loss = tape.push1(MeanRows, &[self.loss, self.batch.count])?;
         let weights = model.table.specs().iter().map(|spec| spec.name.clone()).zip(model.weights.iter().copied());
         let hooks = self.forward.hooks.iter().map(|(name, var)| (name.clone(), *var));
         let logits = ("logits".to_owned(), self.forward.logits);
         let (names, vars): (Vec<String>, Vec<Var>) = weights.chain(hooks).chain([logits]).unzip();
-        let mut gradients = tape.backward(loss, &vars)?;
+        let mut gradients = match scale {
+            Some(scale) => tape.backward_scaled(loss, scale, &vars)?,
+            None => tape.backward(loss, &vars)?,
+        };
         self.gradients = names.into_iter().zip(&gradients).filter_map(|(name, var)| Some((name, (*var)?))).collect();
         gradients.truncate(model.weights.len());
         self.side_gradients(tape, model)?;

@@ -1,9 +1,10 @@
 //! What pushes the weights: the optimizer's step, decay against gradient, and the loss they should change.
 
-use super::{Attach, Card, CostClass, Instrument, Presence, UpdateSummary};
+use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 use crate::error::Result;
 
-/// `update_ratio`, `step_size`, `epsilon_share`, `decay_share`, `decay_cosine`, `loss_change.predicted`.
+/// `update_ratio`, `step_size`, `epsilon_share`, `decay_share`, `decay_cosine`, `loss_change.predicted`,
+/// `loss_scale`.
 pub(super) struct Pressure;
 
 const CARDS: &[Card] = &[
@@ -73,6 +74,17 @@ const CARDS: &[Card] = &[
         source: "loss change allocation, Lan et al. 2019, to first order",
         not_for: "drawn batches, where the next loss is of other examples; steps large enough for curvature",
     },
+    Card {
+        name: "loss_scale",
+        formula: "what the loss's gradient is multiplied by before products in f16; half of it in the next step where a gradient was not finite",
+        unit: "1",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "stays the same: the step before each halving moved no weight",
+        source: "loss scaling, Micikevicius et al. 2018; it never grows again here",
+        not_for: "precision f32 and f16-forward, which scale nothing and have no rows",
+    },
 ];
 
 impl Instrument for Pressure {
@@ -96,6 +108,9 @@ impl Instrument for Pressure {
             if summary.adaptive || name != "epsilon_share" {
                 cx.record_column(Presence::InUpdates, self, name, summary, column);
             }
+        }
+        if let Some(scale) = summary.loss_scale {
+            cx.record_where(Presence::InUpdates, self, "loss_scale", "", scale, 0, vec![Label::NONE]);
         }
         Ok(())
     }

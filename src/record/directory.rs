@@ -96,11 +96,14 @@ impl Manifest {
 }
 
 /// How far metrics and events belong to a checkpoint.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct CheckpointState {
     step: u64,
     segments: u32,
     events_bytes: u64,
+    /// See [`Snapshot::loss_scale`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    loss_scale: Vec<f32>,
 }
 
 /// A run directory open for writing.
@@ -181,7 +184,7 @@ impl RunDir {
             None => match unreadable.into_iter().next() {
                 // Nothing is dropped as long as nothing can be read.
                 Some((_, error)) => return Err(error),
-                None => (CheckpointState { step: 0, segments: 0, events_bytes: 0 }, None),
+                None => (CheckpointState::default(), None),
             },
         };
         for step in checkpoint_steps(path)?.into_iter().filter(|step| *step > state.step) {
@@ -293,8 +296,12 @@ impl RunDir {
             // here goes on from the checkpoint before and drops it.
             self.event(snapshot.step, "checkpoint", &format!("state saved at step {}", snapshot.step))?;
         }
-        let state =
-            CheckpointState { step: snapshot.step, segments: self.segments.count(), events_bytes: self.events.sync()? };
+        let state = CheckpointState {
+            step: snapshot.step,
+            segments: self.segments.count(),
+            events_bytes: self.events.sync()?,
+            loss_scale: snapshot.loss_scale.clone(),
+        };
         let state = serde_json::to_string_pretty(&state).unwrap_or_default();
         if known {
             // The same step of the same run has the same bits: only more rows and events belong to it now.
@@ -374,7 +381,8 @@ fn read_checkpoint(path: &Path, step: u64, model: &ModelConfig) -> Result<(Check
     let table = WeightTable::new(model);
     let first = read_weights(&file, &tensors, &table, "first.")?;
     let second = read_weights(&file, &tensors, &table, "second.")?;
-    let snapshot = Snapshot { step: state.step, weights: folder.replicas, first, second };
+    let loss_scale = state.loss_scale.clone();
+    let snapshot = Snapshot { step: state.step, weights: folder.replicas, first, second, loss_scale };
     Ok((state, snapshot))
 }
 

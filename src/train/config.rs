@@ -39,6 +39,12 @@ pub struct RunConfig<T> {
     /// What one step sees.
     #[serde(default)]
     pub batch: BatchConfig,
+    /// Numbers that large matrix products of training are made of. Default f32.
+    #[serde(default)]
+    pub precision: Precision,
+    /// With precision f16: what the gradient of the loss is multiplied by at first, a power of two. Default 65536.
+    #[serde(default = "loss_scale")]
+    pub loss_scale: u32,
     /// What is measured, and how often.
     #[serde(default)]
     pub measure: MeasureConfig,
@@ -48,6 +54,29 @@ pub struct RunConfig<T> {
     /// What differs between replicas, one table for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replica: Vec<ReplicaConfig>,
+}
+
+/// Numbers that large matrix products of the training pass are made of. Weights, activations, gradients and sums are f32
+/// in any case, and so is whatever instruments compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// f16 in the forward pass, f32 in the backward pass.
+    #[serde(rename = "f16-forward")]
+    F16Forward,
+    /// f16 in both. Gradients are small: the loss's is multiplied by `loss_scale` before them and what comes out divided
+    /// by it, both exactly. A step whose gradients are not finite leaves weights and moments alone, and halves the scale.
+    #[serde(rename = "f16")]
+    F16,
+}
+
+/// Of a mean over some thousand rows, gradients of single logits are 1e-4 and less; so they come to order 1. One that is
+/// too large costs a step for each halving.
+fn loss_scale() -> u32 {
+    1 << 16
 }
 
 /// Which optimizer.
@@ -233,6 +262,8 @@ impl<T> RunConfig<T> {
             optimizer: self.optimizer,
             schedule: self.schedule,
             batch: self.batch,
+            precision: self.precision,
+            loss_scale: self.loss_scale,
             measure: self.measure,
             checkpoint: self.checkpoint,
             replica: self.replica,
@@ -254,6 +285,8 @@ impl<T: Task> RunConfig<T> {
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             batch: BatchConfig::default(),
+            precision: Precision::default(),
+            loss_scale: loss_scale(),
             measure: MeasureConfig::default(),
             checkpoint: CheckpointConfig::default(),
             replica: Vec::new(),
@@ -310,6 +343,9 @@ impl<T: Task> RunConfig<T> {
         }
         if self.batch.count().is_some_and(|size| size == 0 || size > 1 << 24) {
             return fail("batch.size must be \"full\" or a number between 1 and 16777216".to_owned());
+        }
+        if !self.loss_scale.is_power_of_two() || self.loss_scale > 1 << 24 {
+            return fail(format!("loss_scale = {} must be a power of two of at most 16777216", self.loss_scale));
         }
         if self.checkpoint.every == 0 {
             return fail("checkpoint.every must be 1 at least".to_owned());
@@ -437,6 +473,7 @@ mod tests {
             (with(&|c| c.optimizer.no_decay = vec!["nothing".to_owned()]), "no_decay"),
             (with(&|c| c.model.n_ctx = 5), "n_ctx"),
             (with(&|c| c.checkpoint.every = 0), "checkpoint"),
+            (with(&|c| c.loss_scale = 1000), "loss_scale"),
             (
                 with(&|c| {
                     c.measure.every.insert("loss.test".to_owned(), 0);

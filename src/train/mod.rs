@@ -7,8 +7,8 @@ mod optimizer_tests;
 mod session;
 
 pub use config::{
-    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, ReplicaConfig, RunConfig, ScheduleConfig,
-    ScheduleKind,
+    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, Precision, ReplicaConfig, RunConfig,
+    ScheduleConfig, ScheduleKind,
 };
 pub(crate) use optimizer::CHECKS;
 pub use optimizer::{Hyper, shaders as optimizer_shaders};

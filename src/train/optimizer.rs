@@ -49,7 +49,8 @@ crate::gpu::params! {
         floor: f32,
         /// 1 for a cosine, 0 for a constant.
         cosine: f32,
-        /// What gradients are multiplied by in this step so that they keep to the largest norm; the device writes it.
+        /// What gradients are multiplied by in this step so that they keep to the largest norm, or -1 where nothing shall
+        /// move; the device writes it.
         factor: f32,
     }
 }
@@ -86,12 +87,12 @@ impl Hyper {
 
 const OPTIMIZER: Knob = Knob { name: "OPTIMIZER", values: &[0, 1, 2] };
 crate::gpu::params! {
-    struct ClipParams { blocks: u32, sums_replica: u32 }
+    struct ClipParams { blocks: u32, sums_replica: u32, scale_replica: u32, used_replica: u32, moves: u32 }
 }
 static CLIP_FACTOR: Shader = Shader {
     name: "optim/clip_factor",
     source: include_str!("../../shaders/optim/clip_factor.wgsl"),
-    knobs: &[],
+    knobs: &[Knob { name: "GUARD", values: &[0, 1] }],
     params: ClipParams::FIELDS,
 };
 crate::gpu::params! {
@@ -173,6 +174,8 @@ pub(super) struct State {
     pub(super) hyper: Var,
     /// The step's number, and the next one's, which [`Update`] writes: [2], shared.
     pub(super) clock: Var,
+    /// Where gradients are scaled: by what, a power of two, and its inverse, [1].
+    pub(super) scale: Option<(Var, Var)>,
 }
 
 /// Appends one step of the optimizer. When the program only measures, the same kernels run and leave
@@ -188,10 +191,13 @@ pub(super) fn append(
     let blocks = Blocks::new(table, decays);
     let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
     let tensors = tape.constant_u32(&[table.specs().len(), 4], &blocks.tensors);
-    if clip {
+    let mut loss_scale = None;
+    if clip || state.scale.is_some() {
         // The gradient's norm must be known before anything moves: one reading pass more.
         let sums = tape.push1(SquareSums, &[state.grads, rows])?;
-        tape.effect(ClipFactor, &[sums, state.hyper])?;
+        let mut inputs = vec![sums, state.hyper];
+        inputs.extend(state.scale.map(|(scale, inverse)| [scale, inverse]).into_iter().flatten());
+        loss_scale = tape.effect(ClipFactor, &inputs)?.first().copied();
     }
     let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, state.clock, rows];
     let sums = tape.effect(Update { kind }, &inputs)?[0];
@@ -199,7 +205,7 @@ pub(super) fn append(
     let before = tape.in_scope("update summary");
     let tensors = tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, state.clock])?;
     tape.in_scope(before);
-    Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd })
+    Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd, loss_scale })
 }
 
 /// Sums of squares of each block of the gradients. Inputs: gradients [P], blocks [n, 4].
@@ -235,7 +241,8 @@ impl Op for SquareSums {
 }
 
 /// Writes the factor among the hyper-parameters, by which the gradient's norm keeps to the limit. Inputs: square sums,
-/// hyper.
+/// hyper; and where gradients are scaled, the scale and its inverse. Where the norm is not finite then, nothing moves and
+/// the scale is halved; the output, [1], is what it was.
 struct ClipFactor;
 
 impl Op for ClipFactor {
@@ -243,17 +250,29 @@ impl Op for ClipFactor {
         "clip factor"
     }
 
-    fn shapes(&self, _inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(Vec::new())
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(inputs.get(2).map(|scale| (*scale).clone()).into_iter().collect())
     }
 
-    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        let params = ClipParams { blocks: inputs[0].len() as u32, sums_replica: inputs[0].replica_stride };
-        cx.dispatch(&CLIP_FACTOR, &[], &params, &[&inputs[0], &inputs[1]], [1, 1, cx.replicas])
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        let stride = |tensor: Option<&Tensor>| tensor.map_or(0, |t| t.replica_stride);
+        for (phase, moves) in [(Phase::Update, 1), (Phase::Still, 0)] {
+            let params = ClipParams {
+                blocks: inputs[0].len() as u32,
+                sums_replica: inputs[0].replica_stride,
+                scale_replica: stride(inputs.get(2)),
+                used_replica: stride(outputs.first()),
+                moves,
+            };
+            let knobs = [u32::from(inputs.len() > 2)];
+            cx.in_phase(phase, |cx| cx.dispatch(&CLIP_FACTOR, &knobs, &params, &tensors, [1, 1, cx.replicas]))?;
+        }
+        Ok(())
     }
 
-    fn reference(&self, _inputs: &[&Array]) -> Vec<Array> {
-        Vec::new()
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        inputs.get(2).map(|scale| (*scale).clone()).into_iter().collect()
     }
 }
 

@@ -61,11 +61,24 @@ struct Rig {
     program: Program,
     weights: wgpu::Buffer,
     grads: wgpu::Buffer,
+    moments: [wgpu::Buffer; 2],
     summary: wgpu::Buffer,
+    /// What the loss is scaled by, and its inverse, where it is.
+    scale: Vec<wgpu::Buffer>,
 }
 
 impl Rig {
     fn new(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) -> Self {
+        Self::scaled(gpu, configs, schedule, None)
+    }
+
+    /// With a loss that is scaled by so much in each replica.
+    fn scaled(
+        gpu: &Gpu,
+        configs: &[OptimizerConfig; REPLICAS],
+        schedule: &ScheduleConfig,
+        scale: Option<[f32; REPLICAS]>,
+    ) -> Self {
         let model = ModelConfig { d_model: 6, n_heads: 2, d_vocab: 5, d_vocab_out: 7, n_ctx: 3, ..Default::default() };
         let table = WeightTable::new(&model.resolve().unwrap());
         let decays: Vec<bool> = (0..table.specs().len()).map(|tensor| tensor % 3 != 1).collect();
@@ -78,6 +91,10 @@ impl Rig {
             second: tape.input("second", Shape::f32(&[len])),
             hyper: tape.input("hyper", Shape::f32(&[Hyper::LEN])),
             clock: tape.input("clock", Shape::u32(&[2]).shared()),
+            scale: scale.map(|_| {
+                let mut input = |name| tape.input(name, Shape::f32(&[1]));
+                (input("scale"), input("inverse"))
+            }),
         };
         let clip = configs[0].clip > 0.0;
         let out = append(&mut tape, &table, &decays, configs[0].kind, clip, state).unwrap();
@@ -103,9 +120,18 @@ impl Rig {
         ] {
             bindings.bind(var, Storage::whole(buffer, stride as u64));
         }
+        let mut scale_buffers = Vec::new();
+        if let (Some((scale, inverse)), Some(values)) = (state.scale, scale) {
+            for (var, values) in [(scale, values), (inverse, values.map(|x| 1.0 / x))] {
+                let buffer = gpu.upload(Class::State, &values).unwrap();
+                bindings.bind(var, Storage::whole(&buffer, 1));
+                scale_buffers.push(buffer);
+            }
+        }
         let program = tape.compile(gpu, &bindings).unwrap();
         program.poison(gpu);
-        Self { gpu: gpu.clone(), table, decays, program, weights, grads, summary }
+        let moments = [first, second];
+        Self { gpu: gpu.clone(), table, decays, program, weights, grads, moments, summary, scale: scale_buffers }
     }
 
     /// Numbers for every parameter of every replica, from its replica, tensor and place in the tensor; gaps
@@ -426,5 +452,43 @@ fn planted_updates_drift_as_they_were_planted() {
             }
         }
         assert!(gaps.iter().all(|w| *w == 0.0));
+    }
+}
+
+#[test]
+fn a_step_whose_gradients_are_not_finite_moves_nothing_and_halves_the_scale() {
+    for gpu in crate::autograd::check::gpus() {
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Adam, OptimizerKind::Sgd] {
+            let config = OptimizerConfig { kind, ..Default::default() };
+            let rig = Rig::scaled(gpu, &[config.clone(), config], &ScheduleConfig::default(), Some([8.0, 1024.0]));
+            let start = rig.fill(|r, t, i| 0.5 + 0.01 * (r + t + i) as f32);
+            rig.write(&rig.weights, &start);
+            let len = rig.table.len();
+            let state = || [&rig.weights, &rig.moments[0], &rig.moments[1]].map(|buffer| floats(gpu, buffer));
+            let scale = || [floats(gpu, &rig.scale[0]), floats(gpu, &rig.scale[1])];
+            // The last element of the second replica, in one tensor of many.
+            let last = |bad: f32| rig.fill(|r, t, i| if (r, t, i) == (1, 2, 3) { bad } else { 0.1 });
+            for (step, bad) in [f32::INFINITY, f32::NAN, f32::NEG_INFINITY].into_iter().enumerate() {
+                let before = state();
+                rig.write(&rig.grads, &last(bad));
+                rig.replay(step as u64, false);
+                assert_eq!(scale()[0], [8.0, 1024.0 / (1 << step) as f32], "a measurement changes no scale");
+                rig.replay(step as u64, true);
+                let after = state();
+                for (before, after) in before.iter().zip(&after) {
+                    assert_eq!(before[len..], after[len..], "{kind:?}: the replica stays as it was");
+                }
+                assert!(before[0][..len] != after[0][..len], "{kind:?}: the other one goes on");
+                assert!(after.iter().flatten().all(|x| x.is_finite()));
+                let halved = 512.0 / (1 << step) as f32;
+                assert_eq!(scale(), [[8.0, halved], [0.125, 1.0 / halved]]);
+            }
+            let before = state();
+            rig.write(&rig.grads, &last(0.1));
+            rig.replay(3, true);
+            let after = state();
+            assert!(before[0][len..] != after[0][len..], "{kind:?}: it goes on with the next finite gradient");
+            assert_eq!(scale()[0], [8.0, 128.0], "and the scale stays");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::RunConfig;
 use super::optimizer::{self, Hyper, State};
+use super::{Precision, RunConfig};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Readback, STEP, Select, Storage, read_now};
@@ -25,6 +25,8 @@ pub struct Session {
     first: wgpu::Buffer,
     second: wgpu::Buffer,
     clock: wgpu::Buffer,
+    /// Where gradients are scaled: by what, and its inverse, `[R]`.
+    scale: Option<(wgpu::Buffer, wgpu::Buffer)>,
     state_bytes: u64,
     step: u64,
     /// Steps whose rows lie in the ring and were not copied yet.
@@ -73,15 +75,24 @@ pub struct Snapshot {
     pub first: Vec<Vec<f32>>,
     /// Second moments.
     pub second: Vec<Vec<f32>>,
+    /// What each replica's loss is scaled by; empty where it is not.
+    pub loss_scale: Vec<f32>,
 }
 
 impl Session {
-    /// Records the step of a resolved configuration, with weights drawn from its seeds.
+    /// Records the step of a resolved configuration, with weights drawn from its seeds. A precision of f16 needs a
+    /// device that [`verify_cooperative`](crate::autograd::verify_cooperative) has found able.
     ///
     /// # Errors
     /// Where the configuration asks for what is not there, or the device is too small for it.
     pub fn new(gpu: &Gpu, config: RunConfig<Box<dyn Task>>) -> Result<Self> {
         instrument::check_names(&config.measure)?;
+        if config.precision != Precision::F32 && gpu.cooperative().is_none() {
+            return Err(Error::Unsupported(format!(
+                "{}: products in f16 have not proved right on this device; call autograd::verify_cooperative first, or set precision = \"f32\"",
+                gpu.caps().name
+            )));
+        }
         let replicas = config.replicas;
         let feed = Feed::new(config.task.as_ref(), &config.data())?;
         let shape = config.task.shape();
@@ -92,8 +103,11 @@ impl Session {
         let model = Model::new(&config.model, &mut tape);
         let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
         let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
-        let mut train = Pass::new(&mut tape, &model, batch, shape.read)?;
-        let grads = train.backward(&mut tape, &model)?;
+        let (forward, backward) = (config.precision != Precision::F32, config.precision == Precision::F16);
+        let mut train = tape.in_halves(forward, |tape| Pass::new(tape, &model, batch, shape.read))?;
+        let scale = backward.then(|| ["loss scale", "its inverse"].map(|name| tape.input(name, Shape::f32(&[1]))));
+        let scale = scale.map(|[scale, inverse]| (scale, inverse));
+        let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, scale))?;
 
         let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
         let (task, measure, full) = (config.task.as_ref(), &config.measure, config.batch.count().is_none());
@@ -114,6 +128,7 @@ impl Session {
             second: flat(attach.tape, "second moment", len),
             hyper: flat(attach.tape, "hyper-parameters", Hyper::LEN),
             clock: clock_var,
+            scale,
         };
         let decays = config.decays(&model.table);
         let clip = config.optimizer.clip > 0.0;
@@ -146,6 +161,17 @@ impl Session {
         ] {
             bindings.bind(var, Storage::whole(buffer, stride as u64));
         }
+        let scale = match state.scale {
+            Some((scale, inverse)) => {
+                let first = config.loss_scale as f32;
+                let [of_scale, of_inverse] =
+                    [first, 1.0 / first].map(|x| gpu.upload(Class::State, &vec![x; replicas as usize]));
+                let buffers = (of_scale?, of_inverse?);
+                bindings.bind(scale, Storage::whole(&buffers.0, 1)).bind(inverse, Storage::whole(&buffers.1, 1));
+                Some(buffers)
+            }
+            None => None,
+        };
         let program = tape.compile(gpu, &bindings)?;
         gpu.check()?;
         let table = model.table;
@@ -164,6 +190,7 @@ impl Session {
             first,
             second,
             clock,
+            scale,
         };
         session.set_weights(&drawn)?;
         Ok(session)
@@ -330,7 +357,12 @@ impl Session {
             let words = read_now(&self.gpu, buffer, 0..bytes)?;
             Ok(words.chunks_exact(self.table.len()).map(|r| r.iter().map(|w| f32::from_bits(*w)).collect()).collect())
         };
+        let loss_scale = match &self.scale {
+            Some((scale, _)) => read_now(&self.gpu, scale, 0..scale.size())?.into_iter().map(f32::from_bits).collect(),
+            None => Vec::new(),
+        };
         Ok(Snapshot {
+            loss_scale,
             step: self.step,
             weights: read(&self.weights)?,
             first: read(&self.first)?,
@@ -350,6 +382,14 @@ impl Session {
                 return Err(Error::Config("the optimizer's state belongs to another model".to_owned()));
             }
             self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&all));
+        }
+        if let Some((scale, inverse)) = &self.scale {
+            if snapshot.loss_scale.len() != self.config.replicas as usize {
+                return Err(Error::Config("the state is of a run without loss scaling".to_owned()));
+            }
+            let inverses: Vec<f32> = snapshot.loss_scale.iter().map(|scale| 1.0 / scale).collect();
+            self.gpu.queue().write_buffer(scale, 0, bytemuck::cast_slice(&snapshot.loss_scale));
+            self.gpu.queue().write_buffer(inverse, 0, bytemuck::cast_slice(&inverses));
         }
         self.step = snapshot.step;
         self.gpu.queue().write_buffer(&self.clock, 0, bytemuck::cast_slice(&[snapshot.step as u32; 2]));

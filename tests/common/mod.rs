@@ -13,7 +13,8 @@ pub fn gpus() -> &'static [Gpu] {
         let count = adapters().len();
         assert!(count > 0, "{}", no_adapter_help());
         let open = |index: usize, plain: bool| {
-            Gpu::open(&AdapterChoice::Index(index), Options { checked: !plain, plain }).expect("the adapter opens")
+            Gpu::open(&AdapterChoice::Index(index), Options { checked: !plain, plain, ..Options::default() })
+                .expect("the adapter opens")
         };
         (0..count).map(|index| open(index, false)).chain([open(0, true)]).collect()
     })

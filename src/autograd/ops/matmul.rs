@@ -1,4 +1,5 @@
-//! Recording of matrix products: one description, two kernels, chosen by what the device is.
+//! Recording of matrix products: one description, two kernels in f32, chosen by what the device is, and one in f16
+//! (`cooperative`).
 
 use super::super::Lower;
 use super::ActFn;
@@ -6,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu, Knob, Params, Shader, Tensor, Tiling};
 
 crate::gpu::params! {
-    struct MatmulParams {
+    pub(super) struct MatmulParams {
         m: u32, n: u32, k: u32, inner: u32,
         batches: u32, a_replica: u32, a_outer: u32, a_inner: u32,
         a_ld: u32, b_replica: u32, b_outer: u32, b_inner: u32,
@@ -221,7 +222,7 @@ impl Matmul<'_> {
             )));
         }
         let layers = cx.replicas * params.batches;
-        let choice = self.choose(cx.gpu());
+        let choice = self.cooperative(cx).unwrap_or_else(|| self.choose(cx.gpu()));
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
         cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)?;
         cx.count_flops(2 * self.m as u64 * self.n as u64 * self.k as u64 * u64::from(layers));
@@ -235,6 +236,22 @@ impl Matmul<'_> {
             Some(tiling) if tilings(caps).contains(&tiling) => tiling,
             _ => self.usual(caps),
         };
+        let (form, flags) = (self.form as u32, self.flags());
+        match tiling {
+            Tiling::Registers { subgroup, rows, columns } => Choice {
+                shader: &SHUFFLE,
+                knobs: [&[form, subgroup, rows, columns, GROUPS], &flags[..]].concat(),
+                rows: rows * GROUPS,
+                columns: columns * subgroup,
+            },
+            Tiling::Workgroup { side } => {
+                Choice { shader: &TILE, knobs: [&[form, side], &flags[..]].concat(), rows: side, columns: side }
+            }
+        }
+    }
+
+    /// The knobs that all kernels have in common, from A4 on.
+    pub(super) fn flags(&self) -> Vec<u32> {
         let finish = &self.finish;
         let (activate, keep, slope, act) = match finish.activation {
             Act::None => (false, false, false, 0),
@@ -253,19 +270,7 @@ impl Matmul<'_> {
             keep,
             slope,
         ];
-        let flags = [&flags.map(u32::from)[..], &[act, u32::from(finish.sums.is_some())]].concat();
-        let form = self.form as u32;
-        match tiling {
-            Tiling::Registers { subgroup, rows, columns } => Choice {
-                shader: &SHUFFLE,
-                knobs: [&[form, subgroup, rows, columns, GROUPS], &flags[..]].concat(),
-                rows: rows * GROUPS,
-                columns: columns * subgroup,
-            },
-            Tiling::Workgroup { side } => {
-                Choice { shader: &TILE, knobs: [&[form, side], &flags[..]].concat(), rows: side, columns: side }
-            }
-        }
+        [&flags.map(u32::from)[..], &[act, u32::from(finish.sums.is_some())]].concat()
     }
 
     fn usual(&self, caps: &Caps) -> Tiling {
@@ -324,12 +329,14 @@ pub(crate) fn tilings(caps: &Caps) -> Vec<Tiling> {
     }
 }
 
-struct Choice {
-    shader: &'static Shader,
-    knobs: Vec<u32>,
-    /// Rows and columns of C one workgroup computes.
-    rows: u32,
-    columns: u32,
+/// A kernel for a product.
+pub(super) struct Choice {
+    pub(super) shader: &'static Shader,
+    pub(super) knobs: Vec<u32>,
+    /// Rows of C one workgroup computes.
+    pub(super) rows: u32,
+    /// Columns of C one workgroup computes.
+    pub(super) columns: u32,
 }
 
 /// Whether rows of the operand start at multiples of four elements.

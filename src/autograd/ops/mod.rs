@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod cooperative;
 mod elementwise;
 mod gather;
 mod gram;
@@ -19,6 +20,9 @@ pub(super) use activation::ActivationGrad;
 pub use activation::{ActFn, Activation, GatedActivation};
 pub(crate) use attention::attention_gradients;
 pub use attention::{Attention, AttentionPattern, MixValues};
+#[cfg(feature = "cli")]
+pub(crate) use cooperative::trial;
+pub use cooperative::verify_cooperative;
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub(super) use gather::ScatterRows;
 pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
@@ -34,8 +38,8 @@ pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
 pub use picked::PickedAttention;
 pub(super) use reduce::SpreadMean;
-pub(crate) use reduce::sum_columns;
 pub use reduce::{ColumnSum, Dot, MeanRows};
+pub(crate) use reduce::{MultiplyScalar, sum_columns};
 pub use rotary::Rotary;
 pub use streaming::StreamedAttention;
 
@@ -46,6 +50,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
     [
         activation::SHADERS,
         attention::SHADERS,
+        cooperative::SHADERS,
         elementwise::SHADERS,
         gather::SHADERS,
         gram::SHADERS,

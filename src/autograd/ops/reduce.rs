@@ -207,7 +207,7 @@ impl Op for Dot {
 }
 
 /// y = x times a scalar that lives on the device.
-struct MultiplyScalar;
+pub(crate) struct MultiplyScalar;
 
 impl Op for MultiplyScalar {
     fn name(&self) -> &'static str {

@@ -39,7 +39,7 @@ fn pass(case: &mut Case, model: &Model, rows: Rows, targets: &[u32], read: ReadO
         seq: SEQ,
     };
     let mut pass = Pass::new(&mut case.tape, model, batch, read).unwrap();
-    pass.backward(&mut case.tape, model).unwrap();
+    pass.backward(&mut case.tape, model, None).unwrap();
     pass
 }
 
