@@ -1,8 +1,9 @@
 // picked_scatter: gradients of the rows of a table, and of the stream beside it, summed over the places that picked them
 // shapes   starts [R, S, U + 1]  order [R, B T]: see embed/bucket_rows  dq [R, B, Tq, H K]  dkv [R, B, T, 2 G K]
 //          drows [R, B, Tq, D]  dtable [R, U, (H + 2 G) K]  dstream [R, U, D]
-// grid     U ceil(columns / (256 / SHARES vectors)) groups folded into x and y, R, with the columns of both; in a group
-//          SHARES invocations for each vector of columns, each every SHARES-th place
+// grid     U ceil(vectors of columns / ACROSS) groups folded into x and y, R, with the columns of both; in a group SHARES
+//          invocations for each vector of columns, each every SHARES-th place: 1 where barriers are dear (software
+//          adapters), many where only many hide a long list (GPUs)
 // numerics f32, serial in an invocation, then a tree of fixed shape
 // knobs    WIDE: vectors of four along the columns; SHARES; STREAM: the stream has a gradient
 #import picked
@@ -16,14 +17,18 @@
 @tensor var<storage, read_write> dstream: array<T>;
 #endif
 
-const ACROSS: u32 = 256u / SHARES;
-var<workgroup> partial: array<T, 256>;
+// Vectors of columns in a workgroup.
+const ACROSS: u32 = select(4u, 32u, SHARES == 1u);
+var<workgroup> partial: array<T, ACROSS * SHARES>;
 
-// Number of the query at a place of the batch, or one beyond all where nothing asks.
-fn query_at(place: u32) -> u32 {
-    let position = place % params.keys + params.queries;
-    if (position < params.keys) { return params.batch * params.queries; }
-    return place / params.keys * params.queries + position - params.keys;
+// Number of the query at a place of the batch, or one beyond all where nothing asks. Software drivers divide integers
+// lane by lane: the quotient is estimated in f32, at most one off, and mended.
+fn query_at(place: u32, per_key: f32) -> u32 {
+    var example = u32(f32(place) * per_key);
+    if (example * params.keys > place) { example -= 1u; }
+    if (place - example * params.keys >= params.keys) { example += 1u; }
+    let position = place - example * params.keys + params.queries;
+    return select(example * params.queries + position - params.keys, params.batch * params.queries, position < params.keys);
 }
 
 // This invocation's share of the sum of column d over the places of row u.
@@ -32,6 +37,7 @@ fn share_of(r: u32, u: u32, d: u32, share: u32) -> T {
     let kv_width = 2u * params.groups * params.width / LANES;
     let places = r * params.order_replica;
     let queries = params.batch * params.queries;
+    let per_key = 1.0 / f32(params.keys);
     var sum = T(0.0);
     for (var s = 0u; s < params.segments; s++) {
         let list = r * params.starts_replica + s * (params.last + 2u) + u;
@@ -43,7 +49,7 @@ fn share_of(r: u32, u: u32, d: u32, share: u32) -> T {
         } else if (d < q_width) {
             let at = r * params.dq_replica / LANES + d;
             for (var i = first; i < end; i += SHARES) {
-                let query = query_at(order[places + i]);
+                let query = query_at(order[places + i], per_key);
                 sum += select(T(0.0), dq[at + min(query, queries - 1u) * q_width], query < queries);
             }
         } else {
@@ -51,7 +57,7 @@ fn share_of(r: u32, u: u32, d: u32, share: u32) -> T {
             let stream_width = params.stream_width / LANES;
             let at = r * params.rows_replica / LANES + d - q_width - kv_width;
             for (var i = first; i < end; i += SHARES) {
-                let query = query_at(order[places + i]);
+                let query = query_at(order[places + i], per_key);
                 sum += select(T(0.0), drows[at + min(query, queries - 1u) * stream_width], query < queries);
             }
 #endif
@@ -60,7 +66,7 @@ fn share_of(r: u32, u: u32, d: u32, share: u32) -> T {
     return sum;
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(ACROSS * SHARES)
 fn picked_scatter(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let table_width = (params.heads + 2u * params.groups) * params.width / LANES;
     let stream_width = params.stream_width / LANES;
@@ -74,18 +80,21 @@ fn picked_scatter(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let inside = u <= params.last && d < columns;
     var sum = T(0.0);
     if (inside) { sum = share_of(r, u, d, share); }
-    partial[lid] = sum;
-    workgroupBarrier();
-    for (var other = SHARES / 2u; other > 0u; other /= 2u) {
-        if (share < other) { partial[lid] += partial[lid + other * ACROSS]; }
+    if (SHARES > 1u) {
+        partial[lid] = sum;
         workgroupBarrier();
+        for (var other = SHARES / 2u; other > 0u; other /= 2u) {
+            if (share < other) { partial[lid] += partial[lid + other * ACROSS]; }
+            workgroupBarrier();
+        }
+        sum = partial[lid];
     }
     if (share == 0u && inside) {
         if (d < table_width) {
-            dtable[r * params.dtable_replica / LANES + u * table_width + d] = partial[lid];
+            dtable[r * params.dtable_replica / LANES + u * table_width + d] = sum;
         } else {
 #if STREAM
-            dstream[r * params.stream_replica / LANES + u * stream_width + d - table_width] = partial[lid];
+            dstream[r * params.stream_replica / LANES + u * stream_width + d - table_width] = sum;
 #endif
         }
     }

@@ -1,9 +1,10 @@
 // scatter_rows: y[u,:] = sum of the x[n,:] in list u
 // shapes   x [R, N, D]  starts [R, S, U + 1]  order [R, N]: see bucket_rows  y [R, U, D]
-// grid     (U, or U + U2) ceil(columns / (256 / LANES vectors)) groups folded into x and y, R; in a group LANES lanes for
-//          each vector of columns, each lane every LANES-th entry
+// grid     (U, or U + U2) ceil(vectors of columns / ACROSS) groups folded into x and y, R; in a group SHARES lanes for each
+//          vector of columns, each lane every SHARES-th entry: 1 where barriers are dear (software adapters), many where
+//          only many hide a long list (GPUs)
 // numerics f32, serial in a lane, then the lanes as a tree of fixed shape
-// knobs    WIDE: vectors of four along D; LANES; BOTH: x is summed by second lists too, into second_y [R, U2, D]
+// knobs    WIDE: vectors of four along D; SHARES; BOTH: x is summed by second lists too, into second_y [R, U2, D]
 struct Params {
     rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
     second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
@@ -23,15 +24,16 @@ alias T = f32;
 @tensor var<storage, read_write> second_y: array<T>;
 #endif
 
-const ACROSS: u32 = 256u / LANES;
-var<workgroup> partial: array<T, 256>;
+// Vectors of columns in a workgroup.
+const ACROSS: u32 = select(4u, 32u, SHARES == 1u);
+var<workgroup> partial: array<T, ACROSS * SHARES>;
 
 fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
     var sum = T(0.0);
     for (var s = 0u; s < params.segments; s++) {
         let list = r * params.starts_replica + s * (params.rows + 1u) + u;
         let last = starts[list + 1u];
-        for (var i = starts[list] + lane; i < last; i += LANES) {
+        for (var i = starts[list] + lane; i < last; i += SHARES) {
             let n = order[r * params.order_replica + i];
             sum += x[r * params.x_replica + n * params.vectors + d];
         }
@@ -45,7 +47,7 @@ fn second_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
     for (var s = 0u; s < params.second_segments; s++) {
         let list = r * params.second_starts_replica + s * (params.second_rows + 1u) + u;
         let last = second_starts[list + 1u];
-        for (var i = second_starts[list] + lane; i < last; i += LANES) {
+        for (var i = second_starts[list] + lane; i < last; i += SHARES) {
             sum += x[r * params.x_replica + second_order[r * params.second_order_replica + i] * params.vectors + d];
         }
     }
@@ -63,7 +65,7 @@ fn store(r: u32, u: u32, d: u32, sum: T) {
     y[r * params.y_replica + u * params.vectors + d] = sum;
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(ACROSS * SHARES)
 fn scatter_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let chunks = (params.vectors + ACROSS - 1u) / ACROSS;
     let group = wid.y * groups.x + wid.x;
@@ -84,11 +86,14 @@ fn scatter_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) 
         sum = list_sum(r, u, d, lane);
 #endif
     }
-    partial[lid] = sum;
-    workgroupBarrier();
-    for (var other = LANES / 2u; other > 0u; other /= 2u) {
-        if (lane < other) { partial[lid] += partial[lid + other * ACROSS]; }
+    if (SHARES > 1u) {
+        partial[lid] = sum;
         workgroupBarrier();
+        for (var other = SHARES / 2u; other > 0u; other /= 2u) {
+            if (lane < other) { partial[lid] += partial[lid + other * ACROSS]; }
+            workgroupBarrier();
+        }
+        sum = partial[lid];
     }
-    if (lane == 0u && inside) { store(r, u, d, partial[lid]); }
+    if (lane == 0u && inside) { store(r, u, d, sum); }
 }

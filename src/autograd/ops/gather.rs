@@ -40,7 +40,7 @@ static SCATTER: Shader = Shader {
     source: include_str!("../../../shaders/embed/scatter_rows.wgsl"),
     knobs: &[
         Knob { name: "WIDE", values: &[0, 1] },
-        Knob { name: "LANES", values: &[8, 64] },
+        Knob { name: "SHARES", values: SHARES },
         Knob { name: "BOTH", values: &[0, 1] },
     ],
     params: ScatterParams::FIELDS,
@@ -220,15 +220,20 @@ fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Li
     };
     let mut tensors = vec![x, first.starts, first.order, y];
     tensors.extend(second.iter().flat_map(|s| [s.starts, s.order, s.y]));
-    let lanes = lanes(cx);
-    let chunks = u64::from(params.vectors.div_ceil(256 / lanes));
+    let (shares, across) = shares(cx);
+    let chunks = u64::from(params.vectors.div_ceil(across));
     let grid = grid_1d(u64::from(params.rows + params.second_rows) * chunks, cx.replicas);
-    cx.dispatch(&SCATTER, &[u32::from(wide), lanes, u32::from(second.is_some())], &params, &tensors, grid)
+    cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(second.is_some())], &params, &tensors, grid)
 }
 
-/// Invocations that share a list. A GPU hides a long list behind many; on a software adapter each costs.
-pub(super) fn lanes(cx: &Lower<'_>) -> u32 {
-    if cx.gpu().caps().is_software() { 8 } else { 64 }
+/// Invocations that share a list: see `scatter_rows.wgsl`.
+pub(super) const SHARES: &[u32] = &[1, 64];
+
+/// How many share a list on this device, and for how many vectors of columns a workgroup does it. A software adapter
+/// opened without features stands in for a GPU, in tests too.
+pub(super) fn shares(cx: &Lower<'_>) -> (u32, u32) {
+    let caps = cx.gpu().caps();
+    if caps.is_software() && caps.subgroup.is_some() { (SHARES[0], 32) } else { (SHARES[1], 4) }
 }
 
 /// Rows of the index that one workgroup of `bucket_rows` sorts. Software drivers cut a shader off after

@@ -4,7 +4,7 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
 use super::attention::{Attention, SMALL, gradients};
-use super::gather::{bucket_rows, lanes};
+use super::gather::{SHARES, bucket_rows, shares};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -33,7 +33,7 @@ static BACKWARD: Shader = Shader {
 static SCATTER: Shader = Shader {
     name: "attention/picked_scatter",
     source: include_str!("../../../shaders/attention/picked_scatter.wgsl"),
-    knobs: &[WIDE, Knob { name: "SHARES", values: &[8, 64] }, Knob { name: "STREAM", values: &[0, 1] }],
+    knobs: &[WIDE, Knob { name: "SHARES", values: SHARES }, Knob { name: "STREAM", values: &[0, 1] }],
     params: PickedParams::FIELDS,
 };
 pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &SCATTER];
@@ -244,8 +244,8 @@ impl Op for PickedAttentionGrad {
 
         let mut tensors = vec![starts, order, &dq, &dkv, &outputs[0]];
         tensors.extend(d_rows.iter().chain(&stream));
-        let (vectors, shares) = (if wide { 4 } else { 1 }, lanes(cx));
-        let chunks = ((columns as u32 + params.stream_width) / vectors).div_ceil(256 / shares);
+        let (vectors, (shares, across)) = (if wide { 4 } else { 1 }, shares(cx));
+        let chunks = ((columns as u32 + params.stream_width) / vectors).div_ceil(across);
         let grid = grid_1d(u64::from(params.last + 1) * u64::from(chunks), cx.replicas);
         cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(stream.is_some())], &params, &tensors, grid)
     }
