@@ -22,7 +22,7 @@ const ACROSS: u32 = select(4u, 32u, SHARES == 1u);
 var<workgroup> partial: array<T, ACROSS * SHARES>;
 
 // Number of the query at a place of the batch, or one beyond all where nothing asks. Software drivers divide integers
-// lane by lane: the quotient is estimated in f32, at most one off, and mended.
+// lane by lane: the quotient is estimated in f32, at most one off up to four million examples, and mended.
 fn query_at(place: u32, per_key: f32) -> u32 {
     var example = u32(f32(place) * per_key);
     if (example * params.keys > place) { example -= 1u; }

@@ -1,13 +1,13 @@
 // exclude_each: nats[n, k] = 1 / count cross-entropy of row n's logits without their projection onto frequency k,
 //          z[n, j] - unit (cos_k(e) C[cos_k, j] + sin_k(e) C[sin_k, j]) with e the row's element; 0 for ignored rows
-// shapes   z [R, N, V]  coefficients C [R, n, V]  waves [n, n]: component by element  elements [N]  targets [R, N]
+// shapes   z [R, N, V]  coefficients C [R, n, V]  waves [n, n]: component by element  elements [R, N] or shared  targets [R, N]
 //          count [R]  nats [R, N, K]
 // grid     a subgroup or workgroup for each row, folded into x and y, R
 // numerics as loss/cross_entropy_forward
 // knobs    SUBGROUPS: see shared/rows
 struct Params {
     rows: u32, classes: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
-    targets_replica: u32, count_replica: u32, out_replica: u32, unit: f32,
+    targets_replica: u32, count_replica: u32, out_replica: u32, elements_replica: u32, unit: f32,
 }
 const WG: u32 = 64u;
 #import rows
@@ -37,7 +37,7 @@ fn exclude_each(at: Invocation) {
     let counted = y < params.classes;
     let classes = select(0u, params.classes, counted);
     let place = select(0u, y, counted);
-    let element = elements[row];
+    let element = elements[r * params.elements_replica + row];
     let z_at = r * params.z_replica + row * params.columns;
     for (var k = 0u; k < params.components / 2u; k++) {
         let c = 2u * k + 1u;

@@ -44,7 +44,9 @@ fn tensor_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let w_change = column_sum(r, tensor, 7u, lid);
     if (lid == 0u && group < params.tensors) {
         let rate = rates(hyper[r], f32(clock[0])).rate;
-        let decay = rate * select(0.0, hyper[r].weight_decay, tensor.w != 0u) * w;
+        // A step that was skipped decays nothing either.
+        let decays = tensor.w != 0u && hyper[r].factor >= 0.0;
+        let decay = rate * select(0.0, hyper[r].weight_decay, decays) * w;
         let elements = f32(tensor.z);
         let decoupled = params.decoupled == 1u;
         let step = select(change, push, decoupled);

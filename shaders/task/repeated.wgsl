@@ -1,5 +1,5 @@
 // repeated: sequences whose random part repeats; the same as Generator::sequence in src/task/repeated.rs
-// shapes   seeds [R, 2]  clock [1]  tokens, targets [R, B, T]
+// shapes   seeds [R, 2]  clock [2]  tokens, targets [R, B, T]
 // grid     ceil(B T / 64) groups folded into x and y, R
 // numerics position 0 holds token 0; position t holds random token (t - 1) mod period; targets that were
 //          not seen before are IGNORE unless loss_on_all

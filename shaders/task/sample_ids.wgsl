@@ -1,5 +1,5 @@
 // sample_ids: ids[b] = pool[below(size of the pool)], drawn with replacement for this step
-// shapes   pool [R, n] or shared  sizes [R]  seeds [R, 2]  clock [1]  ids [R, B]
+// shapes   pool [R, n] or shared  sizes [R]  seeds [R, 2]  clock [2]  ids [R, B]
 // grid     ceil(B / 64) groups folded into x and y, R
 struct Params {
     size: u32, seq: u32, length: u32, stream: u32,

@@ -1,5 +1,5 @@
 // sample_windows: tokens[b, t] = corpus[start_b + t], targets[b, t] = corpus[start_b + t + 1], start_b at random
-// shapes   corpus [n]  seeds [R, 2]  clock [1]  tokens, targets [R, B, T]
+// shapes   corpus [n]  seeds [R, 2]  clock [2]  tokens, targets [R, B, T]
 // grid     ceil(B T / 64) groups folded into x and y, R
 struct Params {
     size: u32, seq: u32, length: u32, stream: u32,

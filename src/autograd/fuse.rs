@@ -279,7 +279,7 @@ impl Fusion<'_> {
         let tape = self.tape;
         let beside = (0..at).rev().take(2).find(|from| {
             let node = &tape.nodes()[*from];
-            is::<TransposedProduct>(node).is_some() && tape.root(node.inputs[1]) == tape.root(dy)
+            is::<TransposedProduct>(node).is_some() && tape.same(node.inputs[1], dy)
         });
         let Some(from) = beside.filter(|from| self.effects[*from] == self.effects[at]) else { return };
         let Some(product) = is::<TransposedProduct>(&tape.nodes()[from]) else { return };
@@ -298,7 +298,7 @@ impl Fusion<'_> {
         let (x, node) = (tape.nodes()[at].inputs[0], &tape.nodes()[at]);
         let first = (0..at).rev().find(|from| {
             let earlier = &tape.nodes()[*from];
-            is::<ScatterRows>(earlier).is_some() && tape.root(earlier.inputs[0]) == tape.root(x)
+            is::<ScatterRows>(earlier).is_some() && tape.same(earlier.inputs[0], x)
         });
         let Some(from) = first.filter(|from| self.effects[*from] == self.effects[at]) else { return };
         // The lists of the second must be there when the first is computed.
@@ -346,11 +346,12 @@ impl Fusion<'_> {
     /// What is measured of the rows of logits is taken with the loss, whoever asks for it at the same steps.
     fn logit_rows(&mut self, at: usize, z: Var) {
         let tape = self.tape;
-        let every = self.steps[at].as_ref().map(|step| step.when.every);
-        let found = self.steps[..at].iter_mut().flatten().find_map(|step| match &mut step.what {
-            What::Loss(loss) if !loss.logits => {
-                let fits = tape.root(step.inputs[0]) == tape.root(z) && Some(step.when.every) == every;
-                fits.then_some((loss, &mut step.outputs))
+        let (every, effects) = (self.steps[at].as_ref().map(|step| step.when.every), &self.effects);
+        let mut earlier = self.steps[..at].iter_mut().enumerate();
+        let found = earlier.find_map(|(from, step)| match step {
+            Some(Step { what: What::Loss(loss), inputs, outputs, when, .. }) if !loss.logits => {
+                let fits = tape.same(inputs[0], z) && Some(when.every) == every && effects[from] == effects[at];
+                fits.then_some((loss, outputs))
             }
             _ => None,
         });
@@ -358,5 +359,125 @@ impl Fusion<'_> {
         loss.logits = true;
         outputs.extend(&tape.nodes()[at].outputs);
         self.steps[at] = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Case;
+    use super::super::ops::{ActFn, Copy, IGNORE, MeanRows};
+    use super::*;
+    use crate::gpu::{Class, Gpu};
+
+    /// Ten roundings or so of sums of a few dozen terms.
+    const TOLERANCE: f64 = 5e-6;
+
+    fn count(case: &Case, wanted: &[Var]) -> usize {
+        let needed = case.tape.needed(wanted);
+        case.tape.fused(&needed, &case.tape.timetable(&needed, wanted), wanted).len()
+    }
+
+    fn product(case: &mut Case) -> Var {
+        let (x, w) = (case.owned(&[31, 12]), case.owned(&[12, 20]));
+        case.tape.push1(Linear::default(), &[x, w]).unwrap()
+    }
+
+    #[test]
+    fn a_product_takes_in_what_follows_and_still_writes_what_others_read() {
+        let mut case = Case::new("product, sum, activation");
+        let y = product(&mut case);
+        let r = case.owned(&[31, 20]);
+        let sum = case.tape.push1(Add, &[r, y]).unwrap();
+        let active = case.tape.push1(Activation(ActFn::Gelu), &[sum]).unwrap();
+        assert_eq!(count(&case, &[active]), 1);
+        assert_eq!(count(&case, &[sum, active]), 1, "the sum is kept beside its activation");
+        assert_eq!(count(&case, &[y, active]), 3, "whoever reads the product gets it, and nothing is taken in");
+        for wanted in [vec![active], vec![sum, active], vec![y, sum, active]] {
+            case.agree(&wanted, TOLERANCE);
+        }
+        // The way back: the slope within one product, the bias's gradient within another.
+        let (w2, b) = (case.owned(&[20, 8]), case.owned(&[8]));
+        let out = case.tape.push1(Linear { bias: true, ..Linear::default() }, &[active, w2, b]).unwrap();
+        let grads = case.gradients(out, &[r, w2, b]).unwrap().1;
+        let before = count(&case, &grads[1..]);
+        assert_eq!(count(&case, &grads), before + 1, "the slope costs no kernel of its own");
+        assert_eq!(count(&case, &[grads[1]]), before, "nor does the bias");
+        case.agree(&grads, TOLERANCE);
+    }
+
+    #[test]
+    fn rows_are_picked_where_they_are_added() {
+        let mut case = Case::new("picked residual");
+        let (x, w, table) = (case.owned(&[31, 12]), case.owned(&[12, 20]), case.owned(&[5, 20]));
+        let index = case.indices(&[31], 5, true);
+        let rows = case.tape.push1(GatherRows, &[table, index]).unwrap();
+        let y = case.tape.push1(Linear { residual: true, ..Linear::default() }, &[x, w, rows]).unwrap();
+        assert_eq!((count(&case, &[y]), count(&case, &[rows, y])), (1, 2));
+        case.agree(&[y], TOLERANCE);
+        case.agree(&[rows, y], TOLERANCE);
+    }
+
+    #[test]
+    fn other_steps_and_changed_memory_keep_ops_apart() {
+        let mut case = Case::new("apart");
+        let y = product(&mut case);
+        let rare = case.tape.at_cadence(10, |tape| tape.push1(Activation(ActFn::Relu), &[y])).unwrap();
+        let often = case.tape.push1(Activation(ActFn::Silu), &[y]).unwrap();
+        assert_eq!(count(&case, &[rare, often]), 2, "the rare one alone");
+        let mut case = Case::new("effect");
+        let y = product(&mut case);
+        let other = case.owned(&[31, 20]);
+        case.tape.effect(Copy, &[other]).unwrap();
+        let sum = case.tape.push1(Add, &[y, other]).unwrap();
+        assert_eq!(count(&case, &[sum]), 3, "what the effect changes may be what the sum reads");
+    }
+
+    #[test]
+    fn a_loss_brings_its_gradient_and_what_is_measured_of_logits() {
+        let mut case = Case::new("loss and gradient");
+        let z = case.owned(&[64, 9]);
+        let targets: Vec<u32> = (0..64).map(|i| if i % 7 == 3 { IGNORE } else { i % 9 }).collect();
+        let targets = case.tape.constant_u32(&[64], &targets);
+        let number = case.tape.constant(&[1], &[55.0]);
+        let rows = case.tape.push(CrossEntropy::default(), &[z, targets]).unwrap();
+        let loss = case.tape.push1(MeanRows, &[rows[0], number]).unwrap();
+        let gradient = case.tape.backward(loss, &[z]).unwrap()[0].unwrap();
+        let logits = case.tape.push1(LogitRows, &[z]).unwrap();
+        assert_eq!(count(&case, &[gradient, logits]), 1);
+        assert_eq!(count(&case, &[gradient, rows[3]]), 3, "who reads what is kept for the gradient gets it");
+        case.agree(&[loss, gradient, logits], TOLERANCE);
+        case.agree(&[rows[0], gradient, rows[3]], TOLERANCE);
+    }
+
+    #[test]
+    fn two_sums_of_the_same_rows_are_one() {
+        let mut case = Case::new("two sums");
+        let (tokens, positions) = (case.owned(&[7, 8]), case.owned(&[5, 8]));
+        let (token, position) = (case.indices(&[257], 7, false), case.indices(&[257], 5, false));
+        let x = case.tape.push1(GatherRows, &[tokens, token, positions, position]).unwrap();
+        let grads = case.gradients(x, &[tokens, positions]).unwrap().1;
+        assert_eq!(count(&case, &grads), count(&case, &grads[..1]));
+        // Sums of some fifty terms.
+        case.agree(&grads, 1e-5);
+    }
+
+    #[test]
+    fn what_lies_side_by_side_is_joined_in_place() {
+        let gpu = Gpu::noop();
+        let buffer = gpu.buffer(Class::Weights, 256).unwrap();
+        for (gap, left) in [(0, 1), (64, 2)] {
+            let mut case = Case::new("side by side");
+            let parts = [(); 3].map(|()| case.owned(&[4, 16]));
+            let whole = case.tape.push1(Join { dims: vec![12, 16] }, &parts).unwrap();
+            let double = case.tape.push1(super::super::ops::Scale(2.0), &[whole]).unwrap();
+            let needed = case.tape.needed(&[double]);
+            let mut steps = case.tape.fused(&needed, &case.tape.timetable(&needed, &[double]), &[double]);
+            let place = |offset| Storage { buffer: buffer.clone(), offset, replica_stride: 256 };
+            let mut places: HashMap<Var, Storage> =
+                parts.into_iter().zip([0, 64, 128 + gap]).map(|(var, offset)| (var, place(offset))).collect();
+            join_in_place(&case.tape, &mut steps, &mut places);
+            assert_eq!((steps.len(), places.contains_key(&whole)), (left, gap == 0));
+            case.agree(&[double], TOLERANCE);
+        }
     }
 }

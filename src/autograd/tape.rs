@@ -269,6 +269,11 @@ impl Tape {
         }))
     }
 
+    /// Whether two variables are the same memory with rows of the same length.
+    pub(super) fn same(&self, a: Var, b: Var) -> bool {
+        self.root(a) == self.root(b) && self.shape(a).rows() == self.shape(b).rows()
+    }
+
     /// A constant of one number that all replicas share.
     pub(super) fn constant_number(&self, var: Var) -> Option<f32> {
         match self.source(self.root(var)) {

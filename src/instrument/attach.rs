@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use super::{Card, Instrument, losses};
 use crate::autograd::ops::{Copy, CrossEntropy, MeanRows, attention_gradients};
 use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var, gcd};
@@ -296,14 +297,14 @@ impl<'a> Attach<'a> {
             .at_cadence(every, |tape| batches.into_iter().map(|batch| Pass::new(tape, model, batch, read)).collect())
     }
 
-    /// What the rows of the training batch come to, [9], for those who read it: see `losses`.
+    /// What the rows of the training batch come to, for those who read it: see `losses::train_summary`.
     pub(super) fn train_summary(&mut self, every: u64) -> Result<Var> {
         let every = gcd(every, self.trained.map_or(every, |(before, _)| before));
         match self.trained {
             Some((before, found)) if before == every => Ok(found),
             _ => {
-                let train = self.train;
-                let found = self.tape.at_cadence(every, |tape| losses::train_summary(tape, train))?;
+                let (train, with_health) = (self.train, self.cadence(&Health).is_some());
+                let found = self.tape.at_cadence(every, |tape| losses::train_summary(tape, train, with_health))?;
                 self.trained = Some((every, found));
                 Ok(found)
             }

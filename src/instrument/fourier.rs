@@ -402,6 +402,7 @@ impl Walk<'_> {
             let sum = sum.ok_or_else(|| misfit("fourier losses", "no examples"))?;
             Ok([sum, tape.push1(Largest, &[sum])?])
         };
+        let each = each.filter(|_| !train.is_empty());
         let each = each.map(|every| tape.at_cadence(every, one_by_one)).transpose()?;
         Ok(Losses { restricted, excluded, keys: ranked[1], each })
     }

@@ -55,7 +55,7 @@ static KEEP_FREQUENCIES: Shader = Shader {
 crate::gpu::params! {
     struct ExcludeParams {
         rows: u32, classes: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
-        targets_replica: u32, count_replica: u32, out_replica: u32, unit: f32,
+        targets_replica: u32, count_replica: u32, out_replica: u32, elements_replica: u32, unit: f32,
     }
 }
 static EXCLUDE_EACH: Shader = Shader {
@@ -396,6 +396,7 @@ impl Op for ExcludeEach {
             components: components as u32,
             z_replica: inputs[0].replica_stride,
             coefficients_replica: inputs[1].replica_stride,
+            elements_replica: inputs[3].replica_stride,
             targets_replica: inputs[4].replica_stride,
             count_replica: inputs[5].replica_stride,
             out_replica: outputs[0].replica_stride,
@@ -480,7 +481,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
     }),
     ("exclude each frequency", |c| {
         let (z, coefficients, waves) = (c.owned(&[40, 12]), c.owned(&[11, 12]), c.shared(&[11, 11]));
-        let (elements, targets) = (c.indices(&[40], 11, false), c.indices(&[40], 11, true));
+        let (elements, targets) = (c.indices(&[40], 11, true), c.indices(&[40], 11, true));
         let count = c.tape.constant(&[1], &[40.0]);
         let inputs = [z, coefficients, waves, elements, targets, count];
         let each = c.tape.push1(ExcludeEach { classes: 11, unit: 0.5 }, &inputs)?;
@@ -536,7 +537,7 @@ mod tests {
         for (rows, order) in [(1, 3), (31, 10), (65, 31), (30, 64)] {
             let mut case = Case::new(&format!("exclude each {rows} {order}"));
             let (z, coefficients) = (case.owned(&[rows, order + 1]), case.owned(&[order, order + 1]));
-            let (waves, elements) = (case.shared(&[order, order]), case.indices(&[rows], order as u32, false));
+            let (waves, elements) = (case.shared(&[order, order]), case.indices(&[rows], order as u32, rows % 2 == 1));
             let targets: Vec<u32> = (0..rows).map(|i| if i % 7 == 3 { IGNORE } else { (i % order) as u32 }).collect();
             let targets = case.tape.constant_u32(&[rows], &targets);
             let count = case.tape.constant(&[1], &[7.0]);

@@ -129,8 +129,12 @@ fn summary(tape: &mut Tape, pieces: &[Pass]) -> Result<Var> {
     sums.ok_or_else(|| misfit("summary", "an empty test set"))
 }
 
-/// [`summary`] of the training batch, and behind it softmax collapse, softmax residue, largest logit and logit scale, [9].
-pub(super) fn train_summary(tape: &mut Tape, pass: &Pass) -> Result<Var> {
+/// [`summary`] of the training batch, and behind it, where asked for, softmax collapse, softmax residue, largest logit and
+/// logit scale, [9].
+pub(super) fn train_summary(tape: &mut Tape, pass: &Pass, with_health: bool) -> Result<Var> {
+    if !with_health {
+        return summary(tape, std::slice::from_ref(pass));
+    }
     let logits = pass.forward.logits;
     health(tape, logits, [pass.loss, pass.correct, pass.margin], pass.batch.targets, pass.batch.count)
 }

@@ -423,7 +423,7 @@ fn seed_of(words: &Array) -> u64 {
 }
 
 /// ids [B] u32: members of pool [n], drawn with replacement for this step. Inputs: pool, its size [1],
-/// seed words [2], clock [1].
+/// seed words [2], clock [2].
 struct SampleIds {
     size: usize,
 }
@@ -500,7 +500,7 @@ impl Op for TakeRows {
 }
 
 /// Tokens and next tokens [B * T] u32 of windows at random places. Inputs: corpus [n], seed words [2],
-/// clock [1].
+/// clock [2].
 struct SampleWindows {
     size: usize,
     seq: usize,
@@ -548,7 +548,7 @@ impl Op for SampleWindows {
     }
 }
 
-/// Tokens and targets [B * T] u32 of sequences that repeat. Inputs: seed words [2], clock [1].
+/// Tokens and targets [B * T] u32 of sequences that repeat. Inputs: seed words [2], clock [2].
 struct RepeatedSequences {
     generator: Generator,
     size: usize,

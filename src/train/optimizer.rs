@@ -1,6 +1,6 @@
 //! AdamW, Adam and SGD with momentum, their schedule, clipping and norms, all on the device.
 //!
-//! One step: where gradients are clipped, one pass over them for their norm; one pass over all parameters updates
+//! One step: where gradients are clipped or scaled, one pass over them for their norm; one pass over all parameters updates
 //! them and leaves sums for each block; one kernel makes norms and pressures of each tensor of them.
 
 use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};

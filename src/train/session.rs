@@ -101,6 +101,13 @@ impl Session {
 
         let clock_var = tape.input("clock", Shape::u32(&[2]).shared());
         let model = Model::new(&config.model, &mut tape);
+        // First of all, so that what no device can hold is refused before tables for it are made on the host.
+        let len = model.table.len();
+        let elements = u64::from(replicas) * len as u64;
+        let weights = gpu.buffer(Class::Weights, elements)?;
+        let gradients = gpu.buffer(Class::Gradients, elements)?;
+        let first = gpu.buffer(Class::Optimizer, elements)?;
+        let second = gpu.buffer(Class::Optimizer, elements)?;
         let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
         let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
         let (forward, backward) = (config.precision != Precision::F32, config.precision == Precision::F16);
@@ -110,7 +117,9 @@ impl Session {
         let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, scale))?;
 
         let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
-        let (task, measure, full) = (config.task.as_ref(), &config.measure, config.batch.count().is_none());
+        let (task, measure) = (config.task.as_ref(), &config.measure);
+        // What is measured of the training set is measured in f32.
+        let full = config.batch.count().is_none() && config.precision == Precision::F32;
         let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, piece, full, measure);
         for instrument in instrument::registry() {
             attach.tape.in_scope(instrument.name());
@@ -118,8 +127,6 @@ impl Session {
         }
         attach.tape.in_scope(STEP);
         // What reads the weights stands above this line, what moves them below.
-        let len = model.table.len();
-        let elements = u64::from(replicas) * len as u64;
         let flat = |tape: &mut Tape, name: &str, len: usize| tape.input(name, Shape::f32(&[len]));
         let state = State {
             weights: flat(attach.tape, "weights", len),
@@ -139,10 +146,6 @@ impl Session {
         }
         let row = attach.finish(gpu, clock_var, &mut bindings)?;
 
-        let weights = gpu.buffer(Class::Weights, elements)?;
-        let gradients = gpu.buffer(Class::Gradients, elements)?;
-        let first = gpu.buffer(Class::Optimizer, elements)?;
-        let second = gpu.buffer(Class::Optimizer, elements)?;
         let clock = gpu.upload(Class::State, &[0u32; 2])?;
         let hyper: Vec<Hyper> = (0..replicas as usize)
             .map(|r| Hyper::new(&config.optimizer_of(r), &config.schedule, config.steps))
@@ -375,20 +378,25 @@ impl Session {
     /// # Errors
     /// [`Error::Config`] where it belongs to another model.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let moments = [&snapshot.first, &snapshot.second].map(|moments| moments.concat());
+        if moments.iter().any(|all| all.len() as u64 * 4 != self.first.size()) {
+            return Err(Error::Config("the optimizer's state belongs to another model".to_owned()));
+        }
+        let scales = &snapshot.loss_scale;
+        let sound = scales.len() == self.config.replicas as usize && scales.iter().all(|s| s.is_normal() && *s > 0.0);
+        if self.scale.is_some() && !sound {
+            return Err(Error::Config(
+                "the state has no loss scale for each replica: it is of a run in f32, or damaged".to_owned(),
+            ));
+        }
+        // Nothing is changed before all of it is known to fit.
         self.set_weights(&snapshot.weights)?;
-        for (buffer, moments) in [(&self.first, &snapshot.first), (&self.second, &snapshot.second)] {
-            let all = moments.concat();
-            if all.len() as u64 * 4 != buffer.size() {
-                return Err(Error::Config("the optimizer's state belongs to another model".to_owned()));
-            }
-            self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&all));
+        for (buffer, all) in [&self.first, &self.second].into_iter().zip(&moments) {
+            self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(all));
         }
         if let Some((scale, inverse)) = &self.scale {
-            if snapshot.loss_scale.len() != self.config.replicas as usize {
-                return Err(Error::Config("the state is of a run without loss scaling".to_owned()));
-            }
-            let inverses: Vec<f32> = snapshot.loss_scale.iter().map(|scale| 1.0 / scale).collect();
-            self.gpu.queue().write_buffer(scale, 0, bytemuck::cast_slice(&snapshot.loss_scale));
+            let inverses: Vec<f32> = scales.iter().map(|scale| 1.0 / scale).collect();
+            self.gpu.queue().write_buffer(scale, 0, bytemuck::cast_slice(scales));
             self.gpu.queue().write_buffer(inverse, 0, bytemuck::cast_slice(&inverses));
         }
         self.step = snapshot.step;

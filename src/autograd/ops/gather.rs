@@ -2,6 +2,7 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
+use super::matmul::SOFTWARE_DEPTH;
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -220,7 +221,7 @@ fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Li
     };
     let mut tensors = vec![x, first.starts, first.order, y];
     tensors.extend(second.iter().flat_map(|s| [s.starts, s.order, s.y]));
-    let (shares, across) = shares(cx);
+    let (shares, across) = shares(cx, first.order.len());
     let chunks = u64::from(params.vectors.div_ceil(across));
     let grid = grid_1d(u64::from(params.rows + params.second_rows) * chunks, cx.replicas);
     cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(second.is_some())], &params, &tensors, grid)
@@ -230,10 +231,12 @@ fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Li
 pub(super) const SHARES: &[u32] = &[1, 64];
 
 /// How many share a list on this device, and for how many vectors of columns a workgroup does it. A software adapter
-/// opened without features stands in for a GPU, in tests too.
-pub(super) fn shares(cx: &Lower<'_>) -> (u32, u32) {
+/// opened without features stands in for a GPU, in tests too; and on any, lists of so many places are shared that the
+/// driver would cut one invocation's walk off.
+pub(super) fn shares(cx: &Lower<'_>, places: usize) -> (u32, u32) {
     let caps = cx.gpu().caps();
-    if caps.is_software() && caps.subgroup.is_some() { (SHARES[0], 32) } else { (SHARES[1], 4) }
+    let alone = caps.is_software() && caps.subgroup.is_some() && places <= SOFTWARE_DEPTH;
+    if alone { (SHARES[0], 32) } else { (SHARES[1], 4) }
 }
 
 /// Rows of the index that one workgroup of `bucket_rows` sorts. Software drivers cut a shader off after

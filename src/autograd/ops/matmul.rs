@@ -83,7 +83,7 @@ pub(super) enum Form {
 
 /// Longest sum that software drivers carry through: they end a shader's loops, without a word, after
 /// 65,535 iterations in all, and the tiled kernel spends one for each term.
-const SOFTWARE_DEPTH: usize = 60_000;
+pub(super) const SOFTWARE_DEPTH: usize = 60_000;
 
 /// Where an operand's matrices lie: strides in elements.
 #[derive(Clone, Copy, Debug)]
