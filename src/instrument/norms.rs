@@ -10,7 +10,7 @@ pub struct UpdateSummary {
     pub tensors: Var,
     /// Whether the optimizer divides by the root of a second moment.
     pub adaptive: bool,
-    /// Where gradients are scaled: by what in this step, [1].
+    /// Where gradients are scaled: by what in this step, `[1]`.
     pub loss_scale: Option<Var>,
 }
 
