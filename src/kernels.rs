@@ -185,7 +185,16 @@ mod tests {
         // naga does not check it. A barrier may not follow a return that some invocations take, nor stand in
         // a branch or loop that some take more often. Parameters, the workgroup's place and constants are the
         // same for all invocations, and so is what is computed from them alone.
-        let barriers = ["Barrier()", "workgroup_sum(", "workgroup_max(", "workgroup_min(", "row_sum(", "row_max("];
+        let barriers = [
+            "Barrier()",
+            "workgroup_sum(",
+            "workgroup_max(",
+            "workgroup_min(",
+            "row_sum(",
+            "row_max(",
+            "logit_statistics(",
+            "sum_of_shares(",
+        ];
         let mut seen = 0;
         for shader in registry() {
             let mut uniform: BTreeSet<&str> = [

@@ -6,6 +6,7 @@
 // numerics f32, serial over heads, queries and keys
 // knobs    WIDE: vectors of four along K; SINGLE: one query and one head a group, so that nothing is added up
 #import picked
+#import vectors
 @tensor var<storage, read> table: array<T>;
 @tensor var<storage, read> index: array<u32>;
 @tensor var<storage, read> pattern: array<f32>;

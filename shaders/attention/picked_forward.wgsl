@@ -7,6 +7,7 @@
 // numerics f32, serial over keys; masked scores hold MASKED, masked pattern entries 0. A row beyond the table is its last
 // knobs    WIDE: vectors of four along K and D
 #import picked
+#import vectors
 @tensor var<storage, read> table: array<T>;
 @tensor var<storage, read> stream: array<T>;
 @tensor var<storage, read> index: array<u32>;

@@ -7,6 +7,7 @@
 // numerics f32, serial in an invocation, then a tree of fixed shape
 // knobs    WIDE: vectors of four along the columns; SHARES; STREAM: the stream has a gradient
 #import picked
+#import vectors
 @tensor var<storage, read> starts: array<u32>;
 @tensor var<storage, read> order: array<u32>;
 @tensor var<storage, read> dq: array<T>;
@@ -16,10 +17,7 @@
 @tensor var<storage, read> drows: array<T>;
 @tensor var<storage, read_write> dstream: array<T>;
 #endif
-
-// Vectors of columns in a workgroup.
-const ACROSS: u32 = select(4u, 32u, SHARES == 1u);
-var<workgroup> partial: array<T, ACROSS * SHARES>;
+#import shares
 
 // Number of the query at a place of the batch, or one beyond all where nothing asks. Software drivers divide integers
 // lane by lane: the quotient is estimated in f32, at most one off up to four million examples, and mended.
@@ -80,15 +78,7 @@ fn picked_scatter(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let inside = u <= params.last && d < columns;
     var sum = T(0.0);
     if (inside) { sum = share_of(r, u, d, share); }
-    if (SHARES > 1u) {
-        partial[lid] = sum;
-        workgroupBarrier();
-        for (var other = SHARES / 2u; other > 0u; other /= 2u) {
-            if (share < other) { partial[lid] += partial[lid + other * ACROSS]; }
-            workgroupBarrier();
-        }
-        sum = partial[lid];
-    }
+    sum = sum_of_shares(sum, share, lid);
     if (share == 0u && inside) {
         if (d < table_width) {
             dtable[r * params.dtable_replica / LANES + u * table_width + d] = sum;

@@ -10,15 +10,7 @@ struct Params {
     z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
     dk_replica: u32, dv_replica: u32,
 }
-#if WIDE
-alias T = vec4<f32>;
-const LANES: u32 = 4u;
-fn total(v: T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-#else
-alias T = f32;
-const LANES: u32 = 1u;
-fn total(v: T) -> f32 { return v; }
-#endif
+#import vectors
 @tensor var<storage, read> k: array<T>;
 @tensor var<storage, read> v: array<T>;
 @tensor var<storage, read> pattern: array<f32>;

@@ -23,10 +23,7 @@ alias T = f32;
 @tensor var<storage, read> second_order: array<u32>;
 @tensor var<storage, read_write> second_y: array<T>;
 #endif
-
-// Vectors of columns in a workgroup.
-const ACROSS: u32 = select(4u, 32u, SHARES == 1u);
-var<workgroup> partial: array<T, ACROSS * SHARES>;
+#import shares
 
 fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
     var sum = T(0.0);
@@ -86,14 +83,6 @@ fn scatter_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) 
         sum = list_sum(r, u, d, lane);
 #endif
     }
-    if (SHARES > 1u) {
-        partial[lid] = sum;
-        workgroupBarrier();
-        for (var other = SHARES / 2u; other > 0u; other /= 2u) {
-            if (lane < other) { partial[lid] += partial[lid + other * ACROSS]; }
-            workgroupBarrier();
-        }
-        sum = partial[lid];
-    }
+    sum = sum_of_shares(sum, lane, lid);
     if (lane == 0u && inside) { store(r, u, d, sum); }
 }

@@ -3,12 +3,9 @@
 // grid     a subgroup or workgroup for each row, folded into x and y, R
 // numerics p_j = exp(z_j - z_y - shift) / (exp(-shift) + sum): relative precision however small
 // knobs    SUBGROUPS: see shared/rows
-struct Params {
-    rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
-    count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
-}
 const WG: u32 = 64u;
 #import rows
+#import cross_entropy
 @tensor var<storage, read> z: array<f32>;
 @tensor var<storage, read> target_class: array<u32>;
 @tensor var<storage, read> saved: array<f32>;
@@ -28,7 +25,7 @@ fn cross_entropy_backward(at: Invocation) {
     let sum = saved[r * params.saved_replica + row * 2u + 1u];
     let factor = select(0.0, d[r * params.row_replica + row], counted) / (exp(-shift) + sum);
     for (var j = at.lane; j < params.z_ld; j += row_lanes(at)) {
-        let p = select(exp(z[z_at + j] - z_y - shift), -sum, j == y);
-        dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, factor * p, counted && j < params.classes);
+        let slope = class_slope(z[z_at + j] - z_y - shift, sum, j == y);
+        dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, factor * slope, counted && j < params.classes);
     }
 }

@@ -6,13 +6,11 @@
 // knobs    SUBGROUPS: see shared/rows; SAVE: what the gradient needs is kept; GRAD: the gradient dz of factor / count times
 //          the sum of losses is written at once, as cross_entropy_backward does; LOGITS: logit_rows [R, rows, 2] too;
 //          SHIFT: a row of shifts [R, any, z_ld], numbered by shift_row [R, rows], is added to each row of z
-struct Params {
-    rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
-    count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
-}
 const WG: u32 = 64u;
 #import rows
 #import numerics
+#import cross_entropy
+#import logits
 @tensor var<storage, read> z: array<f32>;
 @tensor var<storage, read> target_class: array<u32>;
 @tensor var<storage, read_write> loss: array<f32>;
@@ -80,29 +78,15 @@ fn cross_entropy_forward(at: Invocation) {
     if (row_number(at) < params.rows) {
         let scale = select(0.0, params.factor / count[r * params.count_replica], counted) / (exp(-shift) + sum);
         for (var j = at.lane; j < params.z_ld; j += lanes) {
-            let p = select(exp(z[z_at + j] - z_y - shift), -sum, j == y);
-            dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, scale * p, counted && j < params.classes);
+            let slope = class_slope(z[z_at + j] - z_y - shift, sum, j == y);
+            dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, scale * slope, counted && j < params.classes);
         }
     }
 #endif
 #if LOGITS
-    let all = params.z_ld;
-    var highest = -HUGE;
-    var mean = 0.0;
-    for (var j = at.lane; j < all; j += lanes) {
-        highest = max(highest, z[z_at + j]);
-        mean += z[z_at + j];
-    }
-    highest = row_max(highest, at);
-    mean = row_sum(mean, at) / f32(all);
-    var squares = 0.0;
-    for (var j = at.lane; j < all; j += lanes) {
-        let v = z[z_at + j] - mean;
-        squares += v * v;
-    }
-    squares = row_sum(squares, at);
+    let found = logit_statistics(z_at, params.z_ld, at);
     if (at.lane == 0u && row_number(at) < params.rows) {
-        logit_rows[r * params.logits_replica / 2u + row] = vec2<f32>(highest, squares);
+        logit_rows[r * params.logits_replica / 2u + row] = found;
     }
 #endif
 }

@@ -7,29 +7,15 @@ struct Params { rows: u32, classes: u32, z_replica: u32, y_replica: u32 }
 const WG: u32 = 64u;
 #import rows
 #import numerics
+#import logits
 @tensor var<storage, read> z: array<f32>;
 @tensor var<storage, read_write> y: array<vec2<f32>>;
 
 @compute @workgroup_size(64)
 fn logit_rows(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
-    let lanes = row_lanes(at);
-    let z_at = at.wid.z * params.z_replica + row * params.classes;
-    var top = -HUGE;
-    var mean = 0.0;
-    for (var j = at.lane; j < params.classes; j += lanes) {
-        top = max(top, z[z_at + j]);
-        mean += z[z_at + j];
-    }
-    top = row_max(top, at);
-    mean = row_sum(mean, at) / f32(params.classes);
-    var squares = 0.0;
-    for (var j = at.lane; j < params.classes; j += lanes) {
-        let v = z[z_at + j] - mean;
-        squares += v * v;
-    }
-    squares = row_sum(squares, at);
+    let found = logit_statistics(at.wid.z * params.z_replica + row * params.classes, params.classes, at);
     if (at.lane == 0u && row_number(at) < params.rows) {
-        y[at.wid.z * params.y_replica / 2u + row] = vec2<f32>(top, squares);
+        y[at.wid.z * params.y_replica / 2u + row] = found;
     }
 }

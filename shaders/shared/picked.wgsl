@@ -1,4 +1,4 @@
-// picked: parameters of attention among rows that an index picks, and vectors of knob WIDE
+// picked: parameters of attention among rows that an index picks
 struct Params {
     batch: u32, queries: u32, keys: u32, heads: u32,
     groups: u32, width: u32, stream_width: u32, last: u32, scale: f32,
@@ -6,12 +6,3 @@ struct Params {
     z_replica: u32, rows_replica: u32, dz_replica: u32, dq_replica: u32, dkv_replica: u32,
     dtable_replica: u32, starts_replica: u32, order_replica: u32, segments: u32,
 }
-#if WIDE
-alias T = vec4<f32>;
-const LANES: u32 = 4u;
-fn total(v: T) -> f32 { return (v.x + v.y) + (v.z + v.w); }
-#else
-alias T = f32;
-const LANES: u32 = 1u;
-fn total(v: T) -> f32 { return v; }
-#endif

@@ -146,24 +146,21 @@ pub(super) fn join_in_place(tape: &Tape, steps: &mut Vec<Step>, places: &mut Has
             continue;
         };
         let op = &**op as &dyn Any;
-        let found = if op.is::<Join>() {
+        let (whole, parts, safe) = if op.is::<Join>() {
             let whole = step.outputs[0];
             // Those who read it later than memory changes would see the change.
             let late = steps[at..].iter().skip_while(|step| !step.effect).any(|step| is_read(step, whole));
-            side_by_side(tape, &step.inputs, places)
-                .filter(|_| !late && !places.contains_key(&whole))
-                .map(|s| (whole, s))
+            (whole, &step.inputs, !late)
         } else if op.is::<Split>() {
             let whole = tape.root(step.inputs[0]);
-            let made = steps[..at].iter().any(|step| step.outputs.contains(&whole));
-            side_by_side(tape, &step.outputs, places)
-                .filter(|_| made && !places.contains_key(&whole))
-                .map(|s| (whole, s))
+            (whole, &step.outputs, steps[..at].iter().any(|step| step.outputs.contains(&whole)))
         } else {
-            None
+            at += 1;
+            continue;
         };
-        match found {
-            Some((whole, storage)) => {
+        let free = safe && !places.contains_key(&whole);
+        match side_by_side(tape, parts, places).filter(|_| free) {
+            Some(storage) => {
                 places.insert(whole, storage);
                 steps.remove(at);
             }
@@ -214,8 +211,23 @@ impl Fusion<'_> {
     /// The step that makes a variable, if it runs when node `at` does and nothing changes memory in between.
     fn made_by(&self, at: usize, var: Var) -> Option<usize> {
         let from = self.maker[self.tape.root(var).index()]?;
-        let (before, step) = (self.steps[from].as_ref()?, self.steps[at].as_ref()?);
-        (before.when == step.when && self.effects[from] == self.effects[at]).then_some(from)
+        self.together(from, at).then_some(from)
+    }
+
+    /// Whether two nodes run at the same steps, for the same reader, and nothing changes memory between them.
+    fn together(&self, from: usize, at: usize) -> bool {
+        let when = |at: usize| self.steps[at].as_ref().map(|step| step.when);
+        when(from).is_some() && when(from) == when(at) && self.effects[from] == self.effects[at]
+    }
+
+    /// Whether one step alone reads a variable.
+    fn read_once(&self, var: Var) -> bool {
+        self.readers[self.tape.root(var).index()] == 1
+    }
+
+    /// Whether a variable is made behind node `at`.
+    fn made_after(&self, var: Var, at: usize) -> bool {
+        self.maker[self.tape.root(var).index()].is_some_and(|made| made > at)
     }
 
     /// The product that makes a variable for node `at` alone, if nothing follows it yet.
@@ -223,7 +235,7 @@ impl Fusion<'_> {
         let from = self.made_by(at, var)?;
         match self.steps[from].as_ref()?.what {
             What::Product(product) if product.follow == Follow::Nothing => {
-                (self.readers[self.tape.root(var).index()] == 1).then_some((from, product))
+                self.read_once(var).then_some((from, product))
             }
             _ => None,
         }
@@ -261,10 +273,7 @@ impl Fusion<'_> {
         let Some(residual) = node.inputs.last().copied() else { return };
         let Some(from) = self.made_by(at, residual) else { return };
         let gather = &self.tape.nodes()[from];
-        if is::<GatherRows>(gather).is_none()
-            || gather.inputs.len() != 2
-            || self.readers[self.tape.root(residual).index()] != 1
-        {
+        if is::<GatherRows>(gather).is_none() || gather.inputs.len() != 2 || !self.read_once(residual) {
             return;
         }
         let Some(Step { what: What::Product(product), inputs, .. }) = &mut self.steps[at] else { return };
@@ -281,11 +290,10 @@ impl Fusion<'_> {
             let node = &tape.nodes()[*from];
             is::<TransposedProduct>(node).is_some() && tape.same(node.inputs[1], dy)
         });
-        let Some(from) = beside.filter(|from| self.effects[*from] == self.effects[at]) else { return };
+        let Some(from) = beside.filter(|from| self.together(*from, at)) else { return };
         let Some(product) = is::<TransposedProduct>(&tape.nodes()[from]) else { return };
-        let when = self.steps[at].as_ref().map(|step| step.when);
         let Some(step) = &mut self.steps[from] else { return };
-        if Some(step.when) == when && matches!(step.what, What::Op(_)) {
+        if matches!(step.what, What::Op(_)) {
             step.what = What::WeightGrads(product.clone());
             step.outputs.extend(&tape.nodes()[at].outputs);
             self.steps[at] = None;
@@ -300,15 +308,13 @@ impl Fusion<'_> {
             let earlier = &tape.nodes()[*from];
             is::<ScatterRows>(earlier).is_some() && tape.same(earlier.inputs[0], x)
         });
-        let Some(from) = first.filter(|from| self.effects[*from] == self.effects[at]) else { return };
+        let Some(from) = first.filter(|from| self.together(*from, at)) else { return };
         // The lists of the second must be there when the first is computed.
-        let late = |var: &Var| self.maker[tape.root(*var).index()].is_some_and(|made| made > from);
-        if node.inputs[1..].iter().any(late) {
+        if node.inputs[1..].iter().any(|var| self.made_after(*var, from)) {
             return;
         }
-        let when = self.steps[at].as_ref().map(|step| step.when);
         let Some(step) = &mut self.steps[from] else { return };
-        if Some(step.when) == when && matches!(step.what, What::Op(_)) {
+        if matches!(step.what, What::Op(_)) {
             step.what = What::Scatters;
             step.inputs.extend(&node.inputs[1..]);
             step.outputs.extend(&node.outputs);
@@ -322,13 +328,11 @@ impl Fusion<'_> {
         let node = &tape.nodes()[at];
         let [z, targets, kept, d] = node.inputs[..] else { return };
         let (Some(from), Some(spread)) = (self.made_by(at, kept), self.made_by(at, d)) else { return };
-        let alone = |var: Var| self.readers[tape.root(var).index()] == 1;
         let (loss, mean) = (&tape.nodes()[from], &tape.nodes()[spread]);
-        let late = |var: Var| self.maker[tape.root(var).index()].is_some_and(|made| made > from);
         if is::<SpreadMean>(mean).is_none()
             || loss.inputs[..2] != [z, targets]
-            || !(alone(kept) && alone(d))
-            || late(mean.inputs[1])
+            || !(self.read_once(kept) && self.read_once(d))
+            || self.made_after(mean.inputs[1], from)
         {
             return;
         }

@@ -74,8 +74,10 @@ pub(crate) use params;
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../../shaders/shared/activation.wgsl")),
     ("affine", include_str!("../../shaders/shared/affine.wgsl")),
+    ("cross_entropy", include_str!("../../shaders/shared/cross_entropy.wgsl")),
     ("each_activation", include_str!("../../shaders/shared/each_activation.wgsl")),
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),
+    ("logits", include_str!("../../shaders/shared/logits.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("numerics", include_str!("../../shaders/shared/numerics.wgsl")),
     ("operands", include_str!("../../shaders/shared/operands.wgsl")),
@@ -84,7 +86,9 @@ const SHARED: &[(&str, &str)] = &[
     ("philox", include_str!("../../shaders/shared/philox.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("rows", include_str!("../../shaders/shared/rows.wgsl")),
+    ("shares", include_str!("../../shaders/shared/shares.wgsl")),
     ("streaming", include_str!("../../shaders/shared/streaming.wgsl")),
+    ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
 ];
 
 /// How a parameter block reaches the kernel.

@@ -95,9 +95,7 @@ impl Pass {
         self.side_gradients(tape, model)?;
         Ok(gradients)
     }
-}
 
-impl Pass {
     /// Gradients of q, k and v at each place of the batch, where attention took them from a table of rows.
     fn side_gradients(&mut self, tape: &mut Tape, model: &Model) -> Result<()> {
         for layer in 0..model.config.n_layers {

@@ -1,8 +1,6 @@
 //! Fourier instruments for tasks with a cyclic group: which frequencies the weights hold, which the
 //! logits use, and how much loss depends on them. Definitions: Nanda et al. 2023.
 
-use std::collections::BTreeSet;
-
 use super::fourier_ops::{
     CentredSquares, ColumnSquares, ExcludeEach, KeepFrequencies, Largest, RankFrequencies, RowSquares, SpectrumSummary,
 };
@@ -261,7 +259,7 @@ impl Instrument for FourierLosses {
             |of: fn(&Split) -> &Vec<u32>| -> Vec<&[u32]> { examples.splits.iter().map(|s| of(s).as_slice()).collect() };
         let mut passes = walked(&train, &lists(|split| &split.train));
         passes.extend(walked(&test, &lists(|split| &split.test)));
-        let walk = Walk { group: &group, examples, classes, passes };
+        let walk = Walk { group: &group, examples, classes, passes, trained: train.len() };
         let found = cx.tape.at_cadence(every, |tape| walk.losses(tape, each))?;
         for (name, values) in [("loss.restricted", found.restricted), ("loss.excluded", found.excluded)] {
             for (rank, value) in (0..).zip(values) {
@@ -315,6 +313,8 @@ struct Walk<'a> {
     examples: &'a Examples,
     classes: usize,
     passes: Vec<Walked<'a>>,
+    /// How many of them, the first, are over the training set.
+    trained: usize,
 }
 
 /// What the walk found, each [1] by rank, each frequency's [K] and their largest [1].
@@ -409,31 +409,27 @@ impl Walk<'_> {
 
     /// The rows of the training pairs whose answers are in the group.
     fn train_rows(&self, tape: &mut Tape, elements: &[u32]) -> Vec<TrainRows> {
-        let inside = |replica: usize| -> BTreeSet<u32> {
-            let train = &self.examples.splits[replica].train;
-            train.iter().copied().filter(|id| elements[*id as usize] != IGNORE).collect()
-        };
-        let replicas = self.examples.splits.len();
-        let trained: Vec<BTreeSet<u32>> = (0..replicas).map(inside).collect();
-        let counts: Vec<f32> = trained.iter().map(|ids| ids.len() as f32).collect();
+        let splits = &self.examples.splits;
+        let inside = |id: u32| elements.get(id as usize).is_some_and(|element| *element != IGNORE);
+        let counts: Vec<f32> =
+            splits.iter().map(|split| split.train.iter().filter(|id| inside(**id)).count() as f32).collect();
         let count = tape.constant_owned(&[1], &counts);
         let mut found = Vec::new();
-        for walked in &self.passes {
+        for walked in &self.passes[..self.trained] {
             let size = walked.pass.batch.size;
             let ids = |replica: usize| &walked.ids[if walked.ids.len() == size { 0 } else { replica * size }..][..size];
-            let target = |replica: usize, id: &u32| match trained[replica].contains(id) {
-                true => self.examples.trained(replica)[*id as usize],
+            let target = |replica: usize, id: u32| match inside(id) {
+                true => self.examples.trained(replica)[id as usize],
                 false => IGNORE,
             };
             let targets: Vec<u32> =
-                (0..replicas).flat_map(|replica| ids(replica).iter().map(move |id| target(replica, id))).collect();
+                (0..splits.len()).flat_map(|replica| ids(replica).iter().map(move |id| target(replica, *id))).collect();
             if targets.iter().all(|target| *target == IGNORE) {
                 continue;
             }
             // Any row serves those that are ignored.
             let row: Vec<u32> =
-                walked.ids.iter().map(|id| elements.get(*id as usize).copied().unwrap_or(IGNORE)).collect();
-            let row: Vec<u32> = row.into_iter().map(|element| if element == IGNORE { 0 } else { element }).collect();
+                walked.ids.iter().map(|id| if inside(*id) { elements[*id as usize] } else { 0 }).collect();
             found.push(TrainRows {
                 logits: walked.pass.forward.logits,
                 elements: tape.constant_u32(&[size], &row),

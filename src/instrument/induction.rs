@@ -152,13 +152,9 @@ impl Instrument for InContext {
         if shape.read == ReadOut::Last || late < 10 {
             return Ok(());
         }
-        let (feed, model, piece) = (cx.feed, cx.model, cx.piece);
-        let gap = cx.tape.at_cadence(every, |tape| {
-            let batches = feed.test_batches(tape, piece)?;
-            let passes = batches.into_iter().map(|batch| Pass::new(tape, model, batch, shape.read));
-            let passes = passes.collect::<Result<Vec<_>>>()?;
-            gap(tape, &passes, [late / 10 - 1..late / 10, late - 1..late])
-        })?;
+        let passes = cx.test_passes(every)?;
+        let places = [late / 10 - 1..late / 10, late - 1..late];
+        let gap = cx.tape.at_cadence(every, |tape| gap(tape, &passes, places))?;
         let label = Label { index: late as i32, ..Label::NONE };
         cx.record_where(Presence::WhereNotZero, self, "in_context_learning_score", "logits", gap, 0, vec![label]);
         Ok(())

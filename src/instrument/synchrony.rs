@@ -117,6 +117,7 @@ impl Grid<'_> {
         let Some(pairs) = operands.filter(|p| p.iter().flatten().count() == group.order * group.order) else {
             return Ok(());
         };
+        let families = self.families(cx.tape, &pairs);
         for layer in 0..config.n_layers {
             let label = Label { layer: layer as i32, ..Label::NONE };
             if config.has_mlp() {
@@ -124,7 +125,7 @@ impl Grid<'_> {
                 let hidden = self.hooks(&site)?;
                 let (strong, all) = cx.tape.at_cadence(every, |tape| {
                     let hidden = hidden.iter().map(|x| last_rows(tape, *x)).collect::<Result<Vec<_>>>()?;
-                    let (dominant, sums) = of_grid(tape, group, &self.pieces(&pairs, hidden))?;
+                    let (dominant, sums) = of_grid(tape, group, &hidden, &families)?;
                     let strong = summary(tape, group, dominant, sums, FOLLOWS)?;
                     let starts = tape.constant_u32(&[group.starts.len()], &group.starts);
                     let weights = tape.constant(&[group.count()], &group.weights);
@@ -148,7 +149,7 @@ impl Grid<'_> {
                     tape.reshape(*x, &[batch, heads * queries * keys])
                 };
                 let flat = patterns.iter().map(flat).collect::<Result<Vec<_>>>()?;
-                Ok(of_grid(tape, group, &self.pieces(&pairs, flat))?.0)
+                Ok(of_grid(tape, group, &flat, &families)?.0)
             })?;
             for head in 0..heads {
                 let first = (head * queries + queries - 1) * keys;
@@ -165,12 +166,13 @@ impl Grid<'_> {
         self.passes.iter().map(|walked| walked.pass.forward.hook(site)).collect()
     }
 
-    /// Values of each pass with the operands of its rows.
-    fn pieces(&self, pairs: &[Place], values: Vec<Var>) -> Vec<(Var, Vec<Place>)> {
+    /// Of each pass, where its rows lie.
+    fn families(&self, tape: &mut Tape, pairs: &[Place]) -> Vec<Families> {
         let places = |walked: &Walked<'_>| {
             walked.ids.iter().map(|id| pairs.get(*id as usize).copied().flatten()).collect::<Vec<Place>>()
         };
-        values.into_iter().zip(self.passes.iter().map(places)).collect()
+        let of = |walked: &Walked<'_>| families(tape, self.group.order, walked.pass.batch.size, &places(walked));
+        self.passes.iter().map(of).collect()
     }
 }
 
@@ -220,29 +222,34 @@ pub(super) fn answer_means(tape: &mut Tape, group: &Parts, x: Var, targets: Var)
 /// Elements of both operands of an example; `None` where one is outside of the group.
 type Place = Option<(usize, usize)>;
 
+/// Of rows of pairs (a, b) the elements a + b, a - b, a and b, [rows] each; [`IGNORE`] where one is outside of the group.
+type Families = [Var; 4];
+
+/// The families of rows with these operands, those of all replicas or of each in turn.
+fn families(tape: &mut Tape, n: usize, rows: usize, pairs: &[Place]) -> Families {
+    let families: [fn(usize, usize, usize) -> usize; 4] =
+        [|a, b, n| (a + b) % n, |a, b, n| (a + n - b) % n, |a, _, _| a, |_, b, _| b];
+    families.map(|family| {
+        let index: Vec<u32> = pairs.iter().map(|p| p.map_or(IGNORE, |(a, b)| family(a, b, n) as u32)).collect();
+        tape.constant_u32(&[rows], &index)
+    })
+}
+
 /// Dominant frequency of each column over all pairs (a, b), the best of the 3 x 3 blocks of its 2-D DFT,
-/// [2, C]; and its components along a + b, [n, C]. The columns come in pieces [., C], with the pairs of their rows, those
-/// of all replicas or of each in turn.
+/// [2, C]; and its components along a + b, [n, C]. The columns come in pieces [., C], with the families of
+/// their rows.
 ///
 /// cos and sin of k a times those of k b span the same as cos and sin of k (a + b) and of k (a - b), so
 /// sums by a, b, a + b and a - b hold all that is needed.
-fn of_grid(tape: &mut Tape, group: &Parts, pieces: &[(Var, Vec<Place>)]) -> Result<(Var, Var)> {
+fn of_grid(tape: &mut Tape, group: &Parts, pieces: &[Var], families: &[Families]) -> Result<(Var, Var)> {
     let n = group.order;
-    let families: [fn(usize, usize, usize) -> usize; 4] =
-        [|a, b, n| (a + b) % n, |a, b, n| (a + n - b) % n, |a, _, _| a, |_, b, _| b];
     let first = tape.constant_u32(&[1], &[0]);
-    let pivot = tape.push1(GatherRows, &[pieces[0].0, first])?;
+    let pivot = tape.push1(GatherRows, &[pieces[0], first])?;
     let mut sums: Vec<Var> = Vec::new();
-    for (piece, pairs) in pieces {
-        let rows = tape.shape(*piece).dims[0];
-        let mut found = Vec::new();
-        for family in families {
-            let index: Vec<u32> = pairs.iter().map(|p| p.map_or(IGNORE, |(a, b)| family(a, b, n) as u32)).collect();
-            let index = tape.constant_u32(&[rows], &index);
-            if found.is_empty() {
-                found.push(tape.push1(ColumnSpread, &[*piece, pivot, index])?);
-            }
-            found.push(scatter_rows(tape, *piece, index, n)?);
+    for (piece, families) in pieces.iter().zip(families) {
+        let mut found = vec![tape.push1(ColumnSpread, &[*piece, pivot, families[0]])?];
+        for index in families {
+            found.push(scatter_rows(tape, *piece, *index, n)?);
         }
         sums = match sums.is_empty() {
             true => found,
@@ -296,8 +303,9 @@ mod tests {
         let (left, right) = data.split_at((order * order / 2 + 1) * columns.len());
         let (above, below) = pairs.split_at(left.len() / columns.len());
         let pieces = [(left, above), (right, below)]
-            .map(|(data, pairs)| (case.tape.constant(&[pairs.len(), columns.len()], data), pairs.to_vec()));
-        let (found, _) = of_grid(&mut case.tape, &group, &pieces).unwrap();
+            .map(|(data, pairs)| case.tape.constant(&[pairs.len(), columns.len()], data));
+        let rows = [above, below].map(|pairs| families(&mut case.tape, order, pairs.len(), pairs));
+        let (found, _) = of_grid(&mut case.tape, &group, &pieces, &rows).unwrap();
         gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap().concat().concat()).collect()
     }
 

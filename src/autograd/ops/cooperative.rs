@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::super::check::Case;
 use super::super::{Checked, Lower, Var};
-use super::matmul::{Choice, Matmul, MatmulParams};
+use super::matmul::{Choice, Matmul, MatmulParams, product_knobs};
 use super::{HeadResult, Linear, Scale, TransposedProduct};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu, Knob, Params, Shader};
@@ -15,23 +15,11 @@ const LANES: &[u32] = &[4, 8, 16, 32, 64];
 static COOP: Shader = Shader {
     name: "linear/matmul_coop",
     source: include_str!("../../../shaders/linear/matmul_coop.wgsl"),
-    knobs: &[
+    knobs: product_knobs![
         Knob { name: "FORM", values: &[0, 1, 2] },
         Knob { name: "WIDE", values: &[0, 1] },
         Knob { name: "TILE", values: &[64, 128] },
         Knob { name: "LANES", values: LANES },
-        Knob { name: "A4", values: &[0, 1] },
-        Knob { name: "B4", values: &[0, 1] },
-        Knob { name: "C4", values: &[0, 1] },
-        Knob { name: "BLOCKS", values: &[0, 1] },
-        Knob { name: "BIAS", values: &[0, 1] },
-        Knob { name: "RESIDUAL", values: &[0, 1] },
-        Knob { name: "PICKED", values: &[0, 1] },
-        Knob { name: "ACTIVATE", values: &[0, 1] },
-        Knob { name: "KEEP", values: &[0, 1] },
-        Knob { name: "SLOPE", values: &[0, 1] },
-        Knob { name: "ACT", values: &[0, 1, 2, 3] },
-        Knob { name: "SUMS", values: &[0, 1] },
     ],
     params: MatmulParams::FIELDS,
 };

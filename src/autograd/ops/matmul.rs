@@ -19,27 +19,34 @@ crate::gpu::params! {
     }
 }
 
+/// The knobs of a product's kernel: its own, then those that all have in common, in the order of [`Matmul::flags`].
+macro_rules! product_knobs {
+    ($($own:expr),* $(,)?) => {
+        &[
+            $($own,)*
+            $crate::gpu::Knob { name: "A4", values: &[0, 1] },
+            $crate::gpu::Knob { name: "B4", values: &[0, 1] },
+            $crate::gpu::Knob { name: "C4", values: &[0, 1] },
+            $crate::gpu::Knob { name: "BLOCKS", values: &[0, 1] },
+            $crate::gpu::Knob { name: "BIAS", values: &[0, 1] },
+            $crate::gpu::Knob { name: "RESIDUAL", values: &[0, 1] },
+            $crate::gpu::Knob { name: "PICKED", values: &[0, 1] },
+            $crate::gpu::Knob { name: "ACTIVATE", values: &[0, 1] },
+            $crate::gpu::Knob { name: "KEEP", values: &[0, 1] },
+            $crate::gpu::Knob { name: "SLOPE", values: &[0, 1] },
+            $crate::gpu::Knob { name: "ACT", values: &[0, 1, 2, 3] },
+            $crate::gpu::Knob { name: "SUMS", values: &[0, 1] },
+        ]
+    };
+}
+pub(super) use product_knobs;
+
 /// Sides of a workgroup's tile of C.
 const TILES: &[u32] = &[32, 64, 128];
 static TILE: Shader = Shader {
     name: "linear/matmul_tile",
     source: include_str!("../../../shaders/linear/matmul_tile.wgsl"),
-    knobs: &[
-        Knob { name: "FORM", values: &[0, 1, 2] },
-        Knob { name: "TILE", values: TILES },
-        Knob { name: "A4", values: &[0, 1] },
-        Knob { name: "B4", values: &[0, 1] },
-        Knob { name: "C4", values: &[0, 1] },
-        Knob { name: "BLOCKS", values: &[0, 1] },
-        Knob { name: "BIAS", values: &[0, 1] },
-        Knob { name: "RESIDUAL", values: &[0, 1] },
-        Knob { name: "PICKED", values: &[0, 1] },
-        Knob { name: "ACTIVATE", values: &[0, 1] },
-        Knob { name: "KEEP", values: &[0, 1] },
-        Knob { name: "SLOPE", values: &[0, 1] },
-        Knob { name: "ACT", values: &[0, 1, 2, 3] },
-        Knob { name: "SUMS", values: &[0, 1] },
-    ],
+    knobs: product_knobs![Knob { name: "FORM", values: &[0, 1, 2] }, Knob { name: "TILE", values: TILES },],
     params: MatmulParams::FIELDS,
 };
 /// Subgroups in one workgroup of `matmul_shuffle`.
@@ -47,24 +54,12 @@ const GROUPS: u32 = 4;
 static SHUFFLE: Shader = Shader {
     name: "linear/matmul_shuffle",
     source: include_str!("../../../shaders/linear/matmul_shuffle.wgsl"),
-    knobs: &[
+    knobs: product_knobs![
         Knob { name: "FORM", values: &[0, 1, 2] },
         Knob { name: "SG", values: &[4, 8, 16] },
         Knob { name: "TM", values: &[16, 32] },
         Knob { name: "TN", values: &[4, 8] },
         Knob { name: "GROUPS", values: &[GROUPS] },
-        Knob { name: "A4", values: &[0, 1] },
-        Knob { name: "B4", values: &[0, 1] },
-        Knob { name: "C4", values: &[0, 1] },
-        Knob { name: "BLOCKS", values: &[0, 1] },
-        Knob { name: "BIAS", values: &[0, 1] },
-        Knob { name: "RESIDUAL", values: &[0, 1] },
-        Knob { name: "PICKED", values: &[0, 1] },
-        Knob { name: "ACTIVATE", values: &[0, 1] },
-        Knob { name: "KEEP", values: &[0, 1] },
-        Knob { name: "SLOPE", values: &[0, 1] },
-        Knob { name: "ACT", values: &[0, 1, 2, 3] },
-        Knob { name: "SUMS", values: &[0, 1] },
     ],
     params: MatmulParams::FIELDS,
 };
