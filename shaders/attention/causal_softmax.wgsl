@@ -8,7 +8,7 @@ struct Params {
     groups: u32, width: u32, scale: f32, q_replica: u32,
     k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
     z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
-    dk_replica: u32, dv_replica: u32,
+    dk_replica: u32, dv_replica: u32, lengths_replica: u32,
 }
 const WG: u32 = 64u;
 #import rows

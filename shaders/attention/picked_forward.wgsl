@@ -2,6 +2,7 @@
 // pattern = causal softmax, z = pattern v; and the stream's row of each query
 // shapes   table [R, U, (H + 2 G) K]: q of all heads, then k and v of all groups  stream, rows [R, U, D], [R, B Tq, D]
 //          index [R, B T]  z [R, B, Tq, H, K]  pattern, scores [R, B, H, Tq, T]
+//          lengths [R, B, Tq, H]: of z
 // grid     ceil((B Tq H + B Tq D / width of a vector) / 64) groups folded into x and y, R; one invocation for each query
 //          of each head, then one for each vector of the stream's rows
 // numerics f32, serial over keys; masked scores hold MASKED, masked pattern entries 0. A row beyond the table is its last
@@ -15,6 +16,7 @@
 @tensor var<storage, read_write> pattern: array<f32>;
 @tensor var<storage, read_write> scores: array<f32>;
 @tensor var<storage, read_write> rows: array<T>;
+@tensor var<storage, read_write> lengths: array<f32>;
 
 const MASKED: f32 = -1e30;
 
@@ -74,9 +76,12 @@ fn picked_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     }
     for (var j = 0u; j < params.keys; j++) { pattern[p_at + j] /= sum; }
     let z_at = r * params.z_replica / LANES + at * width;
+    var squares = T(0.0);
     for (var x = 0u; x < width; x++) {
         var mix = T(0.0);
         for (var j = 0u; j <= horizon; j++) { mix += pattern[p_at + j] * table[v_at + places[j] + x]; }
         z[z_at + x] = mix;
+        squares += mix * mix;
     }
+    lengths[r * params.lengths_replica + at] = sqrt(total(squares));
 }

@@ -1,5 +1,6 @@
 // small_forward: scores = scale q k^T, pattern = causal softmax, z = pattern v, for few keys
 // shapes   q, z [R, B, Tq, H, K]  k, v [R, B, T, G, K]  pattern, scores [R, B, H, Tq, T]
+//          lengths [R, B, Tq, H]: of z
 // grid     ceil(B H Tq / 64) groups folded into x and y, R; one invocation for each query of each head
 // numerics f32, serial over keys; masked scores hold MASKED, masked pattern entries 0
 // knobs    WIDE: vectors of four along K
@@ -8,7 +9,7 @@ struct Params {
     groups: u32, width: u32, scale: f32, q_replica: u32,
     k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
     z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
-    dk_replica: u32, dv_replica: u32,
+    dk_replica: u32, dv_replica: u32, lengths_replica: u32,
 }
 #import vectors
 @tensor var<storage, read> q: array<T>;
@@ -17,6 +18,7 @@ struct Params {
 @tensor var<storage, read_write> z: array<T>;
 @tensor var<storage, read_write> pattern: array<f32>;
 @tensor var<storage, read_write> scores: array<f32>;
+@tensor var<storage, read_write> lengths: array<f32>;
 
 const MASKED: f32 = -1e30;
 
@@ -58,9 +60,12 @@ fn small_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups)
     }
     for (var j = 0u; j < params.keys; j++) { pattern[p_at + j] /= sum; }
     let z_at = r * params.z_replica / LANES + at * width;
+    var squares = T(0.0);
     for (var x = 0u; x < width; x++) {
         var mix = T(0.0);
         for (var j = 0u; j <= horizon; j++) { mix += pattern[p_at + j] * v[v_at + j * kv_ld + x]; }
         z[z_at + x] = mix;
+        squares += mix * mix;
     }
+    lengths[r * params.lengths_replica + at] = sqrt(total(squares));
 }

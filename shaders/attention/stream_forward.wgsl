@@ -1,8 +1,8 @@
 // stream_forward: z = softmax(scale q k^T) v, causal, and of each query the log-sum-exp of its scores and
 // statistics of its pattern A, without A in memory
 // shapes   q, z [R, B, Tq, H, K]  k, v [R, B, T, G, K]  tokens [R, B, T]  lse [R, B, H, Tq]
-//          statistics [R, B, H, Tq, 4]: entropy in nats; A on the token before; A on earlier places of the query's
-//          token; A on what followed those (both 0 without TOKENS)
+//          statistics [R, B, H, Tq, 5]: entropy in nats; A on the token before; A on earlier places of the query's
+//          token; A on what followed those (both 0 without TOKENS); length of z
 // grid     a team for ceil(Tq / TEAM) tiles of queries of each example and head, folded into x and y, R
 // numerics f32; running maximum, sums rescaled whenever it rises; serial over keys
 // knobs    VECTORS, WIDE, SG: see shared/streaming  TOKENS: whether tokens are bound
@@ -12,7 +12,7 @@
 @tensor var<storage, read> v: array<Stored>;
 @tensor var<storage, read_write> z: array<Stored>;
 @tensor var<storage, read_write> lse: array<f32>;
-@tensor var<storage, read_write> statistics: array<vec4<f32>>;
+@tensor var<storage, read_write> statistics: array<f32>;
 #if TOKENS
 @tensor var<storage, read> tokens: array<u32>;
 #endif
@@ -124,8 +124,16 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
         }
     }
     if (at.idle || at.row >= params.queries) { return; }
-    for (var x = 0u; x < VECTORS; x++) { store_z(at.r * params.z_replica + q_row * params.width, x, mix[x] / sum); }
+    var squares = 0.0;
+    for (var x = 0u; x < VECTORS; x++) {
+        let value = mix[x] / sum;
+        squares += dot(value, value);
+        store_z(at.r * params.z_replica + q_row * params.width, x, value);
+    }
     let line = (at.example * params.heads + at.head) * params.queries + query;
     lse[at.r * params.lse_replica + line] = top + log(sum);
-    statistics[at.r * params.statistics_replica / 4u + line] = vec4<f32>(log(sum) - spread / sum, looked / sum);
+    let taken = at.r * params.statistics_replica + 5u * line;
+    statistics[taken] = log(sum) - spread / sum;
+    for (var e = 0u; e < 3u; e++) { statistics[taken + 1u + e] = looked[e] / sum; }
+    statistics[taken + 4u] = sqrt(squares);
 }

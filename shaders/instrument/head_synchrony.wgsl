@@ -1,7 +1,7 @@
 // head_synchrony: out[0, 1] = mean cosine of all pairs of heads, out[2, 3] = (P - 1) / (H - 1) with
 // P = (sum of eigenvalues)^2 / sum of their squares = 1 / sum (x_hg / trace x)^2, for the two tables of products;
 // out[4] = population standard deviation of the entropies. 0 for 0 / 0
-// shapes   x [R, 2, H, H], upper triangle  entropy [R, H]  out [R, 5]
+// shapes   x [R, 2, H, H], upper triangle  entropy [R, H or more]  out [R, 5]
 // grid     [1, 1, R]
 // numerics f32, products divided by their trace before they are squared; trees of fixed shape
 struct Params { heads: u32, x_replica: u32, entropy_replica: u32, out_replica: u32 }

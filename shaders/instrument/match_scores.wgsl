@@ -1,7 +1,7 @@
 // match_scores: partial[chunk, s, h] = sum over a chunk of entries, whose query counts, of A_ik where
 //   s 0: k = i - 1;  s 1: token k = token i, k < i;  s 2: token k - 1 = token i
 // divided by the number of queries that have such a k; 0 where none has. Head H is uniform attention
-// shapes   x (A; or row statistics [R, B, H, Tq, 4], of which the last three are these), targets: see patterns  tokens [R, B, T]  counts [R, 2]: see match_counts  partial [R, chunks, 3, H + 1]
+// shapes   x (A; or row statistics [R, B, H, Tq, 5], of which the second to fourth are these), targets: see patterns  tokens [R, B, T]  counts [R, 2]: see match_counts  partial [R, chunks, 3, H + 1]
 // grid     [H + 1, chunks, R]
 // numerics f32, tree of fixed shape
 // knobs    TAKEN: x are statistics, and a chunk is rows, not entries
@@ -35,7 +35,7 @@ fn chunk_sums(r: u32, h: u32, chunk: u32, lid: u32) -> vec3<f32> {
         let query = row % params.queries;
         if (query_counts(targets[target_place(r, example, query)], query)) {
             if (h < params.heads) {
-                let at = r * params.x_replica + ((example * params.heads + h) * params.queries + query) * 4u;
+                let at = r * params.x_replica + ((example * params.heads + h) * params.queries + query) * 5u;
                 sums += vec3<f32>(x[at + 1u], x[at + 2u], x[at + 3u]);
             } else {
                 let place = params.keys - params.queries + query;

@@ -1,5 +1,6 @@
-// reduce: sums and extremes over one workgroup of WG invocations, as a tree of fixed shape, so that the
-// same adapter gives the same bits. All invocations must call together; all receive the result.
+// reduce: sums and extremes over one workgroup of WG invocations, a power of 4, as a tree of fixed shape, so that the
+// same adapter gives the same bits. By fours: software adapters pay for each barrier, not for what lies between.
+// All invocations must call together; all receive the result.
 
 var<workgroup> scratch: array<f32, WG>;
 
@@ -7,8 +8,8 @@ fn workgroup_sum(value: f32, lid: u32) -> f32 {
     workgroupBarrier(); // the previous result may still be being read
     scratch[lid] = value;
     workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half >>= 1u) {
-        if (lid < half) { scratch[lid] += scratch[lid + half]; }
+    for (var n = WG / 4u; n > 0u; n /= 4u) {
+        if (lid < n) { scratch[lid] = (scratch[lid] + scratch[lid + n]) + (scratch[lid + 2u * n] + scratch[lid + 3u * n]); }
         workgroupBarrier();
     }
     return scratch[0];
@@ -18,8 +19,8 @@ fn workgroup_max(value: f32, lid: u32) -> f32 {
     workgroupBarrier();
     scratch[lid] = value;
     workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half >>= 1u) {
-        if (lid < half) { scratch[lid] = max(scratch[lid], scratch[lid + half]); }
+    for (var n = WG / 4u; n > 0u; n /= 4u) {
+        if (lid < n) { scratch[lid] = max(max(scratch[lid], scratch[lid + n]), max(scratch[lid + 2u * n], scratch[lid + 3u * n])); }
         workgroupBarrier();
     }
     return scratch[0];

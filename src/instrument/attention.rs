@@ -1,4 +1,4 @@
-//! Attention patterns: how spread out each head looks, and how alike heads look.
+//! Attention patterns: how spread out each head looks, how much it brings along, and how alike heads look.
 
 use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
@@ -10,7 +10,7 @@ use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::model::Forward;
 use crate::task::count_targets;
 
-/// `attention_entropy`, `head_similarity`, `head_similarity.centered`.
+/// `attention_entropy`, `z_norm`, `head_similarity`, `head_similarity.centered`.
 pub(super) struct Patterns;
 
 const CARDS: &[Card] = &[
@@ -24,6 +24,17 @@ const CARDS: &[Card] = &[
         control: "ln n for uniform attention over n keys",
         source: "definition; Verma 2026 (2605.20441) for its spread over heads",
         not_for: "importance: a head may look sharply and write nothing",
+    },
+    Card {
+        name: "z_norm",
+        formula: "mean of |z_h| over the same queries, z_h = Σ_j A_ij v_j",
+        unit: "activations",
+        axes: "site: hook_z, layer, head",
+        cost: CostClass::F,
+        every: 1,
+        control: "the head's own at step 0; attention_entropy: averaging over n unrelated values shrinks them by √n",
+        source: "definition",
+        not_for: "importance: W_O may lead what a head brings along nowhere; see ablation",
     },
     Card {
         name: "head_similarity",
@@ -59,19 +70,21 @@ impl Instrument for Patterns {
     }
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
-        let [entropy, plain, centered] = CARDS else { return Ok(()) };
+        let [entropy, length, plain, centered] = CARDS else { return Ok(()) };
         let heads = cx.model.config.n_heads;
         let (targets, count) = (cx.train.batch.targets, cx.train.batch.count);
         for layer in 0..cx.model.config.n_layers {
             let site = format!("blocks.{layer}.attn.hook_pattern");
             let pattern = cx.train.forward.hook(&site)?;
             let layer = layer as i32;
-            if let Some(every) = cx.every(self, entropy) {
-                let (x, taken) = rows_of(&cx.train.forward, layer as usize)?;
-                let op = HeadEntropy { taken };
-                let value = cx.tape.at_cadence(every, |tape| tape.push1(op, &[x, targets, count]))?;
-                let labels = (0..heads as i32).map(|head| Label { layer, head, index: -1 }).collect();
-                cx.record(self, entropy.name, &site, value, 0, labels);
+            if let Some(every) = cx.cadence_of(self, &[entropy.name, length.name]) {
+                let train = cx.train;
+                let means = cx
+                    .tape
+                    .at_cadence(every, |tape| HeadMeans::push(tape, &train.forward, layer as usize, targets, count))?;
+                let labels: Vec<Label> = (0..heads as i32).map(|head| Label { layer, head, index: -1 }).collect();
+                cx.record(self, entropy.name, &site, means, 0, labels.clone());
+                cx.record(self, length.name, &format!("blocks.{layer}.attn.hook_z"), means, heads, labels);
             }
             let every = cx.cadence_of(self, &[plain.name, centered.name]);
             if let (Some(every), true) = (every, heads > 1) {
@@ -87,7 +100,7 @@ impl Instrument for Patterns {
     }
 }
 
-/// What measures of single rows of a layer's pattern read: statistics of the rows [B, H, Tq, 4], which long attention takes
+/// What measures of single rows of a layer's pattern read: statistics of the rows [B, H, Tq, 5], which long attention takes
 /// on its way, and `true`; else the pattern.
 pub(super) fn rows_of(forward: &Forward, layer: usize) -> Result<(Var, bool)> {
     match forward.statistics(layer) {
@@ -124,13 +137,13 @@ crate::gpu::params! {
     /// Dimensions of a pattern, and the strides of what belongs to it.
     pub(super) struct PatternParams {
         batch: u32, heads: u32, queries: u32, keys: u32, chunk: u32, own: u32, x_replica: u32, targets_replica: u32,
-        counts_replica: u32, sums_replica: u32, tokens_replica: u32, out_replica: u32,
+        counts_replica: u32, sums_replica: u32, tokens_replica: u32, out_replica: u32, width: u32, z_replica: u32,
     }
 }
-static HEAD_ENTROPY: Shader = Shader {
-    name: "instrument/head_entropy",
-    source: include_str!("../../shaders/instrument/head_entropy.wgsl"),
-    knobs: &[Knob { name: "LONG", values: &[0, 1] }, Knob { name: "TAKEN", values: &[0, 1] }],
+static HEAD_MEANS: Shader = Shader {
+    name: "instrument/head_means",
+    source: include_str!("../../shaders/instrument/head_means.wgsl"),
+    knobs: &[Knob { name: "TAKEN", values: &[0, 1] }, Knob { name: "WIDE", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
 static PATTERN_SUM: Shader = Shader {
@@ -154,9 +167,9 @@ static COSINES: Shader = Shader {
     knobs: &[],
     params: CosineParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&HEAD_ENTROPY, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
+pub(super) const SHADERS: &[&Shader] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
 
-/// Pattern entries one workgroup walks through.
+/// Pattern entries that one workgroup walks through.
 const CHUNK: usize = 2048;
 /// Entries of a head that one workgroup adds up alone, sooner than in a kernel more.
 const ALONE: usize = 16_384;
@@ -182,8 +195,8 @@ pub(super) fn params(
         targets_replica: stride(targets),
         counts_replica: stride(counts),
         sums_replica: stride(sums),
-        tokens_replica: 0,
         out_replica: stride(out),
+        ..bytemuck::Zeroable::zeroed()
     }
 }
 
@@ -207,63 +220,91 @@ pub(super) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: u
     target != f64::from(IGNORE)
 }
 
-/// y [H] = mean over the queries that count of the entropy of a row of A. Inputs: A [B, H, Tq, T], targets,
-/// and how many count in all, `[1]`.
-pub(super) struct HeadEntropy {
-    /// Whether statistics of the rows [B, H, Tq, 4], the entropy first, stand in for A.
+/// y [2, H] = means over the queries that count: of the entropy of a row of A, and of the length of that row of z. Inputs:
+/// A [B, H, Tq, T], targets, how many count in all `[1]`, z [B, Tq, H, K] (or its lengths, as K = 1); or, where they were taken on the way, the
+/// statistics of the rows [B, H, Tq, 5] instead of A, and no z.
+pub(super) struct HeadMeans {
+    /// Whether the first input is statistics.
     pub(super) taken: bool,
 }
 
-impl Op for HeadEntropy {
+impl HeadMeans {
+    /// Appends the means of a layer's heads.
+    pub(super) fn push(tape: &mut Tape, forward: &Forward, layer: usize, targets: Var, count: Var) -> Result<Var> {
+        let (x, taken) = rows_of(forward, layer)?;
+        let mut inputs = vec![x, targets, count];
+        if !taken {
+            inputs.push(forward.brought(layer)?);
+        }
+        tape.push1(Self { taken }, &inputs)
+    }
+}
+
+impl Op for HeadMeans {
     fn name(&self) -> &'static str {
-        "head entropy"
+        "head means"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let [_, heads, _, _] = four(&inputs[0].dims)?;
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[heads]) }])
+        let [batch, heads, queries, _] = four(&inputs[0].dims)?;
+        let fits = match (self.taken, &inputs[3..]) {
+            (true, []) => true,
+            (false, [z]) => z.dims.starts_with(&[batch, queries, heads]),
+            _ => false,
+        };
+        if !fits {
+            return Err(misfit("head means", format!("{:?} and z do not fit", inputs[0].dims)));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2, heads]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let [x, targets, count] = inputs else { return Err(misfit("head entropy", "inputs")) };
-        let dims = four(&x.dims)?;
-        let heads = dims[1];
-        // Rows that fill most of a workgroup are walked one by one.
-        let [batch, _, queries, keys] = dims;
-        let long = keys >= 32;
-        let by_rows = self.taken || long;
-        let rows = batch * queries * if by_rows { 1 } else { keys };
-        let chunk = match (long, rows <= ALONE) {
-            (true, _) => (CHUNK / keys).max(1),
-            (false, true) => rows,
-            (false, false) => CHUNK,
-        };
+        let [x, targets, count, z @ ..] = inputs else { return Err(misfit("head means", "inputs")) };
+        let dims @ [batch, heads, queries, keys] = four(&x.dims)?;
+        let rows = batch * queries;
+        let work = if self.taken { 1 } else { keys };
+        let chunk = if rows * work <= ALONE { rows } else { (CHUNK / work).max(256) };
         let chunks = rows.div_ceil(chunk);
-        let partial = (chunks > 1).then(|| cx.scratch(&[chunks, heads]));
+        let partial = (chunks > 1).then(|| cx.scratch(&[chunks, 2 * heads]));
         let target = partial.as_ref().unwrap_or(&outputs[0]);
-        let strides = [Some(x), Some(targets), Some(count), None, Some(target)];
-        let params = params(dims, own_targets(dims, targets.len()), chunk, strides);
-        let grid = [heads as u32, chunks as u32, cx.replicas];
-        let knobs = [u32::from(long), u32::from(self.taken)];
-        cx.dispatch(&HEAD_ENTROPY, &knobs, &params, &[x, targets, count, target], grid)?;
+        let mut params = params(
+            dims,
+            own_targets(dims, targets.len()),
+            chunk,
+            [Some(x), Some(targets), Some(count), None, Some(target)],
+        );
+        let mut wide = false;
+        if let [z] = z {
+            params.width = z.dims[3] as u32;
+            params.z_replica = z.replica_stride;
+            wide = z.dims[3].is_multiple_of(4) && z.replica_stride.is_multiple_of(4);
+        }
+        let tensors: Vec<&Tensor> = inputs.iter().chain([target]).collect();
+        let knobs = [u32::from(self.taken), u32::from(wide)];
+        cx.dispatch(&HEAD_MEANS, &knobs, &params, &tensors, [heads as u32, chunks as u32, cx.replicas])?;
         let Some(partial) = &partial else { return Ok(()) };
-        sum_columns(cx, partial, chunks, heads, &outputs[0])
+        sum_columns(cx, partial, chunks, 2 * heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let Ok(dims @ [_, heads, queries, keys]) = four(&inputs[0].dims) else { return Vec::new() };
-        let all = inputs[2].data[0];
-        let mut out = Array::zeros(&[heads]);
-        for (at, a) in inputs[0].data.iter().enumerate() {
-            let (query, head, example) =
-                (at / keys % queries, at / (queries * keys) % heads, at / (heads * queries * keys));
-            let part = match self.taken {
-                true if at % keys == 0 => *a,
-                false if *a > 0.0 => -a * a.ln(),
-                _ => 0.0,
+        let mut out = Array::zeros(&[2, heads]);
+        for (row, a) in inputs[0].data.chunks_exact(keys).enumerate() {
+            let (example, head, query) = (row / (heads * queries), row / queries % heads, row % queries);
+            if !counts(dims, inputs[1], example, query) {
+                continue;
+            }
+            let found = match inputs.get(3) {
+                None => [a[0], a[4]],
+                Some(z) => {
+                    let width = z.dims[3];
+                    let z = &z.data[((example * queries + query) * heads + head) * width..][..width];
+                    let entropy = a.iter().filter(|a| **a > 0.0).map(|a| -a * a.ln()).sum();
+                    [entropy, z.iter().map(|z| z * z).sum::<f64>().sqrt()]
+                }
             };
-            if counts(dims, inputs[1], example, query) {
-                out.data[head] += part / all;
+            for (kind, value) in found.into_iter().enumerate() {
+                out.data[kind * heads + head] += value / inputs[2].data[0];
             }
         }
         vec![out]
@@ -328,7 +369,8 @@ impl Op for PatternProducts {
         let partial = cx.scratch(&[chunks, 2 * heads * heads]);
         let strides = [Some(x), Some(targets), Some(counts), Some(sums), Some(&partial)];
         let params = params(dims, own_targets(dims, targets.len()), CHUNK, strides);
-        let grid = [chunks as u32, heads as u32, heads as u32 * cx.replicas];
+        let tiles = heads.div_ceil(4) as u32;
+        let grid = [chunks as u32, tiles * (tiles + 1) / 2, cx.replicas];
         cx.dispatch(&PATTERN_PRODUCTS, &[], &params, &[x, targets, counts, sums, &partial], grid)?;
         sum_columns(cx, &partial, chunks, 2 * heads * heads, &outputs[0])
     }
@@ -393,18 +435,23 @@ impl Op for Cosines {
     }
 }
 
+/// [`HeadMeans`] of a pattern and its z.
+fn head_means(tape: &mut Tape, pattern: Var, z: Var, targets: Var) -> Result<Var> {
+    let count = count_targets(tape, targets, 1)?;
+    tape.push1(HeadMeans { taken: false }, &[pattern, targets, count, z])
+}
+
 pub(super) const CHECKS: &[(&str, Build)] = &[
-    ("attention entropy", |c| {
-        let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[120], 7, true));
+    ("head means", |c| {
+        let targets = c.indices(&[120], 7, true);
+        let (pattern, z) = (c.owned(&[40, 4, 3, 5]), c.owned(&[40, 3, 4, 6]));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
-        let count = count_targets(&mut c.tape, targets, 1)?;
-        Ok((vec![c.tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])?], Vec::new()))
+        Ok((vec![head_means(&mut c.tape, pattern, z, targets)?], Vec::new()))
     }),
-    ("attention entropy, long", |c| {
+    ("head means, long", |c| {
         let [q, k] = [(); 2].map(|()| c.owned(&[2, 65, 4, 8]));
-        let (pattern, targets) = (c.tape.push(Attention { scale: 0.7 }, &[q, k, k])?[1], c.indices(&[130], 7, true));
-        let count = count_targets(&mut c.tape, targets, 1)?;
-        Ok((vec![c.tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])?], Vec::new()))
+        let (out, targets) = (c.tape.push(Attention { scale: 0.7 }, &[q, k, k])?, c.indices(&[130], 7, true));
+        Ok((vec![head_means(&mut c.tape, out[1], out[0], targets)?], Vec::new()))
     }),
     ("head similarity", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
@@ -419,20 +466,17 @@ mod tests {
     use crate::autograd::check::{Case, gpus};
     use crate::autograd::ops::{AttentionPattern, GatherRows, StreamedAttention};
 
-    fn mean_entropy(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
-        let count = count_targets(tape, targets, 1)?;
-        tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count])
-    }
-
     /// Cosines of the patterns of all pairs of heads, [2, pairs]: plain, then centred.
     fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
         let products = pattern_products(tape, pattern, targets)?;
         tape.push1(Cosines, &[products])
     }
 
-    fn pattern(case: &mut Case, b: usize, t: usize, h: usize) -> Var {
-        let (q, k, v) = (case.owned(&[b, t, h, 4]), case.owned(&[b, t, h, 4]), case.owned(&[b, t, h, 4]));
-        case.tape.push(Attention { scale: 0.9 }, &[q, k, v]).unwrap()[1]
+    /// z and pattern of `h` heads.
+    fn attention(case: &mut Case, b: usize, t: usize, h: usize) -> [Var; 2] {
+        let [q, k, v] = [(); 3].map(|()| case.owned(&[b, t, h, 4]));
+        let out = case.tape.push(Attention { scale: 0.9 }, &[q, k, v]).unwrap();
+        [out[0], out[1]]
     }
 
     /// Targets of every query, some of which do not count where `ragged`.
@@ -443,14 +487,14 @@ mod tests {
 
     #[test]
     fn entropies_and_similarities_match_their_reference() {
-        for (b, t, h) in [(1, 1, 2), (31, 3, 4), (300, 3, 2), (3, 31, 3), (2, 64, 8)] {
+        for (b, t, h) in [(1, 1, 2), (31, 3, 4), (300, 3, 2), (3, 31, 3), (2, 64, 8), (40, 5, 9), (60, 17, 5)] {
             for (n, ragged) in [(b * t, false), (b * t, true), (b, false), (b, true)] {
                 let mut case = Case::new(&format!("patterns b{b} t{t} h{h}, {n} targets, ragged {ragged}"));
-                let pattern = pattern(&mut case, b, t, h);
+                let [z, pattern] = attention(&mut case, b, t, h);
                 let targets = targets(&mut case, n, ragged);
-                let entropy = mean_entropy(&mut case.tape, pattern, targets).unwrap();
+                let means = head_means(&mut case.tape, pattern, z, targets).unwrap();
                 let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
-                case.agree(&[entropy], 1e-5);
+                case.agree(&[means], 1e-5);
                 if b > 3 {
                     // Centring subtracts numbers of order 1 from each other: 1e-4 of what is left.
                     case.agree(&[cosines], 1e-4);
@@ -460,16 +504,16 @@ mod tests {
     }
 
     #[test]
-    fn entropies_taken_by_long_attention_are_those_of_its_pattern() {
+    fn what_long_attention_takes_is_what_its_pattern_and_z_have() {
         for (b, t, h, ragged) in [(3, 65, 2, true), (1, 130, 3, false)] {
-            let mut case = Case::new("entropies taken on the way");
+            let mut case = Case::new("taken on the way");
             let (q, k) = (case.owned(&[b, t, h, 8]), case.owned(&[b, t, h, 8]));
-            let streamed = case.tape.push(StreamedAttention { scale: 0.9 }, &[q, k, k]).unwrap()[2];
+            let streamed = case.tape.push(StreamedAttention { scale: 0.9 }, &[q, k, k]).unwrap();
             let pattern = case.tape.push(AttentionPattern { scale: 0.9 }, &[q, k]).unwrap()[0];
             let targets = targets(&mut case, b * t, ragged);
             let count = count_targets(&mut case.tape, targets, 1).unwrap();
-            let taken = case.tape.push1(HeadEntropy { taken: true }, &[streamed, targets, count]).unwrap();
-            let plain = case.tape.push1(HeadEntropy { taken: false }, &[pattern, targets, count]).unwrap();
+            let taken = case.tape.push1(HeadMeans { taken: true }, &[streamed[2], targets, count]).unwrap();
+            let plain = head_means(&mut case.tape, pattern, streamed[0], targets).unwrap();
             case.agree(&[taken, plain], 1e-5);
             let exact = case.reference(0, &[taken, plain]).unwrap();
             for (taken, plain) in exact[0].data.iter().zip(&exact[1].data) {
@@ -491,12 +535,13 @@ mod tests {
                 let x = case.tape.push1(GatherRows, &[x, index]).unwrap();
                 case.tape.reshape(x, &[n, 3, 2, 4]).unwrap()
             });
-            let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
+            let out = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap();
+            let (z, pattern) = (out[0], out[1]);
             let targets: Vec<u32> = (0..3 * n).map(|i| if i < 3 * 40 { 1 } else { IGNORE }).collect();
             let targets = case.tape.constant_u32(&[3 * n], &targets);
-            let entropy = mean_entropy(&mut case.tape, pattern, targets).unwrap();
+            let means = head_means(&mut case.tape, pattern, z, targets).unwrap();
             let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
-            gpus().iter().map(|gpu| case.run(gpu, &[entropy, cosines]).unwrap().concat().concat()).collect::<Vec<_>>()
+            gpus().iter().map(|gpu| case.run(gpu, &[means, cosines]).unwrap().concat().concat()).collect::<Vec<_>>()
         };
         for (alone, padded) in values(false).iter().zip(values(true)) {
             for (a, b) in alone.iter().zip(padded) {
@@ -514,10 +559,42 @@ mod tests {
         let key = case.owned(&[b, t, 2, 4]);
         let out = case.tape.push(Attention { scale: 1.0 }, &[zero, key, key]).unwrap();
         let targets = targets(&mut case, b, false);
-        let entropy = mean_entropy(&mut case.tape, out[1], targets).unwrap();
+        let means = head_means(&mut case.tape, out[1], out[0], targets).unwrap();
         for gpu in gpus() {
-            for value in case.run(gpu, &[entropy]).unwrap().concat().concat() {
-                assert!((f64::from(value) - (t as f64).ln()).abs() < 1e-6, "{value}");
+            for found in case.run(gpu, &[means]).unwrap().concat() {
+                for entropy in &found[..2] {
+                    assert!((f64::from(*entropy) - (t as f64).ln()).abs() < 1e-6, "{entropy}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_looks_everywhere_alike_brings_the_mean_value_along() {
+        // Values of length 2 along one direction, and of length 1 along two opposite ones: they stay, and cancel.
+        let mut case = Case::new("values of known length");
+        let (b, t, k) = (3, 6, 5);
+        let zero = case.tape.constant(&[b, 1, 2, k], &vec![0.0; b * 2 * k]);
+        let values: Vec<f32> = (0..b * t * 2 * k)
+            .map(|at| match (at / k % 2, at / (2 * k) % 2, at % k) {
+                (0, _, 1) => 2.0,
+                (1, place, 3) => {
+                    if place == 0 {
+                        1.0
+                    } else {
+                        -1.0
+                    }
+                }
+                _ => 0.0,
+            })
+            .collect();
+        let values = case.tape.constant(&[b, t, 2, k], &values);
+        let out = case.tape.push(Attention { scale: 1.0 }, &[zero, values, values]).unwrap();
+        let targets = targets(&mut case, b, true);
+        let means = head_means(&mut case.tape, out[1], out[0], targets).unwrap();
+        for gpu in gpus() {
+            for found in case.run(gpu, &[means]).unwrap().concat() {
+                assert!((found[2] - 2.0).abs() < 1e-6 && found[3].abs() < 1e-6, "{found:?}");
             }
         }
     }
@@ -525,7 +602,7 @@ mod tests {
     #[test]
     fn independent_heads_are_alike_before_centring_and_unrelated_after() {
         let mut case = Case::new("independent heads");
-        let pattern = pattern(&mut case, 2000, 3, 2);
+        let [_, pattern] = attention(&mut case, 2000, 3, 2);
         let targets = targets(&mut case, 6000, false);
         let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
         for gpu in gpus() {

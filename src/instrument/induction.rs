@@ -337,7 +337,7 @@ impl Op for MatchCounts {
 /// y [3, H + 1]: previous-token, duplicate-token and prefix-matching score of each head, and of uniform attention;
 /// 0 where no query has one. Inputs: A [B, H, Tq, T], tokens [B * T], targets, counts [2].
 struct MatchScores {
-    /// Whether statistics of the rows [B, H, Tq, 4] stand in for A.
+    /// Whether statistics of the rows [B, H, Tq, 5] stand in for A.
     taken: bool,
 }
 
@@ -388,7 +388,7 @@ impl Op for MatchScores {
                 for (kind, count) in [0, 1, 1].into_iter().enumerate() {
                     let a = match self.taken && h < heads {
                         // Once for the whole row.
-                        true if k == 0 => inputs[0].data[row * 4 + 1 + kind],
+                        true if k == 0 => inputs[0].data[row * 5 + 1 + kind],
                         false if found[kind] && h == heads => 1.0 / (i + 1) as f64,
                         false if found[kind] => inputs[0].data[row * keys + k],
                         _ => continue,

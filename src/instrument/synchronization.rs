@@ -2,9 +2,9 @@
 //! their weights, and in how these move. Definitions: Verma 2026 (2605.20441), each also with the mean
 //! pattern removed, because patterns are positive and heads without any relation look alike.
 
-use super::attention::{Cosines, HeadEntropy, pattern_products, rows_of};
+use super::attention::{Cosines, HeadMeans, pattern_products};
 use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
-use crate::autograd::check::Build;
+use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, GatherRows, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
@@ -92,10 +92,12 @@ impl Instrument for Synchronization {
         for layer in 0..cx.model.config.n_layers {
             if let Some(every) = cx.cadence_of(self, OF_PATTERNS) {
                 let site = format!("blocks.{layer}.attn.hook_pattern");
-                let (pattern, rows) = (cx.train.forward.hook(&site)?, rows_of(&cx.train.forward, layer)?);
-                let (targets, count) = (cx.train.batch.targets, cx.train.batch.count);
-                let products = cx.pattern_products(every, pattern)?;
-                let found = cx.tape.at_cadence(every, |tape| synchrony(tape, products, rows, targets, count))?;
+                let train = cx.train;
+                let products = cx.pattern_products(every, train.forward.hook(&site)?)?;
+                let found = cx.tape.at_cadence(every, |tape| {
+                    let means = HeadMeans::push(tape, &train.forward, layer, train.batch.targets, train.batch.count)?;
+                    tape.push1(HeadSynchrony, &[products, means])
+                })?;
                 let label = |index| Label { layer: layer as i32, head: -1, index };
                 cx.record(self, "sync.similarity", &site, found, 0, vec![label(0), label(1)]);
                 cx.record(self, "sync.participation", &site, found, 2, vec![label(0), label(1)]);
@@ -138,13 +140,6 @@ impl Synchronization {
         let labels = (0..pairs).map(|index| Label { layer: layer as i32, head: -1, index }).collect();
         cx.record_where(presence, self, name, &format!("blocks.{layer}.attn"), cosines, 0, labels);
     }
-}
-
-/// Similarity, plain and centred, participation, plain and centred, and spread of the entropies, [5], from products
-/// [2, H, H] of a pattern and its rows, see [`rows_of`].
-fn synchrony(tape: &mut Tape, products: Var, (x, taken): (Var, bool), targets: Var, count: Var) -> Result<Var> {
-    let entropy = tape.push1(HeadEntropy { taken }, &[x, targets, count])?;
-    tape.push1(HeadSynchrony, &[products, entropy])
 }
 
 /// Cosines of all pairs of heads over all numbers of tensors [H, ..], or [G, ..] where G heads serve H; of what
@@ -260,7 +255,8 @@ impl Op for HeadProducts {
 }
 
 /// y [5]: mean cosine of the pairs in each of two tables of products, normed participation ratio of each, and
-/// population standard deviation of the entropies. Inputs: products [2, H, H], upper triangle, entropies [H].
+/// population standard deviation of the entropies. Inputs: products [2, H, H], upper triangle, and [`HeadMeans`], entropies
+/// first.
 struct HeadSynchrony;
 
 impl Op for HeadSynchrony {
@@ -269,8 +265,8 @@ impl Op for HeadSynchrony {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let heads = inputs[1].len();
-        if heads < 2 || inputs[0].len() != 2 * heads * heads {
+        let heads = inputs[0].dims.last().copied().unwrap_or_default();
+        if heads < 2 || inputs[0].len() != 2 * heads * heads || inputs[1].len() < heads {
             return Err(misfit("head synchrony", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
         }
         Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[5]) }])
@@ -278,7 +274,7 @@ impl Op for HeadSynchrony {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let params = SynchronyParams {
-            heads: inputs[1].len() as u32,
+            heads: inputs[0].dims[2] as u32,
             x_replica: inputs[0].replica_stride,
             entropy_replica: inputs[1].replica_stride,
             out_replica: outputs[0].replica_stride,
@@ -288,7 +284,7 @@ impl Op for HeadSynchrony {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let h = inputs[1].data.len();
+        let h = inputs[0].dims[2];
         let ratio = |a: f64, d: f64| if d == 0.0 { 0.0 } else { a / d };
         let (mut similarity, mut participation) = (Vec::new(), Vec::new());
         for table in inputs[0].data.chunks_exact(h * h) {
@@ -301,19 +297,28 @@ impl Op for HeadSynchrony {
                 + pairs.iter().map(|(a, b)| 2.0 * table[a * h + b].powi(2)).sum::<f64>();
             participation.push(if trace == 0.0 { 0.0 } else { (trace * trace / squares - 1.0) / (h as f64 - 1.0) });
         }
-        let mean = inputs[1].data.iter().sum::<f64>() / h as f64;
-        let variance = inputs[1].data.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / h as f64;
+        let entropies = &inputs[1].data[..h];
+        let mean = entropies.iter().sum::<f64>() / h as f64;
+        let variance = entropies.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / h as f64;
         vec![Array::new(&[5], [similarity, participation, vec![variance.sqrt()]].concat())]
     }
+}
+
+/// The five numbers of a pattern [B, H, Tq, T], whose heads bring nothing along.
+fn synchrony(case: &mut Case, pattern: Var, targets: Var) -> Result<Var> {
+    let dims = case.tape.shape(pattern).dims.clone();
+    let z = case.tape.constant(&[dims[0], dims[2], dims[1], 1], &vec![0.0; dims[..3].iter().product()]);
+    let count = count_targets(&mut case.tape, targets, 1)?;
+    let means = case.tape.push1(HeadMeans { taken: false }, &[pattern, targets, count, z])?;
+    let products = pattern_products(&mut case.tape, pattern, targets)?;
+    case.tape.push1(HeadSynchrony, &[products, means])
 }
 
 pub(super) const CHECKS: &[(&str, Build)] = &[
     ("head synchrony", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
-        let count = count_targets(&mut c.tape, targets, 1)?;
-        let products = pattern_products(&mut c.tape, pattern, targets)?;
-        Ok((vec![synchrony(&mut c.tape, products, (pattern, false), targets, count)?], Vec::new()))
+        Ok((vec![synchrony(c, pattern, targets)?], Vec::new()))
     }),
     ("head products", |c| {
         let [a, b, before_a, before_b] = [[4, 700], [2, 31], [4, 700], [2, 31]].map(|dims| c.owned(&dims));
@@ -325,20 +330,14 @@ pub(super) const CHECKS: &[(&str, Build)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::check::{Case, SIZES, gpus};
+    use crate::autograd::check::{SIZES, gpus};
     use crate::autograd::ops::{Attention, IGNORE};
 
-    fn measured(case: &mut Case, pattern: Var, targets: Var, count: Var) -> Var {
-        let products = pattern_products(&mut case.tape, pattern, targets).unwrap();
-        synchrony(&mut case.tape, products, (pattern, false), targets, count).unwrap()
-    }
-
-    /// The five numbers of a pattern [B, H, Tq, T], all of whose last queries count.
+    /// The five numbers of a pattern all of whose last queries count.
     fn synchrony_of(case: &mut Case, pattern: Var) -> Var {
         let batch = case.tape.shape(pattern).dims[0];
         let targets = case.tape.constant_u32(&[batch], &vec![1; batch]);
-        let count = count_targets(&mut case.tape, targets, 1).unwrap();
-        measured(case, pattern, targets, count)
+        synchrony(case, pattern, targets).unwrap()
     }
 
     /// A pattern with one query in each example: `entry(example, head, key)`.
@@ -370,8 +369,7 @@ mod tests {
                 let [q, k] = [tq, t].map(|n| case.owned(&[b, n, h, 4]));
                 let pattern = case.tape.push(Attention { scale: 0.9 }, &[q, k, k]).unwrap()[1];
                 let targets = case.indices(&[if own { b * tq } else { b }], 7, true);
-                let count = count_targets(&mut case.tape, targets, 1).unwrap();
-                let found = measured(&mut case, pattern, targets, count);
+                let found = synchrony(&mut case, pattern, targets).unwrap();
                 // Centring subtracts numbers of order 1 from each other.
                 case.agree(&[found], 1e-4);
             }
@@ -444,8 +442,7 @@ mod tests {
             });
             let targets: Vec<u32> = (0..n).map(|e| if e < b { 1 } else { IGNORE }).collect();
             let targets = case.tape.constant_u32(&[n], &targets);
-            let count = count_targets(&mut case.tape, targets, 1).unwrap();
-            let found = measured(&mut case, pattern, targets, count);
+            let found = synchrony(&mut case, pattern, targets).unwrap();
             gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap()[0][0].clone()).collect::<Vec<_>>()
         };
         for (alone, padded) in values(false).iter().zip(values(true)) {

@@ -41,9 +41,12 @@ pub enum Rows {
     },
 }
 
-/// Of long attention, which keeps no pattern: the hook of its statistics, [B, H, Tq, 4], as [`StreamedAttention`] takes
+/// Of long attention, which keeps no pattern: the hook of its statistics, [B, H, Tq, 5], as [`StreamedAttention`] takes
 /// them. TransformerLens has none of that name.
 const STATISTICS: &str = "attn.row_statistics";
+
+/// Of short attention: the lengths of z's rows, [B, Tq, H, 1].
+const LENGTHS: &str = "attn.row_lengths";
 
 /// Values by TransformerLens's hook names.
 type Hooks = BTreeMap<String, Var>;
@@ -58,9 +61,15 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Statistics of the attention rows of a block, [B, H, Tq, 4], where its attention streams.
+    /// Statistics of the attention rows of a block, [B, H, Tq, 5], where its attention streams.
     pub(crate) fn statistics(&self, layer: usize) -> Option<Var> {
         self.hooks.get(&format!("blocks.{layer}.{STATISTICS}")).copied()
+    }
+
+    /// What a layer's heads bring along: z [B, Tq, H, K], or the lengths of its rows where these are at hand, as K = 1.
+    pub(crate) fn brought(&self, layer: usize) -> Result<Var> {
+        let lengths = self.hooks.get(&format!("blocks.{layer}.{LENGTHS}")).copied();
+        lengths.map_or_else(|| self.hook(&format!("blocks.{layer}.attn.hook_z")), Ok)
     }
 
     /// The value at a hook point.
@@ -331,7 +340,8 @@ impl Model {
             let out = tape.push(op, &[table, stream.x, index])?;
             hooks.insert(block("attn.hook_pattern"), out[1]);
             hooks.insert(block("attn.hook_attn_scores"), out[2]);
-            (out[0], out[3])
+            hooks.insert(block(LENGTHS), out[3]);
+            (out[0], out[4])
         } else {
             let q = project(tape, hooks, "Q", asked)?;
             let key = project(tape, hooks, "K", all)?;
@@ -351,6 +361,9 @@ impl Model {
                 };
                 hooks.insert(block("attn.hook_pattern"), kept[1]);
                 hooks.insert(block("attn.hook_attn_scores"), kept[2]);
+                if let Some(lengths) = kept.get(3) {
+                    hooks.insert(block(LENGTHS), *lengths);
+                }
                 kept[0]
             };
             (z, pick(tape, stream.x, asked)?)

@@ -256,6 +256,9 @@ pub(super) const TOPICS: &[Topic] = &[
                 },
             ),
             chart("entropy", Kind::Lines, "Attention entropy", "nats", |key| by_head(key, "attention_entropy")),
+            chart("z_norm", Kind::Lines, "Length of z, what a head brings along", "activations", |key| {
+                by_head(key, "z_norm")
+            }),
             chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", "nats", |key| {
                 by_layer(key, "sync.entropy_spread", -1, "spread")
             }),

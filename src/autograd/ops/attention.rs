@@ -12,7 +12,7 @@ crate::gpu::params! {
         groups: u32, width: u32, scale: f32, q_replica: u32,
         k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
         z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
-        dk_replica: u32, dv_replica: u32,
+        dk_replica: u32, dv_replica: u32, lengths_replica: u32,
     }
 }
 const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
@@ -71,8 +71,9 @@ pub(super) const SHADERS: &[&Shader] =
 pub(super) const SMALL: usize = 16;
 
 /// z [B, Tq, H, K] = softmax(scale q kᵀ) v, causal. Inputs: q [B, Tq, H, K], k and v [B, T, G, K] with H a
-/// multiple of G; the Tq queries are the last of the T positions. Outputs: z, pattern [B, H, Tq, T], and the
-/// scores [B, H, Tq, T] (scaled; masked ones hold a large negative number).
+/// multiple of G; the Tq queries are the last of the T positions. Outputs: z, pattern [B, H, Tq, T], the
+/// scores [B, H, Tq, T] (scaled; masked ones hold a large negative number), and for up to 16 keys the lengths of
+/// z's rows [B, Tq, H, 1].
 #[derive(Clone, Copy)]
 pub struct Attention {
     /// What scores are multiplied by: 1/√K as a rule.
@@ -96,6 +97,10 @@ impl Sizes {
         fits.then_some(Self { batch: *b, queries: *tq, keys: *t, heads: *h, groups: *g, width: *w })
     }
 
+    fn lengths(&self) -> [usize; 4] {
+        [self.batch, self.queries, self.heads, 1]
+    }
+
     fn pattern(&self) -> [usize; 4] {
         [self.batch, self.heads, self.queries, self.keys]
     }
@@ -115,7 +120,7 @@ impl Sizes {
     }
 
     /// Where the query of a row of the pattern begins in q.
-    fn query_at(&self, row: usize) -> usize {
+    pub(super) fn query_at(&self, row: usize) -> usize {
         let (b, h, i) = (row / (self.heads * self.queries), row / self.queries % self.heads, row % self.queries);
         ((b * self.queries + i) * self.heads + h) * self.width
     }
@@ -169,6 +174,12 @@ impl Sizes {
     }
 }
 
+/// Lengths of the rows of z, for references.
+fn lengths(z: &Array, dims: [usize; 4]) -> Array {
+    let rows = z.data.chunks_exact(z.data.len() / dims.iter().product::<usize>());
+    Array::new(&dims, rows.map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt()).collect())
+}
+
 pub(super) fn wide(sizes: &Sizes, tensors: &[&Tensor]) -> u32 {
     u32::from(sizes.width.is_multiple_of(4) && tensors.iter().all(|t| t.replica_stride.is_multiple_of(4)))
 }
@@ -185,12 +196,16 @@ impl Op for Attention {
             .ok_or_else(|| misfit("attention", format!("q {:?}, k {:?}, v {:?}", q.dims, k.dims, v.dims)))?;
         let owned = inputs.iter().any(|s| s.owned);
         let pattern = Shape { owned: q.owned || k.owned, ..Shape::f32(&sizes.pattern()) };
-        Ok(vec![Shape { owned, ..(*q).clone() }, pattern.clone(), pattern])
+        let mut shapes = vec![Shape { owned, ..(*q).clone() }, pattern.clone(), pattern];
+        if sizes.keys <= SMALL {
+            shapes.push(Shape { owned, ..Shape::f32(&sizes.lengths()) });
+        }
+        Ok(shapes)
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [q, k, v] = inputs else { return Err(misfit("attention", "inputs")) };
-        let [z, pattern, scores] = outputs else { return Err(misfit("attention", "outputs")) };
+        let [z, pattern, scores, lengths @ ..] = outputs else { return Err(misfit("attention", "outputs")) };
         let sizes = Sizes::of(&q.dims, &k.dims).ok_or_else(|| misfit("attention", "sizes"))?;
         let params = AttentionParams {
             q_replica: q.replica_stride,
@@ -199,16 +214,17 @@ impl Op for Attention {
             pattern_replica: pattern.replica_stride,
             scores_replica: scores.replica_stride,
             z_replica: z.replica_stride,
+            lengths_replica: lengths.first().map_or(0, |t| t.replica_stride),
             ..sizes.params(self.scale)
         };
-        if sizes.keys <= SMALL {
+        if let [lengths] = lengths {
             let grid = grid_1d((sizes.rows() as u64).div_ceil(64), cx.replicas);
             let knobs = [wide(&sizes, &[q, k, v, z])];
-            cx.dispatch(&SMALL_FORWARD, &knobs, &params, &[q, k, v, z, pattern, scores], grid)?;
+            cx.dispatch(&SMALL_FORWARD, &knobs, &params, &[q, k, v, z, pattern, scores, lengths], grid)?;
             cx.count_flops(sizes.flops(cx.replicas));
             return Ok(());
         }
-        AttentionPattern { scale: self.scale }.lower(cx, &inputs[..2], &outputs[1..])?;
+        AttentionPattern { scale: self.scale }.lower(cx, &inputs[..2], &outputs[1..3])?;
         let (group, kv) = (sizes.heads / sizes.groups, sizes.kv(sizes.groups));
         let size = (sizes.queries, sizes.width, sizes.keys);
         sizes.product(Form::NN, size, (pattern, sizes.scores()), (v, kv), (z, sizes.q()), group, 1.0).record(cx)
@@ -236,7 +252,8 @@ impl Op for Attention {
                 }
             }
         }
-        [vec![z], found].concat()
+        let lengths = (s.keys <= SMALL).then(|| lengths(&z, s.lengths()));
+        [vec![z], found, lengths.into_iter().collect()].concat()
     }
 }
 

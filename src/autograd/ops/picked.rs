@@ -14,7 +14,7 @@ crate::gpu::params! {
         groups: u32, width: u32, stream_width: u32, last: u32, scale: f32,
         table_replica: u32, stream_replica: u32, index_replica: u32, pattern_replica: u32, scores_replica: u32,
         z_replica: u32, rows_replica: u32, dz_replica: u32, dq_replica: u32, dkv_replica: u32,
-        dtable_replica: u32, starts_replica: u32, order_replica: u32, segments: u32,
+        dtable_replica: u32, starts_replica: u32, order_replica: u32, segments: u32, lengths_replica: u32,
     }
 }
 const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
@@ -40,8 +40,8 @@ pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &SCATTER];
 
 /// [`Attention`] whose q, k and v are rows of one table: [U, (H + 2 G) K], q of all heads, then k and v of all groups.
 /// Inputs: the table; the residual stream [U, D] it was computed from; index [B T], the row at each place of the batch.
-/// The Tq queries are the last of the T positions. Outputs: z [B, Tq, H, K]; pattern and scores [B, H, Tq, T]; the
-/// stream's rows at the queries [B Tq, D].
+/// The Tq queries are the last of the T positions. Outputs: z [B, Tq, H, K]; pattern and scores [B, H, Tq, T]; lengths of
+/// z's rows [B, Tq, H, 1]; the stream's rows at the queries [B Tq, D].
 #[derive(Clone, Copy)]
 pub struct PickedAttention {
     /// Query heads H.
@@ -140,12 +140,13 @@ impl Op for PickedAttention {
         let of = |dims: &[usize]| Shape { owned, ..Shape::f32(dims) };
         let pattern = of(&[batch, self.heads, self.queries, self.keys]);
         let z = of(&[batch, self.queries, self.heads, self.width(columns)]);
-        Ok(vec![z, pattern.clone(), pattern, of(&[batch * self.queries, d])])
+        let lengths = of(&[batch, self.queries, self.heads, 1]);
+        Ok(vec![z, pattern.clone(), pattern, lengths, of(&[batch * self.queries, d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [table, stream, index] = inputs else { return Err(misfit("picked attention", "inputs")) };
-        let [z, pattern, scores, rows] = outputs else { return Err(misfit("picked attention", "outputs")) };
+        let [z, pattern, scores, lengths, rows] = outputs else { return Err(misfit("picked attention", "outputs")) };
         let d = rows.dims[1];
         let params = PickedParams {
             stream_width: d as u32,
@@ -154,19 +155,20 @@ impl Op for PickedAttention {
             scores_replica: scores.replica_stride,
             z_replica: z.replica_stride,
             rows_replica: rows.replica_stride,
+            lengths_replica: lengths.replica_stride,
             ..self.params(table, index)
         };
         let wide = wide(params.width as usize, d, &[table, stream, z, rows]);
         let invocations = rows.dims[0] * (self.heads + d / if wide { 4 } else { 1 });
         let grid = grid_1d((invocations as u64).div_ceil(64), cx.replicas);
-        let tensors = [table, stream, index, z, pattern, scores, rows];
+        let tensors = [table, stream, index, z, pattern, scores, rows, lengths];
         cx.dispatch(&FORWARD, &[u32::from(wide)], &params, &tensors, grid)?;
         cx.count_flops(self.flops(&params, cx.replicas));
         Ok(())
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        let (Some(dz), None, None, d_rows) = (grads[0], grads[1], grads[2], grads[3]) else {
+        let (Some(dz), None, None, None, d_rows) = (grads[0], grads[1], grads[2], grads[3], grads[4]) else {
             let why = "only z and the stream's rows of picked attention have a gradient, and not these without that";
             return Err(Error::Unsupported(why.to_owned()));
         };
@@ -297,7 +299,7 @@ mod tests {
         // z and the stream's rows together, as a model reads them.
         if d == op.heads * width {
             let z = case.tape.reshape(out[0], &[batch * op.queries, d]).unwrap();
-            let sum = case.tape.push1(Add, &[z, out[3]]).unwrap();
+            let sum = case.tape.push1(Add, &[z, out[4]]).unwrap();
             case.check(&[sum], &[table, stream], 1e-5);
         }
     }

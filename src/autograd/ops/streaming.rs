@@ -44,10 +44,10 @@ pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD_Q, &BACKWARD_KV];
 /// Invocations of a workgroup.
 const WG: u32 = 64;
 
-/// z [B, Tq, H, K] as of [`Attention`]. Inputs: q [B, Tq, H, K], k and v [B, T, G, K], and tokens [B * T] for the last
-/// two statistics, or none. Outputs: z; the log-sum-exp of each query's scores [B, H, Tq]; and statistics of its
-/// pattern [B, H, Tq, 4]: entropy in nats, attention to the token before, to earlier places of the query's own
-/// token, and to what followed those. Memory grows with T, not with T².
+/// z [B, Tq, H, K] as of [`Attention`]. Inputs: q [B, Tq, H, K], k and v [B, T, G, K], and tokens [B * T] for the
+/// third and fourth statistic, or none. Outputs: z; the log-sum-exp of each query's scores [B, H, Tq]; and statistics of its
+/// pattern [B, H, Tq, 5]: entropy in nats, attention to the token before, to earlier places of the query's own
+/// token, and to what followed those, and the length of z. Memory grows with T, not with T².
 #[derive(Clone, Copy)]
 pub struct StreamedAttention {
     /// What scores are multiplied by: 1/√K as a rule.
@@ -130,7 +130,7 @@ impl Op for StreamedAttention {
         let owned = inputs.iter().any(|s| s.owned);
         let rows = [sizes.batch, sizes.heads, sizes.queries];
         let with = |dims: &[usize]| Shape { owned, ..Shape::f32(dims) };
-        Ok(vec![with(&q.dims), with(&rows), with(&[rows[0], rows[1], rows[2], 4])])
+        Ok(vec![with(&q.dims), with(&rows), with(&[rows[0], rows[1], rows[2], 5])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -174,7 +174,7 @@ impl Op for StreamedAttention {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let Some(s) = Sizes::of(&inputs[0].dims, &inputs[1].dims) else { return Vec::new() };
-        let [z, pattern, scores] = &Attention { scale: self.scale }.reference(&inputs[..3])[..] else {
+        let [z, pattern, scores, ..] = &Attention { scale: self.scale }.reference(&inputs[..3])[..] else {
             return Vec::new();
         };
         let rows = [s.batch, s.heads, s.queries];
@@ -184,8 +184,8 @@ impl Op for StreamedAttention {
             let top = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             top + seen.iter().map(|score| (score - top).exp()).sum::<f64>().ln()
         });
-        let statistics = Array::from_fn(&[rows[0], rows[1], rows[2], 4], |at| {
-            let (row, which) = (at / 4, at % 4);
+        let statistics = Array::from_fn(&[rows[0], rows[1], rows[2], 5], |at| {
+            let (row, which) = (at / 5, at % 5);
             let (seen, place) = (&pattern.data[line(row)], s.horizon(row % s.queries));
             let tokens = inputs.get(3).map(|t| &t.data[row / (s.heads * s.queries) * s.keys..][..s.keys]);
             let sum =
@@ -195,6 +195,7 @@ impl Op for StreamedAttention {
                 (1, _) => sum(&|j| j + 1 == place),
                 (2, Some(t)) => sum(&|j| j < place && t[j] == t[place]),
                 (3, Some(t)) => sum(&|j| j > 0 && t[j - 1] == t[place]),
+                (4, _) => z.data[s.query_at(row)..][..s.width].iter().map(|z| z * z).sum::<f64>().sqrt(),
                 _ => 0.0,
             }
         });
@@ -321,7 +322,7 @@ mod tests {
         let out = case.tape.push(StreamedAttention { scale: 1.0 }, &[q, k, v]).unwrap();
         for gpu in crate::autograd::check::gpus() {
             let found = case.run(gpu, &[out[2]]).unwrap();
-            for (query, of) in found[0][0].chunks_exact(4).enumerate() {
+            for (query, of) in found[0][0].chunks_exact(5).enumerate() {
                 let seen = (query + 1) as f32;
                 // Entropy is ln n, and one key of n is the token before; some roundings of 6e-8 times ln 70.
                 assert!((of[0] - seen.ln()).abs() < 2e-6, "{} of {query}", of[0]);
