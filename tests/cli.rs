@@ -369,6 +369,36 @@ fn a_resumed_run_keeps_its_events_and_warns_once() {
     }
 }
 
+#[test]
+fn costly_measures_are_taken_less_often_and_it_is_said() {
+    let place = Place::new();
+    // 160 test pairs, where a step has two.
+    let sets = "--steps 200 --set checkpoint.every=100 --set task.p=13 --set task.train_fraction=0.05 --set batch.size=2 --out out";
+    let told = |line: &str| String::from_utf8(place.run(line).stderr).unwrap();
+    let first = told(&format!("run tiny.toml {sets}"));
+    let manifest = || -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(place.path("out/run.json")).unwrap()).unwrap()
+    };
+    let cadences = manifest()["cadences"].clone();
+    let every = cadences["loss.test"].as_u64().expect("the cadence of loss.test");
+    assert!(every > 10 && first.contains(&format!("test every {every} steps")), "{first}");
+    // A run goes on at the cadences it began with.
+    let text = std::fs::read_to_string(place.path("out/run.json")).unwrap();
+    let text =
+        text.replace("\"finished\"", "\"running\"").replace(&format!("\"loss.test\": {every}"), "\"loss.test\": 1");
+    place.write("out/run.json", text);
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-000200")).unwrap();
+    place.good("run --resume --out out");
+    let series = read_metrics(&place.path("out"), |name| name == "loss.test").unwrap();
+    let steps = series.into_values().next().unwrap().steps;
+    assert_eq!(steps[..3], [0, 20, 40]);
+    assert_eq!(steps[steps.len() - 3..], [198, 199, 200]);
+    let rich = told(&format!("run tiny.toml {sets}2 --set measure.budget=1000"));
+    assert!(rich.contains("200 steps") && !rich.contains("less often"), "{rich}");
+    place.bad("run tiny.toml --set measure.budget=0 --out out3", &["measure.budget = 0", "above 0"]);
+    place.bad("run tiny.toml --set measure.budget=inf --out out3", &["measure.budget = inf", "a number above 0"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_is_told_and_loses_nothing() {

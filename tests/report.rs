@@ -36,7 +36,7 @@ fn page(dir: &std::path::Path) -> std::path::PathBuf {
     let gpu = &common::gpus()[0];
     let setup = Setup::from_toml(RUN).unwrap();
     let mut session = Session::new(gpu, setup.config).unwrap();
-    let mut out = RunDir::create(dir, Manifest::new(setup.resolved, gpu.caps(), None)).unwrap();
+    let mut out = RunDir::create(dir, Manifest::new(setup.resolved, Default::default(), gpu.caps(), None)).unwrap();
     for _ in 0..12 {
         session.submit(10);
         gpu.wait().unwrap();

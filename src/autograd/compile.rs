@@ -35,6 +35,14 @@ impl Tape {
     /// # Errors
     /// [`Error::Unsupported`] for an input without binding; otherwise see [`Recording`].
     pub fn compile(&self, gpu: &Gpu, bindings: &Bindings) -> Result<Program> {
+        self.record(gpu, bindings)?.finish()
+    }
+
+    /// What [`Tape::compile`] makes a program of: all kernels, but no memory for what they compute.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record(&self, gpu: &Gpu, bindings: &Bindings) -> Result<Recording> {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
         let times = self.timetable(&needed, &wanted);
@@ -110,7 +118,7 @@ impl Tape {
             let halves = step.halves;
             step.lower(&mut Lower { recording: &mut recording, replicas, halves }, &inputs, &outputs)?;
         }
-        recording.finish()
+        Ok(recording)
     }
 
     fn narrow(&self, elements: u64) -> Result<u32> {

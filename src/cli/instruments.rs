@@ -59,7 +59,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     }
     if !args.json {
         print(
-            "Cost: F free (at most 0.5 % of the step), L light (at most 3 % at its cadence), M a forward pass of its own, H gradients of its own",
+            "Cost: F free (some 0.5 % of the step, all together 3 %), L light (at most 3 % at its cadence), M a forward pass of its own, H gradients of its own.\nCadences are proposals: what would take too much of a run's work is measured less often, unless measure.every sets it (see measure.budget)",
         );
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! `thermoscope measure`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::device::Device;
@@ -35,7 +36,7 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let folder = super::read_model(&args.model)?;
-    let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
+    let mut setup = presets::load_for_model(&args.config, &args.set, &folder)?;
     let (task, model) = (setup.config.task.shape().d_vocab, folder.config.d_vocab);
     if task < model {
         complain(&format!(
@@ -43,12 +44,15 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         ));
     }
     let gpu = device.open()?;
+    // There is one step, at which everything is due.
+    setup.config.measure.cadences = Some(BTreeMap::new());
     let mut session = Session::new(&gpu, setup.config)?;
     session.set_weights(&folder.replicas)?;
     let mut dir = RunDir::create(
         &args.out,
         Manifest::new(
             setup.resolved,
+            BTreeMap::new(),
             gpu.caps(),
             Some(std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?),
         ),

@@ -1,6 +1,6 @@
 //! `thermoscope run`
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -92,7 +92,10 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
                 }
                 return Ok(0);
             }
-            (Setup::from_json(&manifest.config)?, Some((out.clone(), manifest)))
+            let mut setup = Setup::from_json(&manifest.config)?;
+            // As it was decided where the run began, whatever this device makes of the work.
+            setup.config.measure.cadences = Some(manifest.cadences.clone());
+            (setup, Some((out.clone(), manifest)))
         }
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
@@ -104,6 +107,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         gpu
     };
     let mut session = Session::new(&gpu, setup.config)?;
+    let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
     let mut warning = None;
     let dir = match &resumed {
@@ -130,7 +134,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
                 load_weights(&mut session, from)?;
             }
             let out = args.out.clone().unwrap_or_else(|| fresh_dir(&session.config().name));
-            let mut dir = RunDir::create(&out, Manifest::new(setup.resolved, gpu.caps(), from))?;
+            let mut dir = RunDir::create(&out, Manifest::new(setup.resolved, cadences, gpu.caps(), from))?;
             dir.event(0, "start", &on)?;
             dir
         }
@@ -158,6 +162,24 @@ fn load_weights(session: &mut Session, from: &std::path::Path) -> Result<()> {
         ));
     }
     session.set_weights(&folder.replicas)
+}
+
+/// What is measured less often than its card proposes, if anything is.
+fn less_often(session: &Session) -> Option<String> {
+    let longer = session.config().measure.cadences.as_ref()?;
+    let found: BTreeSet<(&str, u64)> = session
+        .metrics()
+        .iter()
+        .filter(|metric| longer.contains_key(metric.card.name))
+        .map(|metric| (metric.instrument, metric.every))
+        .collect();
+    let list: Vec<String> = found.iter().map(|(name, every)| format!("{name} every {every} steps")).collect();
+    (!list.is_empty()).then(|| {
+        format!(
+            "measured less often than proposed, for they cost much beside a step: {} (measure.budget and measure.every say otherwise)",
+            list.join(", ")
+        )
+    })
 }
 
 /// What people are told, once, of a replica whose loss is no number any more.
@@ -232,6 +254,9 @@ impl Loop {
             Bytes(planned),
             Bytes(least),
         ));
+        if let Some(text) = less_often(&session) {
+            progress.say(&text);
+        }
         Ok(Self {
             first: session.step(),
             gpu,

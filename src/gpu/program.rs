@@ -118,6 +118,19 @@ pub struct Part {
     pub work: Work,
 }
 
+impl Part {
+    fn of(dispatches: impl Iterator<Item = (&'static str, u64, Work)>) -> Vec<Self> {
+        let mut parts: Vec<Self> = Vec::new();
+        for (scope, every, work) in dispatches {
+            match parts.last_mut().filter(|part| (part.scope, part.every) == (scope, every)) {
+                Some(part) => (part.dispatches, part.work) = (part.dispatches + 1, part.work + work),
+                None => parts.push(Self { scope, every, dispatches: 1, work }),
+            }
+        }
+        parts
+    }
+}
+
 struct Recorded {
     work: Work,
     scope: &'static str,
@@ -239,6 +252,12 @@ impl Recording {
         if let Some(last) = self.dispatches.last_mut() {
             last.work.flops = flops;
         }
+    }
+
+    /// What was recorded so far, at a step at which everything is due and that updates the weights.
+    pub fn parts(&self) -> Vec<Part> {
+        let due = self.dispatches.iter().filter(|dispatch| dispatch.phase != Phase::Still);
+        Part::of(due.map(|dispatch| (dispatch.scope, dispatch.every, dispatch.work)))
     }
 
     /// Plans memory, allocates it, and makes the program ready to replay.
@@ -422,14 +441,7 @@ impl Program {
 
     /// What one replay consists of, in order.
     pub fn parts(&self, select: Select) -> Vec<Part> {
-        let steps: Vec<&Step> = self.selected(select).collect();
-        let part = |steps: &[&Step]| Part {
-            scope: steps[0].scope,
-            every: steps[0].every,
-            dispatches: steps.len(),
-            work: steps.iter().fold(Work::default(), |sum, step| sum + step.work),
-        };
-        steps.chunk_by(|a, b| a.part() == b.part()).map(part).collect()
+        Part::of(self.selected(select).map(|step| (step.scope, step.every, step.work)))
     }
 
     fn selected(&self, select: Select) -> impl Iterator<Item = &Step> {

@@ -15,16 +15,30 @@ use crate::model::{Forward, Model, ReadOut};
 use crate::task::{Batch, Feed, ProbeSet, Task};
 
 /// What is measured, and how often.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeasureConfig {
     /// Steps between two measurements, by metric or instrument; see `thermoscope instruments` for the
     /// defaults.
     pub every: BTreeMap<String, u64>,
+    /// What measuring may take at the cadences that `every` does not set, class F aside, as a share of the
+    /// step's own work, by operations and bytes counted: costly measures are taken less often than their cards
+    /// propose until it fits.
+    pub budget: f64,
+    /// By metric, the cadences that are longer than proposed; `None` where that is still to be found out.
+    #[serde(skip)]
+    pub cadences: Option<BTreeMap<String, u64>>,
     /// Metrics or instruments left out.
     pub off: Vec<String>,
     /// The held batch that interventions are tried on.
     pub probe: ProbeConfig,
+}
+
+impl Default for MeasureConfig {
+    fn default() -> Self {
+        let (every, off, probe) = Default::default();
+        Self { every, budget: 0.075, cadences: None, off, probe }
+    }
 }
 
 /// The held batch that interventions are tried on.
@@ -448,7 +462,8 @@ fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Op
     if config.off.iter().any(|off| names.contains(&off.as_str())) {
         return None;
     }
-    Some(names.iter().find_map(|name| config.every.get(*name).copied()).unwrap_or(card.every))
+    let longer = || config.cadences.as_ref()?.get(card.name).copied();
+    Some(names.iter().find_map(|name| config.every.get(*name).copied()).or_else(longer).unwrap_or(card.every))
 }
 
 /// Fails where the configuration names something that no instrument measures.
@@ -461,6 +476,12 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
     if probe.size == Some(0) || probe.draws.is_some_and(|draws| !(1..=MOST_DRAWS).contains(&draws)) {
         return Err(Error::Config(format!(
             "measure.probe: size must be 1 at least, and draws lie between 1 and {MOST_DRAWS}"
+        )));
+    }
+    if !(config.budget.is_finite() && config.budget > 0.0) {
+        return Err(Error::Config(format!(
+            "measure.budget = {} must be a number above 0: the share of a step's work that measuring may take",
+            config.budget
         )));
     }
     match config.every.keys().chain(&config.off).find(|name| !known.contains(&name.as_str())) {

@@ -5,6 +5,7 @@ mod ablation;
 mod ablation_ops;
 mod attach;
 mod attention;
+mod budget;
 mod circuits;
 mod dominant;
 mod drift;
@@ -28,6 +29,7 @@ pub(crate) use attach::FILING;
 pub(crate) use attach::FileRow;
 pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
 pub(crate) use attach::{MetricRow, check_names};
+pub(crate) use budget::lengthened;
 pub use norms::UpdateSummary;
 
 use serde::Serialize;
@@ -39,7 +41,7 @@ use crate::gpu::Shader;
 /// What measuring costs, relative to the training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum CostClass {
-    /// Free: at most 0.5 % of the step, at every step.
+    /// Free: some 0.5 % of the step, at every step; all together at most 3 %.
     F,
     /// Light: at most 3 % at its cadence.
     L,
@@ -62,7 +64,8 @@ pub struct Card {
     pub axes: &'static str,
     /// What it costs.
     pub cost: CostClass,
-    /// Steps between two measurements unless the run says otherwise.
+    /// Steps between two measurements, unless the run says otherwise or they would take too much of its work: see
+    /// [`MeasureConfig::budget`].
     pub every: u64,
     /// What it must be compared with.
     pub control: &'static str,

@@ -1,5 +1,6 @@
 //! The folder of one run.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -54,6 +55,9 @@ pub struct Manifest {
     pub from: Option<PathBuf>,
     /// The adapter and what it can do.
     pub adapter: Value,
+    /// Cadences that were lengthened to keep within `measure.budget`, by metric.
+    #[serde(default)]
+    pub cadences: BTreeMap<String, u64>,
     /// What measuring cost, where that was found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measuring: Option<Value>,
@@ -75,7 +79,7 @@ fn hash(config: &Value) -> String {
 
 impl Manifest {
     /// The manifest of a run that begins now.
-    pub fn new(config: Value, caps: &Caps, from: Option<PathBuf>) -> Self {
+    pub fn new(config: Value, cadences: BTreeMap<String, u64>, caps: &Caps, from: Option<PathBuf>) -> Self {
         let hash = hash(&config);
         Self {
             format: FORMAT,
@@ -89,6 +93,7 @@ impl Manifest {
             hash,
             from,
             adapter: serde_json::to_value(caps).unwrap_or_default(),
+            cadences,
             measuring: None,
             config,
         }

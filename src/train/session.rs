@@ -1,12 +1,12 @@
 //! A run on a device: buffers, the recorded step, and its replay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::optimizer::{self, Hyper, State};
 use super::{Precision, RunConfig};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Program, Readback, STEP, Select, Storage, read_now};
+use crate::gpu::{Class, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now};
 use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Feed, Task};
@@ -33,6 +33,9 @@ pub struct Session {
     uncopied: Vec<Filed>,
     readback: Readback<Vec<Filed>>,
 }
+
+/// How often cadences are lengthened anew at most.
+const LENGTHENED: usize = 4;
 
 /// A metric row and the replay it came from.
 #[derive(Clone, Copy, Debug)]
@@ -79,20 +82,20 @@ pub struct Snapshot {
     pub loss_scale: Vec<f32>,
 }
 
-impl Session {
-    /// Records the step of a resolved configuration, with weights drawn from its seeds. A precision of f16 needs a
-    /// device that [`verify_cooperative`](crate::autograd::verify_cooperative) has found able.
-    ///
-    /// # Errors
-    /// Where the configuration asks for what is not there, or the device is too small for it.
-    pub fn new(gpu: &Gpu, config: RunConfig<Box<dyn Task>>) -> Result<Self> {
-        instrument::check_names(&config.measure)?;
-        if config.precision != Precision::F32 && gpu.cooperative().is_none() {
-            return Err(Error::Unsupported(format!(
-                "{}: products in f16 have not proved right on this device; call autograd::verify_cooperative first, or set precision = \"f32\"",
-                gpu.caps().name
-            )));
-        }
+/// A step as it was recorded, and the memory that outlives it.
+struct Recorded {
+    recording: Recording,
+    row: MetricRow,
+    table: WeightTable,
+    weights: wgpu::Buffer,
+    first: wgpu::Buffer,
+    second: wgpu::Buffer,
+    clock: wgpu::Buffer,
+    scale: Option<(wgpu::Buffer, wgpu::Buffer)>,
+}
+
+impl Recorded {
+    fn new(gpu: &Gpu, config: &RunConfig<Box<dyn Task>>) -> Result<Self> {
         let replicas = config.replicas;
         let feed = Feed::new(config.task.as_ref(), &config.data())?;
         let shape = config.task.shape();
@@ -175,14 +178,53 @@ impl Session {
             }
             None => None,
         };
-        let program = tape.compile(gpu, &bindings)?;
+        let recording = tape.record(gpu, &bindings)?;
+        Ok(Self { recording, row, table: model.table, weights, first, second, clock, scale })
+    }
+}
+
+impl Session {
+    /// Records the step of a resolved configuration, with weights drawn from its seeds. A precision of f16 needs a
+    /// device that [`verify_cooperative`](crate::autograd::verify_cooperative) has found able. Cadences that the
+    /// configuration does not set are lengthened until measuring keeps within `measure.budget`; see
+    /// `config().measure.cadences`.
+    ///
+    /// # Errors
+    /// Where the configuration asks for what is not there, or the device is too small for it.
+    pub fn new(gpu: &Gpu, mut config: RunConfig<Box<dyn Task>>) -> Result<Self> {
+        instrument::check_names(&config.measure)?;
+        if config.precision != Precision::F32 && gpu.cooperative().is_none() {
+            return Err(Error::Unsupported(format!(
+                "{}: products in f16 have not proved right on this device; call autograd::verify_cooperative first, or set precision = \"f32\"",
+                gpu.caps().name
+            )));
+        }
+        let mut recorded = Recorded::new(gpu, &config)?;
+        if config.measure.cadences.is_none() {
+            let mut cadences = BTreeMap::new();
+            // Work that two measures shared may become one's own when the other comes to be taken less often.
+            for _ in 0..LENGTHENED {
+                let (parts, metrics) = (recorded.recording.parts(), &recorded.row.metrics);
+                let found = instrument::lengthened(&config.measure, config.steps, &parts, metrics);
+                if found.is_empty() {
+                    break;
+                }
+                cadences.extend(found);
+                config.measure.cadences = Some(cadences.clone());
+                drop(recorded);
+                recorded = Recorded::new(gpu, &config)?;
+            }
+            config.measure.cadences = Some(cadences);
+        }
+        let Recorded { recording, row, table, weights, first, second, clock, scale } = recorded;
+        let program = recording.finish()?;
         gpu.check()?;
-        let table = model.table;
-        let drawn: Vec<Vec<f32>> = (0..replicas as usize).map(|r| table.draw(config.seed_of(r))).collect();
+        let replicas = config.replicas as usize;
+        let drawn: Vec<Vec<f32>> = (0..replicas).map(|r| table.draw(config.seed_of(r))).collect();
         let mut session = Self {
             gpu: gpu.clone(),
             readback: Readback::new(gpu),
-            state_bytes: elements * 16,
+            state_bytes: (replicas * table.len() * 16) as u64,
             step: 0,
             uncopied: Vec::new(),
             config,

@@ -1,0 +1,152 @@
+//! How often costly measures are taken where the run does not say: as often as their cards propose, unless that takes
+//! more than its share of the work.
+
+use std::collections::BTreeMap;
+
+use super::{CostClass, MeasureConfig, Metric};
+use crate::gpu::{Part, STEP};
+
+/// Floating-point operations that take as long as reading or writing a byte, and as one dispatch: of the order of
+/// what software adapters need. Nothing here is timed, so that a run measures at the same steps wherever it runs.
+const PER_BYTE: f64 = 8.0;
+const PER_DISPATCH: f64 = 2e6;
+/// Measurements that a run has at least of what is measured less often than proposed.
+const FEWEST: u64 = 10;
+
+/// What a part has to do, in floating-point operations.
+fn load(part: &Part) -> f64 {
+    part.work.flops as f64 + PER_BYTE * part.work.bytes as f64 + PER_DISPATCH * part.dispatches as f64
+}
+
+/// The next longer cadence of 1, 2, 10, 20, 100, ... that `every` divides: of two cadences of an instrument one divides
+/// the other, so that work they share is done no more often than the shorter asks for.
+fn next(every: u64) -> u64 {
+    let rounds = std::iter::successors(Some(1), |power| Some(power * 10)).flat_map(|power| [power, 2 * power]);
+    rounds
+        .take_while(|longer| *longer <= 10 * every)
+        .find(|c| *c > every && c.is_multiple_of(every))
+        .unwrap_or(10 * every)
+}
+
+/// Cadences of metrics that must be lengthened for the work of measuring, class F aside, to keep within
+/// `measure.budget` of what the step has to do: the dearest first, none that the run sets itself, and none so far that
+/// fewer than ten measurements were left of `steps`. `parts` are those of a step at which everything is due. Empty
+/// where all is well, or nothing more can be done.
+pub(crate) fn lengthened(
+    config: &MeasureConfig,
+    steps: u64,
+    parts: &[Part],
+    metrics: &[Metric],
+) -> BTreeMap<String, u64> {
+    let set =
+        |metric: &Metric| [metric.card.name, metric.instrument].iter().any(|name| config.every.contains_key(*name));
+    let free = |metric: &&Metric| metric.card.cost != CostClass::F && !set(metric);
+    let step: f64 = parts.iter().filter(|part| part.scope == STEP).map(load).sum();
+    // By instrument and cadence as it is: the work, and the cadence as it shall be.
+    let mut groups: BTreeMap<(&str, u64), (f64, u64)> = BTreeMap::new();
+    for part in parts {
+        let own: Vec<&Metric> = metrics.iter().filter(|metric| metric.instrument == part.scope).collect();
+        if own.iter().any(|metric| metric.every == part.every && !free(metric)) {
+            continue;
+        }
+        // What several cadences share runs at one that divides them; the shortest decides.
+        if let Some(every) = own.iter().filter(|metric| free(metric)).map(|metric| metric.every).min() {
+            let exact = own.iter().any(|metric| metric.every == part.every);
+            let every = if exact { part.every } else { every };
+            groups.entry((part.scope, every)).or_insert((0.0, every)).0 += load(part);
+        }
+    }
+    let share = |(load, every): &(f64, u64)| load / *every as f64;
+    let saved = |group: &(f64, u64)| share(group) - group.0 / next(group.1) as f64;
+    loop {
+        let excess = groups.values().map(share).sum::<f64>() - config.budget * step;
+        let longer = || groups.iter().filter(|(_, (_, every))| next(*every) <= steps / FEWEST);
+        // The smallest change that is enough, else the dearest.
+        let enough = longer().filter(|(_, group)| saved(group) >= excess);
+        let chosen = enough.min_by(|a, b| saved(a.1).total_cmp(&saved(b.1)));
+        let chosen = chosen.or_else(|| longer().max_by(|a, b| share(a.1).total_cmp(&share(b.1)))).map(|(key, _)| *key);
+        match chosen.filter(|_| excess > 0.0).and_then(|key| groups.get_mut(&key)) {
+            Some((_, every)) => *every = next(*every),
+            None => break,
+        }
+    }
+    let changed = |metric: &&Metric| {
+        let (_, every) = groups.get(&(metric.instrument, metric.every))?;
+        (*every != metric.every).then(|| (metric.card.name.to_owned(), *every))
+    };
+    metrics.iter().filter(free).filter_map(|metric| changed(&metric)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Gpu, Select};
+    use crate::record::Setup;
+    use crate::train::Session;
+
+    fn session(sets: &str) -> Session {
+        let text = format!(
+            "steps = 100000\n[task]\nkind = \"modular\"\np = 31\ntrain_fraction = 0.1\n[model]\nd_model = 32\nn_heads = 2\n[batch]\nsize = 16\n{sets}"
+        );
+        Session::new(&Gpu::noop(), Setup::from_toml(&text).unwrap().config).unwrap()
+    }
+
+    fn every(session: &Session, name: &str) -> u64 {
+        session.metrics().iter().find(|metric| metric.card.name == name).unwrap().every
+    }
+
+    /// Work of measuring, class F aside, by that of the step.
+    fn share(session: &Session) -> f64 {
+        let parts = session.program().parts(Select { step: 0, update: true });
+        let step: f64 = parts.iter().filter(|part| part.scope == STEP).map(load).sum();
+        let dear = |part: &&Part| {
+            let mut own = session.metrics().iter().filter(|metric| metric.instrument == part.scope);
+            own.any(|metric| metric.card.cost != CostClass::F && metric.every == part.every)
+        };
+        parts.iter().filter(dear).map(|part| load(part) / part.every as f64).sum::<f64>() / step
+    }
+
+    #[test]
+    fn cadences_are_lengthened_until_the_work_fits_and_no_further() {
+        // 865 test examples where a step has 16.
+        let (kept, fitted) = (session("[measure]\nbudget = 1e9\n"), session(""));
+        assert_eq!((every(&kept, "loss.test"), every(&kept, "ablation.loss")), (10, 200));
+        assert!(share(&kept) > 0.4, "{}", share(&kept));
+        assert!(every(&fitted, "loss.test") > 10 && every(&fitted, "ablation.loss") > 200);
+        let found = share(&fitted);
+        assert!(found <= MeasureConfig::default().budget, "{found}");
+        let more = session("[measure]\nbudget = 0.2\n");
+        // Work that cadences share runs at their common divisor, which is a little more than is reckoned with.
+        assert!(found < share(&more) && share(&more) <= 0.21 && share(&more) > 0.1, "{}", share(&more));
+        // Free measures are left alone.
+        assert_eq!([&kept, &fitted].map(|session| every(session, "loss.train")), [1, 1]);
+        assert_eq!(fitted.config().measure.cadences.as_ref().unwrap()["loss.test"], every(&fitted, "loss.test"));
+        assert!(kept.config().measure.cadences.as_ref().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_short_run_keeps_ten_measurements() {
+        let kept = session("[measure]\nbudget = 1e9\n");
+        let parts = kept.program().parts(Select { step: 0, update: true });
+        let config = MeasureConfig::default();
+        // Ablation is proposed at every 200 steps, which leaves one of 200.
+        let found = lengthened(&config, 200, &parts, kept.metrics());
+        assert_eq!((found["loss.test"], found.get("ablation.loss")), (20, None));
+        assert!(lengthened(&config, 9, &parts, kept.metrics()).is_empty());
+    }
+
+    #[test]
+    fn cadences_that_the_run_sets_stay() {
+        let set = session("[measure.every]\n\"loss.test\" = 10\nablation = 50\n");
+        assert_eq!((every(&set, "loss.test"), every(&set, "ablation.loss"), every(&set, "ablation.p")), (10, 50, 50));
+        assert!(set.config().measure.cadences.as_ref().unwrap().keys().all(|name| !name.starts_with("ablation")));
+    }
+
+    #[test]
+    fn a_longer_cadence_is_a_multiple() {
+        for (every, longer) in [(1, 2), (2, 10), (10, 20), (20, 100), (50, 100), (100, 200), (200, 1000), (500, 1000)] {
+            assert_eq!(next(every), longer);
+        }
+        assert_eq!([7, 1_000_000].map(next), [70, 2_000_000]);
+    }
+}
