@@ -27,6 +27,9 @@ const RUN: &str = r#"
     weight_decay = 1.0
     [checkpoint]
     every = 3
+    # Measured as often as proposed, so that there are births and deaths.
+    [measure]
+    budget = 1000.0
     [measure.every]
     "loss.test" = 5
     ablation = 20
