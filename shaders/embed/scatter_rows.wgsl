@@ -9,11 +9,7 @@ struct Params {
     rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
     second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
 }
-#if WIDE
-alias T = vec4<f32>;
-#else
-alias T = f32;
-#endif
+#import vectors
 @tensor var<storage, read> x: array<T>;
 @tensor var<storage, read> starts: array<u32>;
 @tensor var<storage, read> order: array<u32>;

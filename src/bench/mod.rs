@@ -69,10 +69,15 @@ impl Workload {
         Session::new(gpu, config)
     }
 
-    /// The modes that measure something of their own here: losses over a grid need a grid.
-    fn modes(&self) -> Result<Vec<&'static Mode>> {
+    /// The modes of these names, or all, that measure something of their own here: losses over a grid need a grid.
+    fn modes(&self, names: &[String]) -> Result<Vec<&'static Mode>> {
+        if let Some(name) = names.iter().find(|name| MODES.iter().all(|mode| mode.name != **name)) {
+            let known: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+            return Err(Error::Config(format!("no mode {name:?}; there are {known:?}")));
+        }
         let cyclic = self.config(1)?.task.cyclic().is_some();
-        Ok(MODES.iter().filter(|mode| cyclic || mode.each_step.is_empty()).collect())
+        let asked = |mode: &&Mode| names.is_empty() || names.iter().any(|name| name == mode.name);
+        Ok(MODES.iter().filter(asked).filter(|mode| cyclic || mode.each_step.is_empty()).collect())
     }
 }
 
@@ -333,12 +338,12 @@ pub fn peak(gpu: &Gpu) -> Result<Peak> {
     })
 }
 
-/// One workload's step with more and more instruments, in turns.
+/// One workload's step with more and more instruments, in turns; of the modes of these names, or of all.
 ///
 /// # Errors
 /// Where the workload does not fit the device, or it fails.
-pub fn steps(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
-    let modes = workload.modes()?;
+pub fn steps(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, modes: &[String]) -> Result<Vec<Line>> {
+    let modes = workload.modes(modes)?;
     let sessions = modes.iter().map(|mode| workload.session(gpu, 1, mode)).collect::<Result<Vec<_>>>()?;
     let cadenced = sessions.iter().map(|s| Cadenced::new(gpu, s.program(), ROUND)).collect::<Result<Vec<_>>>()?;
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); modes.len()];
@@ -479,7 +484,7 @@ mod tests {
     fn lines_of_steps_say_what_ran_and_what_memory_it_took() {
         let gpu = Gpu::noop();
         let peak = Peak { flops: 1e12, bytes: 1e11 };
-        let lines = |name: &str| steps(&gpu, Workload::find(name).unwrap(), &peak, 1).unwrap();
+        let lines = |name: &str| steps(&gpu, Workload::find(name).unwrap(), &peak, 1, &[]).unwrap();
         let modes = |lines: &[Line]| lines.iter().map(|line| line.mode.clone()).collect::<Vec<_>>();
         let grok = lines("grok-minibatch");
         let names = ["no instruments", "class F", "class F and full-grid losses", "class F and L", "everything"]

@@ -31,6 +31,10 @@ pub(super) struct Args {
     /// Rounds of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
     rounds: u32,
+    /// Of a step only this: "no instruments", "class F", "class F and full-grid losses", "class F and L" or
+    /// "everything"; may be given many times
+    #[arg(long, value_name = "MODE")]
+    mode: Vec<String>,
     /// Replicas to go up to, where memory does not end before
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=4096))]
     most: u32,
@@ -55,6 +59,9 @@ enum What {
 }
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
+    if args.what != What::Step && !args.mode.is_empty() {
+        return Err(Error::Config("--mode is for `bench step` only".to_owned()));
+    }
     let gpu = if args.what == What::Kernels { device.open_cooperative()? } else { device.open()? };
     let workloads: Vec<&Workload> = match &args.preset {
         Some(name) => vec![Workload::find(name)?],
@@ -116,7 +123,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     }
     for workload in workloads {
         let lines = match args.what {
-            What::Step => bench::steps(&gpu, workload, &peak, args.rounds),
+            What::Step => bench::steps(&gpu, workload, &peak, args.rounds, &args.mode),
             What::Profile => bench::profile(&gpu, workload, &peak, args.rounds),
             _ => bench::replicas(&gpu, workload, &peak, args.rounds, args.most),
         };

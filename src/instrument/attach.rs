@@ -21,9 +21,9 @@ pub struct MeasureConfig {
     /// Steps between two measurements, by metric or instrument; see `thermoscope instruments` for the
     /// defaults.
     pub every: BTreeMap<String, u64>,
-    /// What measuring may take at the cadences that `every` does not set, class F aside, as a share of the
-    /// step's own work, by operations and bytes counted: costly measures are taken less often than their cards
-    /// propose until it fits.
+    /// What measuring may take, class F aside and instruments of which `every` sets a cadence, as a share of the
+    /// step's own work, by operations, bytes and dispatches counted: costly measures are taken less often than
+    /// their cards propose until it fits, but ten times a run at least.
     pub budget: f64,
     /// By metric, the cadences that are longer than proposed; `None` where that is still to be found out.
     #[serde(skip)]
@@ -457,7 +457,7 @@ impl<'a> Attach<'a> {
 }
 
 /// How often a metric is measured; `None` where it is switched off.
-fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
+pub(super) fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
     let names = [card.name, instrument.name()];
     if config.off.iter().any(|off| names.contains(&off.as_str())) {
         return None;

@@ -465,6 +465,9 @@ mod tests {
     use super::*;
     use crate::autograd::check::{Case, gpus};
     use crate::autograd::ops::{AttentionPattern, GatherRows, StreamedAttention};
+    use crate::instrument::Pass;
+    use crate::model::{Model, ModelConfig, ReadOut, Rows};
+    use crate::task::Batch;
 
     /// Cosines of the patterns of all pairs of heads, [2, pairs]: plain, then centred.
     fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
@@ -518,6 +521,45 @@ mod tests {
             let exact = case.reference(0, &[taken, plain]).unwrap();
             for (taken, plain) in exact[0].data.iter().zip(&exact[1].data) {
                 assert!((taken - plain).abs() < 1e-12, "{taken} and {plain}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_s_heads_have_the_means_of_their_pattern_and_z_however_attention_is_computed() {
+        // One kernel with lengths; products; streaming with statistics.
+        for (seq, layers) in [(3, 2), (20, 1), (70, 2)] {
+            let mut case = Case::new(&format!("heads of a model, {seq} tokens"));
+            let config = ModelConfig {
+                n_layers: layers,
+                d_model: 24,
+                n_heads: 3,
+                d_vocab: 11,
+                n_ctx: seq,
+                ..Default::default()
+            };
+            let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+            for (spec, var) in model.table.specs().iter().zip(&model.weights) {
+                let scaled = model.table.draw(5)[spec.offset..][..spec.len()].iter().map(|w| 20.0 * w).collect();
+                case.set(*var, scaled);
+            }
+            let (tokens, targets) = (case.indices(&[4 * seq], 11, false), case.indices(&[4 * seq], 11, true));
+            let count = count_targets(&mut case.tape, targets, 1).unwrap();
+            let batch = Batch { rows: Rows::Each { tokens }, targets, count, size: 4, seq };
+            let pass = Pass::new(&mut case.tape, &model, batch, ReadOut::All).unwrap();
+            for layer in 0..layers {
+                let found = HeadMeans::push(&mut case.tape, &pass.forward, layer, targets, count).unwrap();
+                let hook = |name: &str| pass.forward.hook(&format!("blocks.{layer}.attn.{name}")).unwrap();
+                let inputs = [hook("hook_pattern"), targets, count, hook("hook_z")];
+                let plain = case.tape.push1(HeadMeans { taken: false }, &inputs).unwrap();
+                for gpu in gpus() {
+                    let values = case.run(gpu, &[found, plain]).unwrap();
+                    for (a, b) in values[0].concat().iter().zip(values[1].concat()) {
+                        // Both within a few roundings of the same sums over some dozens of terms.
+                        assert!((a - b).abs() <= 2e-5 * b.abs().max(0.1), "{seq} tokens, layer {layer}: {a} and {b}");
+                    }
+                    assert!(values[1][0][3..].iter().all(|length| *length > 1e-3), "{:?}", values[1]);
+                }
             }
         }
     }

@@ -204,8 +204,7 @@ impl Session {
             let mut cadences = BTreeMap::new();
             // Work that two measures shared may become one's own when the other comes to be taken less often.
             for _ in 0..LENGTHENED {
-                let (parts, metrics) = (recorded.recording.parts(), &recorded.row.metrics);
-                let found = instrument::lengthened(&config.measure, config.steps, &parts, metrics);
+                let found = instrument::lengthened(&config.measure, config.steps, &recorded.recording.parts());
                 if found.is_empty() {
                     break;
                 }

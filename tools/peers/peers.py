@@ -243,13 +243,14 @@ def lens_peers(c, device, grid):
     return peers
 
 
-def ours(workload, rounds):
-    """One line of `thermoscope bench step --json` for each mode, or None where it is not built."""
+def ours(workload, modes):
+    """One line of `thermoscope bench step --json` for each of these modes, or for all; None where it is not built."""
     binary = ROOT / "target/release/thermoscope"
     if not binary.exists():
         print("thermoscope skipped: cargo build --release first")
         return None
-    command = [binary, "bench", "step", "--preset", workload, "--rounds", str(rounds), "--json"]
+    command = [binary, "bench", "step", "--preset", workload, "--rounds", "1", "--json"]
+    command += [word for mode in modes for word in ("--mode", mode)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print("thermoscope skipped:", done.stderr.strip().splitlines()[-1])
@@ -280,6 +281,7 @@ def main():
     args.add_argument("--workload", choices=WORKLOADS, action="append")
     args.add_argument("--rounds", type=int, default=5)
     args.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU; 0 for its own choice")
+    args.add_argument("--mode", action="append", default=[], help="of thermoscope; by default all")
     args.add_argument("--burn-limit", type=int, default=60, help="seconds after which burn begins no further step")
     args = args.parse_args()
     if torch and args.threads:
@@ -315,7 +317,7 @@ def main():
                     step()
                 wait()
                 times[peer].append((time.perf_counter() - began) * 1e3 / counts[peer])
-            lines = ours(name, 1) or []
+            lines = ours(name, args.mode) or []
             for line in lines:
                 line["mode"] = f"thermoscope, {line['mode']}"
             line = burn(name, args.burn_limit) if with_burn else None
