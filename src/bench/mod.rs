@@ -519,7 +519,10 @@ mod tests {
 
     #[test]
     fn the_step_of_grok_with_its_panel_takes_thirty_dispatches() {
-        let session = Workload::find("grok").unwrap().session(&Gpu::noop(), 1, &CLASS_F).unwrap();
+        // All that is measured at every step, whatever its class.
+        let panel = Mode { each_step: &["fourier_norm", "gini", "key_frequencies"], ..CLASS_F };
+        let session = Workload::find("grok").unwrap().session(&Gpu::noop(), 1, &panel).unwrap();
+        assert!(session.metrics().iter().any(|metric| metric.card.name == "gini" && metric.every == 1));
         let kernels = session.program().labels(Select { step: 1, update: true });
         assert!(kernels.len() <= 30, "{}: {kernels:#?}", kernels.len());
     }
