@@ -4,18 +4,17 @@
 //          z [R, B, Tq, H, K]  partial [R, chunks, 2, H]
 // grid     [H, chunks, R]; a chunk is `chunk` rows, numbered over examples and queries
 // numerics f32, serial over a row, tree of fixed shape over rows; 0 ln 0 = 0
-// knobs    TAKEN: x are statistics, and z is not bound  WIDE: z is loaded by vectors of four
+// knobs    TAKEN: x are statistics, and z is not bound
 #import patterns
 const WG: u32 = 256u;
 #import reduce
 #import numerics
-#import vectors
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> targets: array<u32>;
 @tensor var<storage, read> count: array<f32>;
 #if TAKEN
 #else
-@tensor var<storage, read> z: array<T>;
+@tensor var<storage, read> z: array<f32>;
 #endif
 @tensor var<storage, read_write> partial: array<f32>;
 
@@ -32,11 +31,10 @@ fn entropy_and_length(r: u32, h: u32, example: u32, query: u32) -> vec2<f32> {
     let first = r * params.x_replica + ((example * params.heads + h) * params.queries + query) * params.keys;
     var entropy = 0.0;
     for (var k = 0u; k < params.keys; k++) { entropy += surprise(x[first + k]); }
-    let width = params.width / LANES;
-    let z_at = r * params.z_replica / LANES + ((example * params.queries + query) * params.heads + h) * width;
-    var squares = T(0.0);
-    for (var k = 0u; k < width; k++) { squares += z[z_at + k] * z[z_at + k]; }
-    return vec2<f32>(entropy, sqrt(total(squares)));
+    let z_at = r * params.z_replica + ((example * params.queries + query) * params.heads + h) * params.width;
+    var squares = 0.0;
+    for (var k = 0u; k < params.width; k++) { squares += z[z_at + k] * z[z_at + k]; }
+    return vec2<f32>(entropy, sqrt(squares));
 }
 #endif
 

@@ -97,3 +97,8 @@ impl Tape {
             .collect()
     }
 }
+
+/// Euclidean length of a vector.
+pub(crate) fn length(vector: &[f64]) -> f64 {
+    vector.iter().map(|x| x * x).sum::<f64>().sqrt()
+}

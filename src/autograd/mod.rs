@@ -13,6 +13,7 @@ pub mod ops;
 mod tape;
 
 pub use array::Array;
+pub(crate) use array::length;
 pub use check::Checked;
 pub use compile::Bindings;
 pub use op::{Links, Lower, Op};

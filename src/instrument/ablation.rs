@@ -10,7 +10,7 @@ use super::ablation_ops::{
 };
 use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::ops::{ColumnSum, GatherRows, HeadResult, Linear, Scale, TransposedProduct};
-use crate::autograd::{Tape, Var, gcd};
+use crate::autograd::{Tape, Var, gcd, length};
 use crate::error::Result;
 use crate::gpu::{Philox, Stream};
 use crate::model::{Model, Point, ReadOut, Resume};
@@ -743,8 +743,8 @@ fn random_subspace(width: usize, k: usize, draw: u32) -> Vec<Vec<f64>> {
                 vector.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
             }
         }
-        let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
-        vector.iter_mut().for_each(|x| *x /= length);
+        let size = length(&vector);
+        vector.iter_mut().for_each(|x| *x /= size);
         basis.push(vector);
     }
     basis

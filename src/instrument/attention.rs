@@ -4,7 +4,7 @@ use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::model::Forward;
@@ -143,7 +143,7 @@ crate::gpu::params! {
 static HEAD_MEANS: Shader = Shader {
     name: "instrument/head_means",
     source: include_str!("../../shaders/instrument/head_means.wgsl"),
-    knobs: &[Knob { name: "TAKEN", values: &[0, 1] }, Knob { name: "WIDE", values: &[0, 1] }],
+    knobs: &[Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
 static PATTERN_SUM: Shader = Shader {
@@ -220,9 +220,9 @@ pub(super) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: u
     target != f64::from(IGNORE)
 }
 
-/// y [2, H] = means over the queries that count: of the entropy of a row of A, and of the length of that row of z. Inputs:
-/// A [B, H, Tq, T], targets, how many count in all `[1]`, z [B, Tq, H, K] (or its lengths, as K = 1); or, where they were taken on the way, the
-/// statistics of the rows [B, H, Tq, 5] instead of A, and no z.
+/// y [2, H] = means over the queries that count: of the entropy of a row of A, and of the length of that row of z.
+/// Inputs: A [B, H, Tq, T], targets, how many count in all `[1]`, z [B, Tq, H, K] (or its lengths, as K = 1); or, where
+/// they were taken on the way, the statistics of the rows [B, H, Tq, 5] instead of A, and no z.
 pub(super) struct HeadMeans {
     /// Whether the first input is statistics.
     pub(super) taken: bool,
@@ -273,15 +273,13 @@ impl Op for HeadMeans {
             chunk,
             [Some(x), Some(targets), Some(count), None, Some(target)],
         );
-        let mut wide = false;
         if let [z] = z {
             params.width = z.dims[3] as u32;
             params.z_replica = z.replica_stride;
-            wide = z.dims[3].is_multiple_of(4) && z.replica_stride.is_multiple_of(4);
         }
         let tensors: Vec<&Tensor> = inputs.iter().chain([target]).collect();
-        let knobs = [u32::from(self.taken), u32::from(wide)];
-        cx.dispatch(&HEAD_MEANS, &knobs, &params, &tensors, [heads as u32, chunks as u32, cx.replicas])?;
+        let grid = [heads as u32, chunks as u32, cx.replicas];
+        cx.dispatch(&HEAD_MEANS, &[u32::from(self.taken)], &params, &tensors, grid)?;
         let Some(partial) = &partial else { return Ok(()) };
         sum_columns(cx, partial, chunks, 2 * heads, &outputs[0])
     }
@@ -300,7 +298,7 @@ impl Op for HeadMeans {
                     let width = z.dims[3];
                     let z = &z.data[((example * queries + query) * heads + head) * width..][..width];
                     let entropy = a.iter().filter(|a| **a > 0.0).map(|a| -a * a.ln()).sum();
-                    [entropy, z.iter().map(|z| z * z).sum::<f64>().sqrt()]
+                    [entropy, length(z)]
                 }
             };
             for (kind, value) in found.into_iter().enumerate() {
@@ -620,13 +618,8 @@ mod tests {
         let values: Vec<f32> = (0..b * t * 2 * k)
             .map(|at| match (at / k % 2, at / (2 * k) % 2, at % k) {
                 (0, _, 1) => 2.0,
-                (1, place, 3) => {
-                    if place == 0 {
-                        1.0
-                    } else {
-                        -1.0
-                    }
-                }
+                (1, 0, 3) => 1.0,
+                (1, 1, 3) => -1.0,
                 _ => 0.0,
             })
             .collect();

@@ -567,7 +567,7 @@ mod tests {
                     .collect()
             };
             let turned = |a: &[f64]| -> Vec<f64> { (0..d * k).map(|at| a[at % d * k + at / d]).collect() };
-            let norm = |a: &[f64]| a.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let norm = crate::autograd::length;
             for (reader, writer) in (0..h).flat_map(|a| (0..h).map(move |b| (a, b))) {
                 let [q, key, v, o] = ["Q", "K", "V", "O"].map(|which| weight(1, which, reader));
                 let from = product(&weight(0, "V", writer), &weight(0, "O", writer), k);

@@ -1,7 +1,7 @@
 //! Causal attention with its hook points, grouped key and value heads, and its gradient.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, length};
 use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -177,7 +177,7 @@ impl Sizes {
 /// Lengths of the rows of z, for references.
 fn lengths(z: &Array, dims: [usize; 4]) -> Array {
     let rows = z.data.chunks_exact(z.data.len() / dims.iter().product::<usize>());
-    Array::new(&dims, rows.map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt()).collect())
+    Array::new(&dims, rows.map(length).collect())
 }
 
 pub(super) fn wide(sizes: &Sizes, tensors: &[&Tensor]) -> u32 {

@@ -2,7 +2,7 @@
 //! After Milakov and Gimelshein 2018 (1805.02867) and Dao et al. 2022 (2205.14135).
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, length};
 use super::attention::{Sizes, wide};
 use super::{Attention, AttentionPattern};
 use crate::error::{Error, Result};
@@ -45,8 +45,8 @@ pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD_Q, &BACKWARD_KV];
 const WG: u32 = 64;
 
 /// z [B, Tq, H, K] as of [`Attention`]. Inputs: q [B, Tq, H, K], k and v [B, T, G, K], and tokens [B * T] for the
-/// third and fourth statistic, or none. Outputs: z; the log-sum-exp of each query's scores [B, H, Tq]; and statistics of its
-/// pattern [B, H, Tq, 5]: entropy in nats, attention to the token before, to earlier places of the query's own
+/// third and fourth statistic, or none. Outputs: z; the log-sum-exp of each query's scores [B, H, Tq]; and statistics
+/// of its pattern [B, H, Tq, 5]: entropy in nats, attention to the token before, to earlier places of the query's own
 /// token, and to what followed those, and the length of z. Memory grows with T, not with T².
 #[derive(Clone, Copy)]
 pub struct StreamedAttention {
@@ -195,7 +195,7 @@ impl Op for StreamedAttention {
                 (1, _) => sum(&|j| j + 1 == place),
                 (2, Some(t)) => sum(&|j| j < place && t[j] == t[place]),
                 (3, Some(t)) => sum(&|j| j > 0 && t[j - 1] == t[place]),
-                (4, _) => z.data[s.query_at(row)..][..s.width].iter().map(|z| z * z).sum::<f64>().sqrt(),
+                (4, _) => length(&z.data[s.query_at(row)..][..s.width]),
                 _ => 0.0,
             }
         });
