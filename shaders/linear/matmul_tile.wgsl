@@ -1,9 +1,11 @@
 // matmul_tile: matrix product through workgroup memory and registers, for GPUs.
 // C = alpha op(A) op(B) (+ bias) (+ residual)
 // shapes   A, B, C in three forms and any number of batches: see shared/matmul
-// grid     [ceil(n / TILE), ceil(m / TILE), R * batches], (TILE / PER)^2 invocations, PER x PER results each
-// numerics f32, products added in order of k: whatever the tile, the same bits
-// knobs    FORM, TILE, A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, and what is done to C:
+// grid     [ceil(n / TILE), ceil(m / TILE), R * batches], SLICES (TILE / PER)^2 invocations, PER x PER results each
+// numerics f32, products added in order of k: whatever the tile, the same bits. In slices the terms are dealt out
+//          16 at a time, each slice adds its own in order of k, and slices are added in their order
+// knobs    FORM, TILE, DEEP (tiles of 32 have slices: for few tiles and long sums),
+//          A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, and what is done to C:
 //          BIAS, RESIDUAL, PICKED, ACTIVATE, KEEP, SLOPE, ACT, SUMS: see shared/operands
 #import matmul
 #import activation
@@ -12,7 +14,9 @@
 // Results of a thread: PER x PER.
 const PER: u32 = select(4u, 8u, TILE == 128u);
 const SIDE: u32 = TILE / PER;
-const THREADS: u32 = SIDE * SIDE;
+const SLICES: u32 = select(1u, 4u, DEEP == 1u && TILE == 32u);
+// Threads of a slice.
+const PARTY: u32 = SIDE * SIDE;
 const DEPTH: u32 = 16u;
 // A tile holds, for each k, TILE / 4 vectors along the rows of A or the columns of B.
 const ROW: u32 = TILE / 4u;
@@ -21,8 +25,8 @@ const SQUARES: u32 = ROW * (DEPTH / 4u);
 // A thread's results lie in PER / 4 groups of four rows and of four columns, SIDE groups apart: neighbours read
 // neighbouring vectors.
 const PARTS: u32 = PER / 4u;
-var<workgroup> a_tile: array<vec4<f32>, DEPTH * ROW>;
-var<workgroup> b_tile: array<vec4<f32>, DEPTH * ROW>;
+var<workgroup> a_tile: array<vec4<f32>, SLICES * DEPTH * ROW>;
+var<workgroup> b_tile: array<vec4<f32>, SLICES * DEPTH * ROW>;
 
 fn transposed(v: array<vec4<f32>, 4>) -> array<vec4<f32>, 4> {
     return array<vec4<f32>, 4>(
@@ -72,19 +76,23 @@ fn fetch_b(j: u32, k: u32, at: u32) -> array<vec4<f32>, 4> {
 // Where the last vector of a row may start: aligned ones lie wholly inside.
 fn last_start(length: u32, whole: u32) -> u32 { return length - select(1u, 4u, whole == 1u); }
 
-@compute @workgroup_size(THREADS)
+@compute @workgroup_size(SLICES * PARTY)
 fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let at = bases(wid.z);
     let i0 = wid.y * TILE;
     let j0 = wid.x * TILE;
-    let row = lid / SIDE;
-    let column = lid % SIDE;
+    let slice = lid / PARTY;
+    let party = lid % PARTY;
+    let tile = slice * DEPTH * ROW;
+    let row = party / SIDE;
+    let column = party % SIDE;
     var sums: array<array<vec4<f32>, PARTS>, PER>;
     for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { sums[i][v] = vec4<f32>(0.0); } }
     var columns: array<vec4<f32>, PARTS>;
     for (var v = 0u; v < PARTS; v++) { columns[v] = vec4<f32>(0.0); }
-    for (var k0 = 0u; k0 < params.k; k0 += DEPTH) {
-        for (var e = lid; e < 2u * SQUARES; e += THREADS) {
+    for (var first = 0u; first < params.k; first += SLICES * DEPTH) {
+        let k0 = first + slice * DEPTH;
+        for (var e = party; e < 2u * SQUARES; e += PARTY) {
             // Neighbours read neighbouring addresses: along k where k is contiguous.
             let square = e % SQUARES;
             let of_b = e >= SQUARES;
@@ -93,21 +101,21 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             let k = select(square / ROW, square % (DEPTH / 4u), along) * 4u;
             if (of_b) {
                 let v = fetch_b(j0 + place * 4u, k0 + k, at.b);
-                for (var d = 0u; d < 4u; d++) { b_tile[(k + d) * ROW + place] = v[d]; }
+                for (var d = 0u; d < 4u; d++) { b_tile[tile + (k + d) * ROW + place] = v[d]; }
             } else {
                 let v = fetch_a(i0 + place * 4u, k0 + k, at.a);
-                for (var d = 0u; d < 4u; d++) { a_tile[(k + d) * ROW + place] = v[d]; }
+                for (var d = 0u; d < 4u; d++) { a_tile[tile + (k + d) * ROW + place] = v[d]; }
             }
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
             var right: array<vec4<f32>, PARTS>;
-            for (var v = 0u; v < PARTS; v++) { right[v] = b_tile[k * ROW + v * SIDE + column]; }
+            for (var v = 0u; v < PARTS; v++) { right[v] = b_tile[tile + k * ROW + v * SIDE + column]; }
             if (SUMS == 1u && i0 == 0u) {
                 for (var v = 0u; v < PARTS; v++) { columns[v] += right[v]; }
             }
             for (var u = 0u; u < PARTS; u++) {
-                let left = a_tile[k * ROW + u * SIDE + row];
+                let left = a_tile[tile + k * ROW + u * SIDE + row];
                 for (var i = 0u; i < 4u; i++) {
                     for (var v = 0u; v < PARTS; v++) {
                         sums[u * 4u + i][v] = fma(vec4<f32>(left[i]), right[v], sums[u * 4u + i][v]);
@@ -117,6 +125,19 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         }
         workgroupBarrier();
     }
+    for (var other = 1u; other < SLICES; other++) {
+        if (slice == other) {
+            for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { a_tile[(i * PARTS + v) * PARTY + party] = sums[i][v]; } }
+            for (var v = 0u; v < PARTS; v++) { b_tile[v * PARTY + party] = columns[v]; }
+        }
+        workgroupBarrier();
+        if (slice == 0u) {
+            for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { sums[i][v] += a_tile[(i * PARTS + v) * PARTY + party]; } }
+            for (var v = 0u; v < PARTS; v++) { columns[v] += b_tile[v * PARTY + party]; }
+        }
+        workgroupBarrier();
+    }
+    if (slice != 0u) { return; }
     for (var i = 0u; i < PER; i++) {
         for (var v = 0u; v < PARTS; v++) {
             let gi = i0 + (i / 4u * SIDE + row) * 4u + i % 4u;

@@ -306,7 +306,7 @@ impl Recording {
             self.gpu.queue().write_buffer(&uniforms, 0, &uniform_bytes);
         }
 
-        let mut steps = Vec::with_capacity(self.dispatches.len());
+        let mut stretches: Vec<Stretch> = Vec::new();
         for (dispatch, uniform_offset) in self.dispatches.into_iter().zip(uniform_offsets) {
             let mut entries = Vec::with_capacity(dispatch.slots.len() + 1);
             for (binding, slot) in dispatch.slots.iter().enumerate() {
@@ -342,18 +342,21 @@ impl Recording {
                 layout: dispatch.kernel.layout(),
                 entries: &entries,
             });
-            steps.push(Step {
+            let step = Step {
                 work: dispatch.work,
                 scope: dispatch.scope,
                 kernel: dispatch.kernel,
                 bind_group,
                 immediates,
                 grid: dispatch.grid,
-                every: dispatch.every,
-                phase: dispatch.phase,
-            });
+            };
+            let (every, phase) = (dispatch.every, dispatch.phase);
+            match stretches.last_mut().filter(|last| (last.every, last.phase) == (every, phase)) {
+                Some(last) => last.steps.push(step),
+                None => stretches.push(Stretch { every, phase, steps: vec![step] }),
+            }
         }
-        Ok(Program { steps, buffers, planned: plan.buffers.iter().sum(), lower_bound: plan.lower_bound })
+        Ok(Program { stretches, buffers, planned: plan.buffers.iter().sum(), lower_bound: plan.lower_bound })
     }
 }
 
@@ -396,13 +399,18 @@ struct Step {
     bind_group: wgpu::BindGroup,
     immediates: Vec<u8>,
     grid: [u32; 3],
+}
+
+/// Neighbours that run at the same steps: what is not due is passed over at once.
+struct Stretch {
     every: u64,
     phase: Phase,
+    steps: Vec<Step>,
 }
 
 /// A recorded step, ready to be replayed into anyone's compute pass.
 pub struct Program {
-    steps: Vec<Step>,
+    stretches: Vec<Stretch>,
     buffers: Vec<wgpu::Buffer>,
     planned: u64,
     lower_bound: u64,
@@ -431,25 +439,30 @@ impl Program {
 
     /// Like [`Program::encode_timed`], but with one compute pass for each of [`Program::parts`].
     pub fn encode_parts(&self, encoder: &mut wgpu::CommandEncoder, timer: &mut super::Timer, select: Select) {
-        let steps: Vec<&Step> = self.selected(select).collect();
-        for part in steps.chunk_by(|a, b| a.part() == b.part()) {
-            let mut pass = timer.pass(encoder, part[0].scope);
+        let mut steps = self.selected(select);
+        for part in self.parts(select) {
+            let mut pass = timer.pass(encoder, part.scope);
             let mut current = None;
-            part.iter().for_each(|step| step.encode(&mut pass, &mut current));
+            steps.by_ref().take(part.dispatches).for_each(|step| step.encode(&mut pass, &mut current));
         }
     }
 
     /// What one replay consists of, in order.
     pub fn parts(&self, select: Select) -> Vec<Part> {
-        Part::of(self.selected(select).map(|step| (step.scope, step.every, step.work)))
+        let steps = self.due(select).flat_map(|stretch| stretch.steps.iter().map(|step| (stretch.every, step)));
+        Part::of(steps.map(|(every, step)| (step.scope, every, step.work)))
+    }
+
+    fn due(&self, select: Select) -> impl Iterator<Item = &Stretch> {
+        let phase = if select.update { Phase::Update } else { Phase::Still };
+        let due = move |stretch: &&Stretch| {
+            select.step.is_multiple_of(stretch.every) && (stretch.phase == Phase::Always || stretch.phase == phase)
+        };
+        self.stretches.iter().filter(due)
     }
 
     fn selected(&self, select: Select) -> impl Iterator<Item = &Step> {
-        let phase = if select.update { Phase::Update } else { Phase::Still };
-        let due = move |step: &&Step| {
-            select.step.is_multiple_of(step.every) && (step.phase == Phase::Always || step.phase == phase)
-        };
-        self.steps.iter().filter(due)
+        self.due(select).flat_map(|stretch| &stretch.steps)
     }
 
     /// Dispatches of one replay.
@@ -469,7 +482,7 @@ impl Program {
 
     /// The cadences that dispatches have, in order.
     pub fn cadences(&self) -> Vec<u64> {
-        let mut found: Vec<u64> = self.steps.iter().map(|step| step.every).collect();
+        let mut found: Vec<u64> = self.stretches.iter().map(|stretch| stretch.every).collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -500,10 +513,6 @@ impl Program {
 }
 
 impl Step {
-    fn part(&self) -> (&'static str, u64) {
-        (self.scope, self.every)
-    }
-
     fn encode<'a>(&'a self, pass: &mut wgpu::ComputePass<'_>, current: &mut Option<&'a Arc<Kernel>>) {
         if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &self.kernel)) {
             pass.set_pipeline(self.kernel.pipeline());

@@ -46,14 +46,14 @@ impl Default for MeasureConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ProbeConfig {
     /// Examples, or as many as every replica has, or as many as one pass can hold, where those are fewer. By
-    /// default 256, or as many sequences as hold some 1,024 predictions and at least 8; `thermoscope measure` takes all.
+    /// default 256, or as many sequences as hold some 1,024 predictions and at least 4; `thermoscope measure` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
     /// Where they are from.
     pub set: ProbeSet,
     /// Random subspaces that heads are compared with. By default 40 for each head of the model, and
-    /// between 200 and 1,000: with n heads, the p-value of one, doubled for its two sides, can only clear a
-    /// false discovery rate of 0.05 alone if there are 40 n draws.
+    /// between 200 and 640; 1,000 at most. With n heads, m of them can only clear a false discovery rate of 0.05
+    /// together, each p-value doubled for its two sides, if there are 40 n / m draws.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draws: Option<usize>,
 }
@@ -240,6 +240,8 @@ pub(crate) const FILING: &str = "filing";
 const RANKED: usize = 32_768;
 /// Draws of a null at most, for the same reason: each is ranked among all.
 const MOST_DRAWS: usize = 1000;
+/// And where the run does not say: each is a pass over the probe.
+const USUAL_DRAWS: usize = 640;
 /// Rows the ring holds at most.
 const SLOTS: usize = 64;
 
@@ -329,7 +331,7 @@ impl<'a> Attach<'a> {
     /// See [`Feed::probe`].
     pub(super) fn probe_batch(&mut self) -> Result<Batch> {
         let shape = self.task.shape();
-        let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(8) };
+        let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(4) };
         // Predictions are ranked by confidence, each against all.
         let predictions = if shape.read == ReadOut::Last { 1 } else { shape.seq };
         let most = self.piece.min((RANKED / predictions).max(1));
@@ -340,7 +342,7 @@ impl<'a> Attach<'a> {
     /// Random subspaces that heads are compared with.
     pub(super) fn null_draws(&self) -> usize {
         let heads = self.model.config.n_layers * self.model.config.n_heads;
-        self.config.probe.draws.unwrap_or((40 * heads).clamp(200, MOST_DRAWS))
+        self.config.probe.draws.unwrap_or((40 * heads).clamp(200, USUAL_DRAWS))
     }
 
     /// The smallest cadence of an instrument's metrics that are on; `None` where none is.

@@ -280,7 +280,7 @@ mod tests {
     use crate::autograd::check::{Case, SIZES, gpus};
     use crate::gpu::Tuning;
 
-    // Sums of up to 257 products of order 1: rounding grows as the square root of their number times 6e-8.
+    // Sums of up to 577 products of order 1: rounding grows as the square root of their number times 6e-8.
     const TOLERANCE: f64 = 5e-6;
 
     fn check(n: usize, d: usize, weight: &[usize], bias: bool, residual: bool, shared_w: bool) {
@@ -310,6 +310,9 @@ mod tests {
         }
         check(257, 64, &[64, 128], true, true, false);
         check(64, 257, &[257, 64], false, true, false);
+        // Gradients whose sums are long, and products whose are.
+        check(514, 31, &[31, 34], true, false, false);
+        check(3, 577, &[577, 6], true, true, false);
     }
 
     #[test]
@@ -322,7 +325,7 @@ mod tests {
     #[test]
     fn every_tiling_matches_and_gives_the_same_bits() {
         for gpu in gpus() {
-            for [m, n, k] in [[33, 130, 31], [130, 64, 68], [257, 132, 20]] {
+            for [m, n, k] in [[33, 130, 31], [130, 64, 68], [257, 132, 20], [33, 70, 515]] {
                 let mut case = Case::new(&format!("tilings {m} {n} {k}"));
                 let (x, w, u) = (case.owned(&[m, k]), case.owned(&[k, n]), case.owned(&[n, k]));
                 let (left, right) = (case.owned(&[k, m]), case.owned(&[k, n]));

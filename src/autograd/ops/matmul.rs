@@ -46,7 +46,11 @@ const TILES: &[u32] = &[32, 64, 128];
 static TILE: Shader = Shader {
     name: "linear/matmul_tile",
     source: include_str!("../../../shaders/linear/matmul_tile.wgsl"),
-    knobs: product_knobs![Knob { name: "FORM", values: &[0, 1, 2] }, Knob { name: "TILE", values: TILES },],
+    knobs: product_knobs![
+        Knob { name: "FORM", values: &[0, 1, 2] },
+        Knob { name: "TILE", values: TILES },
+        Knob { name: "DEEP", values: &[0, 1] },
+    ],
     params: MatmulParams::FIELDS,
 };
 /// Subgroups in one workgroup of `matmul_shuffle`.
@@ -227,10 +231,13 @@ impl Matmul<'_> {
     /// How C is cut: as measured on this device, or else as shapes suggest.
     fn choose(&self, gpu: &Gpu) -> Choice {
         let caps = gpu.caps();
+        let deep = shuffles(caps).is_none() && self.is_deep();
         let tiling = match gpu.tuning().get(self.form as u32, self.m, self.n) {
             Some(tiling) if tilings(caps).contains(&tiling) => tiling,
             _ => self.usual(caps),
         };
+        // Not for the search to find: with a sum's order, its bits would depend on it.
+        let tiling = if deep { Tiling::Workgroup { side: TILES[0] } } else { tiling };
         let (form, flags) = (self.form as u32, self.flags());
         match tiling {
             Tiling::Registers { subgroup, rows, columns } => Choice {
@@ -240,9 +247,18 @@ impl Matmul<'_> {
                 columns: columns * subgroup,
             },
             Tiling::Workgroup { side } => {
-                Choice { shader: &TILE, knobs: [&[form, side], &flags[..]].concat(), rows: side, columns: side }
+                let knobs = [&[form, side, u32::from(deep)], &flags[..]].concat();
+                Choice { shader: &TILE, knobs, rows: side, columns: side }
             }
         }
+    }
+
+    /// Whether sums are long and even small tiles too few to fill a GPU, as with gradients of weights. Whatever the
+    /// number of replicas: a replica computes the same alone and in company.
+    fn is_deep(&self) -> bool {
+        let side = TILES[0] as usize;
+        let tiles = self.m.div_ceil(side) * self.n.div_ceil(side) * self.batches.0 * self.batches.1;
+        tiles <= 256 && self.k >= 512
     }
 
     /// The knobs that all kernels have in common, from A4 on.
@@ -314,7 +330,7 @@ fn shuffles(caps: &Caps) -> Option<u32> {
     caps.fixed_subgroup().filter(|size| caps.is_software() && matches!(size, 4 | 8 | 16))
 }
 
-/// Every way in which a device may cut a product. All add in the order of k, so that all give the same bits.
+/// Every way in which a device may cut a product. All add in the same order, so that all give the same bits.
 pub(crate) fn tilings(caps: &Caps) -> Vec<Tiling> {
     match shuffles(caps) {
         Some(subgroup) => [(16, 4), (16, 8), (32, 4), (32, 8)]
