@@ -5,7 +5,7 @@
 // grid     [1, 1, R]
 // numerics integer counts, and a sum that tells finite draws from others; of equals the earlier draw has the lower rank
 struct Params { heads: u32, draws: u32, x_replica: u32, null_replica: u32, clean_replica: u32, out_replica: u32 }
-const WG: u32 = 64u;
+const WG: u32 = 256u;
 #import reduce
 #import numerics
 @tensor var<storage, read> x: array<f32>;
@@ -13,11 +13,11 @@ const WG: u32 = 64u;
 @tensor var<storage, read> clean: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WG)
 fn null_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let r = wid.z;
     let null_at = r * params.null_replica;
-    for (var at = lid; at < 4u * params.heads; at += 64u) {
+    for (var at = lid; at < 4u * params.heads; at += WG) {
         let c = at / params.heads % 2u;
         let upper = at < 2u * params.heads;
         let own = x[r * params.x_replica + at % params.heads * 8u + c];
@@ -35,7 +35,7 @@ fn null_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation
     }
     sums = vec2<f32>(workgroup_sum(sums.x, lid), workgroup_sum(sums.y, lid));
     if (lid < 6u && !is_finite(sums[lid / 3u])) { out[r * params.out_replica + 4u * params.heads + lid] = sums[lid / 3u]; }
-    for (var at = lid; at < 2u * params.draws; at += 64u) {
+    for (var at = lid; at < 2u * params.draws; at += WG) {
         let c = at / params.draws;
         if (!is_finite(sums[c])) { continue; }
         let own_at = at % params.draws;

@@ -4,7 +4,7 @@
 // grid     [ceil(n / TILE), ceil(m / TILE), R * batches], SLICES (TILE / PER)^2 invocations, PER x PER results each
 // numerics f32, products added in order of k: whatever the tile, the same bits. In slices the terms are dealt out
 //          16 at a time, each slice adds its own in order of k, and slices are added in their order
-// knobs    FORM, TILE, DEEP (tiles of 32 have slices: for few tiles and long sums),
+// knobs    FORM, TILE, DEEP (tiles of 32 have slices: for long sums and few tiles),
 //          A4, B4, C4 (operand is read or written in aligned vectors), BLOCKS, and what is done to C:
 //          BIAS, RESIDUAL, PICKED, ACTIVATE, KEEP, SLOPE, ACT, SUMS: see shared/operands
 #import matmul
@@ -128,12 +128,12 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     for (var other = 1u; other < SLICES; other++) {
         if (slice == other) {
             for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { a_tile[(i * PARTS + v) * PARTY + party] = sums[i][v]; } }
-            for (var v = 0u; v < PARTS; v++) { b_tile[v * PARTY + party] = columns[v]; }
+            if (SUMS == 1u) { for (var v = 0u; v < PARTS; v++) { b_tile[v * PARTY + party] = columns[v]; } }
         }
         workgroupBarrier();
         if (slice == 0u) {
             for (var i = 0u; i < PER; i++) { for (var v = 0u; v < PARTS; v++) { sums[i][v] += a_tile[(i * PARTS + v) * PARTY + party]; } }
-            for (var v = 0u; v < PARTS; v++) { columns[v] += b_tile[v * PARTY + party]; }
+            if (SUMS == 1u) { for (var v = 0u; v < PARTS; v++) { columns[v] += b_tile[v * PARTY + party]; } }
         }
         workgroupBarrier();
     }

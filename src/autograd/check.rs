@@ -333,8 +333,8 @@ mod testing {
     /// Awkward sizes every op is tried at: less than, equal to and just beyond vectors, subgroups, tiles.
     pub(crate) const SIZES: [usize; 5] = [1, 3, 31, 64, 257];
 
-    /// Every adapter, with bounds checks; and the first once more as users run it without: no checks, no
-    /// optional feature, default limits.
+    /// Every adapter, with bounds checks; and the first once more with no optional feature and default limits, where it
+    /// takes the kernels that GPUs take.
     pub(crate) fn gpus() -> &'static [Gpu] {
         static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
         GPUS.get_or_init(|| {
@@ -343,7 +343,7 @@ mod testing {
             let checked = Options { checked: true, plain: false, cooperative: true };
             let open = |index, options| Gpu::open(&AdapterChoice::Index(index), options).expect("the adapter opens");
             let mut gpus: Vec<Gpu> = (0..count).map(|index| open(index, checked)).collect();
-            gpus.push(open(0, Options { plain: true, checked: false, cooperative: false }));
+            gpus.push(open(0, Options { plain: true, checked: true, cooperative: false }));
             gpus
         })
     }
@@ -436,9 +436,10 @@ mod testing {
 
     #[test]
     fn checked_and_unchecked_kernels_give_the_same_bits() {
-        for index in 0..adapters().len() {
+        for (index, plain) in (0..adapters().len()).map(|index| (index, false)).chain([(0, true)]) {
             let run = |checked| {
-                let gpu = Gpu::open(&AdapterChoice::Index(index), Options { checked, ..Options::default() }).unwrap();
+                let options = Options { checked, plain, ..Options::default() };
+                let gpu = Gpu::open(&AdapterChoice::Index(index), options).unwrap();
                 let of_op = |(name, build): &(&str, Build)| {
                     let mut case = Case::new(name);
                     let (mut wanted, wrt) = build(&mut case).unwrap();

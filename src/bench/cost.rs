@@ -1,5 +1,6 @@
 //! What measuring costs: the time that each instrument's dispatches take within the step, on the device's
-//! clock.
+//! clock. What is taken for instruments inside the step's own kernels, statistics of attention's rows and of the logits',
+//! counts as the step's: `bench step` without instruments has no statistics of logits, and those of attention always.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Part, STEP, Select, Timer, Work};
+use crate::gpu::{Gpu, Part, STEP, Select, Work};
 use crate::instrument::{CostClass, Metric};
 use crate::train::Session;
 
@@ -69,10 +70,8 @@ impl Costs {
         let mut times: Vec<Vec<f64>> = Vec::new();
         let began = Instant::now();
         while times.is_empty() || (times.len() <= rounds as usize && began.elapsed() < limit) {
-            let Some(mut timer) = Timer::new(gpu, parts.len() as u32) else { return Ok(None) };
-            let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            program.encode_parts(&mut encoder, &mut timer, select);
-            times.push(timer.submit(encoder)?.iter().map(|span| span.ms).collect());
+            let Some(spans) = program.time_parts(gpu, select)? else { return Ok(None) };
+            times.push(spans.iter().map(|span| span.ms).collect());
             gpu.check()?;
         }
         // The first warms up, where there is another.
@@ -80,9 +79,9 @@ impl Costs {
             times.remove(0);
         }
         let median = |part: usize| {
-            let mut all: Vec<f64> = times.iter().filter_map(|spans| spans.get(part).copied()).collect();
+            let mut all: Vec<f64> = times.iter().map(|spans| spans[part]).collect();
             all.sort_by(f64::total_cmp);
-            all.get(all.len() / 2).copied().unwrap_or_default()
+            all[all.len() / 2]
         };
         let timed: Vec<(Part, f64)> = parts.iter().enumerate().map(|(at, part)| (*part, median(at))).collect();
         Ok(Self::of(&timed, session.metrics(), times.len()))

@@ -117,6 +117,9 @@ pub struct Line {
     pub timing: &'static str,
     /// Median over rounds, milliseconds for one step (or one run of a kernel).
     pub ms_per_step: f64,
+    /// The same by the host's clock, from before the replays are encoded until the device is done: what a framework
+    /// timed from outside is compared with. `None` where kernels are timed apart.
+    pub wall_ms_per_step: Option<f64>,
     /// Fastest round.
     pub min: f64,
     /// Slowest round.
@@ -156,24 +159,48 @@ impl Peak {
     }
 }
 
-/// Times of one thing over the rounds, in milliseconds.
-struct Times(Vec<f64>);
+/// How long something took, in milliseconds.
+#[derive(Clone, Copy)]
+struct Took {
+    /// By the device's clock, or else by the host's from submission on.
+    ms: f64,
+    /// By the host's clock, encoding included.
+    wall: f64,
+}
+
+/// Times of one thing over the rounds, in milliseconds; by the host's clock as well, or not.
+struct Times {
+    ms: Vec<f64>,
+    wall: Vec<f64>,
+}
+
+impl From<Vec<Took>> for Times {
+    fn from(took: Vec<Took>) -> Self {
+        Self { ms: took.iter().map(|took| took.ms).collect(), wall: took.iter().map(|took| took.wall).collect() }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
 
 impl Times {
-    fn line(mut self, gpu: &Gpu, workload: &str, mode: &str, work: Work, peak: &Peak) -> Line {
-        self.0.sort_by(f64::total_cmp);
-        let median = self.0[self.0.len() / 2];
+    fn line(self, gpu: &Gpu, workload: &str, mode: &str, work: Work, peak: &Peak) -> Line {
+        let (min, max) = self.ms.iter().fold((f64::MAX, f64::MIN), |(min, max), ms| (min.min(*ms), max.max(*ms)));
+        let median_ms = median(self.ms).unwrap_or(f64::NAN);
         Line {
             workload: workload.to_owned(),
             mode: mode.to_owned(),
             adapter: gpu.caps().name.clone(),
             timing: if gpu.caps().timestamp_period.is_some() { "device" } else { "wall" },
-            ms_per_step: median,
-            min: self.0[0],
-            max: self.0[self.0.len() - 1],
+            ms_per_step: median_ms,
+            wall_ms_per_step: median(self.wall),
+            min,
+            max,
             flops: work.flops,
             bytes: work.bytes,
-            share_of_peak: peak.share(work, median),
+            share_of_peak: peak.share(work, median_ms),
             dispatches: 0.0,
             memory: 0,
             activations: 0,
@@ -204,8 +231,10 @@ fn replay(pass: &mut wgpu::ComputePass<'_>, program: &Program, select: Select, c
     }
 }
 
-/// Milliseconds of one replay, from `count` of them in one submission.
-fn time(gpu: &Gpu, program: &Program, select: Select, count: u32) -> Result<f64> {
+/// Time of one replay, from `count` of them in one submission.
+fn time(gpu: &Gpu, program: &Program, select: Select, count: u32) -> Result<Took> {
+    gpu.wait()?;
+    let began = Instant::now();
     let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let ms = match Timer::new(gpu, 1) {
         Some(mut timer) => {
@@ -221,15 +250,15 @@ fn time(gpu: &Gpu, program: &Program, select: Select, count: u32) -> Result<f64>
                 replay(&mut pass, program, select, count);
             }
             let buffer = encoder.finish();
-            gpu.wait()?;
-            let began = Instant::now();
+            let submitted = Instant::now();
             gpu.queue().submit([buffer]);
             gpu.wait()?;
-            began.elapsed().as_secs_f64() * 1e3
+            submitted.elapsed().as_secs_f64() * 1e3
         }
     };
+    let wall = began.elapsed().as_secs_f64() * 1e3;
     gpu.check()?;
-    Ok(ms / f64::from(count))
+    Ok(Took { ms: ms / f64::from(count), wall: wall / f64::from(count) })
 }
 
 /// A replay this long, in milliseconds, is not repeated to see how many fit: its warm-up tells.
@@ -237,10 +266,10 @@ const LONG: f64 = 60_000.0;
 
 /// Replays that take about `ms` together, after a warm-up.
 fn fitting(gpu: &Gpu, program: &Program, select: Select, ms: f64) -> Result<u32> {
-    if time(gpu, program, select, 1)? > LONG.max(ms) {
+    if time(gpu, program, select, 1)?.ms > LONG.max(ms) {
         return Ok(1);
     }
-    let one = time(gpu, program, select, 1)?;
+    let one = time(gpu, program, select, 1)?.ms;
     Ok((ms / one.max(1e-3)).clamp(1.0, 1000.0) as u32)
 }
 
@@ -272,8 +301,11 @@ impl Cadenced {
         Ok(Self { sets: sets.collect::<Result<_>>()? })
     }
 
-    fn time(&self, gpu: &Gpu, program: &Program) -> Result<f64> {
-        self.sets.iter().map(|(select, share, count)| Ok(share * time(gpu, program, *select, *count)?)).sum()
+    fn time(&self, gpu: &Gpu, program: &Program) -> Result<Took> {
+        self.sets.iter().try_fold(Took { ms: 0.0, wall: 0.0 }, |all, (select, share, count)| {
+            let took = time(gpu, program, *select, *count)?;
+            Ok(Took { ms: all.ms + share * took.ms, wall: all.wall + share * took.wall })
+        })
     }
 
     fn mean(&self, of: impl Fn(Select) -> f64) -> f64 {
@@ -333,7 +365,7 @@ fn large_copy(gpu: &Gpu) -> usize {
 pub fn peak(gpu: &Gpu) -> Result<Peak> {
     let best = |program: &Program| -> Result<f64> {
         let count = fitting(gpu, program, STEP, ROUND / 3.0)?;
-        (0..5).map(|_| time(gpu, program, STEP, count)).try_fold(f64::MAX, |best, ms| Ok(best.min(ms?)))
+        (0..5).map(|_| time(gpu, program, STEP, count)).try_fold(f64::MAX, |best, took| Ok(best.min(took?.ms)))
     };
     let n = side(gpu);
     let (matrix, stream) = (product(gpu, [n, n, n], false)?, copy(gpu, large_copy(gpu))?);
@@ -351,14 +383,14 @@ pub fn steps(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, modes: &[
     let modes = workload.modes(modes)?;
     let sessions = modes.iter().map(|mode| workload.session(gpu, 1, mode)).collect::<Result<Vec<_>>>()?;
     let cadenced = sessions.iter().map(|s| Cadenced::new(gpu, s.program(), ROUND)).collect::<Result<Vec<_>>>()?;
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); modes.len()];
+    let mut times: Vec<Vec<Took>> = vec![Vec::new(); modes.len()];
     for _ in 0..rounds.max(1) {
         for ((session, cadenced), times) in sessions.iter().zip(&cadenced).zip(&mut times) {
             times.push(cadenced.time(gpu, session.program())?);
         }
     }
     let timed = modes.into_iter().zip(sessions.iter().zip(&cadenced)).zip(times);
-    Ok(timed.map(|((mode, timed), times)| Times(times).step(gpu, workload, mode, timed, peak)).collect())
+    Ok(timed.map(|((mode, timed), times)| Times::from(times).step(gpu, workload, mode, timed, peak)).collect())
 }
 
 /// Shapes of products that matter: square ones, and those of the workloads.
@@ -386,7 +418,7 @@ pub fn kernels(gpu: &Gpu, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
         let count = fitting(gpu, program, STEP, ROUND / 3.0)?;
         let times = (0..rounds.max(1)).map(|_| time(gpu, program, STEP, count)).collect::<Result<Vec<_>>>()?;
         let label = program.labels(STEP).join(", ");
-        timed.push(Line { dispatches: 1.0, ..Times(times).line(gpu, name, &label, program.work(STEP), peak) });
+        timed.push(Line { dispatches: 1.0, ..Times::from(times).line(gpu, name, &label, program.work(STEP), peak) });
     }
     Ok(timed)
 }
@@ -398,24 +430,21 @@ pub fn kernels(gpu: &Gpu, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
 pub fn profile(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32) -> Result<Vec<Line>> {
     let session = workload.session(gpu, 1, &EVERYTHING)?;
     let program = session.program();
-    let count = program.dispatches(STEP) as u32;
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); count as usize];
-    let mut labels = Vec::new();
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); program.dispatches(STEP)];
     for round in 0..=rounds.max(1) {
-        let mut timer = Timer::new(gpu, count)
-            .ok_or_else(|| Error::Unsupported("single kernels of a step need timestamps".to_owned()))?;
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        program.encode_timed(&mut encoder, &mut timer, STEP);
-        let spans = timer.submit(encoder)?;
+        let spans = program.time_kernels(gpu, STEP)?;
+        let spans = spans.ok_or_else(|| Error::Unsupported("single kernels of a step need timestamps".to_owned()))?;
         // The first round warms up.
         for (times, span) in times.iter_mut().zip(&spans).filter(|_| round > 0) {
             times.push(span.ms);
         }
-        labels = spans.into_iter().map(|span| span.label).collect();
     }
+    let labels = program.labels(STEP);
     let works = program.works(STEP);
     let lines = labels.iter().zip(times).zip(works);
-    Ok(lines.map(|((label, times), work)| Times(times).line(gpu, workload.name, label, work, peak)).collect())
+    Ok(lines
+        .map(|((label, times), work)| Times { ms: times, wall: Vec::new() }.line(gpu, workload.name, label, work, peak))
+        .collect())
 }
 
 /// What each instrument costs in a workload's step: the median of `rounds` replays.
@@ -451,7 +480,7 @@ pub fn replicas(gpu: &Gpu, workload: &Workload, peak: &Peak, rounds: u32, most: 
         let program = session.program();
         let cadenced = Cadenced::new(gpu, program, ROUND)?;
         let times = (0..rounds.max(1)).map(|_| cadenced.time(gpu, program)).collect::<Result<Vec<_>>>()?;
-        lines.push(Times(times).step(gpu, workload, &CLASS_F, (&session, &cadenced), peak));
+        lines.push(Times::from(times).step(gpu, workload, &CLASS_F, (&session, &cadenced), peak));
         count *= 2;
     }
     Ok(lines)
@@ -477,7 +506,7 @@ pub fn encode(gpu: &Gpu, workload: &Workload, rounds: u32) -> Result<Line> {
     });
     let times: Vec<f64> = times.skip(1).collect();
     let none = Peak { flops: f64::INFINITY, bytes: f64::INFINITY };
-    let line = Times(times).line(gpu, workload.name, "encode", program.work(select), &none);
+    let line = Times { ms: times.clone(), wall: times }.line(gpu, workload.name, "encode", program.work(select), &none);
     Ok(Line { timing: "wall", dispatches: program.dispatches(select) as f64, ..line })
 }
 

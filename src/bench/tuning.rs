@@ -25,7 +25,7 @@ pub fn tune(gpu: &Gpu) -> Result<Tuning> {
             gpu.tune(trial);
             let program = product(gpu, form, m, n)?;
             let count = fitting(gpu, &program, STEP, TRIAL)?;
-            let ms = (0..3).map(|_| time(gpu, &program, STEP, count)).try_fold(f64::MAX, |a, b| Ok(a.min(b?)))?;
+            let ms = (0..3).map(|_| time(gpu, &program, STEP, count)).try_fold(f64::MAX, |a, b| Ok(a.min(b?.ms)))?;
             if ms < best {
                 best = ms;
                 found.set(form, m, n, tiling);

@@ -15,7 +15,7 @@ use crate::autograd::verify_cooperative;
 use crate::bench::Costs;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
-use crate::record::{Finding, Manifest, Roles, RunDir, Sets, Setup, Status};
+use crate::record::{Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status};
 use crate::train::{Precision, Session, StepRow};
 
 #[derive(clap::Args)]
@@ -182,6 +182,21 @@ fn less_often(session: &Session) -> Option<String> {
     })
 }
 
+/// How many heads must clear the null together, where a single one cannot: each p-value counts twice, for its two sides.
+fn small_null(session: &Session) -> Option<String> {
+    session.metrics().iter().find(|metric| metric.card.name == "ablation.p")?;
+    let config = session.config();
+    let heads = config.model.n_layers * config.model.n_heads;
+    let draws = config.measure.probe.draws_for(heads);
+    let together = (2.0 * heads as f64 / (RATE * (draws + 1) as f64)).ceil() as usize;
+    (together > 1).then(|| {
+        format!(
+            "{draws} random subspaces tell heads from chance only where {together} of {heads} differ from them at once; {} of them would tell single ones (measure.probe.draws, at most 2000)",
+            40 * heads
+        )
+    })
+}
+
 /// What people are told, once, of a replica whose loss is no number any more.
 fn divergence(replica: usize) -> String {
     format!(
@@ -254,7 +269,7 @@ impl Loop {
             Bytes(planned),
             Bytes(least),
         ));
-        if let Some(text) = less_often(&session) {
+        for text in [less_often(&session), small_null(&session)].into_iter().flatten() {
             progress.say(&text);
         }
         Ok(Self {

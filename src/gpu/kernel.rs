@@ -43,8 +43,8 @@ impl Kernel {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let checks =
             if gpu.checked() { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
-        // SAFETY: our own kernels, indexed within the lengths they are given: every variant runs bounds-checked
-        // in tests, and a test compares checked with unchecked results. Loops have counted bounds.
+        // SAFETY: our own kernels, indexed within the lengths they are given: those that software adapters
+        // and GPUs take run bounds-checked in tests, and a test compares checked with unchecked results. Loops have counted bounds.
         let module = unsafe {
             device.create_shader_module_trusted(
                 wgpu::ShaderModuleDescriptor {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::plan::{Request, Rules, plan};
-use super::{Class, Gpu, Kernel, Params, Shader};
+use super::{Class, Gpu, Kernel, Params, Shader, Span, Timer};
 use crate::error::{Error, Result};
 
 /// Where a value outside the plan lives, in 32-bit elements.
@@ -428,23 +428,29 @@ impl Program {
         count
     }
 
-    /// Like [`Program::encode`], but every kernel gets a compute pass of its own, timed by `timer` under
-    /// the kernel's label.
-    pub fn encode_timed(&self, encoder: &mut wgpu::CommandEncoder, timer: &mut super::Timer, select: Select) {
-        for step in self.selected(select) {
-            let mut pass = timer.pass(encoder, step.kernel.label());
-            step.encode(&mut pass, &mut None);
-        }
+    /// Replays the program with every kernel in a compute pass of its own, and says how long each took. Submits and
+    /// waits. `None` where the device has no timestamps.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub fn time_kernels(&self, gpu: &Gpu, select: Select) -> Result<Option<Vec<Span>>> {
+        let steps: Vec<&Step> = self.selected(select).collect();
+        timed(gpu, steps.chunks(1).map(|step| (step[0].kernel.label(), step)))
     }
 
-    /// Like [`Program::encode_timed`], but with one compute pass for each of [`Program::parts`].
-    pub fn encode_parts(&self, encoder: &mut wgpu::CommandEncoder, timer: &mut super::Timer, select: Select) {
-        let mut steps = self.selected(select);
-        for part in self.parts(select) {
-            let mut pass = timer.pass(encoder, part.scope);
-            let mut current = None;
-            steps.by_ref().take(part.dispatches).for_each(|step| step.encode(&mut pass, &mut current));
-        }
+    /// Like [`Program::time_kernels`], with one compute pass for each of [`Program::parts`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub fn time_parts(&self, gpu: &Gpu, select: Select) -> Result<Option<Vec<Span>>> {
+        let steps: Vec<&Step> = self.selected(select).collect();
+        let mut rest = steps.as_slice();
+        let passes = self.parts(select).into_iter().map(|part| {
+            let (of_part, others) = rest.split_at(part.dispatches);
+            rest = others;
+            (part.scope, of_part)
+        });
+        timed(gpu, passes)
     }
 
     /// What one replay consists of, in order.
@@ -524,6 +530,23 @@ impl Step {
         }
         pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
     }
+}
+
+/// Runs these passes, each with its label and its kernels, and says how long each took.
+fn timed<'a>(gpu: &Gpu, passes: impl Iterator<Item = (&'a str, &'a [&'a Step])>) -> Result<Option<Vec<Span>>> {
+    let passes: Vec<_> = passes.collect();
+    let mut spans = Vec::with_capacity(passes.len());
+    for passes in passes.chunks(Timer::MOST as usize) {
+        let Some(mut timer) = Timer::new(gpu, passes.len() as u32) else { return Ok(None) };
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (label, steps) in passes {
+            let mut pass = timer.pass(&mut encoder, label);
+            let mut current = None;
+            steps.iter().for_each(|step| step.encode(&mut pass, &mut current));
+        }
+        spans.extend(timer.submit(encoder)?);
+    }
+    Ok(Some(spans))
 }
 
 /// Folds `groups` workgroups into x and y, since one axis may be limited to 65,535. Kernels undo it as

@@ -22,10 +22,13 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A timer for up to `passes` passes; `None` where the device has no timestamps.
+    /// Passes that one timer takes at most.
+    pub const MOST: u32 = wgpu::QUERY_SET_MAX_QUERIES / 2;
+
+    /// A timer for up to `passes` passes, and not more than [`Timer::MOST`]; `None` where the device has no timestamps.
     pub fn new(gpu: &Gpu, passes: u32) -> Option<Self> {
         let ns_per_tick = gpu.caps().timestamp_period?;
-        let capacity = passes.min(wgpu::QUERY_SET_MAX_QUERIES / 2);
+        let capacity = passes.min(Self::MOST);
         let set = gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
             label: Some("timer"),
             ty: wgpu::QueryType::Timestamp,

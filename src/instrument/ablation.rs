@@ -373,7 +373,7 @@ impl Instrument for Ablation {
 }
 
 impl Ablation {
-    /// The greatest step that all metrics of these names are measured at; `None` where all are off.
+    /// The greatest cadence that divides those of all metrics of these names; `None` where all are off.
     fn every(&self, cx: &Attach<'_>, wanted: impl Fn(&str) -> bool) -> Option<u64> {
         CARDS.iter().filter(|card| wanted(card.name)).filter_map(|card| cx.every(self, card)).reduce(gcd)
     }

@@ -52,10 +52,18 @@ pub struct ProbeConfig {
     /// Where they are from.
     pub set: ProbeSet,
     /// Random subspaces that heads are compared with. By default 40 for each head of the model, and
-    /// between 200 and 640; 1,000 at most. With n heads, m of them can only clear a false discovery rate of 0.05
-    /// together, each p-value doubled for its two sides, if there are 40 n / m draws.
+    /// between 200 and 640; 2,000 at most. With n heads, m of them can only clear a false discovery rate of 0.05
+    /// together, each p-value doubled for its two sides, if there are 40 n / m draws: above 16 heads a single one cannot,
+    /// unless more are drawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draws: Option<usize>,
+}
+
+impl ProbeConfig {
+    /// Random subspaces that a model's heads are compared with.
+    pub(crate) fn draws_for(&self, heads: usize) -> usize {
+        self.draws.unwrap_or((40 * heads).clamp(200, USUAL_DRAWS))
+    }
 }
 
 /// A forward pass and the losses of its rows.
@@ -208,6 +216,8 @@ pub struct Attach<'a> {
     pub grads: &'a [Option<Var>],
     /// Sequences of one piece of a large forward pass.
     pub piece: usize,
+    /// Sequences of a probe at most.
+    probe_piece: usize,
     /// Whether a training step sees the whole training set.
     pub(super) full_batch: bool,
     /// Forward passes over the test set that were appended, and their cadence: see [`Attach::test_passes`].
@@ -239,7 +249,7 @@ pub(crate) const FILING: &str = "filing";
 /// Predictions of a probe at most: software drivers end loops after 65,535 rounds.
 const RANKED: usize = 32_768;
 /// Draws of a null at most, for the same reason: each is ranked among all.
-const MOST_DRAWS: usize = 1000;
+const MOST_DRAWS: usize = 2000;
 /// And where the run does not say: each is a pass over the probe.
 const USUAL_DRAWS: usize = 640;
 /// Rows the ring holds at most.
@@ -254,7 +264,7 @@ impl<'a> Attach<'a> {
         feed: &'a Feed,
         train: &'a Pass,
         grads: &'a [Option<Var>],
-        piece: usize,
+        [piece, probe_piece]: [usize; 2],
         full_batch: bool,
         config: &'a MeasureConfig,
     ) -> Self {
@@ -267,6 +277,7 @@ impl<'a> Attach<'a> {
             train,
             grads,
             piece,
+            probe_piece,
             full_batch,
             tested: None,
             config,
@@ -334,23 +345,22 @@ impl<'a> Attach<'a> {
         let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(4) };
         // Predictions are ranked by confidence, each against all.
         let predictions = if shape.read == ReadOut::Last { 1 } else { shape.seq };
-        let most = self.piece.min((RANKED / predictions).max(1));
+        let most = self.probe_piece.min((RANKED / predictions).max(1));
         let size = self.config.probe.size.unwrap_or(usual).min(most);
         self.feed.probe(self.tape, self.config.probe.set, size)
     }
 
     /// Random subspaces that heads are compared with.
     pub(super) fn null_draws(&self) -> usize {
-        let heads = self.model.config.n_layers * self.model.config.n_heads;
-        self.config.probe.draws.unwrap_or((40 * heads).clamp(200, USUAL_DRAWS))
+        self.config.probe.draws_for(self.model.config.n_layers * self.model.config.n_heads)
     }
 
-    /// The smallest cadence of an instrument's metrics that are on; `None` where none is.
+    /// The greatest cadence that divides those of an instrument's metrics that are on; `None` where none is.
     pub fn cadence(&self, instrument: &dyn Instrument) -> Option<u64> {
         instrument.cards().iter().filter_map(|card| self.every(instrument, card)).reduce(gcd)
     }
 
-    /// The smallest cadence of those of an instrument's metrics that are on; `None` where none of them is.
+    /// The same of those of its metrics that have these names.
     pub fn cadence_of(&self, instrument: &dyn Instrument, names: &[&str]) -> Option<u64> {
         let cards = instrument.cards().iter().filter(|card| names.contains(&card.name));
         cards.filter_map(|card| self.every(instrument, card)).reduce(gcd)

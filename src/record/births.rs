@@ -49,9 +49,9 @@ impl<L> Default for Births<L> {
 }
 
 impl<L: Ord + Copy> Births<L> {
-    /// Takes in one measurement, all that were present in it; returns what is certain by now, in order of
-    /// label.
-    pub fn measure(&mut self, step: u64, present: &BTreeSet<L>) -> Vec<Turn<L>> {
+    /// Takes in one measurement, all that were present in it; returns what has by now held at `hold` measurements in a
+    /// row, in order of label.
+    pub fn measure(&mut self, step: u64, present: &BTreeSet<L>, hold: u32) -> Vec<Turn<L>> {
         for label in present {
             self.members.entry(*label).or_insert(Member { alive: false, against: 0, since: step });
         }
@@ -65,7 +65,7 @@ impl<L: Ord + Copy> Births<L> {
                 }
                 member.against += 1;
             }
-            if member.against == HOLD {
+            if member.against >= hold {
                 *member = Member { alive: !member.alive, against: 0, since: member.since };
                 turns.push(Turn { label: *label, born: member.alive, step: member.since });
             }
@@ -125,7 +125,7 @@ impl Sets {
                 }
             }
             for step in (0..before).step_by(set.every as usize) {
-                set.births.measure(step, &seen.remove(&step).unwrap_or_default());
+                set.births.measure(step, &seen.remove(&step).unwrap_or_default(), HOLD);
             }
         }
         Ok(())
@@ -141,7 +141,7 @@ impl Sets {
 
 impl Set {
     fn take(&mut self, step: u64, present: &BTreeSet<Place>) -> Vec<Event> {
-        let turns = self.births.measure(step, present);
+        let turns = self.births.measure(step, present, HOLD);
         [(true, "birth"), (false, "death")]
             .into_iter()
             .filter_map(|(born, kind)| {
@@ -169,7 +169,7 @@ mod tests {
         let mut births = Births::default();
         let measure = |(step, mark): (usize, char)| {
             let set = if mark == '#' { [7].into() } else { BTreeSet::new() };
-            births.measure(10 * step as u64, &set)
+            births.measure(10 * step as u64, &set, HOLD)
         };
         present.chars().enumerate().flat_map(measure).map(|turn| (turn.step, turn.born)).collect()
     }
@@ -190,7 +190,7 @@ mod tests {
         let mut all = Vec::new();
         for step in 0..9u64 {
             let present = (0..4u64).filter(|label| step >= *label && step < label + 4).collect();
-            all.extend(births.measure(step, &present));
+            all.extend(births.measure(step, &present, HOLD));
         }
         let expected: Vec<Turn<u64>> = (0..4).map(|label| Turn { label, born: true, step: label }).collect();
         let born: Vec<Turn<u64>> = all.iter().filter(|turn| turn.born).copied().collect();

@@ -119,11 +119,11 @@ impl Recorded {
         let scale = scale.map(|[scale, inverse]| (scale, inverse));
         let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, scale))?;
 
-        let piece = piece(gpu, &config.model, shape.seq, shape.read, replicas);
+        let pieces = [false, true].map(|probe| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe));
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
-        let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, piece, full, measure);
+        let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, pieces, full, measure);
         for instrument in instrument::registry() {
             attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;
@@ -477,8 +477,9 @@ impl StepRow {
     }
 }
 
-/// Sequences of one piece of a large forward pass, so that its widest activation can be bound.
-fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32) -> usize {
+/// Sequences of one piece of a large forward pass, so that its widest activation can be bound; in a probe, what every
+/// head of a layer wrote is one too.
+fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32, probe: bool) -> usize {
     let rows = |all: bool| if all { seq } else { 1 };
     let all = read == ReadOut::All;
     let widest = [
@@ -486,6 +487,7 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
         rows(all || model.n_layers > 1) * model.d_mlp,
         rows(all) * model.d_vocab_out,
         rows(all || model.n_layers > 1) * model.n_heads * seq,
+        if probe { rows(all || model.n_layers > 1) * model.n_heads * model.d_model } else { 0 },
     ]
     .into_iter()
     .max()

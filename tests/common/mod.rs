@@ -5,15 +5,15 @@
 use thermoscope::gpu::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
 use thermoscope::train::{Session, StepRow};
 
-/// Every adapter, with bounds checks; and the first once more as users run it without: no checks, no
-/// optional feature, default limits.
+/// Every adapter, with bounds checks; and the first once more with no optional feature and default limits, where it
+/// takes the kernels that GPUs take.
 pub fn gpus() -> &'static [Gpu] {
     static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
     GPUS.get_or_init(|| {
         let count = adapters().len();
         assert!(count > 0, "{}", no_adapter_help());
         let open = |index: usize, plain: bool| {
-            Gpu::open(&AdapterChoice::Index(index), Options { checked: !plain, plain, ..Options::default() })
+            Gpu::open(&AdapterChoice::Index(index), Options { checked: true, plain, ..Options::default() })
                 .expect("the adapter opens")
         };
         (0..count).map(|index| open(index, false)).chain([open(0, true)]).collect()

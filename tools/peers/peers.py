@@ -10,9 +10,10 @@ A peer's step is forward, cross-entropy, backward and AdamW on the shapes of src
 accuracy, attention entropies, and norms of every weight, gradient and update: what most of class F is. Full-grid
 losses are those of all test pairs, of all pairs with nothing but five frequencies left in the logits, and of the
 training pairs without them (Nanda et al. 2023), at every step; of each, thermoscope takes nine (for the key
-frequencies, and for the one to eight strongest). On a GPU the peers' times are taken behind a synchronization, and
-CUDA graphs are one of them; build burn with `--features spirv` there. VK_DRIVER_FILES decides which software driver
-burn takes; OMP_WAIT_POLICY=passive keeps PyTorch from spinning where others use the machine's cores.
+frequencies, and for the one to eight strongest). All times are by the host's clock, queueing included. On a GPU they
+are taken behind a synchronization, and CUDA graphs are one of the peers; build burn with `--features spirv` there.
+VK_DRIVER_FILES decides which software driver burn takes; OMP_WAIT_POLICY=passive keeps PyTorch from spinning where
+others use the machine's cores.
 """
 
 import argparse
@@ -143,7 +144,7 @@ def torch_peers(c, device, grid):
     data = batch(c, device, grid)
     mask = torch.ones(t, t, dtype=torch.bool, device=device).tril()
 
-    def forward(p, tokens, patterns=None):
+    def forward(p, tokens, patterns=None, fused=False):
         def norm(x, name):
             return F.layer_norm(x, (d,), p[name + ".w"], p[name + ".b"]) if c["norm"] else x
 
@@ -155,11 +156,15 @@ def torch_peers(c, device, grid):
         for layer in range(c["layers"]):
             y = norm(x, f"{layer}.ln1")
             q, key, val = (affine(y, f"{layer}.{{}}_{name}").view(-1, t, h, k).transpose(1, 2) for name in "QKV")
-            scores = (q @ key.transpose(-1, -2) / k**0.5).masked_fill(~mask, float("-inf"))
-            pattern = scores.softmax(-1)
-            if patterns is not None:
-                patterns.append(pattern)
-            z = (pattern @ val).transpose(1, 2).reshape(-1, t, d)
+            if fused:
+                z = F.scaled_dot_product_attention(q, key, val, is_causal=True)
+            else:
+                scores = (q @ key.transpose(-1, -2) / k**0.5).masked_fill(~mask, float("-inf"))
+                pattern = scores.softmax(-1)
+                if patterns is not None:
+                    patterns.append(pattern)
+                z = pattern @ val
+            z = z.transpose(1, 2).reshape(-1, t, d)
             x = x + affine(z, f"{layer}.{{}}_O")
             if c["mlp"]:
                 y = norm(x, f"{layer}.ln2")
@@ -172,7 +177,14 @@ def torch_peers(c, device, grid):
         p = build()
         return stepper(c, list(p.values()), lambda tokens, patterns: run(p, tokens, patterns), data, **measured)
 
-    peers = {"PyTorch eager": peer(), "PyTorch eager, panel": peer(panel=True)}
+    def with_fused_attention(*args):
+        return forward(*args, fused=True)
+
+    peers = {
+        "PyTorch eager": peer(),
+        "PyTorch eager, fused attention": peer(with_fused_attention),
+        "PyTorch eager, panel": peer(panel=True),
+    }
     if grid:
         peers["PyTorch eager, panel and full-grid losses"] = peer(panel=True, grid=grid)
 
@@ -243,6 +255,11 @@ def lens_peers(c, device, grid):
     return peers
 
 
+def last_words(done):
+    """What a process that failed said last."""
+    return (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+
+
 def ours(workload, modes):
     """One line of `thermoscope bench step --json` for each of these modes, or for all; None where it is not built."""
     binary = ROOT / "target/release/thermoscope"
@@ -253,7 +270,7 @@ def ours(workload, modes):
     command += [word for mode in modes for word in ("--mode", mode)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        print("thermoscope skipped:", done.stderr.strip().splitlines()[-1])
+        print("thermoscope skipped:", last_words(done))
         return None
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -271,7 +288,7 @@ def burn(workload, limit):
         print(f"burn skipped: {workload} was stopped after {10 * limit} s")
         return None
     if done.returncode:
-        print("burn skipped:", done.stderr.strip().splitlines()[-1])
+        print("burn skipped:", last_words(done))
         return None
     return json.loads(done.stdout)
 
@@ -324,8 +341,8 @@ def main():
             # A step that fills the limit is not repeated.
             with_burn = line is not None and line["ms_per_step"] < args.burn_limit * 1e3
             for line in lines + ([line] if line else []):
-                key = f"{line['mode']} ({line['adapter']}, {line['timing']})"
-                others.setdefault(key, []).append(line["ms_per_step"])
+                key = f"{line['mode']} ({line['adapter']})"
+                others.setdefault(key, []).append(line.get("wall_ms_per_step", line["ms_per_step"]))
         base = statistics.median(times["PyTorch eager"]) if "PyTorch eager" in times else None
         print(f"\n{name}: {device}, {torch.__version__ if torch else 'no PyTorch'}, milliseconds a step")
         for peer, values in (times | others).items():

@@ -253,12 +253,12 @@ impl Matmul<'_> {
         }
     }
 
-    /// Whether sums are long and even small tiles too few to fill a GPU, as with gradients of weights. Whatever the
-    /// number of replicas: a replica computes the same alone and in company.
+    /// Whether C is a weight's gradient whose small tiles even are too few to fill a GPU. Neither the length of the sum
+    /// nor the number of replicas counts: replicas with fewer examples are filled up with rows of zeros in company, and
+    /// shall compute what they compute alone.
     fn is_deep(&self) -> bool {
-        let side = TILES[0] as usize;
-        let tiles = self.m.div_ceil(side) * self.n.div_ceil(side) * self.batches.0 * self.batches.1;
-        tiles <= 256 && self.k >= 512
+        let tiles = self.m.div_ceil(TILES[0] as usize) * self.n.div_ceil(TILES[0] as usize);
+        self.form == Form::TN && self.batches == (1, 1) && tiles <= 256
     }
 
     /// The knobs that all kernels have in common, from A4 on.
@@ -330,7 +330,8 @@ fn shuffles(caps: &Caps) -> Option<u32> {
     caps.fixed_subgroup().filter(|size| caps.is_software() && matches!(size, 4 | 8 | 16))
 }
 
-/// Every way in which a device may cut a product. All add in the same order, so that all give the same bits.
+/// Every way in which a device may cut a product, but for those that are deep. All add in the order of k, so that all
+/// give the same bits.
 pub(crate) fn tilings(caps: &Caps) -> Vec<Tiling> {
     match shuffles(caps) {
         Some(subgroup) => [(16, 4), (16, 8), (32, 4), (32, 8)]
