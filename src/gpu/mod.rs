@@ -3,6 +3,7 @@
 
 mod buffers;
 mod caps;
+mod commands;
 mod context;
 mod kernel;
 mod philox;
@@ -24,4 +25,5 @@ pub use shader::{Field, Knob, Params, Shader, assemble};
 pub use timer::{Span, Timer};
 pub use tuning::{Tiling, Tuning};
 
+pub(crate) use commands::Commands;
 pub(crate) use shader::params;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::plan::{Request, Rules, plan};
-use super::{Class, Gpu, Kernel, Params, Shader, Span, Timer};
+use super::{Class, Commands, Gpu, Kernel, Params, Shader, Span, Timer};
 use crate::error::{Error, Result};
 
 /// Where a value outside the plan lives, in 32-bit elements.
@@ -426,6 +426,18 @@ impl Program {
             count += 1;
         }
         count
+    }
+
+    /// Like [`Program::encode`], submitting what becomes too much for one submission.
+    pub(crate) fn encode_into(&self, commands: &mut Commands, select: Select) {
+        let mut current = None;
+        for step in self.selected(select) {
+            let (pass, fresh) = commands.pass(step.work.flops);
+            if fresh {
+                current = None;
+            }
+            step.encode(pass, &mut current);
+        }
     }
 
     /// Replays the program with every kernel in a compute pass of its own, and says how long each took. Submits and

@@ -6,7 +6,7 @@ use super::optimizer::{self, Hyper, State};
 use super::{Precision, RunConfig};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now};
+use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now};
 use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Feed, Task};
@@ -36,6 +36,9 @@ pub struct Session {
 
 /// How often cadences are lengthened anew at most.
 const LENGTHENED: usize = 4;
+
+/// Measures everything, for every cadence divides 0, and leaves the model as it is.
+const MEASUREMENT: Select = Select { step: 0, update: false };
 
 /// A metric row and the replay it came from.
 #[derive(Clone, Copy, Debug)]
@@ -302,27 +305,31 @@ impl Session {
     /// Encodes the next training step into a pass. The host submits; rows of more than `ring().1` steps
     /// must be copied with [`Session::copy_rows`] before they are overwritten.
     pub fn encode_step(&mut self, pass: &mut wgpu::ComputePass<'_>) {
-        let select = Select { step: self.step, update: true };
+        let select = self.training();
         self.program.encode(pass, select);
         self.filed(select);
-        self.step += 1;
     }
 
     /// Encodes a measurement of everything at the current step, which leaves the model as it is. Its row
     /// takes the slot of the next step's: copy it before encoding that.
     pub fn encode_measure(&mut self, pass: &mut wgpu::ComputePass<'_>) {
-        // Every cadence divides 0.
-        let select = Select { step: 0, update: false };
-        self.program.encode(pass, select);
-        self.filed(select);
+        self.program.encode(pass, MEASUREMENT);
+        self.filed(MEASUREMENT);
     }
 
-    /// Notes the row of the replay just encoded; the row whose slot it takes is gone.
+    /// What the next training step replays.
+    fn training(&self) -> Select {
+        Select { step: self.step, update: true }
+    }
+
+    /// Notes the row of the replay just encoded, and goes on to the next step behind one that trains. The row whose slot
+    /// it takes is gone.
     fn filed(&mut self, select: Select) {
         let slots = self.row.slots as u64;
         let slot = self.step % slots;
         self.uncopied.retain(|filed| filed.step % slots != slot);
         self.uncopied.push(Filed { step: self.step, select });
+        self.step += u64::from(select.update);
     }
 
     /// Encodes the copy of all rows since the last call towards the host. The pass must have ended.
@@ -361,19 +368,21 @@ impl Session {
         self.readback.in_flight()
     }
 
-    /// Encodes `steps` training steps, or a measurement for 0, and submits them. For those who own the
-    /// device; hosts encode for themselves.
+    /// Encodes `steps` training steps, or a measurement for 0, and submits them: together, or in several submissions
+    /// where they are much work. For those who own the device; hosts encode for themselves.
     pub fn submit(&mut self, steps: u64) -> wgpu::SubmissionIndex {
-        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for _ in 0..steps {
-                self.encode_step(&mut pass);
-            }
-            if steps == 0 {
-                self.encode_measure(&mut pass);
-            }
+        self.submit_in_parts(steps, Commands::MOST)
+    }
+
+    /// The same with at most so many floating-point operations in a submission.
+    fn submit_in_parts(&mut self, steps: u64, most: u64) -> wgpu::SubmissionIndex {
+        let mut commands = Commands::new(&self.gpu, most);
+        for _ in 0..steps.max(1) {
+            let select = if steps > 0 { self.training() } else { MEASUREMENT };
+            self.program.encode_into(&mut commands, select);
+            self.filed(select);
         }
+        let mut encoder = commands.finish();
         self.copy_rows(&mut encoder);
         self.gpu.queue().submit([encoder.finish()])
     }
@@ -498,4 +507,36 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
     let layers = 65_535 / (model.n_heads * replicas as usize);
     let count = ((room / (u64::from(replicas) * widest as u64)) as usize).min(layers);
     if count > 256 { count / 256 * 256 } else { count.max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::gpus;
+    use crate::record::Setup;
+
+    #[test]
+    fn how_commands_are_submitted_changes_no_bit() {
+        let text = "steps = 8\n[task]\nkind = \"modular\"\np = 7\n[model]\nd_model = 8\nn_heads = 2\nd_mlp = 12\n";
+        for gpu in gpus() {
+            let run = |most: u64| {
+                let mut session = Session::new(gpu, Setup::from_toml(text).unwrap().config).unwrap();
+                // Every kernel alone, several together, all at once; the measurement leaves the model alone.
+                for steps in [3, 0, 2] {
+                    session.submit_in_parts(steps, most);
+                }
+                let mut rows = Vec::new();
+                while session.in_flight() > 0 {
+                    gpu.wait().unwrap();
+                    rows.extend(session.take_rows().unwrap().into_iter().flatten());
+                }
+                let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                let rows: Vec<(u64, Vec<u32>)> = rows.iter().map(|row| (row.step, bits(&row.values))).collect();
+                assert_eq!(rows.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 1, 2, 3, 3, 4]);
+                (rows, bits(&session.snapshot().unwrap().weights[0]))
+            };
+            let whole = run(u64::MAX);
+            assert!(run(0) == whole && run(200_000) == whole, "{}", gpu.caps().name);
+        }
+    }
 }
