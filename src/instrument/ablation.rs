@@ -5,9 +5,9 @@
 //! behind the other along the batch axis. Effects are always *ablated minus clean*.
 
 use super::ablation_ops::{
-    Ablate, AblateEach, BINS, Baseline, Effects, GroupMeans, Interactions, NullSummary, OUTCOMES, Outcomes, Paths,
-    Reliability, Temperature,
+    Ablate, AblateEach, Baseline, Effects, GroupMeans, Interactions, NullSummary, OUTCOMES, Outcomes, Paths,
 };
+use super::calibration::{BINS, Reliability, Temperature};
 use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::ops::{ColumnSum, GatherRows, HeadResult, Linear, Scale, TransposedProduct};
 use crate::autograd::{Tape, Var, gcd, length};

@@ -6,6 +6,7 @@ mod ablation_ops;
 mod attach;
 mod attention;
 mod budget;
+mod calibration;
 mod circuits;
 mod dominant;
 mod drift;
@@ -132,6 +133,7 @@ pub(crate) const CHECKS: &[&[(&str, Build)]] = &[
     attention::CHECKS,
     fourier_ops::CHECKS,
     ablation_ops::CHECKS,
+    calibration::CHECKS,
     dominant::CHECKS,
     geometry::CHECKS,
     synchronization::CHECKS,
@@ -148,6 +150,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader> {
         attention::SHADERS,
         fourier_ops::SHADERS,
         ablation_ops::SHADERS,
+        calibration::SHADERS,
         dominant::SHADERS,
         geometry::SHADERS,
         synchronization::SHADERS,
