@@ -15,16 +15,10 @@
 @tensor var<storage, read_write> dv: array<Stored>;
 
 #if WIDE
-fn load_q(at: u32, x: u32) -> vec4<f32> { return q[at / 4u + x]; }
-fn load_k(at: u32, x: u32) -> vec4<f32> { return k[at / 4u + x]; }
-fn load_v(at: u32, x: u32) -> vec4<f32> { return v[at / 4u + x]; }
 fn load_dz(at: u32, x: u32) -> vec4<f32> { return dz[at / 4u + x]; }
 fn store_dk(at: u32, x: u32, value: vec4<f32>) { dk[at / 4u + x] = value; }
 fn store_dv(at: u32, x: u32, value: vec4<f32>) { dv[at / 4u + x] = value; }
 #else
-fn load_q(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(q[p.x], q[p.y], q[p.z], q[p.w]), x); }
-fn load_k(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(k[p.x], k[p.y], k[p.z], k[p.w]), x); }
-fn load_v(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(v[p.x], v[p.y], v[p.z], v[p.w]), x); }
 fn load_dz(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(dz[p.x], dz[p.y], dz[p.z], dz[p.w]), x); }
 fn store_dk(at: u32, x: u32, value: vec4<f32>) {
     for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { dk[at + 4u * x + e] = value[e]; } }

@@ -18,14 +18,8 @@
 #endif
 
 #if WIDE
-fn load_q(at: u32, x: u32) -> vec4<f32> { return q[at / 4u + x]; }
-fn load_k(at: u32, x: u32) -> vec4<f32> { return k[at / 4u + x]; }
-fn load_v(at: u32, x: u32) -> vec4<f32> { return v[at / 4u + x]; }
 fn store_z(at: u32, x: u32, value: vec4<f32>) { z[at / 4u + x] = value; }
 #else
-fn load_q(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(q[p.x], q[p.y], q[p.z], q[p.w]), x); }
-fn load_k(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(k[p.x], k[p.y], k[p.z], k[p.w]), x); }
-fn load_v(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(v[p.x], v[p.y], v[p.z], v[p.w]), x); }
 fn store_z(at: u32, x: u32, value: vec4<f32>) {
     for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { z[at + 4u * x + e] = value[e]; } }
 }
@@ -48,8 +42,7 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let before = params.keys - params.queries;
     let horizon = before + query;
     let q_row = (at.example * params.queries + query) * params.heads + at.head;
-    let kv_ld = params.groups * params.width;
-    let kv_at = at.example * params.keys * kv_ld + at.head / (params.heads / params.groups) * params.width;
+    let kv_at = at.example * params.keys * params.groups * params.width + at.head / (params.heads / params.groups) * params.width;
     let k_at = at.r * params.k_replica + kv_at;
     let v_at = at.r * params.v_replica + kv_at;
     var own: array<vec4<f32>, VECTORS>;
@@ -70,21 +63,7 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     // Up to the last key that the last query of the team sees.
     let end = before + min(row0 + TEAM, params.queries);
     for (var tile = 0u; tile < end; tile += TILE) {
-#if SG
-        let key = min(tile + lane, params.keys - 1u);
-        for (var x = 0u; x < VECTORS; x++) {
-            first_rows[x] = load_k(k_at + key * kv_ld, x);
-            second_rows[x] = load_v(v_at + key * kv_ld, x);
-        }
-#else
-        workgroupBarrier();
-        for (var e = member; e < TILE * VECTORS; e += WG) {
-            let key = min(tile + e / VECTORS, params.keys - 1u);
-            first_rows[e] = load_k(k_at + key * kv_ld, e % VECTORS);
-            second_rows[e] = load_v(v_at + key * kv_ld, e % VECTORS);
-        }
-        workgroupBarrier();
-#endif
+        fetch_keys(tile, k_at, v_at, member);
         for (var block = 0u; block < TILE; block += BLOCK) {
             var scores: array<f32, BLOCK>;
             for (var j = 0u; j < BLOCK; j++) { scores[j] = 0.0; }

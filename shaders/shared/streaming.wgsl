@@ -10,8 +10,12 @@ struct Params {
     dz_replica: u32, delta_replica: u32, dq_replica: u32, dk_replica: u32,
     dv_replica: u32, tokens_replica: u32, statistics_replica: u32, tiles: u32,
 }
+// Every kernel binds q, k and v.
 #if WIDE
 alias Stored = vec4<f32>;
+fn load_q(at: u32, x: u32) -> vec4<f32> { return q[at / 4u + x]; }
+fn load_k(at: u32, x: u32) -> vec4<f32> { return k[at / 4u + x]; }
+fn load_v(at: u32, x: u32) -> vec4<f32> { return v[at / 4u + x]; }
 #else
 alias Stored = f32;
 // Four places along a row, held inside it, and zeros for those outside.
@@ -21,6 +25,9 @@ fn places(at: u32, x: u32) -> vec4<u32> {
 fn clipped(v: vec4<f32>, x: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), v, vec4<u32>(4u * x) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.width));
 }
+fn load_q(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(q[p.x], q[p.y], q[p.z], q[p.w]), x); }
+fn load_k(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(k[p.x], k[p.y], k[p.z], k[p.w]), x); }
+fn load_v(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(v[p.x], v[p.y], v[p.z], v[p.w]), x); }
 #endif
 
 const WG: u32 = 64u;
@@ -44,6 +51,26 @@ var<workgroup> second_rows: array<vec4<f32>, TILE * VECTORS>;
 fn first(row: u32, x: u32) -> vec4<f32> { return first_rows[row * VECTORS + x]; }
 fn second(row: u32, x: u32) -> vec4<f32> { return second_rows[row * VECTORS + x]; }
 #endif
+
+// Brings a tile of keys and values to the team, as first and second rows. All of a team call it together.
+fn fetch_keys(tile: u32, k_at: u32, v_at: u32, member: u32) {
+    let ld = params.groups * params.width;
+#if SG
+    let key = min(tile + lane, params.keys - 1u);
+    for (var x = 0u; x < VECTORS; x++) {
+        first_rows[x] = load_k(k_at + key * ld, x);
+        second_rows[x] = load_v(v_at + key * ld, x);
+    }
+#else
+    workgroupBarrier();
+    for (var e = member; e < TILE * VECTORS; e += WG) {
+        let key = min(tile + e / VECTORS, params.keys - 1u);
+        first_rows[e] = load_k(k_at + key * ld, e % VECTORS);
+        second_rows[e] = load_v(v_at + key * ld, e % VECTORS);
+    }
+    workgroupBarrier();
+#endif
+}
 
 // What a team works on: the grid has ceil(rows / TEAM) tiles for each example and head, folded into x and y. Teams
 // beyond the last go along with it, since all must meet at barriers, and are idle in the end.
