@@ -101,9 +101,11 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Masks are in the text of kernels, which is the same for every adapter: one is enough.
-fn gpu() -> &'static Gpu {
-    &gpus()[0]
+/// Masks are in the text of kernels, of which there are two sets: those for software adapters, and those for GPUs, which
+/// the plain device takes.
+fn two_sets() -> [&'static Gpu; 2] {
+    let all = gpus();
+    [&all[0], &all[all.len() - 1]]
 }
 
 /// Fillers stand at the end of every list, what they add is exactly 0, and the order of no sum depends on the length
@@ -122,7 +124,8 @@ fn rows_that_fill_up_a_shorter_list_change_no_measure() {
     let mut seen = BTreeSet::new();
     let mut changed = BTreeSet::new();
     // Four sequences have fewer tokens than all have distinct pairs of token and position.
-    for (start, short) in [(MODULAR, 0.25), (&drawn, 0.25), (PERMUTATION, 0.25), (&tokens, 0.1)] {
+    let starts = [(MODULAR, 0.25), (&drawn, 0.25), (PERMUTATION, 0.25), (&tokens, 0.1)];
+    for (gpu, (start, short)) in two_sets().into_iter().flat_map(|gpu| starts.map(|start| (gpu, start))) {
         let replicas = [(5, short), (6, 0.75)];
         // How many examples a probe has depends on the shortest list of all replicas: four are in each.
         let both = text(start, &replicas, 4);
@@ -135,9 +138,9 @@ fn rows_that_fill_up_a_shorter_list_change_no_measure() {
         );
         assert!(short.train.len().min(long.test.len()) >= 4);
         let waves = start.starts_with(MODULAR);
-        let both = measured(gpu(), &both, waves, 7);
+        let both = measured(gpu, &both, waves, 7);
         for (at, (together, weights)) in both.iter().enumerate() {
-            let (alone, own) = measured(gpu(), &text(start, &replicas[at..=at], 4), waves, 7).remove(0);
+            let (alone, own) = measured(gpu, &text(start, &replicas[at..=at], 4), waves, 7).remove(0);
             assert!(bits(weights) == bits(&own), "weights of replica {at} differ: {start}");
             let keys: BTreeSet<&Key> = alone.keys().chain(together.keys()).collect();
             for key in keys {
@@ -163,7 +166,7 @@ fn rows_that_fill_up_a_shorter_list_change_no_measure() {
 /// over all examples, or other examples, take the place of what a head wrote.
 #[test]
 fn examples_that_a_probe_does_not_ask_about_change_no_effect() {
-    let run = |probe: usize| measured(gpu(), &text(MODULAR, &[(5, 0.25)], probe), false, 1).remove(0).0;
+    let run = |probe: usize| measured(&gpus()[0], &text(MODULAR, &[(5, 0.25)], probe), false, 1).remove(0).0;
     // 361 pairs, of which 271 are not trained on.
     let (test, all) = (run(271), run(361));
     let of_probe = |key: &Key| key.0.starts_with("probe.") || key.0.starts_with("ablation.");
