@@ -71,10 +71,7 @@ impl Workload {
 
     /// The modes of these names, or all, that measure something of their own here: losses over a grid need a grid.
     fn modes(&self, names: &[String]) -> Result<Vec<&'static Mode>> {
-        if let Some(name) = names.iter().find(|name| MODES.iter().all(|mode| mode.name != **name)) {
-            let known: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
-            return Err(Error::Config(format!("no mode {name:?}; there are {known:?}")));
-        }
+        check_modes(names)?;
         let cyclic = self.config(1)?.task.cyclic().is_some();
         let asked = |mode: &&Mode| names.is_empty() || names.iter().any(|name| name == mode.name);
         Ok(MODES.iter().filter(asked).filter(|mode| cyclic || mode.each_step.is_empty()).collect())
@@ -103,6 +100,20 @@ const MODES: &[Mode] = &[
     Mode { name: "class F and L", keep: |cost| matches!(cost, CostClass::F | CostClass::L), each_step: &[] },
     EVERYTHING,
 ];
+
+/// Fails where one of these is the name of no mode.
+///
+/// # Errors
+/// [`Error::Config`] listing those there are.
+pub fn check_modes(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| MODES.iter().all(|mode| mode.name != **name)) {
+        Some(name) => {
+            let known: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+            Err(Error::Config(format!("there is no mode {name:?}; there are {}", known.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
 
 /// One timing.
 #[derive(Clone, Debug, Serialize)]

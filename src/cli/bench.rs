@@ -62,6 +62,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     if args.what != What::Step && !args.mode.is_empty() {
         return Err(Error::Config("--mode is for `bench step` only".to_owned()));
     }
+    bench::check_modes(&args.mode)?;
     let gpu = if args.what == What::Kernels { device.open_cooperative()? } else { device.open()? };
     let workloads: Vec<&Workload> = match &args.preset {
         Some(name) => vec![Workload::find(name)?],

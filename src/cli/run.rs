@@ -189,12 +189,14 @@ fn small_null(session: &Session) -> Option<String> {
     let heads = config.model.n_layers * config.model.n_heads;
     let draws = config.measure.probe.draws_for(heads);
     let together = (2.0 * heads as f64 / (RATE * (draws + 1) as f64)).ceil() as usize;
-    (together > 1).then(|| {
-        format!(
-            "{draws} random subspaces tell heads from chance only where {together} of {heads} differ from them at once; {} of them would tell single ones (measure.probe.draws, at most 2000)",
-            40 * heads
-        )
-    })
+    let who = match together {
+        0 | 1 => return None,
+        _ if together > heads => format!("are too few to tell any of {heads} heads from chance"),
+        _ => format!("tell heads from chance only where {together} of {heads} differ from them at once"),
+    };
+    let enough = 40 * heads;
+    let more = if enough <= 2000 { format!("{enough} tell single ones") } else { "2000 is the most".to_owned() };
+    Some(format!("{draws} random subspaces {who} (measure.probe.draws: {more})"))
 }
 
 /// What people are told, once, of a replica whose loss is no number any more.

@@ -19,7 +19,7 @@ pub struct ModelFolder {
 
 impl ModelFolder {
     /// Reads a folder. Keys of `config.json` that do not concern the architecture are ignored; biases and
-    /// sizes that it leaves out are read off the weights.
+    /// sizes that it leaves out are read off the weights. The kind of norm and the activation must be there.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] with the file and what is wrong with it.
@@ -232,6 +232,15 @@ fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
         if let Some(value) = value {
             found.entry(key).or_insert(Value::from(value));
         }
+    }
+    // And what they do not tell.
+    let untold = ["normalization_type", "act_fn"].into_iter().find(|key| !found.contains_key(*key));
+    let needless = |key: &str| key == "act_fn" && found.get("attn_only") == Some(&Value::Bool(true));
+    if let Some(key) = untold.filter(|key| !needless(key)) {
+        return Err(Error::format(
+            path,
+            format!("has no {key}, and the weights do not tell it: add it as the model was trained with"),
+        ));
     }
     let config: ModelConfig =
         serde_json::from_value(Value::Object(found)).map_err(|error| Error::format(path, error.to_string()))?;

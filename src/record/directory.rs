@@ -131,7 +131,7 @@ impl RunDir {
     pub fn create(path: &Path, manifest: Manifest) -> Result<Self> {
         if path.join("run.json").exists() {
             return Err(Error::Refused(format!(
-                "{} already holds a run. Go on with it by --resume, or name another folder by --out",
+                "{} already holds a run: name another folder by --out. A run that was not finished goes on by `thermoscope run --resume --out DIR`",
                 path.display()
             )));
         }

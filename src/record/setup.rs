@@ -123,6 +123,15 @@ mod tests {
     const GOOD: &str = "steps = 10\n[task]\nkind = \"modular\"\np = 13\n[model]\nd_model = 16\n";
 
     #[test]
+    fn the_run_that_the_readme_shows_is_one() {
+        let readme = include_str!("../../README.md");
+        let text = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = Setup::from_toml(text).unwrap().config;
+        assert_eq!((config.steps, config.model.d_mlp, config.measure.every["test"]), (20_000, 512, 20));
+        crate::instrument::check_names(&config.measure).unwrap();
+    }
+
+    #[test]
     fn a_run_survives_the_way_to_json_and_back() {
         let setup = Setup::from_toml(GOOD).unwrap();
         assert_eq!(setup.config.model.d_vocab, 14);

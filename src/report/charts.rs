@@ -101,7 +101,9 @@ impl Charts {
                 let together = self.replicas > 1 && !crowded;
                 let points = if together { TOGETHER_POINTS } else { CHART_POINTS };
                 let lines = self.lines(if crowded { &few } else { &chosen }, points);
-                if lines.is_empty() {
+                // What stands beside others is not shown alone.
+                let alone = chart.name != "loss" && chosen.iter().all(|(_, key, _)| key.metric == "loss.train");
+                if lines.is_empty() || alone {
                     return;
                 }
                 self.together.extend(together.then_some(chart.name));
@@ -131,7 +133,7 @@ impl Charts {
                         heads.parts.len()
                     );
                 }
-                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record that clear the null (p ≤ 0.05) at the last probe too.";
+                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record that clear the null (p ≤ 0.05, for both sides) at the last probe too.";
                 let mut drawn = vec![map(&heads)];
                 let (mlps, own): (Vec<&String>, Vec<&String>) = heads.parts.iter().partition(|p| p.ends_with("MLP"));
                 for (title, parts) in [("one head", own), ("the MLP", mlps)] {

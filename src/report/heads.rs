@@ -119,7 +119,9 @@ fn map(series: &BTreeMap<Key, Series>, shown: &impl Fn(i32) -> bool, turns: &[Tu
         series.iter().filter(|(key, _)| key.metric == EFFECT && key.index == 0 && key.head >= 0 && shown(key.replica));
     let row = |(key, effect): (&Key, &Series)| {
         let place = format!("L{} H{}", key.layer, key.head);
-        let p = last(key, "ablation.p", 1);
+        // Of the side that the effect is on, doubled since it was chosen by looking: as births have it.
+        let side = if effect.values.last().is_some_and(|effect| *effect > 0.0) { 1 } else { 3 };
+        let p = last(key, "ablation.p", side).map(|p| (2.0 * p).min(1.0));
         let role = Turn::role(turns, key.replica as usize, &place);
         let clears = role.is_some() && p.is_some_and(|p| p <= 0.05);
         json!({
@@ -150,24 +152,34 @@ mod tests {
             let key = Key { metric: metric.to_owned(), site, layer: 0, head, index, replica: 0 };
             series.insert(key, Series { steps: vec![0, 100], values: values.to_vec() });
         };
-        for (head, p) in [(0, 0.005), (1, 0.005), (2, 0.5), (3, 0.01)] {
+        for (head, p) in [(0, 0.005), (1, 0.005), (2, 0.03), (3, 0.01)] {
             add(EFFECT, head, 0, [0.0, 2.0 + head as f32]);
             add("ablation.loss", head, 0, [0.0, -1.0]);
             add("ablation.p", head, 1, [0.9, p]);
+            add("ablation.p", head, 3, [0.1, 1.0 - p]);
         }
+        // Zeroing head 4 lowers the logit difference.
+        add(EFFECT, 4, 0, [0.0, -1.0]);
+        add("ablation.p", 4, 1, [0.9, 0.99]);
+        add("ablation.p", 4, 3, [0.9, 0.01]);
         add("ablation.null", -1, 3, [-1.0, -2.0]);
         add("ablation.null", -1, 5, [1.0, 3.0]);
         let text = |head: i32| format!("suppressor layer 0 head {head}, replica 0: zeroing it raises");
         let event = |kind: &str, step, head| Event { step, kind: kind.to_owned(), text: text(head) };
-        // Head 0 lives, 1 was never born, 2 has no low p now, 3 died.
-        let events = [event("birth", 40, 0), event("birth", 40, 2), event("birth", 40, 3), event("death", 70, 3)];
+        // Head 0 lives, 1 was never born, 2 has no low p for both sides now, 3 died, and 4 contributes.
+        let mut contributor = event("birth", 50, 4);
+        contributor.text = contributor.text.replace("suppressor", "contributor");
+        let events =
+            [event("birth", 40, 0), event("birth", 40, 2), event("birth", 40, 3), event("death", 70, 3), contributor];
         let turns: Vec<Turn> = events.iter().filter_map(Turn::of).collect();
         let heads = Heads::new(&series, |_| true, &turns).unwrap();
         let clears: Vec<bool> =
             heads.map["rows"].as_array().unwrap().iter().map(|row| row["clears"].as_bool().unwrap()).collect();
-        assert_eq!(clears, [true, false, false, false]);
+        assert_eq!(clears, [true, false, false, false, true]);
+        let letters = [0, 4].map(|head| heads.map["rows"][head]["letter"].as_str().unwrap().to_owned());
+        assert_eq!(letters, [" S", " C"]);
         assert_eq!(heads.map["rows"][0]["role"], "suppressor since step 40");
-        assert_eq!(heads.parts, ["L0 H0", "L0 H1", "L0 H2", "L0 H3"]);
+        assert_eq!(heads.parts, ["L0 H0", "L0 H1", "L0 H2", "L0 H3", "L0 H4"]);
         assert_eq!((heads.ends, heads.null["high"].clone()), ([5.0, 1.0], json!([1, 3])));
         assert!(Heads::new(&BTreeMap::new(), |_| true, &[]).is_none());
     }
