@@ -5,6 +5,9 @@ use std::path::PathBuf;
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What to do about a full disk.
+const FULL: &str = ". Free some space; a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`, and a finished one gets its page by `thermoscope report DIR`";
+
 /// Everything that can go wrong, in words a user can act on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,7 +44,7 @@ pub enum Error {
     #[error("the device failed: {0}. Run `thermoscope adapters --check` to see whether this adapter works")]
     Device(String),
     /// A file could not be read or written.
-    #[error("{action} {}: {source}", path.display())]
+    #[error("{action} {}: {source}{}", path.display(), if source.kind() == std::io::ErrorKind::StorageFull { FULL } else { "" })]
     Io {
         /// What was tried, as in "cannot read".
         action: &'static str,

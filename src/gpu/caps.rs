@@ -42,6 +42,7 @@ pub struct Caps {
     /// Bytes of immediates a kernel may take; 0 where there are none.
     pub immediates: u32,
     /// Nanoseconds a timestamp tick, where compute passes can be timed.
+    #[serde(rename = "timestamps", serialize_with = "whether")]
     pub timestamp_period: Option<f32>,
     /// Cooperative-matrix shapes, whether or not the device was opened with them.
     pub cooperative: Vec<CoopMatrix>,
@@ -66,6 +67,11 @@ pub struct Caps {
     pub uniform_alignment: u32,
     #[serde(skip)]
     pub(super) software: bool,
+}
+
+/// How long a tick is only an open device says.
+fn whether<S: serde::Serializer>(period: &Option<f32>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bool(period.is_some())
 }
 
 impl Caps {

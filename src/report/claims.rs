@@ -253,6 +253,10 @@ fn verdict(
         Some((Some(main), _)) if !main.holds => {
             return (Some(false), format!("does not survive: fails in {} itself", names[0]));
         }
+        // Too early to say that something lasts.
+        _ if arms[0].memorized.is_none() => {
+            return (None, format!("cannot be judged: {} did not memorize", names[0]));
+        }
         // A sign of something that did not happen.
         _ if needs_generalization && arms[0].generalized.is_none() => {
             return (None, format!("cannot be judged: {} did not generalize", names[0]));
@@ -336,6 +340,13 @@ mod tests {
             assert_eq!(found[claim], (Some(false), "does not survive: holds in arm 1 too".to_owned()));
         }
         assert_eq!(found["generalizes"].1, "does not survive: holds in arm 2 too");
+    }
+
+    #[test]
+    fn nothing_survives_where_nothing_was_learned() {
+        let young = (None, None, Some(50), 0.6);
+        let found = judged(&[young, young], &[Change::Nothing, Change::MoreDecay]);
+        assert_eq!(found[KEY], (None, "cannot be judged: arm 0 did not memorize".to_owned()));
     }
 
     #[test]

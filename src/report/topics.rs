@@ -163,7 +163,7 @@ pub(super) const TOPICS: &[Topic] = &[
             chart(
                 "phase",
                 Kind::Heat,
-                "Synchrony of their phases (chance: 0.9 by the root of the number of neurons)",
+                "Synchrony of their phases, where five or more follow (chance: 0.4 with five, 0.2 with twenty)",
                 "synchrony",
                 |key| (key.metric == "phase_synchrony" && key.layer == 0).then(String::new),
             ),
