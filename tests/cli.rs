@@ -280,6 +280,13 @@ fn a_damaged_model_folder_is_told() {
         std::fs::write(m.join("config.json"), text.replace("\"d_model\": 8", "\"d_model\": 12")).unwrap();
     });
     place.bad(measure, &["model.safetensors"]);
+    for key in ["act_fn", "normalization_type"] {
+        with(&|m| {
+            let text = std::fs::read_to_string(m.join("config.json")).unwrap();
+            std::fs::write(m.join("config.json"), text.replace(key, "misspelt")).unwrap();
+        });
+        place.bad(measure, &["config.json", &format!("has no {key}"), "add it"]);
+    }
     with(&|m| std::fs::write(m.join("config.json"), "{").unwrap());
     place.bad(measure, &["config.json"]);
     // The model knows fewer tokens than the task has.
