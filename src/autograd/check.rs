@@ -3,8 +3,8 @@
 //! so on every adapter at hand, with and without optional features; [`self_check`] on a user's own.
 
 use super::ops::{
-    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, Linear,
-    MeanRows, Norm, NormKind, Rotary, Scale, StreamedAttention, scatter_rows,
+    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, IGNORE,
+    Linear, MeanRows, Norm, NormKind, Rotary, Scale, StreamedAttention, scatter_rows,
 };
 use super::{Array, Bindings, DType, Shape, Tape, Var};
 use crate::error::{Error, Result};
@@ -89,6 +89,14 @@ impl Case {
         let data = data.chunks(len).map(|c| c.iter().map(|i| f32::from_bits(*i)).collect()).collect();
         self.inputs.push((var, data));
         var
+    }
+
+    /// Targets `[rows]` below `classes`, a fifth of which does not count, and how many do, `[1]`.
+    pub(crate) fn targets(&mut self, rows: usize, classes: usize) -> (Var, Var) {
+        let target = |row: u32| if row % 5 == 3 { IGNORE } else { row * 7 % classes as u32 };
+        let targets: Vec<u32> = (0..rows as u32).map(target).collect();
+        let counted = targets.iter().filter(|target| **target != IGNORE).count();
+        (self.tape.constant_u32(&[rows], &targets), self.tape.constant(&[1], &[counted as f32]))
     }
 
     /// Rounds every number drawn so far to f16.

@@ -78,11 +78,7 @@ impl Costs {
         if times.len() > 1 {
             times.remove(0);
         }
-        let median = |part: usize| {
-            let mut all: Vec<f64> = times.iter().map(|spans| spans[part]).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
+        let median = |part: usize| super::median(times.iter().map(|spans| spans[part]).collect());
         let timed: Vec<(Part, f64)> = parts.iter().enumerate().map(|(at, part)| (*part, median(at))).collect();
         Ok(Self::of(&timed, session.metrics(), times.len()))
     }

@@ -191,22 +191,23 @@ impl From<Vec<Took>> for Times {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// The upper one where there are two in the middle; of one value at least.
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    values[values.len() / 2]
 }
 
 impl Times {
     fn line(self, gpu: &Gpu, workload: &str, mode: &str, work: Work, peak: &Peak) -> Line {
         let (min, max) = self.ms.iter().fold((f64::MAX, f64::MIN), |(min, max), ms| (min.min(*ms), max.max(*ms)));
-        let median_ms = median(self.ms).unwrap_or(f64::NAN);
+        let median_ms = median(self.ms);
         Line {
             workload: workload.to_owned(),
             mode: mode.to_owned(),
             adapter: gpu.caps().name.clone(),
             timing: if gpu.caps().timestamp_period.is_some() { "device" } else { "wall" },
             ms_per_step: median_ms,
-            wall_ms_per_step: median(self.wall),
+            wall_ms_per_step: (!self.wall.is_empty()).then(|| median(self.wall)),
             min,
             max,
             flops: work.flops,

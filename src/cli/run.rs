@@ -15,6 +15,7 @@ use crate::autograd::verify_cooperative;
 use crate::bench::Costs;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
+use crate::instrument::ProbeConfig;
 use crate::record::{Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status};
 use crate::train::{Precision, Session, StepRow};
 
@@ -194,8 +195,8 @@ fn small_null(session: &Session) -> Option<String> {
         _ if together > heads => format!("are too few to tell any of {heads} heads from chance"),
         _ => format!("tell heads from chance only where {together} of {heads} differ from them at once"),
     };
-    let enough = 40 * heads;
-    let more = if enough <= 2000 { format!("{enough} tell single ones") } else { "2000 is the most".to_owned() };
+    let (enough, most) = (ProbeConfig::DRAWS_A_HEAD * heads, ProbeConfig::MOST_DRAWS);
+    let more = if enough <= most { format!("{enough} tell single ones") } else { format!("{most} is the most") };
     Some(format!("{draws} random subspaces {who} (measure.probe.draws: {more})"))
 }
 

@@ -26,7 +26,6 @@ pub(super) enum Baseline {
     Resample = 2,
 }
 
-const FLAGS: &[u32] = &[0, 1];
 crate::gpu::params! {
     struct AblateParams {
         rows: u32, queries: u32, heads: u32, width: u32, interventions: u32,
@@ -36,7 +35,7 @@ crate::gpu::params! {
 static ABLATE: Shader = Shader {
     name: "instrument/ablate",
     source: include_str!("../../shaders/instrument/ablate.wgsl"),
-    knobs: &[Knob { name: "ONE", values: FLAGS }],
+    knobs: &[Knob { name: "ONE", values: &[0, 1] }],
     params: AblateParams::FIELDS,
 };
 crate::gpu::params! {
@@ -47,7 +46,7 @@ crate::gpu::params! {
 static OUTCOME: Shader = Shader {
     name: "instrument/outcomes",
     source: include_str!("../../shaders/instrument/outcomes.wgsl"),
-    knobs: &[Knob { name: "SUBGROUPS", values: FLAGS }],
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: OutcomeParams::FIELDS,
 };
 crate::gpu::params! {
@@ -58,7 +57,7 @@ crate::gpu::params! {
 static GROUP_MEANS: Shader = Shader {
     name: "instrument/group_means",
     source: include_str!("../../shaders/instrument/group_means.wgsl"),
-    knobs: &[Knob { name: "BEFORE", values: FLAGS }],
+    knobs: &[Knob { name: "BEFORE", values: &[0, 1] }],
     params: MeansParams::FIELDS,
 };
 crate::gpu::params! {
@@ -508,10 +507,7 @@ fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>>
     let coefficients: Vec<f32> = (0..4 * h).map(|i| [1.0, 0.0, -0.25][i % 3]).collect();
     let coefficients = case.tape.constant(&[4, h], &coefficients);
     let base = case.tape.constant_u32(&[4], &[0, 1, 2, 0]);
-    let targets: Vec<u32> = (0..n as u32).map(|i| if i % 5 == 3 { IGNORE } else { i * 7 % v as u32 }).collect();
-    let counted = targets.iter().filter(|t| **t != IGNORE).count();
-    let targets = case.tape.constant_u32(&[n], &targets);
-    let count = case.tape.constant(&[1], &[counted as f32]);
+    let (targets, count) = case.targets(n, v);
 
     let tape = &mut case.tape;
     let logits = tape.push1(Ablate, &[stream, result, mean, coefficients, base])?;

@@ -62,8 +62,13 @@ pub struct ProbeConfig {
 impl ProbeConfig {
     /// Random subspaces that a model's heads are compared with.
     pub(crate) fn draws_for(&self, heads: usize) -> usize {
-        self.draws.unwrap_or((40 * heads).clamp(200, USUAL_DRAWS))
+        self.draws.unwrap_or((Self::DRAWS_A_HEAD * heads).clamp(200, USUAL_DRAWS))
     }
+
+    /// With so many for each head of the model, a single one can clear the null.
+    pub(crate) const DRAWS_A_HEAD: usize = 40;
+    /// Draws at most, for software drivers end loops after 65,535 rounds and each is ranked among all.
+    pub(crate) const MOST_DRAWS: usize = 2000;
 }
 
 /// A forward pass and the losses of its rows.
@@ -248,9 +253,7 @@ pub(crate) const FILING: &str = "filing";
 
 /// Predictions of a probe at most: software drivers end loops after 65,535 rounds.
 const RANKED: usize = 32_768;
-/// Draws of a null at most, for the same reason: each is ranked among all.
-const MOST_DRAWS: usize = 2000;
-/// And where the run does not say: each is a pass over the probe.
+/// Draws of a null at most where the run does not say: each is a pass over the probe.
 const USUAL_DRAWS: usize = 640;
 /// Rows the ring holds at most.
 const SLOTS: usize = 64;
@@ -485,9 +488,10 @@ pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
         .flat_map(|i| std::iter::once(i.name()).chain(i.cards().iter().map(|c| c.name)))
         .collect();
     let probe = &config.probe;
-    if probe.size == Some(0) || probe.draws.is_some_and(|draws| !(1..=MOST_DRAWS).contains(&draws)) {
+    if probe.size == Some(0) || probe.draws.is_some_and(|draws| !(1..=ProbeConfig::MOST_DRAWS).contains(&draws)) {
         return Err(Error::Config(format!(
-            "measure.probe: size must be 1 at least, and draws lie between 1 and {MOST_DRAWS}"
+            "measure.probe: size must be 1 at least, and draws lie between 1 and {}",
+            ProbeConfig::MOST_DRAWS
         )));
     }
     if !(config.budget.is_finite() && config.budget > 0.0) {

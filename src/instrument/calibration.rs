@@ -12,7 +12,6 @@ use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 /// Bins of a reliability diagram.
 pub(super) const BINS: usize = 15;
 
-const FLAGS: &[u32] = &[0, 1];
 crate::gpu::params! {
     struct RankParams { rows: u32, groups: u32, classes: u32, x_replica: u32, target_replica: u32, rank_replica: u32 }
 }
@@ -42,7 +41,7 @@ crate::gpu::params! {
 static TEMPERATURE_ROWS: Shader = Shader {
     name: "instrument/temperature_rows",
     source: include_str!("../../shaders/instrument/temperature_rows.wgsl"),
-    knobs: &[Knob { name: "FIRST", values: FLAGS }, Knob { name: "SUBGROUPS", values: FLAGS }],
+    knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: TemperatureParams::FIELDS,
 };
 crate::gpu::params! {
@@ -51,7 +50,7 @@ crate::gpu::params! {
 static TEMPERATURE_STEP: Shader = Shader {
     name: "instrument/temperature_step",
     source: include_str!("../../shaders/instrument/temperature_step.wgsl"),
-    knobs: &[Knob { name: "FIRST", values: FLAGS }, Knob { name: "LAST", values: FLAGS }],
+    knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "LAST", values: &[0, 1] }],
     params: StepParams::FIELDS,
 };
 pub(super) const SHADERS: &[&Shader] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
@@ -239,10 +238,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[("calibration", |case| Ok((everyth
 /// Both ops, on one case: `groups` times `n` predictions of `v` classes, and their outcomes.
 fn everything(case: &mut Case, n: usize, v: usize, groups: usize) -> Result<Vec<Var>> {
     let (logits, rows) = (case.owned(&[groups * n, v]), case.owned(&[groups * n, OUTCOMES]));
-    let targets: Vec<u32> = (0..n as u32).map(|i| if i % 5 == 3 { IGNORE } else { i * 7 % v as u32 }).collect();
-    let counted = targets.iter().filter(|t| **t != IGNORE).count();
-    let targets = case.tape.constant_u32(&[n], &targets);
-    let count = case.tape.constant(&[1], &[counted as f32]);
+    let (targets, count) = case.targets(n, v);
     let mut all = case.tape.push(Reliability { classes: v }, &[rows, targets, count])?;
     all.push(case.tape.push1(Temperature, &[logits, targets, count])?);
     Ok(all)

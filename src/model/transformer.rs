@@ -498,7 +498,7 @@ mod tests {
 
     use super::*;
     use crate::autograd::check::{Case, gpus};
-    use crate::autograd::ops::{ActFn, CrossEntropy, IGNORE, MeanRows};
+    use crate::autograd::ops::{ActFn, CrossEntropy, MeanRows};
     use crate::model::Normalization;
 
     /// Any model that is small enough to be interpreted in f64, its batch and sequence, and where it is read.
@@ -558,11 +558,7 @@ mod tests {
         let rows = Rows::Each { tokens };
         let forward = model.forward(&mut case.tape, &rows, batch, seq, read).unwrap();
         let n = if read == ReadOut::Last { batch } else { batch * seq };
-        let targets: Vec<u32> =
-            (0..n as u32).map(|i| if i % 5 == 3 { IGNORE } else { i * 7 % config.d_vocab as u32 }).collect();
-        let counted = targets.iter().filter(|t| **t != IGNORE).count();
-        let targets = case.tape.constant_u32(&[n], &targets);
-        let count = case.tape.constant(&[1], &[counted as f32]);
+        let (targets, count) = case.targets(n, config.d_vocab);
         let losses = case.tape.push(CrossEntropy::default(), &[forward.logits, targets]).unwrap()[0];
         let loss = case.tape.push1(MeanRows, &[losses, count]).unwrap();
         let grads = case.tape.backward(loss, &model.weights).unwrap();

@@ -23,6 +23,6 @@ pub use births::{Births, HOLD, Sets, Turn};
 pub use directory::{Manifest, RunDir, Status};
 pub use events::Event;
 pub use reader::{Key, Series, read_metrics};
-pub use roles::{Finding, RATE, Roles, false_discovery_threshold};
+pub use roles::{Finding, RATE, Roles, false_discovery_threshold, two_sided};
 pub use segments::{Segments, TableRow};
 pub use setup::{Setup, apply_sets};

@@ -31,6 +31,11 @@ const P: &str = "ablation.p";
 /// Effects, of which index 0 is zero ablation's.
 const EFFECT: &str = "ablation.logit_difference";
 
+/// The p-value of an effect from those of either direction: that of its own, twice, for it was chosen by looking.
+pub fn two_sided(effect: f64, raised: f64, lowered: f64) -> f64 {
+    (2.0 * if effect > 0.0 { raised } else { lowered }).min(1.0)
+}
+
 /// The greatest p-value that Benjamini and Hochberg (1995) reject at a false discovery rate: the greatest
 /// p_(k) ≤ rate k/m of m sorted values; `None` where there is none.
 pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
@@ -140,10 +145,7 @@ impl Roles {
                 .into_iter()
                 .filter(|(_, values)| values.iter().all(|value| value.is_finite()))
                 .map(|((layer, head), [raised, lowered, effect])| {
-                    let raises = effect > 0.0;
-                    // The direction was chosen by looking: both sides count.
-                    let p = 2.0 * if raises { raised } else { lowered };
-                    (Role { layer, head, raises }, p.min(1.0))
+                    (Role { layer, head, raises: effect > 0.0 }, two_sided(effect, raised, lowered))
                 })
                 .collect();
             if known.is_empty() {

@@ -20,8 +20,6 @@ const SERIES_POINTS: usize = 500;
 /// a time.
 const DASHES: usize = 4;
 const LINES: usize = 18;
-/// Neurons whose phases are shown: those of fewer agree by chance.
-const FOLLOWERS: f32 = 5.0;
 /// Replicas that the page can show.
 const REPLICAS: i32 = 8;
 /// Width of the plots in pixels, and of the part left of them.
@@ -112,13 +110,6 @@ impl Charts {
                 (lines.table(), self.line_chart(chart, lines.names(), crowded))
             }
             Kind::Heat => {
-                let followed: Vec<Series> =
-                    few.iter().filter_map(|(_, key, phases)| of_enough_followers(series, key, phases)).collect();
-                let few = if followed.is_empty() {
-                    few
-                } else {
-                    few.iter().zip(&followed).map(|((name, key, _), phases)| (name.clone(), *key, phases)).collect()
-                };
                 let Some(table) = heat(&few, &mut self.thinned) else { return };
                 (table, self.cells(chart))
             }
@@ -551,41 +542,4 @@ fn map(heads: &Heads) -> Value {
         "spacing": 40,
         "resolve": { "scale": { "color": "independent" } },
     })
-}
-/// Synchrony of the phases of neurons without that of fewer than [`FOLLOWERS`]; `None` for anything else.
-fn of_enough_followers(series: &BTreeMap<Key, Series>, key: &Key, phases: &Series) -> Option<Series> {
-    if key.metric != "phase_synchrony" {
-        return None;
-    }
-    let followers = series.get(&Key { metric: "fsd.participation".to_owned(), ..key.clone() });
-    let enough = |step: &i64| {
-        followers.is_some_and(|found| found.steps.binary_search(step).is_ok_and(|at| found.values[at] >= FOLLOWERS))
-    };
-    let value = |(step, value): (&i64, &f32)| if enough(step) { *value } else { f32::NAN };
-    Some(Series { steps: phases.steps.clone(), values: phases.steps.iter().zip(&phases.values).map(value).collect() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn phases_are_shown_where_enough_neurons_follow() {
-        let key = |metric: &str| Key {
-            metric: metric.to_owned(),
-            site: "blocks.0.mlp.hook_post".to_owned(),
-            layer: 0,
-            head: -1,
-            index: 3,
-            replica: 0,
-        };
-        let phases = Series { steps: vec![0, 10, 20], values: vec![1.0, 0.5, 0.25] };
-        // Not every step has both.
-        let followers = Series { steps: vec![0, 20], values: vec![4.0, 5.0] };
-        let series = BTreeMap::from([(key("fsd.participation"), followers)]);
-        let shown = of_enough_followers(&series, &key("phase_synchrony"), &phases).unwrap();
-        assert_eq!(shown.steps, phases.steps);
-        assert!(shown.values[0].is_nan() && shown.values[1].is_nan() && shown.values[2] == 0.25, "{shown:?}");
-        assert_eq!(of_enough_followers(&series, &key("fourier_norm"), &phases), None);
-    }
 }

@@ -9,6 +9,11 @@ pub(super) const KEY_COUNT: &str = "key count";
 /// Running average of `noise.trace` by that of `noise.signal`.
 pub(super) const NOISE_SCALE: &str = "noise scale";
 
+/// `phase_synchrony` of the frequencies that enough neurons follow.
+pub(super) const FOLLOWED: &str = "phase synchrony of many";
+
+/// Neurons that are enough: phases of fewer agree by chance.
+const FOLLOWERS: f32 = 5.0;
 /// How much of a running average one measurement renews.
 const RENEWED: f64 = 0.1;
 
@@ -36,7 +41,20 @@ pub(super) fn add(series: &mut BTreeMap<Key, Series>) {
         }
         found.extend(noise_scale(series, replica).map(|s| (key(NOISE_SCALE, ""), s)));
     }
+    for (key, phases) in series.iter().filter(|(key, _)| key.metric == "phase_synchrony") {
+        let followers = series.get(&Key { metric: "fsd.participation".to_owned(), ..key.clone() });
+        found.push((Key { metric: FOLLOWED.to_owned(), ..key.clone() }, followed(phases, followers)));
+    }
     series.extend(found);
+}
+
+/// No number where fewer than [`FOLLOWERS`] neurons follow.
+fn followed(phases: &Series, followers: Option<&Series>) -> Series {
+    let enough = |step: &i64| {
+        followers.is_some_and(|found| found.steps.binary_search(step).is_ok_and(|at| found.values[at] >= FOLLOWERS))
+    };
+    let value = |(step, value): (&i64, &f32)| if enough(step) { *value } else { f32::NAN };
+    Series { steps: phases.steps.clone(), values: phases.steps.iter().zip(&phases.values).map(value).collect() }
 }
 
 /// A key has a row only where it is one, so that steps without any are known by another metric.
@@ -82,6 +100,20 @@ fn noise_scale(series: &BTreeMap<Key, Series>, replica: i32) -> Option<Series> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn phases_are_shown_where_enough_neurons_follow() {
+        let phases = Series { steps: vec![0, 10, 20], values: vec![1.0, 0.5, 0.25] };
+        // Not every step has both.
+        let followers = Series { steps: vec![0, 20], values: vec![4.0, 5.0] };
+        let mut series =
+            BTreeMap::from([(key("phase_synchrony", 3), phases), (key("fsd.participation", 3), followers)]);
+        add(&mut series);
+        let shown = &series[&key(FOLLOWED, 3)];
+        assert_eq!(shown.steps, [0, 10, 20]);
+        assert!(shown.values[0].is_nan() && shown.values[1].is_nan() && shown.values[2] == 0.25, "{shown:?}");
+        assert!(!series.contains_key(&key(FOLLOWED, 4)));
+    }
 
     fn key(metric: &str, index: i32) -> Key {
         Key { metric: metric.to_owned(), site: String::new(), layer: -1, head: -1, index, replica: 0 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::dataset::{Lines, number, thin};
 use super::marks::Turn;
-use crate::record::{Key, Series};
+use crate::record::{Key, RATE, Series, two_sided};
 
 /// Small charts at most.
 const CHARTS: usize = 16;
@@ -119,11 +119,15 @@ fn map(series: &BTreeMap<Key, Series>, shown: &impl Fn(i32) -> bool, turns: &[Tu
         series.iter().filter(|(key, _)| key.metric == EFFECT && key.index == 0 && key.head >= 0 && shown(key.replica));
     let row = |(key, effect): (&Key, &Series)| {
         let place = format!("L{} H{}", key.layer, key.head);
-        // Of the side that the effect is on, doubled since it was chosen by looking: as births have it.
-        let side = if effect.values.last().is_some_and(|effect| *effect > 0.0) { 1 } else { 3 };
-        let p = last(key, "ablation.p", side).map(|p| (2.0 * p).min(1.0));
+        let sides = [1, 3].map(|side| last(key, "ablation.p", side).map(f64::from));
+        let p = match (effect.values.last(), sides) {
+            (Some(effect), [Some(raised), Some(lowered)]) => {
+                Some(two_sided(f64::from(*effect), raised, lowered) as f32)
+            }
+            _ => None,
+        };
         let role = Turn::role(turns, key.replica as usize, &place);
-        let clears = role.is_some() && p.is_some_and(|p| p <= 0.05);
+        let clears = role.is_some() && p.is_some_and(|p| p <= RATE as f32);
         json!({
             "replica": key.replica,
             "layer": format!("L{}", key.layer),

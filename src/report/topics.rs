@@ -165,7 +165,7 @@ pub(super) const TOPICS: &[Topic] = &[
                 Kind::Heat,
                 "Synchrony of their phases, where five or more follow (chance: 0.4 with five, 0.2 with twenty)",
                 "synchrony",
-                |key| (key.metric == "phase_synchrony" && key.layer == 0).then(String::new),
+                |key| (key.metric == super::derived::FOLLOWED && key.layer == 0).then(String::new),
             ),
         ],
     },
