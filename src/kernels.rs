@@ -21,7 +21,7 @@ pub(crate) fn registry() -> Vec<&'static Shader> {
 /// # Errors
 /// Where a kernel does not compile or the device fails.
 pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
-    crate::autograd::check::self_check(gpu, &[&[crate::train::CHECKS], crate::instrument::CHECKS].concat())
+    crate::autograd::check::self_check(gpu, &[vec![crate::train::CHECKS], crate::instrument::checks()].concat())
 }
 
 #[cfg(test)]
@@ -141,8 +141,13 @@ mod tests {
     fn every_file_has_a_header_and_is_registered_once() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
         let mut files = BTreeSet::new();
-        for dir in std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()) {
+        let mut folders = vec![folder.clone()];
+        while let Some(dir) = folders.pop() {
             for file in std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()) {
+                if file.is_dir() {
+                    folders.push(file);
+                    continue;
+                }
                 let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
                 let text = std::fs::read_to_string(&file).unwrap();
                 assert!(
@@ -156,7 +161,7 @@ mod tests {
                         "{} tells shapes and grid",
                         file.display()
                     );
-                    files.insert(format!("{}/{stem}", dir.file_name().unwrap().to_str().unwrap()));
+                    files.insert(format!("{}/{stem}", dir.strip_prefix(&folder).unwrap().display()));
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attach::every;
+use super::config::every;
 use super::{Card, CostClass, Instrument, MeasureConfig, registry};
 use crate::gpu::{Part, STEP};
 

@@ -2,36 +2,26 @@
 //! kernels behind the ones that own the data, and leaves numbers in the metric row.
 
 mod ablation;
-mod ablation_ops;
 mod attach;
-mod attention;
 mod budget;
-mod calibration;
-mod circuits;
-mod dominant;
-mod drift;
-mod fourier;
-mod fourier_ops;
+mod config;
 mod geometry;
-mod health;
-mod induction;
-mod irreps;
-mod losses;
-mod noise;
-mod norms;
-mod parts;
-mod pressure;
-mod synchronization;
-mod synchrony;
+mod grokking;
+mod heads;
+mod optimization;
+mod row;
 
-#[cfg(all(test, feature = "cli"))]
-pub(crate) use attach::FILING;
-#[cfg(test)]
-pub(crate) use attach::FileRow;
-pub use attach::{Attach, Label, MeasureConfig, Metric, Pass, Presence, ProbeConfig};
-pub(crate) use attach::{MetricRow, check_names};
+pub use attach::Attach;
 pub(crate) use budget::lengthened;
-pub use norms::UpdateSummary;
+pub(crate) use config::check_names;
+pub use config::{MeasureConfig, ProbeConfig};
+pub use optimization::norms::UpdateSummary;
+#[cfg(all(test, feature = "cli"))]
+pub(crate) use row::FILING;
+#[cfg(test)]
+pub(crate) use row::FileRow;
+pub(crate) use row::MetricRow;
+pub use row::{Label, Metric, Presence};
 
 use serde::Serialize;
 
@@ -102,62 +92,20 @@ pub trait Instrument: Sync {
     }
 }
 
-/// Every instrument.
-pub fn registry() -> [&'static dyn Instrument; 20] {
-    [
-        &losses::Train,
-        &losses::Test,
-        &health::Health,
-        &norms::TensorNorms,
-        &pressure::Pressure,
-        &drift::Drift,
-        &noise::Noise,
-        &attention::Patterns,
-        &fourier::Spectrum,
-        &fourier::FourierLosses,
-        &ablation::Ablation,
-        &synchrony::Synchrony,
-        &irreps::IrrepPower,
-        &geometry::Geometry,
-        &synchronization::Synchronization,
-        &induction::Induction,
-        &induction::Probe,
-        &induction::InContext,
-        &circuits::Copying,
-        &circuits::Compositions,
-    ]
+/// Every instrument, by topic.
+pub fn registry() -> Vec<&'static dyn Instrument> {
+    [optimization::INSTRUMENTS, heads::INSTRUMENTS, grokking::INSTRUMENTS, ablation::INSTRUMENTS, geometry::INSTRUMENTS]
+        .concat()
 }
 
 /// The ops of the instruments, for the self-check.
-pub(crate) const CHECKS: &[&[(&str, Build)]] = &[
-    attention::CHECKS,
-    fourier_ops::CHECKS,
-    ablation_ops::CHECKS,
-    calibration::CHECKS,
-    dominant::CHECKS,
-    geometry::CHECKS,
-    synchronization::CHECKS,
-    induction::CHECKS,
-    circuits::CHECKS,
-    health::CHECKS,
-    noise::CHECKS,
-];
+pub(crate) fn checks() -> Vec<&'static [(&'static str, Build)]> {
+    [optimization::CHECKS, heads::CHECKS, grokking::CHECKS, ablation::CHECKS, geometry::CHECKS].concat()
+}
 
 /// Every kernel of the instruments.
 pub(crate) fn shaders() -> Vec<&'static Shader> {
-    [
-        losses::SHADERS,
-        attention::SHADERS,
-        fourier_ops::SHADERS,
-        ablation_ops::SHADERS,
-        calibration::SHADERS,
-        dominant::SHADERS,
-        geometry::SHADERS,
-        synchronization::SHADERS,
-        induction::SHADERS,
-        circuits::SHADERS,
-        noise::SHADERS,
-        attach::SHADERS,
-    ]
-    .concat()
+    let topics =
+        [optimization::SHADERS, heads::SHADERS, grokking::SHADERS, ablation::SHADERS, geometry::SHADERS, row::SHADERS];
+    topics.concat().concat()
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod examples;
 mod modular;
+mod pass;
 mod permutation;
 mod repeated;
 mod text;
@@ -12,6 +13,7 @@ pub(crate) use batch::count_targets;
 pub use batch::{Batch, Feed, ProbeSet, sampler_shaders};
 pub use examples::{Examples, Split};
 pub use modular::{Cyclic, Modular, Operation};
+pub use pass::Pass;
 pub use permutation::{Irreps, Permutation};
 pub use repeated::Repeated;
 pub use text::Text;

@@ -7,9 +7,9 @@ use super::{Precision, RunConfig};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now};
-use crate::instrument::{self, Attach, Label, Metric, MetricRow, Pass, Presence};
+use crate::instrument::{self, Attach, Label, Metric, MetricRow, Presence};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
-use crate::task::{Feed, Task};
+use crate::task::{Feed, Pass, Task};
 
 /// A run that can be stepped, measured, saved and restored.
 ///

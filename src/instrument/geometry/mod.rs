@@ -1,16 +1,16 @@
 //! In how many directions activations and embeddings vary, whatever the task.
 
-use super::dominant::ColumnSpread;
-use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{GatherRows, TransposedProduct};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
+use crate::instrument::grokking::dominant::ColumnSpread;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 
 /// `participation_ratio`, `spectral_entropy`, `effective_rank`.
-pub(super) struct Geometry;
+pub(crate) struct Geometry;
 
 const CARDS: &[Card] = &[
     Card {
@@ -114,8 +114,8 @@ crate::gpu::params! {
     }
 }
 static CENTRE_ROWS: Shader = Shader {
-    name: "instrument/centre_rows",
-    source: include_str!("../../shaders/instrument/centre_rows.wgsl"),
+    name: "instrument/geometry/centre_rows",
+    source: include_str!("../../../shaders/instrument/geometry/centre_rows.wgsl"),
     knobs: &[],
     params: CentreParams::FIELDS,
 };
@@ -123,14 +123,14 @@ crate::gpu::params! {
     struct SpectrumParams { n: u32, x_replica: u32, out_replica: u32 }
 }
 static PARTICIPATION: Shader = Shader {
-    name: "instrument/participation",
-    source: include_str!("../../shaders/instrument/participation.wgsl"),
+    name: "instrument/geometry/participation",
+    source: include_str!("../../../shaders/instrument/geometry/participation.wgsl"),
     knobs: &[],
     params: SpectrumParams::FIELDS,
 };
 static SPECTRAL_ENTROPY: Shader = Shader {
-    name: "instrument/spectral_entropy",
-    source: include_str!("../../shaders/instrument/spectral_entropy.wgsl"),
+    name: "instrument/geometry/spectral_entropy",
+    source: include_str!("../../../shaders/instrument/geometry/spectral_entropy.wgsl"),
     knobs: &[],
     params: SpectrumParams::FIELDS,
 };
@@ -138,12 +138,12 @@ crate::gpu::params! {
     struct TridiagonalParams { n: u32, x_replica: u32, work_replica: u32, out_replica: u32 }
 }
 static TRIDIAGONAL: Shader = Shader {
-    name: "instrument/tridiagonal",
-    source: include_str!("../../shaders/instrument/tridiagonal.wgsl"),
+    name: "instrument/geometry/tridiagonal",
+    source: include_str!("../../../shaders/instrument/geometry/tridiagonal.wgsl"),
     knobs: &[],
     params: TridiagonalParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL];
+pub(super) const SHADERS: &[&[&Shader]] = &[&[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL]];
 
 /// y [N, C] = x less its mean over the rows that count; 0 for the others. Inputs: x, pivot, index, spread
 /// (see [`ColumnSpread`]) and the count `[1]`.
@@ -295,13 +295,15 @@ fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
     (0..n).map(|i| a[i * n + i]).collect()
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[("covariance spectrum", |c| {
+pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[&Geometry];
+
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[&[("covariance spectrum", |c| {
     let (x, index) = (c.owned(&[200, 31]), c.indices(&[200], 7, true));
     let count = c.tape.constant(&[1], &[200.0]);
     let covariance = covariance(&mut c.tape, x, index, count)?;
     let ratio = c.tape.push1(Participation, &[covariance])?;
     Ok((vec![c.tape.push1(SpectralEntropy, &[covariance])?, ratio], Vec::new()))
-})];
+})]];
 
 #[cfg(test)]
 mod tests {

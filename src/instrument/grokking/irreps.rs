@@ -4,13 +4,13 @@ use super::fourier::weight_energies;
 use super::fourier_ops::{ColumnSquares, RowSquares};
 use super::parts::Parts;
 use super::synchrony::{answer_means, last_rows};
-use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::ops::Linear;
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 
 /// `irrep_power`.
-pub(super) struct IrrepPower;
+pub(crate) struct IrrepPower;
 
 const CARDS: &[Card] = &[Card {
     name: "irrep_power",

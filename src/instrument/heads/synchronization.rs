@@ -3,17 +3,17 @@
 //! pattern removed, because patterns are positive and heads without any relation look alike.
 
 use super::attention::{Cosines, HeadMeans, pattern_products};
-use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, GatherRows, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 use crate::task::count_targets;
 
 /// `sync.similarity`, `sync.participation`, `sync.entropy_spread`, `sync.gradient`, `sync.drift`.
-pub(super) struct Synchronization;
+pub(crate) struct Synchronization;
 
 const CARDS: &[Card] = &[
     Card {
@@ -151,7 +151,7 @@ fn head_cosines(tape: &mut Tape, tensors: &[Var], before: &[Var], heads: usize) 
 }
 
 /// A tensor [G, ..] as one row for each of H query heads, H / G of which share a row: [H, n].
-pub(super) fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
+pub(crate) fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
     let groups = tape.shape(x).dims[0];
     let rows = tape.reshape(x, &[groups, tape.shape(x).len() / groups])?;
     if groups == heads {
@@ -168,8 +168,8 @@ crate::gpu::params! {
     }
 }
 static HEAD_PRODUCTS: Shader = Shader {
-    name: "instrument/head_products",
-    source: include_str!("../../shaders/instrument/head_products.wgsl"),
+    name: "instrument/heads/head_products",
+    source: include_str!("../../../shaders/instrument/heads/head_products.wgsl"),
     knobs: &[Knob { name: "MOVED", values: &[0, 1] }],
     params: ProductParams::FIELDS,
 };
@@ -177,12 +177,12 @@ crate::gpu::params! {
     struct SynchronyParams { heads: u32, x_replica: u32, entropy_replica: u32, out_replica: u32 }
 }
 static HEAD_SYNCHRONY: Shader = Shader {
-    name: "instrument/head_synchrony",
-    source: include_str!("../../shaders/instrument/head_synchrony.wgsl"),
+    name: "instrument/heads/head_synchrony",
+    source: include_str!("../../../shaders/instrument/heads/head_synchrony.wgsl"),
     knobs: &[],
     params: SynchronyParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
+pub(crate) const SHADERS: &[&Shader] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
 
 /// y [1, H, H], upper triangle: products of two heads' numbers, summed over all of the inputs [H, n]. Where
 /// `moved`, the second half of the inputs is what is subtracted from the first.
@@ -314,7 +314,7 @@ fn synchrony(case: &mut Case, pattern: Var, targets: Var) -> Result<Var> {
     case.tape.push1(HeadSynchrony, &[products, means])
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[
+pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("head synchrony", |c| {
         let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;

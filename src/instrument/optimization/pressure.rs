@@ -1,11 +1,11 @@
 //! What pushes the weights: the optimizer's step, decay against gradient, and the loss they should change.
 
-use super::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
 
 /// `update_ratio`, `step_size`, `epsilon_share`, `decay_share`, `decay_cosine`, `loss_change.predicted`,
 /// `loss_scale`.
-pub(super) struct Pressure;
+pub(crate) struct Pressure;
 
 const CARDS: &[Card] = &[
     Card {

@@ -11,14 +11,14 @@ crate::gpu::params! {
     struct SquareParams { rows: u32, columns: u32, take: u32, chunk: u32, x_replica: u32, index_replica: u32, out_replica: u32 }
 }
 static ROW_SQUARES: Shader = Shader {
-    name: "instrument/row_squares",
-    source: include_str!("../../shaders/instrument/row_squares.wgsl"),
+    name: "instrument/grokking/row_squares",
+    source: include_str!("../../../shaders/instrument/grokking/row_squares.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }, Knob { name: "CENTRED", values: &[0, 1] }],
     params: SquareParams::FIELDS,
 };
 static COLUMN_SQUARES: Shader = Shader {
-    name: "instrument/column_squares",
-    source: include_str!("../../shaders/instrument/column_squares.wgsl"),
+    name: "instrument/grokking/column_squares",
+    source: include_str!("../../../shaders/instrument/grokking/column_squares.wgsl"),
     knobs: &[],
     params: SquareParams::FIELDS,
 };
@@ -29,8 +29,8 @@ crate::gpu::params! {
     }
 }
 static SPECTRUM_SUMMARY: Shader = Shader {
-    name: "instrument/spectrum_summary",
-    source: include_str!("../../shaders/instrument/spectrum_summary.wgsl"),
+    name: "instrument/grokking/spectrum_summary",
+    source: include_str!("../../../shaders/instrument/grokking/spectrum_summary.wgsl"),
     knobs: &[Knob { name: "DOWN", values: &[0, 1] }],
     params: SpectrumParams::FIELDS,
 };
@@ -38,8 +38,8 @@ crate::gpu::params! {
     struct RankParams { components: u32, frequencies: u32, energies_replica: u32, scalar_replica: u32, out_replica: u32 }
 }
 static RANK_FREQUENCIES: Shader = Shader {
-    name: "instrument/rank_frequencies",
-    source: include_str!("../../shaders/instrument/rank_frequencies.wgsl"),
+    name: "instrument/grokking/rank_frequencies",
+    source: include_str!("../../../shaders/instrument/grokking/rank_frequencies.wgsl"),
     knobs: &[],
     params: RankParams::FIELDS,
 };
@@ -47,8 +47,8 @@ crate::gpu::params! {
     struct KeepParams { components: u32, columns: u32, rank: u32, constant: u32, x_replica: u32, ranks_replica: u32, out_replica: u32 }
 }
 static KEEP_FREQUENCIES: Shader = Shader {
-    name: "instrument/keep_frequencies",
-    source: include_str!("../../shaders/instrument/keep_frequencies.wgsl"),
+    name: "instrument/grokking/keep_frequencies",
+    source: include_str!("../../../shaders/instrument/grokking/keep_frequencies.wgsl"),
     knobs: &[],
     params: KeepParams::FIELDS,
 };
@@ -59,8 +59,8 @@ crate::gpu::params! {
     }
 }
 static EXCLUDE_EACH: Shader = Shader {
-    name: "instrument/exclude_each",
-    source: include_str!("../../shaders/instrument/exclude_each.wgsl"),
+    name: "instrument/grokking/exclude_each",
+    source: include_str!("../../../shaders/instrument/grokking/exclude_each.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: ExcludeParams::FIELDS,
 };
@@ -68,18 +68,18 @@ crate::gpu::params! {
     struct LargestParams { n: u32, x_replica: u32, y_replica: u32 }
 }
 static LARGEST: Shader = Shader {
-    name: "instrument/largest",
-    source: include_str!("../../shaders/instrument/largest.wgsl"),
+    name: "instrument/grokking/largest",
+    source: include_str!("../../../shaders/instrument/grokking/largest.wgsl"),
     knobs: &[],
     params: LargestParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] =
+pub(crate) const SHADERS: &[&Shader] =
     &[&ROW_SQUARES, &COLUMN_SQUARES, &SPECTRUM_SUMMARY, &RANK_FREQUENCIES, &KEEP_FREQUENCIES, &EXCLUDE_EACH, &LARGEST];
 
 /// y [N] = sum of squares of the first `take` columns of x [N, C]; 0 takes all.
 #[derive(Default)]
-pub(super) struct RowSquares {
-    pub(super) take: usize,
+pub(crate) struct RowSquares {
+    pub(crate) take: usize,
 }
 
 impl Op for RowSquares {
@@ -116,8 +116,8 @@ impl Op for RowSquares {
 
 /// y [N] = sum over the first classes of (z - mean over those classes)²; 0 for ignored rows. Inputs:
 /// z [N, V], index [N].
-pub(super) struct CentredSquares {
-    pub(super) classes: usize,
+pub(crate) struct CentredSquares {
+    pub(crate) classes: usize,
 }
 
 impl Op for CentredSquares {
@@ -156,7 +156,7 @@ impl Op for CentredSquares {
 }
 
 /// y [C] = sum over rows of the squares of x [N, C].
-pub(super) struct ColumnSquares;
+pub(crate) struct ColumnSquares;
 
 impl Op for ColumnSquares {
     fn name(&self) -> &'static str {
@@ -210,8 +210,8 @@ fn frequencies(n: usize) -> Result<usize> {
 /// Of two weights: norms of the frequencies [2, K], Gini coefficients of the components' norms [2], and 1 for each
 /// frequency above a quarter of its weight's largest [2, K]. Inputs: components of one weight [n, C]; of the other
 /// [n, C], or [C, n] where they run `down` its columns.
-pub(super) struct SpectrumSummary {
-    pub(super) down: bool,
+pub(crate) struct SpectrumSummary {
+    pub(crate) down: bool,
 }
 
 impl SpectrumSummary {
@@ -276,7 +276,7 @@ impl Op for SpectrumSummary {
 
 /// From energies [n] of the logits' components and their whole power [1]: rank of each frequency by
 /// energy, from 1 [K], and 1 for each with more than 1 % of the power [K].
-pub(super) struct RankFrequencies;
+pub(crate) struct RankFrequencies;
 
 impl Op for RankFrequencies {
     fn name(&self) -> &'static str {
@@ -313,9 +313,9 @@ impl Op for RankFrequencies {
 
 /// Rows of x [n, V] that belong to the frequencies asked for, the others 0: those of `rank` at most, or
 /// the key ones where `rank` is 0; and the constant's row if it is asked for. Inputs: x, ranks [K], keys [K].
-pub(super) struct KeepFrequencies {
-    pub(super) rank: usize,
-    pub(super) constant: bool,
+pub(crate) struct KeepFrequencies {
+    pub(crate) rank: usize,
+    pub(crate) constant: bool,
 }
 
 impl Op for KeepFrequencies {
@@ -362,10 +362,10 @@ impl Op for KeepFrequencies {
 /// y [N, K] = 1 / count cross-entropy of each row's logits without their projection onto each frequency
 /// alone; 0 for ignored rows. Inputs: logits [N, V], coefficients [n, V], components by element [n, n], the
 /// rows' elements [N], their targets [N], the count `[1]`.
-pub(super) struct ExcludeEach {
-    pub(super) classes: usize,
+pub(crate) struct ExcludeEach {
+    pub(crate) classes: usize,
     /// What a component is multiplied by, to be one of unit length over all pairs.
-    pub(super) unit: f32,
+    pub(crate) unit: f32,
 }
 
 impl Op for ExcludeEach {
@@ -435,7 +435,7 @@ impl Op for ExcludeEach {
 }
 
 /// y `[1]` = the largest element of x.
-pub(super) struct Largest;
+pub(crate) struct Largest;
 
 impl Op for Largest {
     fn name(&self) -> &'static str {
@@ -460,7 +460,7 @@ impl Op for Largest {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[
+pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("spectrum", |c| {
         let x = c.owned(&[57, 33]);
         let below = c.owned(&[300, 57]);

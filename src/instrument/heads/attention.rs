@@ -1,17 +1,17 @@
 //! Attention patterns: how spread out each head looks, how much it brings along, and how alike heads look.
 
-use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 use crate::model::Forward;
 use crate::task::count_targets;
 
 /// `attention_entropy`, `z_norm`, `head_similarity`, `head_similarity.centered`.
-pub(super) struct Patterns;
+pub(crate) struct Patterns;
 
 const CARDS: &[Card] = &[
     Card {
@@ -102,7 +102,7 @@ impl Instrument for Patterns {
 
 /// What measures of single rows of a layer's pattern read: statistics of the rows [B, H, Tq, 5], which long attention takes
 /// on its way, and `true`; else the pattern.
-pub(super) fn rows_of(forward: &Forward, layer: usize) -> Result<(Var, bool)> {
+pub(crate) fn rows_of(forward: &Forward, layer: usize) -> Result<(Var, bool)> {
     match forward.statistics(layer) {
         Some(statistics) => Ok((statistics, true)),
         None => Ok((forward.hook(&format!("blocks.{layer}.attn.hook_pattern"))?, false)),
@@ -112,7 +112,7 @@ pub(super) fn rows_of(forward: &Forward, layer: usize) -> Result<(Var, bool)> {
 impl Attach<'_> {
     /// [`pattern_products`] of a pattern of the training batch, [2, H, H], for readers at a cadence. Two instruments
     /// read them: where a cadence divides another, one set of products serves both.
-    pub(super) fn pattern_products(&mut self, every: u64, pattern: Var) -> Result<Var> {
+    pub(crate) fn pattern_products(&mut self, every: u64, pattern: Var) -> Result<Var> {
         if let Some((_, products)) = self.products.get(&pattern).filter(|(source, _)| every.is_multiple_of(*source)) {
             return Ok(*products);
         }
@@ -125,7 +125,7 @@ impl Attach<'_> {
 
 /// Products of the patterns of all pairs of heads over the queries that count, [2, H, H], upper triangle:
 /// plain, then with each head's mean pattern over examples subtracted.
-pub(super) fn pattern_products(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
+pub(crate) fn pattern_products(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {
     let [batch, ..] = four(&tape.shape(pattern).dims)?;
     let columns = tape.shape(targets).len() / batch;
     let counts = count_targets(tape, targets, columns)?;
@@ -135,26 +135,26 @@ pub(super) fn pattern_products(tape: &mut Tape, pattern: Var, targets: Var) -> R
 
 crate::gpu::params! {
     /// Dimensions of a pattern, and the strides of what belongs to it.
-    pub(super) struct PatternParams {
+    pub(crate) struct PatternParams {
         batch: u32, heads: u32, queries: u32, keys: u32, chunk: u32, own: u32, x_replica: u32, targets_replica: u32,
         counts_replica: u32, sums_replica: u32, tokens_replica: u32, out_replica: u32, width: u32, z_replica: u32,
     }
 }
 static HEAD_MEANS: Shader = Shader {
-    name: "instrument/head_means",
-    source: include_str!("../../shaders/instrument/head_means.wgsl"),
+    name: "instrument/heads/head_means",
+    source: include_str!("../../../shaders/instrument/heads/head_means.wgsl"),
     knobs: &[Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
 static PATTERN_SUM: Shader = Shader {
-    name: "instrument/pattern_sum",
-    source: include_str!("../../shaders/instrument/pattern_sum.wgsl"),
+    name: "instrument/heads/pattern_sum",
+    source: include_str!("../../../shaders/instrument/heads/pattern_sum.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
 static PATTERN_PRODUCTS: Shader = Shader {
-    name: "instrument/pattern_products",
-    source: include_str!("../../shaders/instrument/pattern_products.wgsl"),
+    name: "instrument/heads/pattern_products",
+    source: include_str!("../../../shaders/instrument/heads/pattern_products.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
@@ -162,12 +162,12 @@ crate::gpu::params! {
     struct CosineParams { kinds: u32, heads: u32, x_replica: u32, out_replica: u32 }
 }
 static COSINES: Shader = Shader {
-    name: "instrument/cosines",
-    source: include_str!("../../shaders/instrument/cosines.wgsl"),
+    name: "instrument/heads/cosines",
+    source: include_str!("../../../shaders/instrument/heads/cosines.wgsl"),
     knobs: &[],
     params: CosineParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
+pub(crate) const SHADERS: &[&Shader] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
 
 /// Pattern entries that one workgroup walks through.
 const CHUNK: usize = 2048;
@@ -177,7 +177,7 @@ const ALONE: usize = 16_384;
 const EXAMPLES: usize = 128;
 
 /// Dimensions of a pattern, and the strides of what belongs to it.
-pub(super) fn params(
+pub(crate) fn params(
     dims: [usize; 4],
     own: bool,
     chunk: usize,
@@ -200,17 +200,17 @@ pub(super) fn params(
     }
 }
 
-pub(super) fn four(dims: &[usize]) -> Result<[usize; 4]> {
+pub(crate) fn four(dims: &[usize]) -> Result<[usize; 4]> {
     dims.try_into().map_err(|_| misfit("pattern", format!("{dims:?} is not [B, H, Tq, T]")))
 }
 
 /// Whether each query has a target of its own: else only the last query of each example counts.
-pub(super) fn own_targets(dims: [usize; 4], targets: usize) -> bool {
+pub(crate) fn own_targets(dims: [usize; 4], targets: usize) -> bool {
     targets == dims[0] * dims[2]
 }
 
 /// Whether a query's prediction counts, for references.
-pub(super) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bool {
+pub(crate) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: usize) -> bool {
     let [_, _, queries, _] = dims;
     let target = match own_targets(dims, targets.data.len()) {
         true => targets.data[example * queries + query],
@@ -223,14 +223,14 @@ pub(super) fn counts(dims: [usize; 4], targets: &Array, example: usize, query: u
 /// y [2, H] = means over the queries that count: of the entropy of a row of A, and of the length of that row of z.
 /// Inputs: A [B, H, Tq, T], targets, how many count in all `[1]`, z [B, Tq, H, K] (or its lengths, as K = 1); or, where
 /// they were taken on the way, the statistics of the rows [B, H, Tq, 5] instead of A, and no z.
-pub(super) struct HeadMeans {
+pub(crate) struct HeadMeans {
     /// Whether the first input is statistics.
-    pub(super) taken: bool,
+    pub(crate) taken: bool,
 }
 
 impl HeadMeans {
     /// Appends the means of a layer's heads.
-    pub(super) fn push(tape: &mut Tape, forward: &Forward, layer: usize, targets: Var, count: Var) -> Result<Var> {
+    pub(crate) fn push(tape: &mut Tape, forward: &Forward, layer: usize, targets: Var, count: Var) -> Result<Var> {
         let (x, taken) = rows_of(forward, layer)?;
         let mut inputs = vec![x, targets, count];
         if !taken {
@@ -394,7 +394,7 @@ impl Op for PatternProducts {
 }
 
 /// y [N, pairs]: N tables of products [N, H, H] divided by the roots of their diagonals; 0 where a diagonal is 0.
-pub(super) struct Cosines;
+pub(crate) struct Cosines;
 
 impl Op for Cosines {
     fn name(&self) -> &'static str {
@@ -439,7 +439,7 @@ fn head_means(tape: &mut Tape, pattern: Var, z: Var, targets: Var) -> Result<Var
     tape.push1(HeadMeans { taken: false }, &[pattern, targets, count, z])
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[
+pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("head means", |c| {
         let targets = c.indices(&[120], 7, true);
         let (pattern, z) = (c.owned(&[40, 4, 3, 5]), c.owned(&[40, 3, 4, 6]));
@@ -463,9 +463,9 @@ mod tests {
     use super::*;
     use crate::autograd::check::{Case, gpus};
     use crate::autograd::ops::{AttentionPattern, GatherRows, StreamedAttention};
-    use crate::instrument::Pass;
     use crate::model::{Model, ModelConfig, ReadOut, Rows};
     use crate::task::Batch;
+    use crate::task::Pass;
 
     /// Cosines of the patterns of all pairs of heads, [2, pairs]: plain, then centred.
     fn similarity(tape: &mut Tape, pattern: Var, targets: Var) -> Result<Var> {

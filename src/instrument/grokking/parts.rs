@@ -6,29 +6,29 @@ use crate::task::{Cyclic, Irreps, Task};
 
 /// Orthonormal components of functions on a group, and which of them make up each part. Part 0 are the
 /// constants, component 0.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     /// Number of elements n of the group, and of components.
-    pub(super) order: usize,
+    pub(crate) order: usize,
     /// Element of each operand token and of each answer class; `None` outside of the group.
-    pub(super) tokens: Vec<Option<usize>>,
+    pub(crate) tokens: Vec<Option<usize>>,
     /// See `tokens`.
-    pub(super) classes: Vec<Option<usize>>,
+    pub(crate) classes: Vec<Option<usize>>,
     /// Part k from 1 is components `starts[k - 1]` to `starts[k]`.
-    pub(super) starts: Vec<u32>,
+    pub(crate) starts: Vec<u32>,
     /// One over the size of each part: 1 for a frequency, 1/d² for an irrep of dimension d.
-    pub(super) weights: Vec<f32>,
+    pub(crate) weights: Vec<f32>,
     /// Components by elements, [n, n].
     components: Vec<f64>,
 }
 
 impl Parts {
     /// The parts of the group a task has, if it has one.
-    pub(super) fn of(task: &dyn Task) -> Option<Self> {
+    pub(crate) fn of(task: &dyn Task) -> Option<Self> {
         task.cyclic().map(Self::cyclic).or_else(|| task.irreps().map(|group| Self::irreps(&group)))
     }
 
     /// Constant, then cosine and sine of each frequency; for an even order the last has a cosine only.
-    pub(super) fn cyclic(group: Cyclic) -> Self {
+    pub(crate) fn cyclic(group: Cyclic) -> Self {
         let n = group.order;
         let component = |at: usize| {
             let (component, element) = (at / n, at % n);
@@ -56,7 +56,7 @@ impl Parts {
     /// An orthonormal basis of the matrix entries of each irrep, d² of them. They span the image of the
     /// projection P\[x, y\] = d/n χ(x⁻¹ y), whose rows are picked and made orthogonal one after the other,
     /// always the longest that is left.
-    pub(super) fn irreps(group: &Irreps) -> Self {
+    pub(crate) fn irreps(group: &Irreps) -> Self {
         let n = group.characters[0].len();
         let (mut components, mut starts, mut weights): (Vec<f64>, _, _) = (Vec::new(), Vec::new(), Vec::new());
         for characters in &group.characters {
@@ -85,7 +85,7 @@ impl Parts {
     }
 
     /// For each component (row) 1 in the column of its part, constants left out. [n, K].
-    pub(super) fn membership(&self, tape: &mut Tape) -> Var {
+    pub(crate) fn membership(&self, tape: &mut Tape) -> Var {
         let count = self.count();
         let inside = |at: usize| {
             let (component, part) = ((at / count) as u32, at % count);
@@ -96,12 +96,12 @@ impl Parts {
     }
 
     /// Number of parts without the constants.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.starts.len() - 1
     }
 
     /// Components as rows over tokens or classes; those outside of the group have zeros. [n, `columns`].
-    pub(super) fn over(&self, tape: &mut Tape, elements: &[Option<usize>], columns: usize) -> Var {
+    pub(crate) fn over(&self, tape: &mut Tape, elements: &[Option<usize>], columns: usize) -> Var {
         let mut data = vec![0.0; self.order * columns];
         for (token, element) in elements.iter().enumerate() {
             let Some(element) = element else { continue };
@@ -113,14 +113,14 @@ impl Parts {
     }
 
     /// Components as rows over the elements. [n, n].
-    pub(super) fn over_elements(&self, tape: &mut Tape) -> Var {
+    pub(crate) fn over_elements(&self, tape: &mut Tape) -> Var {
         let all: Vec<Option<usize>> = (0..self.order).map(Some).collect();
         self.over(tape, &all, self.order)
     }
 
     /// The same for differences a - b of a cyclic group, beside which sums a + b are looked at: for an even
     /// order the last cosine of both is the same function, which then is 0 here.
-    pub(super) fn without_last_cosine(&self, tape: &mut Tape) -> Var {
+    pub(crate) fn without_last_cosine(&self, tape: &mut Tape) -> Var {
         let last = if self.order.is_multiple_of(2) { self.order - 1 } else { self.order };
         let kept = |at: usize| if at / self.order == last { 0.0 } else { self.components[at] as f32 };
         let data: Vec<f32> = (0..self.order * self.order).map(kept).collect();
@@ -129,18 +129,18 @@ impl Parts {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::autograd::check::Case;
     use crate::autograd::ops::Linear;
     use crate::task::Permutation;
 
-    pub(in crate::instrument) fn cyclic(order: usize) -> Parts {
+    pub(crate) fn cyclic(order: usize) -> Parts {
         let all: Vec<Option<usize>> = (0..order).map(Some).collect();
         Parts::cyclic(Cyclic { order, tokens: all.clone(), classes: all })
     }
 
-    pub(in crate::instrument) fn symmetric(n: u32) -> Parts {
+    pub(crate) fn symmetric(n: u32) -> Parts {
         Parts::of(&Permutation { kind: String::new(), n, train_fraction: 0.5, operator_token: false }).unwrap()
     }
 

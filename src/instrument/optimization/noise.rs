@@ -4,19 +4,20 @@
 
 use std::collections::BTreeMap;
 
-use super::fourier_ops::RowSquares;
 use super::norms::layer_of;
-use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{Gram, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
+use crate::instrument::grokking::fourier_ops::RowSquares;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 use crate::model::{Model, Rows};
+use crate::task::Pass;
 
 /// `example_gradient_norm`, `noise.trace`, `noise.signal`, `gradient_dispersion`, `gradient_snr`.
-pub(super) struct Noise;
+pub(crate) struct Noise;
 
 const AXES: &str =
     "site: tensor; layer, and for W_Q, W_K, W_V, W_O and their biases in Q, K, V the head; heads add up to the tensor";
@@ -240,8 +241,8 @@ crate::gpu::params! {
     }
 }
 static GRAM_SUM: Shader = Shader {
-    name: "instrument/gram_sum",
-    source: include_str!("../../shaders/instrument/gram_sum.wgsl"),
+    name: "instrument/optimization/gram_sum",
+    source: include_str!("../../../shaders/instrument/optimization/gram_sum.wgsl"),
     knobs: &[Knob { name: "WEIGHT", values: &[0, 1, 2] }],
     params: GramSumParams::FIELDS,
 };
@@ -252,12 +253,12 @@ crate::gpu::params! {
     }
 }
 static GRADIENT_NOISE: Shader = Shader {
-    name: "instrument/gradient_noise",
-    source: include_str!("../../shaders/instrument/gradient_noise.wgsl"),
+    name: "instrument/optimization/gradient_noise",
+    source: include_str!("../../../shaders/instrument/optimization/gradient_noise.wgsl"),
     knobs: &[Knob { name: "SAMPLED", values: &[0, 1] }],
     params: NoiseParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&GRAM_SUM, &GRADIENT_NOISE];
+pub(crate) const SHADERS: &[&Shader] = &[&GRAM_SUM, &GRADIENT_NOISE];
 
 /// Entries one workgroup of `gram_sum` adds up.
 const CHUNK: usize = 2048;
@@ -389,7 +390,7 @@ impl Op for GradientNoise {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[("gradient noise", |c| {
+pub(crate) const CHECKS: &[(&str, Build)] = &[("gradient noise", |c| {
     let (a, g) = (c.owned(&[40, 5, 7]), c.owned(&[40, 3, 4, 8]));
     let (tokens, targets) = (c.indices(&[40 * 5], 3, true), c.indices(&[40 * 3], 7, true));
     let rows = c.tape.push1(Gram { batch: 40, heads: 1, columns: 7 }, &[a])?;

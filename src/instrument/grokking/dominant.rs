@@ -14,8 +14,8 @@ crate::gpu::params! {
     }
 }
 static COLUMN_SPREAD: Shader = Shader {
-    name: "instrument/column_spread",
-    source: include_str!("../../shaders/instrument/column_spread.wgsl"),
+    name: "instrument/grokking/column_spread",
+    source: include_str!("../../../shaders/instrument/grokking/column_spread.wgsl"),
     knobs: &[],
     params: SpreadParams::FIELDS,
 };
@@ -23,8 +23,8 @@ crate::gpu::params! {
     struct BinParams { bins: u32, columns: u32, sums_replica: u32, counts_replica: u32, y_replica: u32 }
 }
 static BIN_MEANS: Shader = Shader {
-    name: "instrument/bin_means",
-    source: include_str!("../../shaders/instrument/bin_means.wgsl"),
+    name: "instrument/grokking/bin_means",
+    source: include_str!("../../../shaders/instrument/grokking/bin_means.wgsl"),
     knobs: &[],
     params: BinParams::FIELDS,
 };
@@ -34,8 +34,8 @@ crate::gpu::params! {
     }
 }
 static DOMINANT: Shader = Shader {
-    name: "instrument/dominant",
-    source: include_str!("../../shaders/instrument/dominant.wgsl"),
+    name: "instrument/grokking/dominant",
+    source: include_str!("../../../shaders/instrument/grokking/dominant.wgsl"),
     knobs: &[Knob { name: "GRID", values: &[0, 1] }],
     params: DominantParams::FIELDS,
 };
@@ -45,19 +45,19 @@ crate::gpu::params! {
     }
 }
 static DOMINANT_SUMMARY: Shader = Shader {
-    name: "instrument/dominant_summary",
-    source: include_str!("../../shaders/instrument/dominant_summary.wgsl"),
+    name: "instrument/grokking/dominant_summary",
+    source: include_str!("../../../shaders/instrument/grokking/dominant_summary.wgsl"),
     knobs: &[],
     params: SummaryParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&COLUMN_SPREAD, &BIN_MEANS, &DOMINANT, &DOMINANT_SUMMARY];
+pub(crate) const SHADERS: &[&Shader] = &[&COLUMN_SPREAD, &BIN_MEANS, &DOMINANT, &DOMINANT_SUMMARY];
 
 /// Parts whose joint share [`DominantSummary`] gives.
-pub(super) const TOP: usize = 8;
+pub(crate) const TOP: usize = 8;
 
 /// y [2, C] = sums over the rows that count of x - pivot and of (x - pivot)². Inputs: x [N, C], pivot
 /// `[C]`, an index [N] that is [`IGNORE`] where a row does not count.
-pub(super) struct ColumnSpread;
+pub(crate) struct ColumnSpread;
 
 impl Op for ColumnSpread {
     fn name(&self) -> &'static str {
@@ -104,7 +104,7 @@ impl Op for ColumnSpread {
 }
 
 /// y [n, C] = sums [n, C] divided by counts [n], centred over the bins that hold anything; 0 in others.
-pub(super) struct BinMeans;
+pub(crate) struct BinMeans;
 
 impl Op for BinMeans {
     fn name(&self) -> &'static str {
@@ -149,10 +149,10 @@ impl Op for BinMeans {
 /// where there is nothing: [2, C]. Inputs: where each part's components start, [K + 1]; one over each part's
 /// size, `[K]`; components [n, C], one family or four whose energies add up, and then their columns' spread
 /// [2, C], see [`ColumnSpread`].
-pub(super) struct Dominant {
+pub(crate) struct Dominant {
     /// With four families: examples of the grid, whose variance is the whole, and what squares of
     /// components are multiplied by.
-    pub(super) grid: Option<(f32, f32)>,
+    pub(crate) grid: Option<(f32, f32)>,
 }
 
 impl Op for Dominant {
@@ -218,9 +218,9 @@ impl Op for Dominant {
 /// the phases of those [K], and [3 + TOP]: (peak - 1/K) / (1 - 1/K) for the largest share of columns, mean
 /// strength of all, share above the threshold, shares of the 1 to [`TOP`] most followed parts. Inputs: what
 /// [`Dominant`] found [2, C], components [n, C], where each part's components start, [K + 1].
-pub(super) struct DominantSummary {
+pub(crate) struct DominantSummary {
     /// Share of its energy from which a column follows its dominant part.
-    pub(super) threshold: f32,
+    pub(crate) threshold: f32,
 }
 
 impl Op for DominantSummary {
@@ -279,7 +279,7 @@ impl Op for DominantSummary {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[
+pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("dominant frequencies", |c| {
         let (sums, counts) = (c.owned(&[31, 70]), c.tape.constant(&[31, 1], &[2.0; 31]));
         let means = c.tape.push1(BinMeans, &[sums, counts])?;

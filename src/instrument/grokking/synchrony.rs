@@ -4,15 +4,15 @@
 use super::dominant::{BinMeans, ColumnSpread, Dominant, DominantSummary, TOP};
 use super::fourier::Walked;
 use super::parts::Parts;
-use super::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{Add, GatherRows, IGNORE, Linear, scatter_rows};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::task::Examples;
 
 /// `fsd`, `fsd.top`, `fsd.participation`, `phase_synchrony`: on the training batch, without a forward pass.
-pub(super) struct Synchrony;
+pub(crate) struct Synchrony;
 
 const CARDS: &[Card] = &[
     Card {
@@ -95,10 +95,10 @@ impl Instrument for Synchrony {
 }
 
 /// All pairs of operands, walked through piece by piece.
-pub(super) struct Grid<'a> {
-    pub(super) group: &'a Parts,
-    pub(super) examples: &'a Examples,
-    pub(super) passes: &'a [Walked<'a>],
+pub(crate) struct Grid<'a> {
+    pub(crate) group: &'a Parts,
+    pub(crate) examples: &'a Examples,
+    pub(crate) passes: &'a [Walked<'a>],
 }
 
 /// Share of a neuron's variance from which it counts as following one frequency.
@@ -106,7 +106,7 @@ const FOLLOWS: f32 = 0.85;
 
 impl Grid<'_> {
     /// Declares what neurons and heads follow over the whole grid, for an instrument with those cards.
-    pub(super) fn attach(&self, cx: &mut Attach<'_>, instrument: &dyn Instrument, every: u64) -> Result<()> {
+    pub(crate) fn attach(&self, cx: &mut Attach<'_>, instrument: &dyn Instrument, every: u64) -> Result<()> {
         let (group, config) = (self.group, &cx.model.config);
         let operands: Option<Vec<Place>> = (self.examples.seq > 2).then(|| {
             let element = |token: u32| group.tokens[token as usize];
@@ -177,7 +177,7 @@ impl Grid<'_> {
 }
 
 /// The last position's rows of x [B, Tq, C]: [B, C].
-pub(super) fn last_rows(tape: &mut Tape, x: Var) -> Result<Var> {
+pub(crate) fn last_rows(tape: &mut Tape, x: Var) -> Result<Var> {
     let dims = tape.shape(x).dims.clone();
     let [batch, queries, columns] = dims[..] else { return Err(misfit("last rows", format!("{dims:?}"))) };
     let flat = tape.reshape(x, &[batch * queries, columns])?;
@@ -202,7 +202,7 @@ fn of_batch(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result<(Var
 
 /// Mean of each column of x [B, C] for each answer, centred, [classes, C]; 0 where no row has the answer or
 /// it is outside of the group.
-pub(super) fn answer_means(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result<Var> {
+pub(crate) fn answer_means(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result<Var> {
     let classes = group.classes.len();
     let batch = tape.shape(targets).len();
     let sums = scatter_rows(tape, x, targets, classes)?;

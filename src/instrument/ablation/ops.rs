@@ -9,15 +9,15 @@ use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 /// Columns of an outcome.
-pub(super) const OUTCOMES: usize = 8;
+pub(crate) const OUTCOMES: usize = 8;
 const LOSS: usize = 0;
 const LOGIT_DIFFERENCE: usize = 1;
-pub(super) const CORRECT: usize = 2;
-pub(super) const CONFIDENCE: usize = 7;
+pub(crate) const CORRECT: usize = 2;
+pub(crate) const CONFIDENCE: usize = 7;
 
 /// What an ablated head is taken to have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Baseline {
+pub(crate) enum Baseline {
     /// Nothing.
     Zero = 0,
     /// What it writes at that position in the mean over examples.
@@ -33,8 +33,8 @@ crate::gpu::params! {
     }
 }
 static ABLATE: Shader = Shader {
-    name: "instrument/ablate",
-    source: include_str!("../../shaders/instrument/ablate.wgsl"),
+    name: "instrument/ablation/ablate",
+    source: include_str!("../../../shaders/instrument/ablation/ablate.wgsl"),
     knobs: &[Knob { name: "ONE", values: &[0, 1] }],
     params: AblateParams::FIELDS,
 };
@@ -44,8 +44,8 @@ crate::gpu::params! {
     }
 }
 static OUTCOME: Shader = Shader {
-    name: "instrument/outcomes",
-    source: include_str!("../../shaders/instrument/outcomes.wgsl"),
+    name: "instrument/ablation/outcomes",
+    source: include_str!("../../../shaders/instrument/ablation/outcomes.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: OutcomeParams::FIELDS,
 };
@@ -55,8 +55,8 @@ crate::gpu::params! {
     }
 }
 static GROUP_MEANS: Shader = Shader {
-    name: "instrument/group_means",
-    source: include_str!("../../shaders/instrument/group_means.wgsl"),
+    name: "instrument/ablation/group_means",
+    source: include_str!("../../../shaders/instrument/ablation/group_means.wgsl"),
     knobs: &[Knob { name: "BEFORE", values: &[0, 1] }],
     params: MeansParams::FIELDS,
 };
@@ -64,8 +64,8 @@ crate::gpu::params! {
     struct EffectParams { rows: u32, columns: u32, x_replica: u32, clean_replica: u32, y_replica: u32 }
 }
 static EFFECTS: Shader = Shader {
-    name: "instrument/effects",
-    source: include_str!("../../shaders/instrument/effects.wgsl"),
+    name: "instrument/ablation/effects",
+    source: include_str!("../../../shaders/instrument/ablation/effects.wgsl"),
     knobs: &[],
     params: EffectParams::FIELDS,
 };
@@ -73,8 +73,8 @@ crate::gpu::params! {
     struct NullParams { heads: u32, draws: u32, x_replica: u32, null_replica: u32, clean_replica: u32, out_replica: u32 }
 }
 static NULL_SUMMARY: Shader = Shader {
-    name: "instrument/null_summary",
-    source: include_str!("../../shaders/instrument/null_summary.wgsl"),
+    name: "instrument/ablation/null_summary",
+    source: include_str!("../../../shaders/instrument/ablation/null_summary.wgsl"),
     knobs: &[],
     params: NullParams::FIELDS,
 };
@@ -82,8 +82,8 @@ crate::gpu::params! {
     struct InteractionParams { heads: u32, pairs_replica: u32, x_replica: u32, clean_replica: u32, y_replica: u32 }
 }
 static INTERACTIONS: Shader = Shader {
-    name: "instrument/interactions",
-    source: include_str!("../../shaders/instrument/interactions.wgsl"),
+    name: "instrument/ablation/interactions",
+    source: include_str!("../../../shaders/instrument/ablation/interactions.wgsl"),
     knobs: &[],
     params: InteractionParams::FIELDS,
 };
@@ -93,16 +93,16 @@ crate::gpu::params! {
     }
 }
 static PATHS: Shader = Shader {
-    name: "instrument/effect_paths",
-    source: include_str!("../../shaders/instrument/effect_paths.wgsl"),
+    name: "instrument/ablation/effect_paths",
+    source: include_str!("../../../shaders/instrument/ablation/effect_paths.wgsl"),
     knobs: &[],
     params: PathParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] =
+pub(crate) const SHADERS: &[&Shader] =
     &[&ABLATE, &OUTCOME, &GROUP_MEANS, &EFFECTS, &NULL_SUMMARY, &INTERACTIONS, &PATHS];
 
 /// Floats, owned where any input is.
-pub(super) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
+pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
     Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }
 }
 
@@ -116,7 +116,7 @@ fn written(stream: &[usize], result: &[usize]) -> Result<(usize, usize, usize)> 
 
 /// The stream [I * N, D] for each intervention i: x - Σ_h c[i, h] (result_h - base_i). Inputs: stream [N, D],
 /// result [N, H, D], its mean over examples [Tq, H, D], c [I, H], base `[I]` as numbers of [`Baseline`].
-pub(super) struct Ablate;
+pub(crate) struct Ablate;
 
 impl Op for Ablate {
     fn name(&self) -> &'static str {
@@ -172,7 +172,7 @@ impl Op for Ablate {
 }
 
 /// The stream [H * N, D] without all that each of H writers wrote. Inputs: stream [N, D], result [N, H, D].
-pub(super) struct AblateEach;
+pub(crate) struct AblateEach;
 
 impl Op for AblateEach {
     fn name(&self) -> &'static str {
@@ -213,7 +213,7 @@ impl Op for AblateEach {
 /// What each prediction became, [I * N, 8]: loss, logit difference z_y - mean of the others, correct,
 /// KL(clean, z), argmax changed, entropy, Brier score Σ(p - 1_y)², confidence max p. Rows where nothing is
 /// asked are 0. Inputs: logits [I * N, V], clean logits [N, V], targets `[N]`.
-pub(super) struct Outcomes;
+pub(crate) struct Outcomes;
 
 impl Op for Outcomes {
     fn name(&self) -> &'static str {
@@ -282,9 +282,9 @@ impl Op for Outcomes {
 
 /// Means of outcomes over the predictions of each intervention, [F + I, 8], behind the F rows of an earlier
 /// result. Inputs: outcomes [I * N, 8], how many predictions count `[1]`, and the earlier result.
-pub(super) struct GroupMeans {
+pub(crate) struct GroupMeans {
     /// N: predictions of one intervention.
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
 }
 
 impl Op for GroupMeans {
@@ -324,7 +324,7 @@ impl Op for GroupMeans {
 }
 
 /// y [C, I] = x[i, c] - clean[c]. Inputs: x [I, C], clean [1, C].
-pub(super) struct Effects;
+pub(crate) struct Effects;
 
 impl Op for Effects {
     fn name(&self) -> &'static str {
@@ -364,9 +364,9 @@ impl Op for Effects {
 /// (1 + #{null >= head})/(N + 1) of each head; the same two for <=; then, for loss and for logit difference, the points
 /// of the null, less clean, that 2.5 %, 50 % and 97.5 % of the draws do not exceed. Inputs: outcomes [I, 8] whose first
 /// H rows are heads, null [N, 8], clean [1, 8].
-pub(super) struct NullSummary {
+pub(crate) struct NullSummary {
     /// H.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
 }
 
 impl Op for NullSummary {
@@ -412,9 +412,9 @@ impl Op for NullSummary {
 
 /// x_ij - x_i - x_j + clean of every pair of heads i < j, for loss and logit difference, [2, H (H - 1)/2]: 0 where
 /// heads add up. Inputs: pairs [H (H - 1)/2, 8], outcomes [I, 8] whose first H rows are heads, clean [1, 8].
-pub(super) struct Interactions {
+pub(crate) struct Interactions {
     /// H.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
 }
 
 impl Op for Interactions {
@@ -455,9 +455,9 @@ impl Op for Interactions {
 /// norm = total - total with its scale frozen, self-repair = -mediated/direct (0 where nothing is direct). Inputs:
 /// outcomes [I, 8] whose first H rows are heads, the same for the direct path alone and for a frozen final norm,
 /// clean [1, 8].
-pub(super) struct Paths {
+pub(crate) struct Paths {
     /// H.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
 }
 
 impl Op for Paths {
@@ -498,7 +498,7 @@ impl Op for Paths {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[("ablation", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
+pub(crate) const CHECKS: &[(&str, Build)] = &[("ablation", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
 
 /// Every op of this file, on one case: `n` predictions of `v` classes, and `h` heads.
 fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>> {

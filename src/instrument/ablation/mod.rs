@@ -4,19 +4,26 @@
 //! head or block has just written to it, and only what lies above is computed again; interventions lie one
 //! behind the other along the batch axis. Effects are always *ablated minus clean*.
 
-use super::ablation_ops::{
-    Ablate, AblateEach, Baseline, Effects, GroupMeans, Interactions, NullSummary, OUTCOMES, Outcomes, Paths,
-};
-use super::calibration::{BINS, Reliability, Temperature};
-use super::{Attach, Card, CostClass, Instrument, Label, Pass};
+pub(crate) mod calibration;
+pub(crate) mod ops;
+
+use crate::autograd::check::Build;
 use crate::autograd::ops::{ColumnSum, GatherRows, HeadResult, Linear, Scale, TransposedProduct};
 use crate::autograd::{Tape, Var, gcd, length};
 use crate::error::Result;
-use crate::gpu::{Philox, Stream};
+use crate::gpu::{Philox, Shader, Stream};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 use crate::model::{Model, Point, ReadOut, Resume};
+use crate::task::Pass;
+use calibration::{BINS, Reliability, Temperature};
+use ops::{Ablate, AblateEach, Baseline, Effects, GroupMeans, Interactions, NullSummary, OUTCOMES, Outcomes, Paths};
+
+pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[&Ablation];
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, calibration::CHECKS];
+pub(super) const SHADERS: &[&[&Shader]] = &[ops::SHADERS, calibration::SHADERS];
 
 /// `probe.*` and `ablation.*`.
-pub(super) struct Ablation;
+pub(crate) struct Ablation;
 
 const ABLATION: &str = "TransformerLens's definitions of zero, mean and resample ablation";
 const PATHS: &str = "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024";

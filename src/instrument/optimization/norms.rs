@@ -1,8 +1,8 @@
 //! Norms of weights, gradients and updates, tensor by tensor, from the optimizer's own pass.
 
-use super::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::autograd::Var;
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
 
 /// What an optimizer step leaves behind.
 pub struct UpdateSummary {
@@ -45,7 +45,7 @@ impl UpdateSummary {
 
 impl Attach<'_> {
     /// Records one column of an update's summary for each tensor.
-    pub(super) fn record_column(
+    pub(crate) fn record_column(
         &mut self,
         presence: Presence,
         instrument: &dyn Instrument,
@@ -63,7 +63,7 @@ impl Attach<'_> {
 }
 
 /// `weight_norm`, `grad_norm`, `update_norm`.
-pub(super) struct TensorNorms;
+pub(crate) struct TensorNorms;
 
 const CARDS: &[Card] = &[
     Card {
@@ -123,6 +123,6 @@ impl Instrument for TensorNorms {
 }
 
 /// Layer of `blocks.L.…`, else -1.
-pub(super) fn layer_of(site: &str) -> i32 {
+pub(crate) fn layer_of(site: &str) -> i32 {
     site.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok()).unwrap_or(-1)
 }

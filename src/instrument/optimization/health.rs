@@ -1,15 +1,15 @@
 //! Numerical health: how near the training batch is to what f32 cannot tell apart.
 
 use super::losses::health;
-use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::Var;
 use crate::autograd::check::{Build, Case};
 use crate::autograd::ops::CrossEntropy;
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 use crate::task::count_targets;
 
 /// `softmax_collapse`, `softmax_residue`, `logit_max`, `logit_scale`.
-pub(super) struct Health;
+pub(crate) struct Health;
 
 const CARDS: &[Card] = &[
     Card {
@@ -77,7 +77,7 @@ impl Instrument for Health {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[("numerical health", |c| {
+pub(crate) const CHECKS: &[(&str, Build)] = &[("numerical health", |c| {
     let (z, y) = (c.owned(&[257, 7]), c.indices(&[257], 7, true));
     Ok((vec![measured(c, z, y)?], Vec::new()))
 })];

@@ -1,17 +1,18 @@
 //! Loss, accuracy and margin, on the training batch and on the test set.
 
-use super::{Attach, Card, CostClass, Instrument, Label, Pass};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{IGNORE, LogitRows};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::task::Pass;
 
 /// `loss.train`, `accuracy.train`.
-pub(super) struct Train;
+pub(crate) struct Train;
 
 /// `loss.test`, `accuracy.test`, `margin.test`.
-pub(super) struct Test;
+pub(crate) struct Test;
 
 const CROSS_ENTROPY: &str = "mean over targets of ln(1 + Σ_{j≠y} exp(z_j - z_y))";
 const ACCURACY: &str = "share of targets whose logit exceeds every other";
@@ -131,7 +132,7 @@ fn summary(tape: &mut Tape, pieces: &[Pass]) -> Result<Var> {
 
 /// [`summary`] of the training batch, and behind it, where asked for, softmax collapse, softmax residue, largest logit and
 /// logit scale, [9].
-pub(super) fn train_summary(tape: &mut Tape, pass: &Pass, with_health: bool) -> Result<Var> {
+pub(crate) fn train_summary(tape: &mut Tape, pass: &Pass, with_health: bool) -> Result<Var> {
     if !with_health {
         return summary(tape, std::slice::from_ref(pass));
     }
@@ -140,7 +141,7 @@ pub(super) fn train_summary(tape: &mut Tape, pass: &Pass, with_health: bool) -> 
 }
 
 /// The nine measures of logits [N, V] and their losses, `[N]` each, over the targets that count.
-pub(super) fn health(tape: &mut Tape, logits: Var, rows: [Var; 3], targets: Var, count: Var) -> Result<Var> {
+pub(crate) fn health(tape: &mut Tape, logits: Var, rows: [Var; 3], targets: Var, count: Var) -> Result<Var> {
     let of_logits = tape.push1(LogitRows, &[logits])?;
     let op = RowSummary { first: 0, last: true, classes: tape.shape(logits).rows().1 };
     tape.push1(op, &[rows[0], rows[1], rows[2], targets, count, of_logits])
@@ -153,8 +154,8 @@ crate::gpu::params! {
     }
 }
 static ROW_SUMMARY: Shader = Shader {
-    name: "instrument/row_summary",
-    source: include_str!("../../shaders/instrument/row_summary.wgsl"),
+    name: "instrument/optimization/row_summary",
+    source: include_str!("../../../shaders/instrument/optimization/row_summary.wgsl"),
     knobs: &[
         Knob { name: "BEFORE", values: &[0, 1] },
         Knob { name: "LAST", values: &[0, 1] },
@@ -162,7 +163,7 @@ static ROW_SUMMARY: Shader = Shader {
     ],
     params: SummaryParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&ROW_SUMMARY];
+pub(crate) const SHADERS: &[&Shader] = &[&ROW_SUMMARY];
 
 /// Lanes of `row_summary`.
 const LANES: usize = 256;

@@ -6,21 +6,21 @@ use super::fourier_ops::{
 };
 use super::parts::Parts;
 use super::synchrony::Grid;
-use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{
     Add, ColumnSum, CrossEntropy, IGNORE, Linear, MeanRows, Scale, ShiftedCrossEntropy, TransposedProduct, scatter_rows,
 };
 use crate::autograd::{Tape, Var, gcd};
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::model::Model;
-use crate::task::{Examples, Feed, Split};
+use crate::task::{Examples, Feed, Pass, Split};
 
 /// `fourier_norm`, `gini`, `key_frequencies`.
-pub(super) struct Spectrum;
+pub(crate) struct Spectrum;
 
 /// `loss.restricted`, `loss.excluded`, `key_frequencies.logits`.
-pub(super) struct FourierLosses;
+pub(crate) struct FourierLosses;
 
 const SPECTRUM_CARDS: &[Card] = &[
     Card {
@@ -229,7 +229,7 @@ fn weight_components(tape: &mut Tape, model: &Model, group: &Parts) -> Result<(V
 }
 
 /// Energies of the components of W_E and of W_L, [n] each.
-pub(super) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> Result<[Var; 2]> {
+pub(crate) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> Result<[Var; 2]> {
     let (w_e, w_l, down) = weight_components(tape, model, group)?;
     let of_w_e = tape.push1(RowSquares::default(), &[w_e])?;
     let of_w_l = if down { tape.push1(ColumnSquares, &[w_l])? } else { tape.push1(RowSquares::default(), &[w_l])? };
@@ -279,15 +279,15 @@ impl Instrument for FourierLosses {
 }
 
 /// A forward pass over some of the examples.
-pub(super) struct Walked<'a> {
-    pub(super) pass: &'a Pass,
+pub(crate) struct Walked<'a> {
+    pub(crate) pass: &'a Pass,
     /// Which example each row is, [B] or one list behind the other for each replica; [`IGNORE`] for fillers.
-    pub(super) ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
 }
 
 impl Walked<'_> {
     /// A number for each row from a number for each example, as an index of the tape; fillers are ignored.
-    pub(super) fn index(&self, tape: &mut Tape, of: impl Fn(usize) -> u32) -> Var {
+    pub(crate) fn index(&self, tape: &mut Tape, of: impl Fn(usize) -> u32) -> Var {
         let index: Vec<u32> = self.ids.iter().map(|id| if *id == IGNORE { IGNORE } else { of(*id as usize) }).collect();
         tape.constant_u32(&[self.pass.batch.size], &index)
     }

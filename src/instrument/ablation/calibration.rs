@@ -1,7 +1,7 @@
 //! How far predictions can be trusted: reliability in bins, calibration errors, and the temperature at which they would be
 //! best.
 
-use super::ablation_ops::{CONFIDENCE, CORRECT, OUTCOMES, like};
+use super::ops::{CONFIDENCE, CORRECT, OUTCOMES, like};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::IGNORE;
@@ -10,14 +10,14 @@ use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 /// Bins of a reliability diagram.
-pub(super) const BINS: usize = 15;
+pub(crate) const BINS: usize = 15;
 
 crate::gpu::params! {
     struct RankParams { rows: u32, groups: u32, classes: u32, x_replica: u32, target_replica: u32, rank_replica: u32 }
 }
 static RANK: Shader = Shader {
-    name: "instrument/confidence_rank",
-    source: include_str!("../../shaders/instrument/confidence_rank.wgsl"),
+    name: "instrument/ablation/confidence_rank",
+    source: include_str!("../../../shaders/instrument/ablation/confidence_rank.wgsl"),
     knobs: &[],
     params: RankParams::FIELDS,
 };
@@ -28,8 +28,8 @@ crate::gpu::params! {
     }
 }
 static RELIABILITY: Shader = Shader {
-    name: "instrument/reliability",
-    source: include_str!("../../shaders/instrument/reliability.wgsl"),
+    name: "instrument/ablation/reliability",
+    source: include_str!("../../../shaders/instrument/ablation/reliability.wgsl"),
     knobs: &[],
     params: ReliabilityParams::FIELDS,
 };
@@ -39,8 +39,8 @@ crate::gpu::params! {
     }
 }
 static TEMPERATURE_ROWS: Shader = Shader {
-    name: "instrument/temperature_rows",
-    source: include_str!("../../shaders/instrument/temperature_rows.wgsl"),
+    name: "instrument/ablation/temperature_rows",
+    source: include_str!("../../../shaders/instrument/ablation/temperature_rows.wgsl"),
     knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: TemperatureParams::FIELDS,
 };
@@ -48,20 +48,20 @@ crate::gpu::params! {
     struct StepParams { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32 }
 }
 static TEMPERATURE_STEP: Shader = Shader {
-    name: "instrument/temperature_step",
-    source: include_str!("../../shaders/instrument/temperature_step.wgsl"),
+    name: "instrument/ablation/temperature_step",
+    source: include_str!("../../../shaders/instrument/ablation/temperature_step.wgsl"),
     knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "LAST", values: &[0, 1] }],
     params: StepParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
+pub(crate) const SHADERS: &[&Shader] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
 
 /// Reliability in 15 bins of equal mass, [I, 15, 3] (rows, sum of correct, sum of confidence), and [I, 2]: the
 /// expected calibration error Σ n_b/N |acc_b - conf_b|, and its square freed from what finite bins add,
 /// Σ n_b/N ((acc_b - conf_b)² - acc_b (1 - acc_b)/(n_b - 1)) (Kumar, Liang, Ma 2019), whose expectation is 0
 /// for a calibrated model. Inputs: outcomes [I * N, 8], targets `[N]`, how many count `[1]`.
-pub(super) struct Reliability {
+pub(crate) struct Reliability {
     /// Classes; a target beyond them does not count.
-    pub(super) classes: usize,
+    pub(crate) classes: usize,
 }
 
 impl Op for Reliability {
@@ -142,7 +142,7 @@ fn factor(step: i32) -> f64 {
 /// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2]. Inputs: logits
 /// [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so bisection finds it; where its slope is no
 /// finite number, neither is the temperature.
-pub(super) struct Temperature;
+pub(crate) struct Temperature;
 
 impl Op for Temperature {
     fn name(&self) -> &'static str {
@@ -233,7 +233,7 @@ impl Op for Temperature {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[("calibration", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
+pub(crate) const CHECKS: &[(&str, Build)] = &[("calibration", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
 
 /// Both ops, on one case: `groups` times `n` predictions of `v` classes, and their outcomes.
 fn everything(case: &mut Case, n: usize, v: usize, groups: usize) -> Result<Vec<Var>> {

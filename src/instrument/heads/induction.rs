@@ -2,24 +2,24 @@
 //! tokens, and what models gain from context. Definitions: Olsson et al. 2022, detectors of TransformerLens.
 
 use super::attention::{PatternParams, counts, four, own_targets, params, rows_of};
-use super::{Attach, Card, CostClass, Instrument, Label, Pass, Presence};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Add, ColumnSum, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::model::{Forward, Model, ReadOut, Rows};
-use crate::task::{Batch, count_targets};
+use crate::task::{Batch, Pass, count_targets};
 
 /// `previous_token_score`, `duplicate_token_score`, `prefix_matching_score`.
-pub(super) struct Induction;
+pub(crate) struct Induction;
 
 /// The same on repeated random tokens, and `in_context_learning_score.probe`.
-pub(super) struct Probe;
+pub(crate) struct Probe;
 
 /// `in_context_learning_score`.
-pub(super) struct InContext;
+pub(crate) struct InContext;
 
 const PREVIOUS: &str = "mean over queries i ≥ 1 of A_i,i-1";
 const DUPLICATE: &str = "mean of Σ_j<i A_ij [token j = token i] over queries whose token stood before";
@@ -261,14 +261,14 @@ impl Repeats {
 }
 
 static MATCH_COUNTS: Shader = Shader {
-    name: "instrument/match_counts",
-    source: include_str!("../../shaders/instrument/match_counts.wgsl"),
+    name: "instrument/heads/match_counts",
+    source: include_str!("../../../shaders/instrument/heads/match_counts.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
 static MATCH_SCORES: Shader = Shader {
-    name: "instrument/match_scores",
-    source: include_str!("../../shaders/instrument/match_scores.wgsl"),
+    name: "instrument/heads/match_scores",
+    source: include_str!("../../../shaders/instrument/heads/match_scores.wgsl"),
     knobs: &[Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
@@ -278,12 +278,12 @@ crate::gpu::params! {
     }
 }
 static POSITION_GAP: Shader = Shader {
-    name: "instrument/position_gap",
-    source: include_str!("../../shaders/instrument/position_gap.wgsl"),
+    name: "instrument/heads/position_gap",
+    source: include_str!("../../../shaders/instrument/heads/position_gap.wgsl"),
     knobs: &[],
     params: GapParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&MATCH_COUNTS, &MATCH_SCORES, &POSITION_GAP];
+pub(crate) const SHADERS: &[&Shader] = &[&MATCH_COUNTS, &MATCH_SCORES, &POSITION_GAP];
 
 /// y [2]: how many queries that count have a token before them, and how many of those read a token that stood
 /// before. Inputs: tokens [B * T], targets [B * T], or `[B]` where only the last position is read out.
@@ -442,7 +442,7 @@ impl Op for PositionGap {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[
+pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("match scores", |c| {
         let (pattern, tokens, targets) =
             (c.owned(&[20, 4, 3, 5]), c.indices(&[100], 3, true), c.indices(&[20], 7, true));

@@ -4,11 +4,11 @@
 //! Tensors add up to a circuit, such as W_Q and b_Q, by n² = `weight_norm`²: r = Σ n² r / Σ n², the same for
 //! `drift.radial_gradient`, and o² = Σ n² (r² + o²) / Σ n² - r² with the circuit's r behind the sum.
 
-use super::{Attach, Card, CostClass, Instrument, Presence, UpdateSummary};
 use crate::error::Result;
+use crate::instrument::{Attach, Card, CostClass, Instrument, Presence, UpdateSummary};
 
 /// `drift.radial`, `drift.radial_gradient`, `drift.orthogonal`.
-pub(super) struct Drift;
+pub(crate) struct Drift;
 
 const CARDS: &[Card] = &[
     Card {

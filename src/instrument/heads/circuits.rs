@@ -2,20 +2,20 @@
 //! layers read what a head writes. Norms stand between those weights in most models and are left out.
 
 use super::synchronization::per_head;
-use super::{Attach, Card, CostClass, Instrument, Label};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{Add, ColumnSum, GatherRows, HeadResult, Linear, Scale};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
 use crate::model::Model;
 
 /// `copying_score`.
-pub(super) struct Copying;
+pub(crate) struct Copying;
 
 /// `composition.q`, `composition.k`, `composition.v`.
-pub(super) struct Compositions;
+pub(crate) struct Compositions;
 
 const COPYING_CARDS: &[Card] = &[Card {
     name: "copying_score",
@@ -212,8 +212,8 @@ crate::gpu::params! {
     }
 }
 static COPY_SHARE: Shader = Shader {
-    name: "instrument/copy_share",
-    source: include_str!("../../shaders/instrument/copy_share.wgsl"),
+    name: "instrument/heads/copy_share",
+    source: include_str!("../../../shaders/instrument/heads/copy_share.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: ShareParams::FIELDS,
 };
@@ -224,8 +224,8 @@ crate::gpu::params! {
     }
 }
 static HEAD_GRAM: Shader = Shader {
-    name: "instrument/head_gram",
-    source: include_str!("../../shaders/instrument/head_gram.wgsl"),
+    name: "instrument/heads/head_gram",
+    source: include_str!("../../../shaders/instrument/heads/head_gram.wgsl"),
     knobs: &[],
     params: GramParams::FIELDS,
 };
@@ -236,12 +236,12 @@ crate::gpu::params! {
     }
 }
 static COMPOSITION: Shader = Shader {
-    name: "instrument/composition",
-    source: include_str!("../../shaders/instrument/composition.wgsl"),
+    name: "instrument/heads/composition",
+    source: include_str!("../../../shaders/instrument/heads/composition.wgsl"),
     knobs: &[],
     params: CompositionParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&COPY_SHARE, &HEAD_GRAM, &COMPOSITION];
+pub(crate) const SHADERS: &[&Shader] = &[&COPY_SHARE, &HEAD_GRAM, &COMPOSITION];
 
 /// y [N H] = (z_t - mean z) / Σ max(z - mean z, 0) of each row of z [N H, V], t = first + step times the row's N.
 struct CopyShare {
@@ -409,7 +409,7 @@ impl Op for Composition {
     }
 }
 
-pub(super) const CHECKS: &[(&str, Build)] = &[
+pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("copy share", |c| {
         let z = c.owned(&[93, 40]);
         Ok((vec![c.tape.push1(CopyShare { heads: 3, first: 2, step: 1 }, &[z])?], Vec::new()))

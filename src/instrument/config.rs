@@ -1,0 +1,107 @@
+//! What a run measures, and how often.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Card, Instrument};
+use crate::error::{Error, Result};
+use crate::task::ProbeSet;
+
+/// What is measured, and how often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MeasureConfig {
+    /// Steps between two measurements, by metric or instrument; see `thermoscope instruments` for the
+    /// defaults.
+    pub every: BTreeMap<String, u64>,
+    /// What measuring may take, class F aside and instruments of which `every` sets a cadence, as a share of the
+    /// step's own work, by operations, bytes and dispatches counted: costly measures are taken less often than
+    /// their cards propose until it fits, but ten times a run at least.
+    pub budget: f64,
+    /// By metric, the cadences that are longer than proposed; `None` where that is still to be found out.
+    #[serde(skip)]
+    pub cadences: Option<BTreeMap<String, u64>>,
+    /// Metrics or instruments left out.
+    pub off: Vec<String>,
+    /// The held batch that interventions are tried on.
+    pub probe: ProbeConfig,
+}
+
+impl Default for MeasureConfig {
+    fn default() -> Self {
+        let (every, off, probe) = Default::default();
+        Self { every, budget: 0.075, cadences: None, off, probe }
+    }
+}
+
+/// The held batch that interventions are tried on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeConfig {
+    /// Examples, or as many as every replica has, or as many as one pass can hold, where those are fewer. By
+    /// default 256, or as many sequences as hold some 1,024 predictions and at least 4; `thermoscope measure` takes all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+    /// Where they are from.
+    pub set: ProbeSet,
+    /// Random subspaces that heads are compared with. By default 40 for each head of the model, and
+    /// between 200 and 640; 2,000 at most. With n heads, m of them can only clear a false discovery rate of 0.05
+    /// together, each p-value doubled for its two sides, if there are 40 n / m draws: above 16 heads a single one cannot,
+    /// unless more are drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draws: Option<usize>,
+}
+
+impl ProbeConfig {
+    /// Random subspaces that a model's heads are compared with.
+    pub(crate) fn draws_for(&self, heads: usize) -> usize {
+        self.draws.unwrap_or((Self::DRAWS_A_HEAD * heads).clamp(200, USUAL_DRAWS))
+    }
+
+    /// With so many for each head of the model, a single one can clear the null.
+    pub(crate) const DRAWS_A_HEAD: usize = 40;
+    /// Draws at most, for software drivers end loops after 65,535 rounds and each is ranked among all.
+    pub(crate) const MOST_DRAWS: usize = 2000;
+}
+
+/// Draws of a null at most where the run does not say: each is a pass over the probe.
+const USUAL_DRAWS: usize = 640;
+
+/// How often a metric is measured; `None` where it is switched off.
+pub(super) fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
+    let names = [card.name, instrument.name()];
+    if config.off.iter().any(|off| names.contains(&off.as_str())) {
+        return None;
+    }
+    let longer = || config.cadences.as_ref()?.get(card.name).copied();
+    Some(names.iter().find_map(|name| config.every.get(*name).copied()).or_else(longer).unwrap_or(card.every))
+}
+
+/// Fails where the configuration names something that no instrument measures.
+pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
+    let known: Vec<&str> = super::registry()
+        .into_iter()
+        .flat_map(|i| std::iter::once(i.name()).chain(i.cards().iter().map(|c| c.name)))
+        .collect();
+    let probe = &config.probe;
+    if probe.size == Some(0) || probe.draws.is_some_and(|draws| !(1..=ProbeConfig::MOST_DRAWS).contains(&draws)) {
+        return Err(Error::Config(format!(
+            "measure.probe: size must be 1 at least, and draws lie between 1 and {}",
+            ProbeConfig::MOST_DRAWS
+        )));
+    }
+    if !(config.budget.is_finite() && config.budget > 0.0) {
+        return Err(Error::Config(format!(
+            "measure.budget = {} must be a number above 0: the share of a step's work that measuring may take",
+            config.budget
+        )));
+    }
+    match config.every.keys().chain(&config.off).find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Error::Config(format!(
+            "measure: no metric or instrument is called {name}; there are {}",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,24 @@
+//! Losses, numerical health, norms, pressure, drift and noise of gradients: what optimization does.
+
+pub(crate) mod drift;
+pub(crate) mod health;
+pub(crate) mod losses;
+pub(crate) mod noise;
+pub(crate) mod norms;
+pub(crate) mod pressure;
+
+use super::Instrument;
+use crate::autograd::check::Build;
+use crate::gpu::Shader;
+
+pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[
+    &losses::Train,
+    &losses::Test,
+    &health::Health,
+    &norms::TensorNorms,
+    &pressure::Pressure,
+    &drift::Drift,
+    &noise::Noise,
+];
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[health::CHECKS, noise::CHECKS];
+pub(super) const SHADERS: &[&[&Shader]] = &[losses::SHADERS, noise::SHADERS];
