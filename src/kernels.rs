@@ -4,24 +4,28 @@ use crate::autograd::Checked;
 use crate::error::Result;
 use crate::gpu::{Gpu, Shader};
 
-/// All shaders: those of the ops, the batches, the optimizers and the instruments.
+/// All shaders: those of the ops, the batches, the optimizers, the interventions and the instruments.
 #[cfg_attr(not(test), expect(dead_code, reason = "the registry is what the tests walk through"))]
 pub(crate) fn registry() -> Vec<&'static Shader> {
     [
         crate::autograd::ops::shaders(),
         crate::task::sampler_shaders(),
         crate::train::optimizer_shaders(),
+        crate::intervene::SHADERS.to_vec(),
         crate::instrument::shaders(),
     ]
     .concat()
 }
 
-/// Runs every op of models, optimizers and instruments on a device and compares with its f64 reference.
+/// Runs every op of models, optimizers, interventions and instruments on a device and compares with its f64 reference.
 ///
 /// # Errors
 /// Where a kernel does not compile or the device fails.
 pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
-    crate::autograd::check::self_check(gpu, &[vec![crate::train::CHECKS], crate::instrument::checks()].concat())
+    crate::autograd::check::self_check(
+        gpu,
+        &[vec![crate::train::CHECKS, crate::intervene::CHECKS], crate::instrument::checks()].concat(),
+    )
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ mod error;
 mod files;
 pub mod gpu;
 pub mod instrument;
+pub mod intervene;
 mod kernels;
 pub mod model;
 #[cfg(feature = "record")]

@@ -1,13 +1,14 @@
 //! How far predictions can be trusted: reliability in bins, calibration errors, and the temperature at which they would be
 //! best.
 
-use super::ops::{CONFIDENCE, CORRECT, OUTCOMES, like};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::IGNORE;
-use crate::autograd::{Array, Lower, Op, Shape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+use crate::intervene::column::{CONFIDENCE, CORRECT};
+use crate::intervene::{OUTCOMES, Probe, like};
 
 /// Bins of a reliability diagram.
 pub(crate) const BINS: usize = 15;
@@ -54,6 +55,16 @@ static TEMPERATURE_STEP: Shader = Shader {
     params: StepParams::FIELDS,
 };
 pub(crate) const SHADERS: &[&Shader] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
+
+/// Reliability bins, calibration errors, and best temperatures with the losses there, of logits [I * N, V] and their
+/// outcomes [I * N, 8]: see [`Reliability`] and [`Temperature`].
+pub(super) fn calibration(tape: &mut Tape, probe: &Probe<'_>, logits: Var, rows: Var) -> Result<[Var; 3]> {
+    let (targets, count) = (probe.pass.batch.targets, probe.pass.batch.count);
+    let classes = tape.shape(logits).rows().1;
+    let out = tape.push(Reliability { classes }, &[rows, targets, count])?;
+    let temperature = tape.push1(Temperature, &[logits, targets, count])?;
+    Ok([out[0], out[1], temperature])
+}
 
 /// Reliability in 15 bins of equal mass, [I, 15, 3] (rows, sum of correct, sum of confidence), and [I, 2]: the
 /// expected calibration error Σ n_b/N |acc_b - conf_b|, and its square freed from what finite bins add,

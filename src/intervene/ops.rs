@@ -1,0 +1,324 @@
+//! The ops behind interventions: streams without what heads wrote, and what that does to predictions.
+
+use crate::autograd::check::{Build, Case};
+use crate::autograd::op::misfit;
+use crate::autograd::ops::IGNORE;
+use crate::autograd::{Array, Lower, Op, Shape, Var};
+use crate::error::Result;
+use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+
+/// Numbers of an outcome.
+pub const OUTCOMES: usize = 8;
+/// Columns of outcomes.
+pub mod column {
+    /// Cross-entropy, nats.
+    pub const LOSS: usize = 0;
+    /// z_y - mean of the other logits.
+    pub const LOGIT_DIFFERENCE: usize = 1;
+    /// 1 where the target's logit exceeds every other.
+    pub const CORRECT: usize = 2;
+    /// KL(clean, changed), nats.
+    pub const KL: usize = 3;
+    /// 1 where another logit is the greatest.
+    pub const ARGMAX_CHANGED: usize = 4;
+    /// Entropy of the prediction, nats.
+    pub const ENTROPY: usize = 5;
+    /// Σ (p - 1_y)².
+    pub const BRIER: usize = 6;
+    /// Greatest probability.
+    pub const CONFIDENCE: usize = 7;
+}
+
+crate::gpu::params! {
+    struct AblateParams {
+        rows: u32, queries: u32, heads: u32, width: u32, interventions: u32,
+        x_replica: u32, result_replica: u32, mean_replica: u32, out_replica: u32,
+    }
+}
+static ABLATE: Shader = Shader {
+    name: "intervene/ablate",
+    source: include_str!("../../shaders/intervene/ablate.wgsl"),
+    knobs: &[Knob { name: "ONE", values: &[0, 1] }],
+    params: AblateParams::FIELDS,
+};
+crate::gpu::params! {
+    struct OutcomeParams {
+        rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32, out_replica: u32,
+    }
+}
+static OUTCOME: Shader = Shader {
+    name: "intervene/outcomes",
+    source: include_str!("../../shaders/intervene/outcomes.wgsl"),
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
+    params: OutcomeParams::FIELDS,
+};
+crate::gpu::params! {
+    struct MeansParams {
+        rows: u32, first: u32, x_replica: u32, count_replica: u32, before_replica: u32, out_replica: u32,
+    }
+}
+static GROUP_MEANS: Shader = Shader {
+    name: "intervene/group_means",
+    source: include_str!("../../shaders/intervene/group_means.wgsl"),
+    knobs: &[Knob { name: "BEFORE", values: &[0, 1] }],
+    params: MeansParams::FIELDS,
+};
+pub(crate) const SHADERS: &[&Shader] = &[&ABLATE, &OUTCOME, &GROUP_MEANS];
+
+/// Floats, owned where any input is.
+pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
+    Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }
+}
+
+/// Dimensions N, H, D of a stream [N, D] and of what heads wrote to it, [N, H, D].
+fn written(stream: &[usize], result: &[usize]) -> Result<(usize, usize, usize)> {
+    match (stream, result) {
+        ([n, d], [m, h, e]) if n == m && d == e => Ok((*n, *h, *d)),
+        _ => Err(misfit("ablate", format!("stream {stream:?}, written {result:?}"))),
+    }
+}
+
+/// The stream [I * N, D] for each intervention i: x - Σ_h c[i, h] (result_h - base_i). Inputs: stream [N, D],
+/// result [N, H, D], its mean over examples [Tq, H, D], c [I, H], base `[I]` as numbers of [`Baseline`](super::Baseline).
+pub struct Ablate;
+
+impl Op for Ablate {
+    fn name(&self) -> &'static str {
+        "ablate"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (n, h, d) = written(&inputs[0].dims, &inputs[1].dims)?;
+        let (interventions, columns) = inputs[3].rows();
+        if columns != h || inputs[4].len() != interventions || !(n * h * d).is_multiple_of(inputs[2].len()) {
+            return Err(misfit("ablate", format!("{interventions} interventions on {columns} of {h} heads")));
+        }
+        Ok(vec![like(inputs, &[interventions * n, d])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [x, result, mean, c, base] = inputs else { return Err(misfit("ablate", "inputs")) };
+        let (rows, heads, width) = written(&x.dims, &result.dims)?;
+        let params = AblateParams {
+            rows: rows as u32,
+            queries: (mean.len() / (heads * width)) as u32,
+            heads: heads as u32,
+            width: width as u32,
+            interventions: base.len() as u32,
+            x_replica: x.replica_stride,
+            result_replica: result.replica_stride,
+            mean_replica: mean.replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let grid = grid_1d((outputs[0].len() as u64).div_ceil(64), cx.replicas);
+        cx.dispatch(&ABLATE, &[0], &params, &[x, result, &outputs[0], mean, c, base], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (x, result, mean, c, base) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]);
+        let [n, h, d] = result.dims[..] else { return Vec::new() };
+        let queries = mean.data.len() / (h * d);
+        vec![Array::from_fn(&[base.data.len() * n, d], |at| {
+            let (i, row, e) = (at / (n * d), at / d % n, at % d);
+            let lost: f64 = (0..h)
+                .map(|head| {
+                    let instead = match base.index(i) {
+                        0 => 0.0,
+                        1 => mean.data[(row % queries * h + head) * d + e],
+                        _ => result.data[((row + queries) % n * h + head) * d + e],
+                    };
+                    c.data[i * h + head] * (result.data[(row * h + head) * d + e] - instead)
+                })
+                .sum();
+            x.data[row * d + e] - lost
+        })]
+    }
+}
+
+/// The stream [H * N, D] without all that each of H writers wrote. Inputs: stream [N, D], result [N, H, D].
+pub struct AblateEach;
+
+impl Op for AblateEach {
+    fn name(&self) -> &'static str {
+        "ablate each"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (n, h, d) = written(&inputs[0].dims, &inputs[1].dims)?;
+        Ok(vec![like(inputs, &[h * n, d])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (rows, heads, width) = written(&inputs[0].dims, &inputs[1].dims)?;
+        let params = AblateParams {
+            rows: rows as u32,
+            queries: 1,
+            heads: heads as u32,
+            width: width as u32,
+            interventions: heads as u32,
+            x_replica: inputs[0].replica_stride,
+            result_replica: inputs[1].replica_stride,
+            mean_replica: 0,
+            out_replica: outputs[0].replica_stride,
+        };
+        let grid = grid_1d((outputs[0].len() as u64).div_ceil(64), cx.replicas);
+        cx.dispatch(&ABLATE, &[1], &params, &[&inputs[0], &inputs[1], &outputs[0]], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [n, h, d] = inputs[1].dims[..] else { return Vec::new() };
+        vec![Array::from_fn(&[h * n, d], |at| {
+            let (i, row, e) = (at / (n * d), at / d % n, at % d);
+            inputs[0].data[row * d + e] - inputs[1].data[(row * h + i) * d + e]
+        })]
+    }
+}
+
+/// What each prediction became, [I * N, 8]: loss, logit difference z_y - mean of the others, correct,
+/// KL(clean, z), argmax changed, entropy, Brier score Σ(p - 1_y)², confidence max p. Rows where nothing is
+/// asked are 0. Inputs: logits [I * N, V], clean logits [N, V], targets `[N]`.
+pub struct Outcomes;
+
+impl Op for Outcomes {
+    fn name(&self) -> &'static str {
+        "outcomes"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let ((rows, v), (clean, w)) = (inputs[0].rows(), inputs[1].rows());
+        if v != w || inputs[2].len() != clean || !rows.is_multiple_of(clean) {
+            return Err(misfit("outcomes", format!("logits {:?} beside {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        Ok(vec![like(inputs, &[rows, OUTCOMES])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [z, clean, targets] = inputs else { return Err(misfit("outcomes", "inputs")) };
+        let rows = outputs[0].len() / OUTCOMES;
+        let params = OutcomeParams {
+            rows: rows as u32,
+            clean_rows: targets.len() as u32,
+            classes: (z.len() / rows) as u32,
+            z_replica: z.replica_stride,
+            clean_replica: clean.replica_stride,
+            target_replica: targets.replica_stride,
+            out_replica: outputs[0].replica_stride,
+        };
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&OUTCOME, &[subgroups], &params, &[z, clean, targets, &outputs[0]], grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (rows, v) = inputs[0].rows();
+        let (clean_rows, _) = inputs[1].rows();
+        let mut out = Array::zeros(&[rows, OUTCOMES]);
+        let softmax = |z: &[f64]| -> Vec<f64> {
+            let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = z.iter().map(|z| (z - top).exp()).sum();
+            z.iter().map(|z| z - top - total.ln()).collect()
+        };
+        let first_greatest = |z: &[f64]| (1..z.len()).fold(0, |best, j| if z[j] > z[best] { j } else { best });
+        for row in 0..rows {
+            let source = row % clean_rows;
+            if inputs[2].data[source] == f64::from(IGNORE) {
+                continue;
+            }
+            let y = inputs[2].index(source);
+            let (z, c) = (&inputs[0].data[row * v..][..v], &inputs[1].data[source * v..][..v]);
+            let (ln_p, ln_c) = (softmax(z), softmax(c));
+            let others = || (0..v).filter(|j| *j != y);
+            let wrong: f64 = others().map(|j| (z[j] - z[y]).exp()).sum();
+            let p_wrong: f64 = others().map(|j| ln_p[j].exp()).sum();
+            out.data[row * OUTCOMES..][..OUTCOMES].copy_from_slice(&[
+                wrong.ln_1p(),
+                z[y] - others().map(|j| z[j]).sum::<f64>() / (v.max(2) - 1) as f64,
+                f64::from(u8::from(others().all(|j| z[j] < z[y]))),
+                (0..v).map(|j| ln_c[j].exp() * (ln_c[j] - ln_p[j])).sum(),
+                f64::from(u8::from(first_greatest(z) != first_greatest(c))),
+                -ln_p.iter().map(|l| l.exp() * l).sum::<f64>(),
+                p_wrong.powi(2) + others().map(|j| ln_p[j].exp().powi(2)).sum::<f64>(),
+                ln_p.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp(),
+            ]);
+        }
+        vec![out]
+    }
+}
+
+/// Means of outcomes over the predictions of each intervention, [F + I, 8], behind the F rows of an earlier
+/// result. Inputs: outcomes [I * N, 8], how many predictions count `[1]`, and the earlier result.
+pub struct GroupMeans {
+    /// N: predictions of one intervention.
+    pub rows: usize,
+}
+
+impl Op for GroupMeans {
+    fn name(&self) -> &'static str {
+        "group means"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let before = inputs.get(2).map_or(0, |s| s.rows().0);
+        Ok(vec![like(inputs, &[before + inputs[0].rows().0 / self.rows, OUTCOMES])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let before = inputs.get(2);
+        let params = MeansParams {
+            rows: self.rows as u32,
+            first: before.map_or(0, |t| t.len() / OUTCOMES) as u32,
+            x_replica: inputs[0].replica_stride,
+            count_replica: inputs[1].replica_stride,
+            before_replica: before.map_or(0, |t| t.replica_stride),
+            out_replica: outputs[0].replica_stride,
+        };
+        let mut tensors = vec![&inputs[0], &inputs[1], &outputs[0]];
+        tensors.extend(before);
+        let groups = (outputs[0].len() / OUTCOMES) as u32;
+        cx.dispatch(&GROUP_MEANS, &[u32::from(before.is_some())], &params, &tensors, [groups, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let mut data = inputs.get(2).map_or_else(Vec::new, |before| before.data.clone());
+        for group in inputs[0].data.chunks_exact(self.rows * OUTCOMES) {
+            let mean = |c: usize| group.iter().skip(c).step_by(OUTCOMES).sum::<f64>() / inputs[1].data[0];
+            data.extend((0..OUTCOMES).map(mean));
+        }
+        vec![Array::new(&[data.len() / OUTCOMES, OUTCOMES], data)]
+    }
+}
+
+pub(crate) const CHECKS: &[(&str, Build)] = &[("interventions", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
+
+/// Every op of this file, on one case: `n` predictions of `v` classes, and `h` heads.
+fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>> {
+    let (stream, result) = (case.owned(&[n, v]), case.owned(&[n, h, v]));
+    let mean = case.owned(&[1, h, v]);
+    let coefficients: Vec<f32> = (0..4 * h).map(|i| [1.0, 0.0, -0.25][i % 3]).collect();
+    let coefficients = case.tape.constant(&[4, h], &coefficients);
+    let base = case.tape.constant_u32(&[4], &[0, 1, 2, 0]);
+    let (targets, count) = case.targets(n, v);
+
+    let tape = &mut case.tape;
+    let logits = tape.push1(Ablate, &[stream, result, mean, coefficients, base])?;
+    let each = tape.push1(AblateEach, &[stream, result])?;
+    let rows = tape.push1(Outcomes, &[logits, stream, targets])?;
+    let each_rows = tape.push1(Outcomes, &[each, stream, targets])?;
+    let each = tape.push1(GroupMeans { rows: n }, &[each_rows, count])?;
+    let means = tape.push1(GroupMeans { rows: n }, &[rows, count, each])?;
+    Ok(vec![logits, rows, means])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_match_their_references() {
+        for (n, v, h) in [(1, 3, 1), (3, 2, 2), (31, 31, 3), (64, 113, 4), (257, 5, 2)] {
+            let mut case = Case::new(&format!("interventions {n} {v} {h}"));
+            let all = everything(&mut case, n, v, h).unwrap();
+            // Sums of up to 257 terms of either sign.
+            case.agree(&all, 3e-4);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The clean pass over a probe, and the same under interventions.
+
+use super::Intervention;
+use super::ops::{Ablate, AblateEach, GroupMeans, Outcomes};
+use crate::autograd::op::misfit;
+use crate::autograd::ops::{ColumnSum, GatherRows, Scale};
+use crate::autograd::{Tape, Var};
+use crate::error::Result;
+use crate::model::{Model, Point, ReadOut, Resume};
+use crate::task::{Batch, Pass};
+
+/// What wrote to the residual stream at one place: the heads of a layer, or its MLP block.
+pub struct Writers {
+    /// Hook of what they wrote.
+    pub site: String,
+    /// Block.
+    pub layer: usize,
+    /// Where the stream behind them enters the rest of the pass.
+    pub point: Point,
+    /// How many they are; an MLP block is one.
+    pub count: usize,
+    /// Whether they are heads.
+    pub heads: bool,
+    /// The stream behind them, [N, D].
+    pub stream: Var,
+    /// What each wrote, [N, H, D].
+    pub result: Var,
+    /// Its mean over examples, [Tq, H, D].
+    pub mean: Var,
+}
+
+/// A batch with its clean pass, and what interventions are compared with.
+pub struct Probe<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The clean pass.
+    pub pass: Pass,
+    /// Which positions are read out.
+    pub read: ReadOut,
+    /// Interventions computed at once.
+    pub chunk: usize,
+    /// Outcomes of the clean pass, [N, 8].
+    pub rows: Var,
+    /// Their means, [1, 8].
+    pub clean: Var,
+}
+
+/// Logits [I * N, V] under interventions, and the last residual streams [I * N, D] that gave them.
+pub struct Changed {
+    /// Logits.
+    pub logits: Var,
+    /// The residual stream behind the last block.
+    pub last: Var,
+}
+
+impl<'a> Probe<'a> {
+    /// Appends the clean pass over a batch. Passes above interventions are computed for at most `piece` sequences at once.
+    ///
+    /// # Errors
+    /// Where model and batch do not fit.
+    pub fn new(tape: &mut Tape, model: &'a Model, batch: Batch, read: ReadOut, piece: usize) -> Result<Self> {
+        let pass = Pass::new(tape, model, batch, read)?;
+        let logits = pass.forward.logits;
+        let chunk = (piece / batch.size).max(1);
+        let mut probe = Self { model, pass, read, chunk, rows: logits, clean: logits };
+        probe.rows = probe.rows_of(tape, logits)?;
+        probe.clean = probe.means(tape, probe.rows, None)?;
+        Ok(probe)
+    }
+
+    /// The heads of a layer, and the stream behind them.
+    ///
+    /// # Errors
+    /// Where there is no such layer.
+    pub fn heads(&self, tape: &mut Tape, layer: usize) -> Result<Writers> {
+        let config = &self.model.config;
+        // An MLP beside attention does not see what heads write.
+        let beside = config.parallel_attn_mlp && config.has_mlp();
+        let (point, stream) = if beside { (Point::Post, "hook_resid_post") } else { (Point::Mid, "hook_resid_mid") };
+        let (hook, count) = ("attn.hook_result", config.n_heads);
+        self.writers(tape, layer, hook, stream, |writers| Writers { point, count, heads: true, ..writers })
+    }
+
+    /// The MLP block of a layer, and the stream behind it.
+    ///
+    /// # Errors
+    /// Where there is no such block.
+    pub fn mlp(&self, tape: &mut Tape, layer: usize) -> Result<Writers> {
+        self.writers(tape, layer, "hook_mlp_out", "hook_resid_post", |writers| writers)
+    }
+
+    fn writers(
+        &self,
+        tape: &mut Tape,
+        layer: usize,
+        hook: &str,
+        stream: &str,
+        change: impl FnOnce(Writers) -> Writers,
+    ) -> Result<Writers> {
+        let d = self.model.config.d_model;
+        let hook_at = |name: &str| self.pass.forward.hook(&format!("blocks.{layer}.{name}"));
+        let (stream, result) = (hook_at(stream)?, hook_at(hook)?);
+        let site = format!("blocks.{layer}.{hook}");
+        let writers =
+            change(Writers { site, layer, point: Point::Post, count: 1, heads: false, stream, result, mean: result });
+        let rows = tape.shape(stream).len() / d;
+        let batch = self.pass.batch.size;
+        let stream = tape.reshape(stream, &[rows, d])?;
+        let result = tape.reshape(result, &[rows, writers.count, d])?;
+        let by_example = tape.reshape(result, &[batch, rows / batch * writers.count * d])?;
+        let sum = tape.push1(ColumnSum, &[by_example])?;
+        let mean = tape.push1(Scale(1.0 / batch as f32), &[sum])?;
+        Ok(Writers { stream, result, mean, ..writers })
+    }
+
+    /// Outcomes of each prediction [I * N, 8] of logits [I * N, V].
+    ///
+    /// # Errors
+    /// Where the logits are not those of this batch.
+    pub fn rows_of(&self, tape: &mut Tape, logits: Var) -> Result<Var> {
+        tape.push1(Outcomes, &[logits, self.pass.forward.logits, self.pass.batch.targets])
+    }
+
+    /// Means [F + I, 8] of outcomes [I * N, 8], behind the F rows of an earlier result.
+    ///
+    /// # Errors
+    /// Where the outcomes are not those of this batch.
+    pub fn means(&self, tape: &mut Tape, rows: Var, before: Option<Var>) -> Result<Var> {
+        let group = tape.shape(self.pass.batch.targets).len();
+        let inputs: Vec<Var> = [rows, self.pass.batch.count].into_iter().chain(before).collect();
+        tape.push1(GroupMeans { rows: group }, &inputs)
+    }
+
+    /// The rest of the pass above a changed stream [I * N, D], with `frozen` under the clean pass's attention patterns.
+    ///
+    /// # Errors
+    /// Where the stream is not that behind these writers.
+    pub fn above(&self, tape: &mut Tape, writers: &Writers, stream: Var, frozen: bool) -> Result<Changed> {
+        let rows = tape.shape(writers.stream).rows().0;
+        let (interventions, d) = (tape.shape(stream).rows().0 / rows, self.model.config.d_model);
+        let batch = interventions * self.pass.batch.size;
+        let x = tape.reshape(stream, &[batch, rows / self.pass.batch.size, d])?;
+        let patterns = frozen.then_some(&self.pass.forward);
+        let (layer, point, seq, read) = (writers.layer, writers.point, self.pass.batch.seq, self.read);
+        let forward = self.model.resume(tape, &Resume { layer, point, x, batch, seq, read, patterns })?;
+        let last = forward.hook(&format!("blocks.{}.hook_resid_post", self.model.config.n_layers - 1))?;
+        let rows = tape.shape(last).rows().0;
+        Ok(Changed { logits: forward.logits, last: tape.reshape(last, &[rows, d])? })
+    }
+
+    /// The pass under interventions, of which there are at most [`Probe::chunk`].
+    ///
+    /// # Errors
+    /// Where an intervention is not on as many writers as there are.
+    pub fn under(&self, tape: &mut Tape, on: &Writers, what: &[Intervention], frozen: bool) -> Result<Changed> {
+        let removed: Vec<f32> = what.iter().flat_map(|i| i.removed.iter().copied()).collect();
+        if removed.len() != what.len() * on.count {
+            return Err(misfit("interventions", format!("{} shares for {} writers", removed.len(), on.count)));
+        }
+        let removed = tape.constant(&[what.len(), on.count], &removed);
+        let base: Vec<u32> = what.iter().map(|i| i.baseline as u32).collect();
+        let base = tape.constant_u32(&[what.len()], &base);
+        let stream = tape.push1(Ablate, &[on.stream, on.result, on.mean, removed, base])?;
+        self.above(tape, on, stream, frozen)
+    }
+
+    /// Means of outcomes [F + I, 8] under interventions, behind the F rows of an earlier result.
+    ///
+    /// # Errors
+    /// As [`Probe::under`], and where there is nothing to do.
+    pub fn outcomes(
+        &self,
+        tape: &mut Tape,
+        on: &Writers,
+        what: &[Intervention],
+        frozen: bool,
+        mut means: Option<Var>,
+    ) -> Result<Var> {
+        for part in what.chunks(self.chunk) {
+            let logits = self.under(tape, on, part, frozen)?.logits;
+            let rows = self.rows_of(tape, logits)?;
+            means = Some(self.means(tape, rows, means)?);
+        }
+        means.ok_or_else(|| misfit("ablation", "nothing to intervene on"))
+    }
+
+    /// Means of outcomes [H, 8] where what each wrote is missing from the last residual stream only, under the final norm's
+    /// clean scale.
+    ///
+    /// # Errors
+    /// Where the model does not fit.
+    pub fn direct(&self, tape: &mut Tape, on: &Writers) -> Result<Var> {
+        let (config, forward) = (&self.model.config, &self.pass.forward);
+        let last = forward.hook(&format!("blocks.{}.hook_resid_post", config.n_layers - 1))?;
+        let rows = tape.shape(last).len() / config.d_model;
+        let last = tape.reshape(last, &[rows, config.d_model])?;
+        let written = tape.shape(on.stream).rows().0;
+        let mut result = on.result;
+        if rows != written {
+            // Only the last position of each example is read out.
+            let step = (written / rows) as u32;
+            let at: Vec<u32> = (1..=rows as u32).map(|example| example * step - 1).collect();
+            let at = tape.constant_u32(&[rows], &at);
+            let flat = tape.reshape(result, &[written, on.count * config.d_model])?;
+            let picked = tape.push1(GatherRows, &[flat, at])?;
+            result = tape.reshape(picked, &[rows, on.count, config.d_model])?;
+        }
+        let stream = tape.push1(AblateEach, &[last, result])?;
+        let mut means = None;
+        for first in (0..on.count).step_by(self.chunk) {
+            let heads = first..(first + self.chunk).min(on.count);
+            let mut part = stream;
+            if heads.len() < on.count {
+                let at: Vec<u32> = (heads.start * rows..heads.end * rows).map(|row| row as u32).collect();
+                let at = tape.constant_u32(&[at.len()], &at);
+                part = tape.push1(GatherRows, &[stream, at])?;
+            }
+            let logits = self.model.logits_at_scale_of(tape, part, forward)?;
+            let rows = self.rows_of(tape, logits)?;
+            means = Some(self.means(tape, rows, means)?);
+        }
+        means.ok_or_else(|| misfit("ablation", "no heads"))
+    }
+}
