@@ -1,7 +1,5 @@
 //! Gradients and loss curves against f64 numbers of JAX (tools/golden.py).
 
-mod common;
-
 use serde::Deserialize;
 use thermoscope::autograd::ops::{CrossEntropy, IGNORE, MeanRows};
 use thermoscope::autograd::{Bindings, Tape};
@@ -91,7 +89,7 @@ fn gradients(gpu: &Gpu, golden: &Golden) -> (f64, Vec<f32>, WeightTable) {
 fn gradients_of_every_tensor_agree_with_f64() {
     for name in ["relu_one_layer", "gelu_two_layers"] {
         let golden = Golden::read(name);
-        for gpu in common::gpus() {
+        for gpu in crate::common::gpus() {
             let (loss, found, table) = gradients(gpu, &golden);
             assert!((loss / golden.loss - 1.0).abs() < 1e-6, "{name}: loss {loss} instead of {}", golden.loss);
             for spec in table.specs() {
@@ -150,11 +148,11 @@ fn a_hundred_adamw_steps_follow_the_f64_loss_curve() {
             "steps = 100\n[task]\n{task}\n[model]\n{model}\n[optimizer]\nlearning_rate = {:?}\nweight_decay = {:?}\nbetas = {:?}\neps = {:?}\n",
             o.learning_rate, o.weight_decay, o.betas, o.eps
         );
-        for gpu in common::gpus() {
+        for gpu in crate::common::gpus() {
             let mut session = Session::new(gpu, Setup::from_toml(&text).unwrap().config).unwrap();
             let weights = golden.flat(session.table());
             session.set_weights(&[weights]).unwrap();
-            let losses = common::losses(gpu, &mut session, 100);
+            let losses = crate::common::losses(gpu, &mut session, 100);
             for (step, (found, expected)) in losses.iter().zip(&golden.curve).enumerate() {
                 let error = (f64::from(found[0]) / expected - 1.0).abs();
                 assert!(error <= 1e-4, "{name} on {}: step {step} is off by {error:.1e}", gpu.caps().name);

@@ -1,8 +1,6 @@
 //! A run that is killed at any moment goes on to the bits it would have had; a run that is asked to stop
 //! saves and says so.
 
-#![cfg(unix)]
-
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! What the optimizer should change the loss by, tensor by tensor, and what it does.
 
-mod common;
-
-use common::{arrived, gpus};
+use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
 use thermoscope::record::Setup;
 use thermoscope::train::Session;

@@ -1,8 +1,6 @@
 //! The report in a real browser: it asks nobody for anything, it is drawn, and a drag on the step axis
 //! zooms every chart. Needs Chromium or Chrome (`CHROME` names another binary).
 
-mod common;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,7 +31,7 @@ const RUN: &str = r#"
 
 /// Trains into a run directory and returns the page.
 fn page(dir: &std::path::Path) -> std::path::PathBuf {
-    let gpu = &common::gpus()[0];
+    let gpu = &crate::common::gpus()[0];
     let setup = Setup::from_toml(RUN).unwrap();
     let mut session = Session::new(gpu, setup.config).unwrap();
     let mut out = RunDir::create(dir, Manifest::new(setup.resolved, Default::default(), gpu.caps(), None)).unwrap();

@@ -1,11 +1,9 @@
 //! Rows that only fill up a list change no measure: a replica beside one whose split has another size measures what
 //! it measures alone, and so does a probe that asks about some of its examples only.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{arrived, gpus};
+use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
 use thermoscope::instrument::registry;
 use thermoscope::record::Setup;

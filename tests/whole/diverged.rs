@@ -1,10 +1,8 @@
 //! What a model without numbers measures is no number either, and not one that looks like one.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{arrived, gpus};
+use crate::common::{arrived, gpus};
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
 

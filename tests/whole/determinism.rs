@@ -1,8 +1,6 @@
 //! Equal runs have equal bits, alone or in company, uninterrupted or not; adapters agree closely.
 
-mod common;
-
-use common::{arrived, gpus, losses};
+use crate::common::{arrived, gpus, losses};
 use thermoscope::gpu::Gpu;
 use thermoscope::record::Setup;
 use thermoscope::train::Session;

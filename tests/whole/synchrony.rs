@@ -1,8 +1,6 @@
 //! Heads that start equal stay equal: nothing in a step tells them apart.
 
-mod common;
-
-use common::{arrived, gpus};
+use crate::common::{arrived, gpus};
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
 

@@ -1,8 +1,6 @@
 //! A token cannot be seen by positions before it: logits there keep their bits.
 
-mod common;
-
-use common::gpus;
+use crate::common::gpus;
 use thermoscope::autograd::ops::ActFn;
 use thermoscope::autograd::{Bindings, Tape};
 use thermoscope::gpu::{Class, Gpu, Select, Storage, read_now};

@@ -1,10 +1,8 @@
 //! Ablation against the plainest truth there is: the same model with the weights of a head set to zero.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{arrived, gpus};
+use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
 use thermoscope::record::{Finding, HOLD, Roles, Setup};
 use thermoscope::train::Session;

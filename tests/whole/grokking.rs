@@ -1,8 +1,6 @@
 //! The main job does what it is for: the preset memorizes, and long after that it understands.
 
-mod common;
-
-use common::gpus;
+use crate::common::gpus;
 use thermoscope::gpu::{AdapterChoice, Gpu, Options};
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
@@ -12,7 +10,7 @@ fn grok_quick_memorizes_long_before_it_generalizes() {
     assert!(!gpus().is_empty());
     // The speed of unchecked kernels is wanted here; other tests check bounds.
     let gpu = Gpu::open(&AdapterChoice::Best, Options { checked: false, ..Options::default() }).unwrap();
-    let setup = Setup::from_toml(include_str!("../src/cli/presets/grok-quick.toml")).unwrap();
+    let setup = Setup::from_toml(include_str!("../../src/cli/presets/grok-quick.toml")).unwrap();
     let steps = setup.config.steps;
     let mut session = Session::new(&gpu, setup.config).unwrap();
     let (mut train, mut test) = (Vec::new(), Vec::new());

@@ -1,8 +1,6 @@
 //! Training with products in f16, on devices that can; on others, that it is refused with advice.
 
-mod common;
-
-use common::{arrived, losses};
+use crate::common::{arrived, losses};
 use thermoscope::Error;
 use thermoscope::autograd::verify_cooperative;
 use thermoscope::gpu::{AdapterChoice, Gpu, Options, adapters};

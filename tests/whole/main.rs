@@ -1,0 +1,22 @@
+//! Whole programs, by subject. One crate of them all is linked once, and its tests share the devices they open and the
+//! kernels compiled for those. A test that looks at its process alone, as that of memory does, has a crate of its own.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod ablation;
+mod causality;
+mod cli;
+mod determinism;
+mod diverged;
+mod embed;
+mod golden;
+mod grokking;
+mod induction;
+#[cfg(unix)]
+mod killed;
+mod padding;
+mod precision;
+mod pressure;
+mod report;
+mod synchrony;
