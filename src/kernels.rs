@@ -197,6 +197,7 @@ mod tests {
         let barriers = [
             "Barrier()",
             "workgroup_sum(",
+            "workgroup_sums(",
             "workgroup_max(",
             "workgroup_min(",
             "row_sum(",
@@ -258,6 +259,21 @@ mod tests {
             }
         }
         assert!(seen > 40, "{seen} barriers were looked at");
+    }
+
+    #[test]
+    fn rows_beyond_the_last_do_no_work() {
+        let kernels: Vec<&Shader> =
+            registry().into_iter().filter(|shader| shader.source.contains("#import rows")).collect();
+        assert!(kernels.len() > 10, "{} kernels go by rows", kernels.len());
+        for shader in kernels {
+            let from_row_lane = shader.source.contains("let lane = row_lane(at, ");
+            assert!(
+                from_row_lane && !shader.source.contains("at.lane"),
+                "{} begins a row where `row_lane` says",
+                shader.name
+            );
+        }
     }
 
     #[test]

@@ -21,18 +21,18 @@ const MASKED: f32 = -1e30;
 fn causal_softmax(at: Invocation) {
     let rows = params.batch * params.heads * params.queries;
     let row = min(row_number(at), rows - 1u);
+    let lane = row_lane(at, rows);
     let lanes = row_lanes(at);
     let s_at = at.wid.z * params.scores_replica + row * params.keys;
     let p_at = at.wid.z * params.pattern_replica + row * params.keys;
     let horizon = params.keys - params.queries + row % params.queries;
     var top = MASKED;
-    for (var j = at.lane; j <= horizon; j += lanes) { top = max(top, scores[s_at + j]); }
+    for (var j = lane; j <= horizon; j += lanes) { top = max(top, scores[s_at + j]); }
     top = row_max(top, at);
     var sum = 0.0;
-    for (var j = at.lane; j <= horizon; j += lanes) { sum += exp(scores[s_at + j] - top); }
+    for (var j = lane; j <= horizon; j += lanes) { sum += exp(scores[s_at + j] - top); }
     sum = row_sum(sum, at);
-    if (row_number(at) >= rows) { return; }
-    for (var j = at.lane; j < params.keys; j += lanes) {
+    for (var j = lane; j < params.keys; j += lanes) {
         let seen = j <= horizon;
         pattern[p_at + j] = select(0.0, exp(scores[s_at + j] - top) / sum, seen);
         if (!seen) { scores[s_at + j] = MASKED; }

@@ -19,15 +19,15 @@ const WG: u32 = 64u;
 fn softmax_backward(at: Invocation) {
     let rows = params.batch * params.heads * params.queries;
     let row = min(row_number(at), rows - 1u);
+    let lane = row_lane(at, rows);
     let lanes = row_lanes(at);
     let p_at = at.wid.z * params.pattern_replica + row * params.keys;
     let d_at = at.wid.z * params.ds_replica + row * params.keys;
     let horizon = params.keys - params.queries + row % params.queries;
     var mean = 0.0;
-    for (var j = at.lane; j <= horizon; j += lanes) { mean += pattern[p_at + j] * ds[d_at + j]; }
+    for (var j = lane; j <= horizon; j += lanes) { mean += pattern[p_at + j] * ds[d_at + j]; }
     mean = row_sum(mean, at);
-    if (row_number(at) >= rows) { return; }
-    for (var j = at.lane; j < params.keys; j += lanes) {
+    for (var j = lane; j < params.keys; j += lanes) {
         ds[d_at + j] = select(0.0, pattern[p_at + j] * (ds[d_at + j] - mean), j <= horizon);
     }
 }

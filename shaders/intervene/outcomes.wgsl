@@ -16,6 +16,7 @@ const WG: u32 = 64u;
 @compute @workgroup_size(64)
 fn outcomes(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let source = row % params.clean_rows;
@@ -26,7 +27,7 @@ fn outcomes(at: Invocation) {
     var top_wrong = -HUGE;
     var clean_top = -HUGE;
     var others = 0.0;
-    for (var j = at.lane; j < params.classes; j += lanes) {
+    for (var j = lane; j < params.classes; j += lanes) {
         top_wrong = max(top_wrong, select(z[z_at + j], -HUGE, j == y));
         clean_top = max(clean_top, clean[c_at + j]);
         others += select(z[z_at + j], 0.0, j == y);
@@ -44,7 +45,7 @@ fn outcomes(at: Invocation) {
     // The first of equal classes is the greatest.
     var first = -HUGE;
     var clean_first = -HUGE;
-    for (var j = at.lane; j < params.classes; j += lanes) {
+    for (var j = lane; j < params.classes; j += lanes) {
         let d = z[z_at + j] - top;
         let e = exp(d);
         wrong += select(e, 0.0, j == y);
@@ -64,7 +65,7 @@ fn outcomes(at: Invocation) {
     apart = row_sum(apart, at);
     first = row_max(first, at);
     clean_first = row_max(clean_first, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    if (lane == 0u) {
         let sum = wrong + select(0.0, exp(z_y - top), counted);
         let p_wrong = wrong / sum;
         let place = r * params.out_replica + row * 8u;

@@ -12,6 +12,7 @@ const WG: u32 = 64u;
 @compute @workgroup_size(64)
 fn gram(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let u = row % params.seq;
     let t = row / params.seq % params.seq;
     let h = row / (params.seq * params.seq) % params.heads;
@@ -20,7 +21,7 @@ fn gram(at: Invocation) {
     let a_at = first + (example * params.seq + t) * params.heads * params.width;
     let b_at = first + (example * params.seq + u) * params.heads * params.width;
     var sum = 0.0;
-    for (var k = at.lane; k < params.width; k += row_lanes(at)) { sum += x[a_at + k] * x[b_at + k]; }
+    for (var k = lane; k < params.width; k += row_lanes(at)) { sum += x[a_at + k] * x[b_at + k]; }
     sum = row_sum(sum, at);
-    if (at.lane == 0u && row_number(at) < params.rows) { y[at.wid.z * params.y_replica + row] = sum; }
+    if (lane == 0u) { y[at.wid.z * params.y_replica + row] = sum; }
 }

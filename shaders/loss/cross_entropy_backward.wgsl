@@ -14,8 +14,8 @@ const WG: u32 = 64u;
 
 @compute @workgroup_size(64)
 fn cross_entropy_backward(at: Invocation) {
-    let row = row_number(at);
-    if (row >= params.rows) { return; }
+    let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let r = at.wid.z;
     let y = target_class[r * params.target_replica + row];
     let counted = y < params.classes;
@@ -24,7 +24,7 @@ fn cross_entropy_backward(at: Invocation) {
     let shift = saved[r * params.saved_replica + row * 2u];
     let sum = saved[r * params.saved_replica + row * 2u + 1u];
     let factor = select(0.0, d[r * params.row_replica + row], counted) / (exp(-shift) + sum);
-    for (var j = at.lane; j < params.z_ld; j += row_lanes(at)) {
+    for (var j = lane; j < params.z_ld; j += row_lanes(at)) {
         let slope = class_slope(z[z_at + j] - z_y - shift, sum, j == y);
         dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, factor * slope, counted && j < params.classes);
     }

@@ -42,6 +42,7 @@ fn logit(z_at: u32, shifted: u32, j: u32) -> f32 { return z[z_at + j]; }
 @compute @workgroup_size(64)
 fn cross_entropy_forward(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let y = target_class[r * params.target_replica + row];
@@ -52,17 +53,17 @@ fn cross_entropy_forward(at: Invocation) {
     // Rows that do not count cost nothing.
     let classes = select(0u, params.classes, counted);
     var top = -HUGE;
-    for (var j = at.lane; j < classes; j += lanes) {
+    for (var j = lane; j < classes; j += lanes) {
         top = max(top, select(logit(z_at, shifted, j) - z_y, -HUGE, j == y));
     }
     top = row_max(top, at);
     let shift = max(top, 0.0);
     var sum = 0.0;
-    for (var j = at.lane; j < classes; j += lanes) {
+    for (var j = lane; j < classes; j += lanes) {
         sum += select(exp(logit(z_at, shifted, j) - z_y - shift), 0.0, j == y);
     }
     sum = row_sum(sum, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    if (lane == 0u) {
         let nats = select(log1p(sum), shift + log(exp(-shift) + sum), top > 0.0);
         let out = r * params.row_replica + row;
         loss[out] = select(0.0, nats, counted);
@@ -75,17 +76,15 @@ fn cross_entropy_forward(at: Invocation) {
 #endif
     }
 #if GRAD
-    if (row_number(at) < params.rows) {
-        let scale = select(0.0, params.factor / count[r * params.count_replica], counted) / (exp(-shift) + sum);
-        for (var j = at.lane; j < params.z_ld; j += lanes) {
-            let slope = class_slope(z[z_at + j] - z_y - shift, sum, j == y);
-            dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, scale * slope, counted && j < params.classes);
-        }
+    let scale = select(0.0, params.factor / count[r * params.count_replica], counted) / (exp(-shift) + sum);
+    for (var j = lane; j < params.z_ld; j += lanes) {
+        let slope = class_slope(z[z_at + j] - z_y - shift, sum, j == y);
+        dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, scale * slope, counted && j < params.classes);
     }
 #endif
 #if LOGITS
-    let found = logit_statistics(z_at, params.z_ld, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    let found = logit_statistics(z_at, params.z_ld, lane, at);
+    if (lane == 0u) {
         logit_rows[r * params.logits_replica / 2u + row] = found;
     }
 #endif

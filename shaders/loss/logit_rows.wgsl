@@ -14,8 +14,9 @@ const WG: u32 = 64u;
 @compute @workgroup_size(64)
 fn logit_rows(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
-    let found = logit_statistics(at.wid.z * params.z_replica + row * params.classes, params.classes, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    let lane = row_lane(at, params.rows);
+    let found = logit_statistics(at.wid.z * params.z_replica + row * params.classes, params.classes, lane, at);
+    if (lane == 0u) {
         y[at.wid.z * params.y_replica / 2u + row] = found;
     }
 }

@@ -29,6 +29,7 @@ fn weighted(at: u32, column: u32, r: u32) -> f32 {
 @compute @workgroup_size(64)
 fn norm_backward(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let dy_at = r * params.dy_replica + row * params.columns;
@@ -37,7 +38,7 @@ fn norm_backward(at: Invocation) {
     let row_scale = scale[r * params.scale_replica + row];
     var sum = 0.0;
     var along = 0.0;
-    for (var i = at.lane; i < params.columns; i += lanes) {
+    for (var i = lane; i < params.columns; i += lanes) {
         let g = weighted(dy_at, i, r);
         sum += g;
         along += g * (x[x_at + i] - row_mean) / row_scale;
@@ -45,8 +46,7 @@ fn norm_backward(at: Invocation) {
     var centre = 0.0;
     if (RMS == 0u) { centre = row_sum(sum, at) / f32(params.columns); }
     along = row_sum(along, at) / f32(params.columns);
-    if (row_number(at) >= params.rows) { return; }
-    for (var i = at.lane; i < params.columns; i += lanes) {
+    for (var i = lane; i < params.columns; i += lanes) {
         let normal = (x[x_at + i] - row_mean) / row_scale;
         dx[r * params.dx_replica + row * params.columns + i] = (weighted(dy_at, i, r) - centre - normal * along) / row_scale;
     }

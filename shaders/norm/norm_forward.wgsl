@@ -18,26 +18,26 @@ const WG: u32 = 64u;
 @compute @workgroup_size(64)
 fn norm_forward(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let x_at = r * params.x_replica + row * params.columns;
     var row_mean = 0.0;
     if (RMS == 0u) {
         var sum = 0.0;
-        for (var i = at.lane; i < params.columns; i += lanes) { sum += x[x_at + i]; }
+        for (var i = lane; i < params.columns; i += lanes) { sum += x[x_at + i]; }
         row_mean = row_sum(sum, at) / f32(params.columns);
     }
     var squares = 0.0;
-    for (var i = at.lane; i < params.columns; i += lanes) {
+    for (var i = lane; i < params.columns; i += lanes) {
         let centred = x[x_at + i] - row_mean;
         squares += centred * centred;
     }
     let row_scale = sqrt(row_sum(squares, at) / f32(params.columns) + params.eps);
-    if (row_number(at) >= params.rows) { return; }
-    for (var i = at.lane; i < params.columns; i += lanes) {
+    for (var i = lane; i < params.columns; i += lanes) {
         y[r * params.y_replica + row * params.columns + i] = affine((x[x_at + i] - row_mean) / row_scale, i, r);
     }
-    if (at.lane == 0u) {
+    if (lane == 0u) {
         mean[r * params.mean_replica + row] = row_mean;
         scale[r * params.scale_replica + row] = row_scale;
     }

@@ -16,18 +16,18 @@ const WG: u32 = 64u;
 @compute @workgroup_size(64)
 fn norm_frozen(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let x_at = r * params.x_replica + row * params.columns;
     var row_mean = 0.0;
     if (RMS == 0u) {
         var sum = 0.0;
-        for (var i = at.lane; i < params.columns; i += lanes) { sum += x[x_at + i]; }
+        for (var i = lane; i < params.columns; i += lanes) { sum += x[x_at + i]; }
         row_mean = row_sum(sum, at) / f32(params.columns);
     }
-    if (row_number(at) >= params.rows) { return; }
     let row_scale = scale[r * params.scale_replica + row % params.scales];
-    for (var i = at.lane; i < params.columns; i += lanes) {
+    for (var i = lane; i < params.columns; i += lanes) {
         y[r * params.y_replica + row * params.columns + i] = affine((x[x_at + i] - row_mean) / row_scale, i, r);
     }
 }

@@ -5,27 +5,19 @@
 // shapes   sums [R, n, 8]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
 //          hyper [R, 15]  clock [2]  out [R, T, 12]
 // grid     T groups folded into x and y, R
-// numerics f32, trees of fixed shape; 0 / 0 = 0; a right angle is known to some 1e-3 of the step
+// numerics f32, a tree of fixed shape; 0 / 0 = 0; a right angle is known to some 1e-3 of the step
 struct Params { tensors: u32, decoupled: u32, sums_replica: u32, out_replica: u32 }
 const WG: u32 = 64u;
 // The learning rate does not depend on it.
 const OPTIMIZER: u32 = 2u;
-#import reduce
+#import reduce_eight
 #import numerics
 #import hyper
-@tensor var<storage, read> sums: array<f32>;
+@tensor var<storage, read> sums: array<vec4<f32>>;
 @tensor var<storage, read> tensors: array<vec4<u32>>;
 @tensor var<storage, read> hyper: array<Hyper>;
 @tensor var<storage, read> clock: array<u32>;
 @tensor var<storage, read_write> out: array<f32>;
-
-fn column_sum(r: u32, tensor: vec4<u32>, column: u32, lid: u32) -> f32 {
-    var sum = 0.0;
-    for (var b = lid; b < tensor.y; b += WG) {
-        sum += sums[r * params.sums_replica + (tensor.x + b) * 8u + column];
-    }
-    return workgroup_sum(sum, lid);
-}
 
 fn share(part: f32, whole: f32) -> f32 { return select(part / whole, 0.0, whole == 0.0); }
 
@@ -34,15 +26,21 @@ fn tensor_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let group = wid.y * groups.x + wid.x;
     let r = wid.z;
     let tensor = tensors[min(group, params.tensors - 1u)];
-    let w = sqrt(column_sum(r, tensor, 0u, lid));
-    let g = sqrt(column_sum(r, tensor, 1u, lid));
-    let change = sqrt(column_sum(r, tensor, 2u, lid));
-    let w_push = column_sum(r, tensor, 3u, lid);
-    let push = sqrt(column_sum(r, tensor, 4u, lid));
-    let work = column_sum(r, tensor, 5u, lid);
-    let tiny = column_sum(r, tensor, 6u, lid);
-    let w_change = column_sum(r, tensor, 7u, lid);
+    var sum = Eight();
+    for (var b = lid; b < tensor.y; b += WG) {
+        let at = r * params.sums_replica / 4u + (tensor.x + b) * 2u;
+        sum = Eight(sum.low + sums[at], sum.high + sums[at + 1u]);
+    }
+    sum = workgroup_sums(sum, lid);
     if (lid == 0u && group < params.tensors) {
+        let w = sqrt(sum.low.x);
+        let g = sqrt(sum.low.y);
+        let change = sqrt(sum.low.z);
+        let w_push = sum.low.w;
+        let push = sqrt(sum.high.x);
+        let work = sum.high.y;
+        let tiny = sum.high.z;
+        let w_change = sum.high.w;
         let rate = rates(hyper[r], f32(clock[0])).rate;
         // A step that was skipped decays nothing either.
         let decays = tensor.w != 0u && hyper[r].factor >= 0.0;

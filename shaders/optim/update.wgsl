@@ -6,15 +6,15 @@
 // shapes   weights, grads, first, second [R, P]  hyper [R, 15]  clock [2]: this step's number; the next one's, written
 //          here  blocks [n, 4]: first element, length in whole vectors, decays, length  sums [R, n, 8]
 // grid     n groups folded into x and y, R
-// numerics f32; next - w is the rounded difference; its product with w is summed itself, because |next|^2 - |w|^2
-//          would keep no digits of it
+// numerics f32, a tree of fixed shape; next - w is the rounded difference; its product with w is summed itself, because
+//          |next|^2 - |w|^2 would keep no digits of it
 // knobs    OPTIMIZER: 0 AdamW, 1 Adam, 2 SGD
 struct Params {
     blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
     sums_replica: u32, moves: u32,
 }
 const WG: u32 = 64u;
-#import reduce
+#import reduce_eight
 #import numerics
 #import hyper
 @tensor var<storage, read_write> weights: array<vec4<f32>>;
@@ -24,7 +24,7 @@ const WG: u32 = 64u;
 @tensor var<storage, read> hyper: array<Hyper>;
 @tensor var<storage, read_write> clock: array<u32>;
 @tensor var<storage, read> blocks: array<vec4<u32>>;
-@tensor var<storage, read_write> sums: array<f32>;
+@tensor var<storage, read_write> sums: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
 fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -81,23 +81,10 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
             forces += vec4<f32>(dot(w, push), dot(push, push), dot(gradient, delta), dot(w, delta));
         }
     }
-    let w_w = workgroup_sum(squares.x, lid);
-    let g_g = workgroup_sum(squares.y, lid);
-    let delta_delta = workgroup_sum(squares.z, lid);
-    let w_push = workgroup_sum(forces.x, lid);
-    let push_push = workgroup_sum(forces.y, lid);
-    let g_delta = workgroup_sum(forces.z, lid);
-    tiny = workgroup_sum(tiny, lid);
-    let w_delta = workgroup_sum(forces.w, lid);
+    let total = workgroup_sums(Eight(vec4<f32>(squares, forces.x), vec4<f32>(forces.yz, tiny, forces.w)), lid);
     if (lid == 0u && group < params.blocks) {
-        let at = r * params.sums_replica + group * 8u;
-        sums[at] = w_w;
-        sums[at + 1u] = g_g;
-        sums[at + 2u] = delta_delta;
-        sums[at + 3u] = w_push;
-        sums[at + 4u] = push_push;
-        sums[at + 5u] = g_delta;
-        sums[at + 6u] = tiny;
-        sums[at + 7u] = w_delta;
+        let at = r * params.sums_replica / 4u + group * 2u;
+        sums[at] = total.low;
+        sums[at + 1u] = total.high;
     }
 }

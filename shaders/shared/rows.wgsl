@@ -1,5 +1,8 @@
 // rows: one row of a matrix for each subgroup (knob SUBGROUPS), or for each workgroup of WG invocations.
-// Rows are numbered over the whole grid; those beyond the last must still take part in the reductions.
+// Rows are numbered over the whole grid; those beyond the last must still take part in the reductions, and are half of all
+// or more where subgroups are smaller than the largest that a device may form, which the grid is made for. `row_lane` is
+// where a lane begins in its row: loops of a row beyond the last begin behind any column. It is 0 for one lane of each
+// row that is there.
 #if SUBGROUPS
 struct Invocation {
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -25,3 +28,4 @@ fn row_lanes(at: Invocation) -> u32 { return WG; }
 fn row_sum(value: f32, at: Invocation) -> f32 { return workgroup_sum(value, at.lane); }
 fn row_max(value: f32, at: Invocation) -> f32 { return workgroup_max(value, at.lane); }
 #endif
+fn row_lane(at: Invocation, rows: u32) -> u32 { return select(0xffffffffu, at.lane, row_number(at) < rows); }

@@ -85,6 +85,7 @@ const SHARED: &[(&str, &str)] = &[
     ("picked", include_str!("../../shaders/shared/picked.wgsl")),
     ("philox", include_str!("../../shaders/shared/philox.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
+    ("reduce_eight", include_str!("../../shaders/shared/reduce_eight.wgsl")),
     ("rows", include_str!("../../shaders/shared/rows.wgsl")),
     ("shares", include_str!("../../shaders/shared/shares.wgsl")),
     ("streaming", include_str!("../../shaders/shared/streaming.wgsl")),

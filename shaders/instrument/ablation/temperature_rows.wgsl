@@ -20,6 +20,7 @@ fn inverse(r: u32, i: u32) -> f32 { return b[r * params.b_replica + i]; }
 @compute @workgroup_size(64)
 fn temperature_rows(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let y = targets[r * params.target_replica + row % params.group];
@@ -28,11 +29,11 @@ fn temperature_rows(at: Invocation) {
     let z_at = r * params.z_replica + row * params.classes;
     let z_y = z[z_at + select(0u, y, counted)];
     var top = 0.0;
-    for (var j = at.lane; j < params.classes; j += lanes) { top = max(top, z[z_at + j] - z_y); }
+    for (var j = lane; j < params.classes; j += lanes) { top = max(top, z[z_at + j] - z_y); }
     top = row_max(top, at);
     var wrong = 0.0;
     var first = 0.0;
-    for (var j = at.lane; j < params.classes; j += lanes) {
+    for (var j = lane; j < params.classes; j += lanes) {
         let d = z[z_at + j] - z_y;
         let e = select(exp(beta * (d - top)), 0.0, j == y);
         wrong += e;
@@ -40,7 +41,7 @@ fn temperature_rows(at: Invocation) {
     }
     wrong = row_sum(wrong, at);
     first = row_sum(first, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    if (lane == 0u) {
         let sum = wrong + exp(-beta * top);
         let place = r * params.out_replica + row * 2u;
         out[place] = select(0.0, select(beta * top + log(sum), log1p(wrong), top == 0.0), counted);

@@ -30,6 +30,7 @@ fn without(z_at: u32, j: u32, wave: Wave) -> f32 {
 @compute @workgroup_size(64)
 fn exclude_each(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let r = at.wid.z;
     let n = params.components;
@@ -48,17 +49,17 @@ fn exclude_each(at: Invocation) {
             select(0.0, params.unit * waves[s * n + element], s > c));
         let right = without(z_at, place, wave);
         var top = -HUGE;
-        for (var j = at.lane; j < classes; j += lanes) {
+        for (var j = lane; j < classes; j += lanes) {
             top = max(top, select(without(z_at, j, wave) - right, -HUGE, j == y));
         }
         top = row_max(top, at);
         let shift = max(top, 0.0);
         var sum = 0.0;
-        for (var j = at.lane; j < classes; j += lanes) {
+        for (var j = lane; j < classes; j += lanes) {
             sum += select(exp(without(z_at, j, wave) - right - shift), 0.0, j == y);
         }
         sum = row_sum(sum, at);
-        if (at.lane == 0u && row_number(at) < params.rows) {
+        if (lane == 0u) {
             let loss = select(log1p(sum), shift + log(exp(-shift) + sum), top > 0.0);
             nats[r * params.out_replica + row * (n / 2u) + k] =
                 select(0.0, loss / count[r * params.count_replica], counted);

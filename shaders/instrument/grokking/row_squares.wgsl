@@ -18,20 +18,21 @@ fn counts(r: u32, row: u32) -> bool { return true; }
 @compute @workgroup_size(64)
 fn row_squares(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let x_at = at.wid.z * params.x_replica + row * params.columns;
     var mean = 0.0;
     if (CENTRED == 1u) {
-        for (var c = at.lane; c < params.take; c += lanes) { mean += x[x_at + c]; }
+        for (var c = lane; c < params.take; c += lanes) { mean += x[x_at + c]; }
         mean = row_sum(mean, at) / f32(params.take);
     }
     var sum = 0.0;
-    for (var c = at.lane; c < params.take; c += lanes) {
+    for (var c = lane; c < params.take; c += lanes) {
         let v = x[x_at + c] - mean;
         sum += v * v;
     }
     sum = row_sum(sum, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    if (lane == 0u) {
         y[at.wid.z * params.out_replica + row] = select(0.0, sum, counts(at.wid.z, row));
     }
 }

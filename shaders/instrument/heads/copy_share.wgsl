@@ -14,15 +14,16 @@ const WG: u32 = 64u;
 @compute @workgroup_size(64)
 fn copy_share(at: Invocation) {
     let row = min(row_number(at), params.rows - 1u);
+    let lane = row_lane(at, params.rows);
     let lanes = row_lanes(at);
     let first = at.wid.z * params.z_replica + row * params.columns;
     var mean = 0.0;
-    for (var c = at.lane; c < params.columns; c += lanes) { mean += z[first + c]; }
+    for (var c = lane; c < params.columns; c += lanes) { mean += z[first + c]; }
     mean = row_sum(mean, at) / f32(params.columns);
     var raised = 0.0;
-    for (var c = at.lane; c < params.columns; c += lanes) { raised += max(z[first + c] - mean, 0.0); }
+    for (var c = lane; c < params.columns; c += lanes) { raised += max(z[first + c] - mean, 0.0); }
     raised = row_sum(raised, at);
-    if (at.lane == 0u && row_number(at) < params.rows) {
+    if (lane == 0u) {
         let own = z[first + params.first + row / params.heads * params.step] - mean;
         let share = select(own / raised, 0.0, raised == 0.0);
         y[at.wid.z * params.y_replica + row] = select(mean, share, is_finite(mean));
