@@ -56,6 +56,7 @@ pub mod model;
 pub mod record;
 #[cfg(feature = "report")]
 pub mod report;
+pub mod stats;
 pub mod task;
 pub mod train;
 

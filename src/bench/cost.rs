@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::gpu::{Gpu, Part, STEP, Select, Work};
 use crate::instrument::{CostClass, Metric};
+use crate::stats::median;
 use crate::train::Session;
 
 /// What one instrument takes at one of its cadences.
@@ -78,8 +79,8 @@ impl Costs {
         if times.len() > 1 {
             times.remove(0);
         }
-        let median = |part: usize| super::median(times.iter().map(|spans| spans[part]).collect());
-        let timed: Vec<(Part, f64)> = parts.iter().enumerate().map(|(at, part)| (*part, median(at))).collect();
+        let middle = |part: usize| median(times.iter().map(|spans| spans[part]).collect());
+        let timed: Vec<(Part, f64)> = parts.iter().enumerate().map(|(at, part)| (*part, middle(at))).collect();
         Ok(Self::of(&timed, session.metrics(), times.len()))
     }
 

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Select, Storage, Timer, Work};
 use crate::instrument::{CostClass, registry};
 use crate::record::{Setup, apply_sets};
+use crate::stats::median;
 use crate::task::Task;
 use crate::train::{RunConfig, Session};
 
@@ -189,12 +190,6 @@ impl From<Vec<Took>> for Times {
     fn from(took: Vec<Took>) -> Self {
         Self { ms: took.iter().map(|took| took.ms).collect(), wall: took.iter().map(|took| took.wall).collect() }
     }
-}
-
-/// The upper one where there are two in the middle; of one value at least.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 impl Times {

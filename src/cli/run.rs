@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
 use crate::record::{Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status};
+use crate::stats::add_one;
 use crate::train::{Precision, Session, StepRow};
 
 #[derive(clap::Args)]
@@ -189,7 +190,7 @@ fn small_null(session: &Session) -> Option<String> {
     let config = session.config();
     let heads = config.model.n_layers * config.model.n_heads;
     let draws = config.measure.probe.draws_for(heads);
-    let together = (2.0 * heads as f64 / (RATE * (draws + 1) as f64)).ceil() as usize;
+    let together = (2.0 * heads as f64 * add_one(0, draws) / RATE).ceil() as usize;
     let who = match together {
         0 | 1 => return None,
         _ if together > heads => format!("are too few to tell any of {heads} heads from chance"),

@@ -64,6 +64,59 @@ pub struct Card {
     pub source: &'static str,
     /// What it must not be used for.
     pub not_for: &'static str,
+    /// The least and the greatest value that it can have; infinite where there is none.
+    pub bounds: [f64; 2],
+    /// The value that says nothing, drawn as a line.
+    pub chance: Option<Chance>,
+    /// Names of index 0, 1, 2 ..., where the index stands for things with names; empty where it counts.
+    pub index: &'static [&'static str],
+}
+
+/// What guessing, or a model that knows nothing, comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Chance {
+    /// A number.
+    At(f64),
+    /// 1 / classes.
+    OneOfClasses,
+    /// ln classes: the loss and the entropy of even predictions.
+    LnClasses,
+}
+
+impl Chance {
+    /// The number, for a task of so many classes.
+    pub fn value(self, classes: usize) -> f64 {
+        match self {
+            Self::At(value) => value,
+            Self::OneOfClasses => 1.0 / classes as f64,
+            Self::LnClasses => (classes as f64).ln(),
+        }
+    }
+}
+
+impl Card {
+    /// What a card leaves out: no name, free, at every step, without bounds, chance level and names of the index.
+    pub const BASE: Self = Self {
+        name: "",
+        formula: "",
+        unit: "1",
+        axes: "none",
+        cost: CostClass::F,
+        every: 1,
+        control: "",
+        source: "definition",
+        not_for: "",
+        bounds: [f64::NEG_INFINITY, f64::INFINITY],
+        chance: None,
+        index: &[],
+    };
+    /// A share.
+    pub const SHARE: [f64; 2] = [0.0, 1.0];
+    /// A cosine.
+    pub const COSINE: [f64; 2] = [-1.0, 1.0];
+    /// A size.
+    pub const SIZE: [f64; 2] = [0.0, f64::INFINITY];
 }
 
 /// A family of metrics that share their work.

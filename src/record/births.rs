@@ -1,8 +1,5 @@
-//! Births and deaths: when a member of a set comes to stay, and when it is gone for good.
-//!
-//! A metric of [`Presence::InSet`] is a set, such as that of the key frequencies. A member
-//! on the border comes and goes from step to step, so a change counts once it has held at [`HOLD`]
-//! measurements in a row, and dates from the first of them.
+//! Births and deaths in sets: a metric of [`Presence::InSet`] is a set, such as that of the key frequencies, whose members
+//! come to stay and are gone for good by the rule of [`crate::stats::Births`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,69 +8,8 @@ use super::events::Event;
 use super::read_metrics;
 use crate::error::Result;
 use crate::instrument::{Metric, Presence};
+use crate::stats::{Births, HOLD, Turn};
 use crate::train::StepRow;
-
-/// Measurements in a row at which a change must hold.
-pub const HOLD: u32 = 3;
-
-/// One set, watched.
-#[derive(Clone, Debug)]
-pub struct Births<L> {
-    members: BTreeMap<L, Member>,
-}
-
-/// One that belongs to the set, or is about to.
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    alive: bool,
-    /// Measurements in a row that say otherwise, and the step of the first of them.
-    against: u32,
-    since: u64,
-}
-
-/// A birth or a death.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn<L> {
-    /// Whose.
-    pub label: L,
-    /// Born, or else died.
-    pub born: bool,
-    /// First of the measurements at which it held.
-    pub step: u64,
-}
-
-impl<L> Default for Births<L> {
-    fn default() -> Self {
-        Self { members: BTreeMap::new() }
-    }
-}
-
-impl<L: Ord + Copy> Births<L> {
-    /// Takes in one measurement, all that were present in it; returns what has by now held at `hold` measurements in a
-    /// row, in order of label.
-    pub fn measure(&mut self, step: u64, present: &BTreeSet<L>, hold: u32) -> Vec<Turn<L>> {
-        for label in present {
-            self.members.entry(*label).or_insert(Member { alive: false, against: 0, since: step });
-        }
-        let mut turns = Vec::new();
-        self.members.retain(|label, member| {
-            if present.contains(label) == member.alive {
-                member.against = 0;
-            } else {
-                if member.against == 0 {
-                    member.since = step;
-                }
-                member.against += 1;
-            }
-            if member.against >= hold {
-                *member = Member { alive: !member.alive, against: 0, since: member.since };
-                turns.push(Turn { label: *label, born: member.alive, step: member.since });
-            }
-            member.alive || member.against > 0
-        });
-        turns
-    }
-}
 
 /// Layer, head and index, as a metric's labels have them.
 type Place = [i32; 3];
@@ -148,7 +84,7 @@ impl Set {
                 let of_kind: Vec<&Turn<Place>> = turns.iter().filter(|turn| turn.born == born).collect();
                 let who: Vec<String> = of_kind.iter().map(|turn| place(turn.label)).collect();
                 let text = format!("{} {}, replica {}: {}", self.name, self.site, self.replica, who.join(", "));
-                Some(Event { step: of_kind.first()?.step, kind: kind.to_owned(), text })
+                Some(Event { step: of_kind.first()?.onset.step, kind: kind.to_owned(), text })
             })
             .collect()
     }
@@ -163,40 +99,6 @@ fn place(place: Place) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Steps at which a label is present, one character each.
-    fn turns(present: &str) -> Vec<(u64, bool)> {
-        let mut births = Births::default();
-        let measure = |(step, mark): (usize, char)| {
-            let set = if mark == '#' { [7].into() } else { BTreeSet::new() };
-            births.measure(10 * step as u64, &set, HOLD)
-        };
-        present.chars().enumerate().flat_map(measure).map(|turn| (turn.step, turn.born)).collect()
-    }
-
-    #[test]
-    fn a_change_counts_when_it_held_at_three_measurements() {
-        assert_eq!(turns("###"), [(0, true)]);
-        assert!(turns("##.##.##.##").is_empty());
-        assert_eq!(turns("..###.#..#...###"), [(20, true), (100, false), (130, true)]);
-        assert_eq!(turns("#####"), [(0, true)]);
-        // Neither is a death a birth that was interrupted, nor is one counted twice.
-        assert_eq!(turns("###......###"), [(0, true), (30, false), (90, true)]);
-    }
-
-    #[test]
-    fn members_do_not_know_of_each_other() {
-        let mut births = Births::default();
-        let mut all = Vec::new();
-        for step in 0..9u64 {
-            let present = (0..4u64).filter(|label| step >= *label && step < label + 4).collect();
-            all.extend(births.measure(step, &present, HOLD));
-        }
-        let expected: Vec<Turn<u64>> = (0..4).map(|label| Turn { label, born: true, step: label }).collect();
-        let born: Vec<Turn<u64>> = all.iter().filter(|turn| turn.born).copied().collect();
-        assert_eq!(born, expected);
-        assert_eq!(all.iter().filter(|turn| !turn.born).map(|turn| turn.step).collect::<Vec<_>>(), [4, 5, 6]);
-    }
 
     #[test]
     fn an_event_names_all_who_turn_together() {

@@ -19,10 +19,10 @@ mod roles;
 mod segments;
 mod setup;
 
-pub use births::{Births, HOLD, Sets, Turn};
+pub use births::Sets;
 pub use directory::{Manifest, RunDir, Status};
 pub use events::Event;
 pub use reader::{Key, Series, read_metrics};
-pub use roles::{Finding, RATE, Roles, false_discovery_threshold, two_sided};
+pub use roles::{Finding, RATE, Roles};
 pub use segments::{Segments, TableRow};
 pub use setup::{Setup, apply_sets};

@@ -4,7 +4,7 @@
 //! random subspaces of the same size in the same layer does; a *contributor* where zeroing it lowers it, and more than
 //! that; by no other rule. More means: twice the one-sided p-value of that direction (`ablation.p`) is among those that
 //! Benjamini and Hochberg's procedure rejects at a false discovery rate of [`RATE`], taken over the heads of a replica
-//! at that probe. It counts once it has held at [`super::HOLD`] probes in a row, and at an eighth of all so far.
+//! at that probe. It counts once it has held at [`HOLD`] probes in a row, and at an eighth of all so far.
 //!
 //! That it held says that it stayed, not that it was found so often: probes share their examples and their subspaces. It
 //! is there because a long run has many probes: heads that no null tells from chance, but whose effects wander slowly,
@@ -16,11 +16,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::births::{Births, HOLD};
 use super::events::Event;
 use super::read_metrics;
 use crate::error::Result;
 use crate::instrument::Label;
+use crate::stats::{Births, HOLD, false_discovery_threshold, two_sided};
 use crate::train::Row;
 
 /// Share of false discoveries among the heads that clear the null.
@@ -30,20 +30,6 @@ pub const RATE: f64 = 0.05;
 const P: &str = "ablation.p";
 /// Effects, of which index 0 is zero ablation's.
 const EFFECT: &str = "ablation.logit_difference";
-
-/// The p-value of an effect from those of either direction: that of its own, twice, for it was chosen by looking.
-pub fn two_sided(effect: f64, raised: f64, lowered: f64) -> f64 {
-    (2.0 * if effect > 0.0 { raised } else { lowered }).min(1.0)
-}
-
-/// The greatest p-value that Benjamini and Hochberg (1995) reject at a false discovery rate: the greatest
-/// p_(k) ≤ rate k/m of m sorted values; `None` where there is none.
-pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
-    let mut sorted = p.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let count = sorted.len() as f64;
-    sorted.iter().enumerate().rev().find(|(at, p)| **p <= rate * (at + 1) as f64 / count).map(|(_, p)| *p)
-}
 
 /// A head, and whether removing it raises the logit difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,11 +159,11 @@ impl Heads {
         let turns = self.births.measure(step, &present, HOLD.max(self.probes.div_ceil(8)));
         // A head that changes sides dies before it is born anew.
         let (deaths, births): (Vec<_>, Vec<_>) = turns.into_iter().partition(|turn| !turn.born);
-        let deaths = deaths.into_iter().map(|turn| (turn.step, "death", turn.label));
+        let deaths = deaths.into_iter().map(|turn| (turn.onset.step, "death", turn.label));
         let births = births.into_iter().map(|turn| {
             let before = self.last.insert((turn.label.layer, turn.label.head), turn.label.raises);
             let flipped = before.is_some_and(|raised| raised != turn.label.raises);
-            (turn.step, if flipped { "flip" } else { "birth" }, turn.label)
+            (turn.onset.step, if flipped { "flip" } else { "birth" }, turn.label)
         });
         deaths.chain(births).collect()
     }
@@ -187,18 +173,6 @@ impl Heads {
 mod tests {
     use super::*;
     use crate::gpu::{Philox, Stream};
-
-    #[test]
-    fn the_threshold_is_that_of_the_published_example() {
-        // Benjamini and Hochberg 1995, section 3.2: fifteen p-values, four of which are rejected at 0.05.
-        let p = [
-            0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528,
-            0.7590, 1.0,
-        ];
-        assert_eq!(false_discovery_threshold(&p, 0.05), Some(0.0095));
-        assert_eq!(false_discovery_threshold(&[0.2, 0.9], 0.05), None);
-        assert_eq!(false_discovery_threshold(&[], 0.05), None);
-    }
 
     /// Births of the heads of a run of 100 probes, with the least p-values that the usual number of draws can give. Every
     /// head's effect wanders as a first-order autoregression of correlation `slow` within the null; from probe

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::dataset::{Lines, number, thin};
 use super::marks::Turn;
-use crate::record::{Key, RATE, Series, two_sided};
+use crate::record::{Key, RATE, Series};
+use crate::stats::two_sided;
 
 /// Small charts at most.
 const CHARTS: usize = 16;

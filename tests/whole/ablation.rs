@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
-use thermoscope::record::{Finding, HOLD, Roles, Setup};
+use thermoscope::record::{Finding, Roles, Setup};
+use thermoscope::stats::HOLD;
 use thermoscope::train::Session;
 
 const MODULAR: &str = r#"

@@ -46,7 +46,7 @@ const fn card(
     not_for: &'static str,
     source: &'static str,
 ) -> Card {
-    Card { name, formula, unit, axes, cost: CostClass::M, every, control, source, not_for }
+    Card { name, formula, unit, axes, cost: CostClass::M, every, control, source, not_for, ..Card::BASE }
 }
 
 const LEVEL_CONTROL: &str = "loss.test over the whole test set";

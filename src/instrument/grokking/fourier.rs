@@ -33,6 +33,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         control: "a flat spectrum: what initial weights have",
         source: "Nanda et al. 2023, section 4",
         not_for: "whether the model uses the frequency: embeddings may hold what the logits ignore",
+        ..Card::BASE
     },
     Card {
         name: "gini",
@@ -44,6 +45,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         control: "about 0.05 for initial weights; 0.18 for a net that generalizes without sparsity (no decay, 90 % of the data)",
         source: "Nanda et al. 2023, section 5.1",
         not_for: "generalization: perfect nets without a sparse circuit exist",
+        ..Card::BASE
     },
     Card {
         name: "key_frequencies",
@@ -55,6 +57,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         control: "key_frequencies.logits: on the same weights one rule may give 10 keys and the other 5",
         source: "the rule of TransformerLens's grokking demo",
         not_for: "counting circuits without saying which rule was used",
+        ..Card::BASE
     },
 ];
 
@@ -69,6 +72,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "loss of all data; index n shows where the knee is, without choosing keys by hand",
         source: "Nanda et al. 2023, section 5.1",
         not_for: "tasks without a cyclic group",
+        ..Card::BASE
     },
     Card {
         name: "loss.excluded",
@@ -80,6 +84,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "train loss: what excluding nothing gives",
         source: "Nanda et al. 2023, section 5.1",
         not_for: "tasks without a cyclic group",
+        ..Card::BASE
     },
     Card {
         name: "loss.excluded.each",
@@ -91,6 +96,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "train loss: what excluding a frequency gives that nothing depends on",
         source: "Nanda et al. 2023, section 5.1, per frequency",
         not_for: "shares: what two frequencies do together is more than the sum of both",
+        ..Card::BASE
     },
     Card {
         name: "loss.excluded.max",
@@ -102,6 +108,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "train loss; needs no keys, so nothing was chosen in hindsight",
         source: "Nanda et al. 2023, with the maximum in place of chosen keys",
         not_for: "how much all keys matter together: that is loss.excluded",
+        ..Card::BASE
     },
     Card {
         name: "key_frequencies.logits",
@@ -113,6 +120,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "key_frequencies: on the same weights one rule may give 10 keys and the other 5",
         source: "Nanda et al. 2023, released weights",
         not_for: "counting circuits without saying which rule was used",
+        ..Card::BASE
     },
     Card {
         name: "key_frequencies.neurons",
@@ -124,6 +132,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "key_frequencies and key_frequencies.logits: three rules, three sets on the same weights",
         source: "Nanda et al. 2023, section 4.2 and its notebook",
         not_for: "counting circuits without saying which rule was used: one neuron makes a key",
+        ..Card::BASE
     },
     Card {
         name: "neuron_fve",
@@ -135,6 +144,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "about 0.05 for initial weights of the published size, none above 0.85; 0 for a neuron that never varies",
         source: "Nanda et al. 2023, section 4.2 (84.6 % of neurons above 0.85)",
         not_for: "whether the logits use what the neurons follow",
+        ..Card::BASE
     },
     Card {
         name: "fsd.grid",
@@ -146,6 +156,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "fsd",
         source: "Sivasankar 2026 (2606.12966)",
         not_for: "see fsd",
+        ..Card::BASE
     },
     Card {
         name: "attention_frequency",
@@ -157,6 +168,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "attention_fve: how much it explains",
         source: "Nanda et al. 2023, section 4.2",
         not_for: "heads that attend alike whatever they read",
+        ..Card::BASE
     },
     Card {
         name: "attention_fve",
@@ -168,6 +180,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "about 0.08 for initial weights of the published size; 0 for a pattern that never varies",
         source: "Nanda et al. 2023, section 4.2 (0.98 to 0.99)",
         not_for: "how much a head matters: a pattern that hardly varies may follow one frequency",
+        ..Card::BASE
     },
 ];
 

@@ -25,6 +25,7 @@ const CARDS: &[Card] = &[
         control: "0 where neurons spread evenly over all frequencies, 1 where all follow one; fsd.grid for all pairs",
         source: "Sivasankar 2026 (2606.12966): frequency synchronization degree",
         not_for: "a circuit of several frequencies, which has a low one: see fsd.top; a lead over grokking by itself",
+        ..Card::BASE
     },
     Card {
         name: "fsd.top",
@@ -36,6 +37,7 @@ const CARDS: &[Card] = &[
         control: "n/K for neurons spread evenly, more where neurons are few",
         source: "Sivasankar 2026 (2606.12966): FSD_k",
         not_for: "how strongly neurons follow: a dominant frequency may hold little of a neuron",
+        ..Card::BASE
     },
     Card {
         name: "fsd.participation",
@@ -47,6 +49,7 @@ const CARDS: &[Card] = &[
         control: "M/K for M neurons spread evenly",
         source: "Sivasankar 2026 (2606.12966)",
         not_for: "see fsd.top",
+        ..Card::BASE
     },
     Card {
         name: "phase_synchrony",
@@ -58,6 +61,7 @@ const CARDS: &[Card] = &[
         control: "√π / (2 √N) for N random phases, with N from fsd.participation",
         source: "Kuramoto's order parameter",
         not_for: "frequencies with few neurons; a circuit that reads every phase has a value near 0",
+        ..Card::BASE
     },
 ];
 

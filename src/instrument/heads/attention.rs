@@ -24,6 +24,7 @@ const CARDS: &[Card] = &[
         control: "ln n for uniform attention over n keys",
         source: "definition; Verma 2026 (2605.20441) for its spread over heads",
         not_for: "importance: a head may look sharply and write nothing",
+        ..Card::BASE
     },
     Card {
         name: "z_norm",
@@ -35,6 +36,7 @@ const CARDS: &[Card] = &[
         control: "the head's own at step 0; attention_entropy: averaging over n unrelated values shrinks them by √n",
         source: "definition",
         not_for: "importance: W_O may lead what a head brings along nowhere; see ablation",
+        ..Card::BASE
     },
     Card {
         name: "head_similarity",
@@ -46,6 +48,7 @@ const CARDS: &[Card] = &[
         control: "head_similarity.centered: patterns are positive, so unrelated heads have cosines near 1 too",
         source: "Verma 2026 (2605.20441)",
         not_for: "synchronization by itself: short sequences give 0.9 with no relation at all",
+        ..Card::BASE
     },
     Card {
         name: "head_similarity.centered",
@@ -57,6 +60,7 @@ const CARDS: &[Card] = &[
         control: "0 for heads that vary independently",
         source: "head_similarity with the position template removed",
         not_for: "heads whose pattern hardly varies: a cosine of almost nothing; 0 where it does not vary at all",
+        ..Card::BASE
     },
 ];
 

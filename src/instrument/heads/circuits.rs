@@ -27,6 +27,7 @@ const COPYING_CARDS: &[Card] = &[Card {
     control: "0: heads that prefer no token; 1 copies, -1 lowers what it reads. Initial weights: 0 ± 2.5 V^-1.5",
     source: "Olsson et al. 2022, as share of the raised logits, and minus the share of the lowered where t is lowered",
     not_for: "heads that read other heads or MLPs, or write for them; beyond 1,024 tokens it is over 513 to 1,024 evenly spaced ones",
+    ..Card::BASE
 }];
 
 const fn composition(name: &'static str, formula: &'static str) -> Card {
@@ -40,6 +41,7 @@ const fn composition(name: &'static str, formula: &'static str) -> Card {
         control: "0: what random weights have. 1/√d_model, the root of the ratio of expected squares of Gaussian matrices of these shapes, is taken off",
         source: "Elhage et al. 2021",
         not_for: "use: heads that could compose need not look there. Rotary positions turn Q and K, which this leaves out",
+        ..Card::BASE
     }
 }
 

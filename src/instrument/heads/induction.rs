@@ -41,6 +41,7 @@ const fn score(name: &'static str, formula: &'static str, not_for: &'static str)
         control: CHANCE,
         source: DETECTORS,
         not_for,
+        ..Card::BASE
     }
 }
 
@@ -76,6 +77,7 @@ const PROBE_CARDS: &[Card] = &[
         control: "0: the second time is no easier than the first",
         source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
         not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
+        ..Card::BASE
     },
 ];
 
@@ -89,6 +91,7 @@ const CONTEXT_CARDS: &[Card] = &[Card {
     control: "0: a late token is no easier. Below -0.15 it is more than models without induction reach",
     source: "Olsson et al. 2022",
     not_for: "few test sequences: it is the difference of two means over one position each",
+    ..Card::BASE
 }];
 
 impl Instrument for Induction {

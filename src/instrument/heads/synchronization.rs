@@ -26,6 +26,7 @@ const CARDS: &[Card] = &[
         control: "index 1, which is 0 for heads without relation; short sequences give index 0 near 0.9 then",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers",
         not_for: "predicting grokking: its author found nothing beyond clock, loss and norm",
+        ..Card::BASE
     },
     Card {
         name: "sync.participation",
@@ -37,6 +38,7 @@ const CARDS: &[Card] = &[
         control: "0 for equal heads, 1 for orthogonal heads of equal size",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers of index 1",
         not_for: "counting circuits: a head whose pattern hardly varies hardly enters index 1",
+        ..Card::BASE
     },
     Card {
         name: "sync.entropy_spread",
@@ -48,6 +50,7 @@ const CARDS: &[Card] = &[
         control: "0 for equal heads, and for heads that all look everywhere alike",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers",
         not_for: "specialization by itself: heads of equal entropy may look at different places",
+        ..Card::BASE
     },
     Card {
         name: "sync.gradient",
@@ -59,6 +62,7 @@ const CARDS: &[Card] = &[
         control: "0 ± 1/√n for unrelated directions of n numbers; 1 for heads that started equal",
         source: "definition; before clipping",
         not_for: "small parts: whichever of the four has the largest gradient decides. Heads that share keys and values share those gradients",
+        ..Card::BASE
     },
     Card {
         name: "sync.drift",
@@ -70,6 +74,7 @@ const CARDS: &[Card] = &[
         control: "sync.gradient; under strong decay ΔW follows -W, whose cosines between heads are near 0",
         source: "definition",
         not_for: "the path: it is one step, and steps may undo each other",
+        ..Card::BASE
     },
 ];
 

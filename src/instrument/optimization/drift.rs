@@ -21,6 +21,7 @@ const CARDS: &[Card] = &[
         control: "-rate decay, what decoupled decay alone gives; -drift.orthogonal²/2 where the norm stands still",
         source: "radial part of the update; half-life ln 2 / (rate decay) of decay alone",
         not_for: "tensors that begin at 0, such as biases; norms added up over tensors without weight_norm²",
+        ..Card::BASE
     },
     Card {
         name: "drift.radial_gradient",
@@ -32,6 +33,7 @@ const CARDS: &[Card] = &[
         control: "rate decay, what holds the weights against decay; for AdamW drift.radial is this less rate decay, but for rounding of w",
         source: "force balance along w; see decay_cosine for its direction",
         not_for: "Adam, and SGD with momentum, as a part of drift.radial: their moments mix decay and older gradients in",
+        ..Card::BASE
     },
     Card {
         name: "drift.orthogonal",
@@ -43,6 +45,7 @@ const CARDS: &[Card] = &[
         control: "update_ratio, which holds drift.radial too; decay contributes nothing",
         source: "definition; angular update of Wan et al. 2021",
         not_for: "angle travelled over many steps, which may undo each other; values below 1e-3 of the step, which are rounding",
+        ..Card::BASE
     },
 ];
 

@@ -22,6 +22,7 @@ const CARDS: &[Card] = &[
         control: "0 until margins near 16; a naive loss in f32 stops learning from these targets, ours does not",
         source: "softmax collapse: Prieto et al. 2025, at the edge of numerical stability",
         not_for: "a fault of this run: its loss and gradients keep their precision down to 1e-38",
+        ..Card::BASE
     },
     Card {
         name: "softmax_residue",
@@ -33,6 +34,7 @@ const CARDS: &[Card] = &[
         control: "loss.train: where the two are alike, a naive gradient would be mostly rounding",
         source: "Prieto et al. 2025; worked out from the exact loss, whose own gradient sums to 0 up to one rounding",
         not_for: "errors of the gradients of this run; losses above 0.01, where q itself is known no better than this",
+        ..Card::BASE
     },
     Card {
         name: "logit_max",
@@ -44,6 +46,7 @@ const CARDS: &[Card] = &[
         control: "logit_scale: what all classes have in common does not reach the loss",
         source: "Prieto et al. 2025",
         not_for: "confidence, a matter of differences",
+        ..Card::BASE
     },
     Card {
         name: "logit_scale",
@@ -55,6 +58,7 @@ const CARDS: &[Card] = &[
         control: "weight_norm: without a norm before the unembedding, scaled weights scale the logits",
         source: "naive loss minimization: Prieto et al. 2025",
         not_for: "being right: wrong predictions grow with the scale too",
+        ..Card::BASE
     },
 ];
 

@@ -28,6 +28,7 @@ const TRAIN_CARDS: &[Card] = &[
         control: "ln(classes): the loss of knowing nothing",
         source: "definition; form after Nanda et al. 2023, appendix on float64 losses",
         not_for: "comparing runs with other batch sizes step by step: it is the loss of the batch at hand",
+        ..Card::BASE
     },
     Card {
         name: "accuracy.train",
@@ -39,6 +40,7 @@ const TRAIN_CARDS: &[Card] = &[
         control: "1/classes",
         source: "definition",
         not_for: "telling memorizing from generalizing",
+        ..Card::BASE
     },
 ];
 
@@ -53,6 +55,7 @@ const TEST_CARDS: &[Card] = &[
         control: "ln(classes): the loss of knowing nothing",
         source: "definition",
         not_for: "choosing when to stop and then reporting it as held out",
+        ..Card::BASE
     },
     Card {
         name: "accuracy.test",
@@ -64,6 +67,7 @@ const TEST_CARDS: &[Card] = &[
         control: "1/classes",
         source: "definition",
         not_for: "dating a transition more finely than its cadence",
+        ..Card::BASE
     },
     Card {
         name: "margin.test",
@@ -75,6 +79,7 @@ const TEST_CARDS: &[Card] = &[
         control: "0: the border between right and wrong",
         source: "Nanda et al. 2023 (released weights: 9.61, 17.1, 21.6)",
         not_for: "comparing models of other logit scale",
+        ..Card::BASE
     },
 ];
 

@@ -34,6 +34,7 @@ const CARDS: &[Card] = &[
         control: "grad_norm, which is smaller by what examples disagree about",
         source: "Gram identity (Goodfellow 2015); squares of these heads add up to the tensor's",
         not_for: LEFT_OUT,
+        ..Card::BASE
     },
     Card {
         name: "noise.trace",
@@ -45,6 +46,7 @@ const CARDS: &[Card] = &[
         control: "the noise scale is average of trace / average of signal over steps, never an average of ratios",
         source: "McCandlish et al. 2018, with small batches of 1 and the batch as the large one",
         not_for: LEFT_OUT,
+        ..Card::BASE
     },
     Card {
         name: "noise.signal",
@@ -56,6 +58,7 @@ const CARDS: &[Card] = &[
         control: "0 on average for pure noise, and so below 0 about half the time",
         source: "McCandlish et al. 2018",
         not_for: "a single step: only averages over steps mean something, and their ratio with noise.trace",
+        ..Card::BASE
     },
     Card {
         name: "gradient_dispersion",
@@ -67,6 +70,7 @@ const CARDS: &[Card] = &[
         control: "grad_norm²: what examples agree about",
         source: "definition",
         not_for: "noise: a full batch draws nothing",
+        ..Card::BASE
     },
     Card {
         name: "gradient_snr",
@@ -78,6 +82,7 @@ const CARDS: &[Card] = &[
         control: "1/B: what independent noise around 0 gives",
         source: "definition",
         not_for: "averaging over steps, or a noise scale: a ratio of two noisy numbers is biased; b_K without rotary positions, whose gradient is 0 but for rounding",
+        ..Card::BASE
     },
 ];
 

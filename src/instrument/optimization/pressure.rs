@@ -18,6 +18,7 @@ const CARDS: &[Card] = &[
         control: "rate times decay, what decay alone gives",
         source: "definition; about 1e-3 is a rule of thumb",
         not_for: "tensors that begin at 0, such as biases",
+        ..Card::BASE
     },
     Card {
         name: "step_size",
@@ -29,6 +30,7 @@ const CARDS: &[Card] = &[
         control: "the learning rate: Adam's step for a gradient that never changes; far below it gradients change sign",
         source: "Kingma and Ba 2015",
         not_for: "Adam and SGD with decay, where decay is part of the step and cannot be taken out",
+        ..Card::BASE
     },
     Card {
         name: "epsilon_share",
@@ -40,6 +42,7 @@ const CARDS: &[Card] = &[
         control: "0 while gradients are large; parameters that never had a gradient, as rows of absent tokens, count",
         source: "definition, for Adam and AdamW",
         not_for: "SGD, which has no eps",
+        ..Card::BASE
     },
     Card {
         name: "decay_share",
@@ -51,6 +54,7 @@ const CARDS: &[Card] = &[
         control: "1 for decay alone, 0 without decay, 1/2 where the two are equally strong; their ratio is s / (1 - s)",
         source: "force balance; sizes alone, for directions see decay_cosine",
         not_for: "equilibrium: forces of one size need not oppose each other",
+        ..Card::BASE
     },
     Card {
         name: "decay_cosine",
@@ -62,6 +66,7 @@ const CARDS: &[Card] = &[
         control: "-1: the gradient holds against decay; 1: it shrinks the weights too; 0 also where nothing pushes",
         source: "radial part of the step; defined without decay too",
         not_for: "large tensors without a guess of what chance gives: ±1/√parameters",
+        ..Card::BASE
     },
     Card {
         name: "loss_change.predicted",
@@ -73,6 +78,7 @@ const CARDS: &[Card] = &[
         control: "what is realized on a full batch: loss.train of the next step less that of this one, equal up to curvature times ‖Δw‖²",
         source: "loss change allocation, Lan et al. 2019, to first order",
         not_for: "drawn batches, where the next loss is of other examples; steps large enough for curvature",
+        ..Card::BASE
     },
     Card {
         name: "loss_scale",
@@ -84,6 +90,7 @@ const CARDS: &[Card] = &[
         control: "stays the same: the step before each halving moved no weight",
         source: "loss scaling, Micikevicius et al. 2018; it never grows again here",
         not_for: "precision f32 and f16-forward, which scale nothing and have no rows",
+        ..Card::BASE
     },
 ];
 

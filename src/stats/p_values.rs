@@ -1,0 +1,58 @@
+//! p-values, and discoveries among many of them.
+
+use super::special::incomplete_beta;
+
+/// The p-value of what `reached` of `draws` draws from the null reach too: (1 + reached)/(draws + 1), which is never 0
+/// and never too small (Phipson and Smyth 2010).
+pub fn add_one(reached: usize, draws: usize) -> f64 {
+    (reached + 1) as f64 / (draws + 1) as f64
+}
+
+/// The p-value of an effect from those of either direction: that of its own, twice, for it was chosen by looking.
+pub fn two_sided(effect: f64, raised: f64, lowered: f64) -> f64 {
+    (2.0 * if effect > 0.0 { raised } else { lowered }).min(1.0)
+}
+
+/// The greatest p-value that Benjamini and Hochberg (1995) reject at a false discovery rate: the greatest
+/// p_(k) ≤ rate k/m of m sorted values; `None` where there is none.
+pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
+    let mut sorted = p.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len() as f64;
+    sorted.iter().enumerate().rev().find(|(at, p)| **p <= rate * (at + 1) as f64 / count).map(|(_, p)| *p)
+}
+
+/// The probability of `hits` or more among `trials` independent ones that hit with probability `chance`.
+pub fn at_least(hits: u64, trials: u64, chance: f64) -> f64 {
+    match hits {
+        0 => 1.0,
+        _ if hits > trials => 0.0,
+        _ => incomplete_beta(hits as f64, (trials - hits + 1) as f64, chance),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threshold_is_that_of_the_published_example() {
+        // Benjamini and Hochberg 1995, section 3.2: fifteen p-values, four of which are rejected at 0.05.
+        let p = [
+            0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528,
+            0.7590, 1.0,
+        ];
+        assert_eq!(false_discovery_threshold(&p, 0.05), Some(0.0095));
+        assert_eq!(false_discovery_threshold(&[0.2, 0.9], 0.05), None);
+        assert_eq!(false_discovery_threshold(&[], 0.05), None);
+    }
+
+    #[test]
+    fn p_values_count_the_observation_and_both_sides() {
+        assert_eq!((add_one(0, 199), add_one(199, 199)), (0.005, 1.0));
+        assert_eq!((two_sided(1.0, 0.01, 0.99), two_sided(-1.0, 0.3, 0.7), two_sided(0.0, 1.0, 1.0)), (0.02, 1.0, 1.0));
+        // Three coins, all heads.
+        assert!((at_least(3, 3, 0.5) - 0.125).abs() < 1e-15);
+        assert_eq!((at_least(0, 3, 0.5), at_least(4, 3, 0.5)), (1.0, 0.0));
+    }
+}
