@@ -29,12 +29,30 @@ fn query_at(place: u32, per_key: f32) -> u32 {
     return select(example * params.queries + position - params.keys, params.batch * params.queries, position < params.keys);
 }
 
+// Column d at one of the places of row u, number i of those that end at `end`; 0 beyond. `at` is where the column begins.
+fn of_keys(i: u32, end: u32, places: u32, at: u32, stride: u32) -> T {
+    return select(T(0.0), dkv[at + order[places + min(i, end - 1u)] * stride], i < end);
+}
+
+fn of_queries(i: u32, end: u32, places: u32, at: u32, stride: u32, per_key: f32) -> T {
+    let queries = params.batch * params.queries;
+    let query = query_at(order[places + min(i, end - 1u)], per_key);
+    return select(T(0.0), dq[at + min(query, queries - 1u) * stride], query < queries && i < end);
+}
+
+#if STREAM
+fn of_stream(i: u32, end: u32, places: u32, at: u32, stride: u32, per_key: f32) -> T {
+    let queries = params.batch * params.queries;
+    let query = query_at(order[places + min(i, end - 1u)], per_key);
+    return select(T(0.0), drows[at + min(query, queries - 1u) * stride], query < queries && i < end);
+}
+#endif
+
 // This invocation's share of the sum of column d over the places of row u.
 fn share_of(r: u32, u: u32, d: u32, share: u32) -> T {
     let q_width = params.heads * params.width / LANES;
     let kv_width = 2u * params.groups * params.width / LANES;
     let places = r * params.order_replica;
-    let queries = params.batch * params.queries;
     let per_key = 1.0 / f32(params.keys);
     var sum = T(0.0);
     for (var s = 0u; s < params.segments; s++) {
@@ -43,20 +61,35 @@ fn share_of(r: u32, u: u32, d: u32, share: u32) -> T {
         let end = starts[list + 1u];
         if (d >= q_width && d < q_width + kv_width) {
             let at = r * params.dkv_replica / LANES + d - q_width;
-            for (var i = first; i < end; i += SHARES) { sum += dkv[at + order[places + i] * kv_width]; }
+            for (var i = first; i < end; i += ROUND) {
+                sum += of_keys(i, end, places, at, kv_width);
+                if (SHARES == 1u) {
+                    sum += of_keys(i + 1u, end, places, at, kv_width);
+                    sum += of_keys(i + 2u, end, places, at, kv_width);
+                    sum += of_keys(i + 3u, end, places, at, kv_width);
+                }
+            }
         } else if (d < q_width) {
             let at = r * params.dq_replica / LANES + d;
-            for (var i = first; i < end; i += SHARES) {
-                let query = query_at(order[places + i], per_key);
-                sum += select(T(0.0), dq[at + min(query, queries - 1u) * q_width], query < queries);
+            for (var i = first; i < end; i += ROUND) {
+                sum += of_queries(i, end, places, at, q_width, per_key);
+                if (SHARES == 1u) {
+                    sum += of_queries(i + 1u, end, places, at, q_width, per_key);
+                    sum += of_queries(i + 2u, end, places, at, q_width, per_key);
+                    sum += of_queries(i + 3u, end, places, at, q_width, per_key);
+                }
             }
         } else {
 #if STREAM
-            let stream_width = params.stream_width / LANES;
+            let width = params.stream_width / LANES;
             let at = r * params.rows_replica / LANES + d - q_width - kv_width;
-            for (var i = first; i < end; i += SHARES) {
-                let query = query_at(order[places + i], per_key);
-                sum += select(T(0.0), drows[at + min(query, queries - 1u) * stream_width], query < queries);
+            for (var i = first; i < end; i += ROUND) {
+                sum += of_stream(i, end, places, at, width, per_key);
+                if (SHARES == 1u) {
+                    sum += of_stream(i + 1u, end, places, at, width, per_key);
+                    sum += of_stream(i + 2u, end, places, at, width, per_key);
+                    sum += of_stream(i + 3u, end, places, at, width, per_key);
+                }
             }
 #endif
         }

@@ -21,27 +21,47 @@ struct Params {
 #endif
 #import shares
 
+// Entry i of a list that ends at `last`, 0 beyond.
+fn entry(r: u32, i: u32, last: u32, d: u32) -> T {
+    let n = order[r * params.order_replica + min(i, last - 1u)];
+    return select(T(0.0), x[r * params.x_replica + n * params.vectors + d], i < last);
+}
+
 fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
     var sum = T(0.0);
     for (var s = 0u; s < params.segments; s++) {
         let list = r * params.starts_replica + s * (params.rows + 1u) + u;
         let last = starts[list + 1u];
-        for (var i = starts[list] + lane; i < last; i += SHARES) {
-            let n = order[r * params.order_replica + i];
-            sum += x[r * params.x_replica + n * params.vectors + d];
+        for (var i = starts[list] + lane; i < last; i += ROUND) {
+            sum += entry(r, i, last, d);
+            if (SHARES == 1u) {
+                sum += entry(r, i + 1u, last, d);
+                sum += entry(r, i + 2u, last, d);
+                sum += entry(r, i + 3u, last, d);
+            }
         }
     }
     return sum;
 }
 
 #if BOTH
+fn second_entry(r: u32, i: u32, last: u32, d: u32) -> T {
+    let n = second_order[r * params.second_order_replica + min(i, last - 1u)];
+    return select(T(0.0), x[r * params.x_replica + n * params.vectors + d], i < last);
+}
+
 fn second_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
     var sum = T(0.0);
     for (var s = 0u; s < params.second_segments; s++) {
         let list = r * params.second_starts_replica + s * (params.second_rows + 1u) + u;
         let last = second_starts[list + 1u];
-        for (var i = second_starts[list] + lane; i < last; i += SHARES) {
-            sum += x[r * params.x_replica + second_order[r * params.second_order_replica + i] * params.vectors + d];
+        for (var i = second_starts[list] + lane; i < last; i += ROUND) {
+            sum += second_entry(r, i, last, d);
+            if (SHARES == 1u) {
+                sum += second_entry(r, i + 1u, last, d);
+                sum += second_entry(r, i + 2u, last, d);
+                sum += second_entry(r, i + 3u, last, d);
+            }
         }
     }
     return sum;

@@ -1,5 +1,8 @@
 // shares: sums over lists to each of which SHARES invocations of a workgroup have parts, for ACROSS vectors of columns: 1
 // where barriers are dear (software adapters), many where only many hide a long list (GPUs)
+// Entries that all shares walk in one round. A share of 1 takes four, in their order: software drivers end a walk after
+// 65,535 rounds.
+const ROUND: u32 = select(SHARES, 4u, SHARES == 1u);
 const ACROSS: u32 = select(4u, 32u, SHARES == 1u);
 var<workgroup> partial: array<T, ACROSS * SHARES>;
 

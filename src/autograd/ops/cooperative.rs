@@ -36,24 +36,33 @@ const SOFTWARE_DEPTH: usize = 8192;
 
 impl Matmul<'_> {
     /// The kernel for this product in f16, where its op may have that and it is large enough to gain.
-    pub(super) fn cooperative(&self, cx: &Lower<'_>) -> Option<Choice> {
-        let side = cx.cooperative()?;
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where a software driver would cut the sum off.
+    pub(super) fn cooperative(&self, cx: &Lower<'_>) -> Result<Option<Choice>> {
         let caps = cx.gpu().caps();
-        let (_, lanes) = caps.subgroup?;
+        let (Some(side), Some((_, lanes))) = (cx.cooperative(), caps.subgroup) else { return Ok(None) };
+        let cut = caps.is_software() && self.k > SOFTWARE_DEPTH;
         // By the weight's shape alone: company lengthens lists of rows, and shall change no bit.
         let small = match self.form {
             Form::TN => self.m.min(self.n) < TILE,
-            Form::NN | Form::NT => self.n < TILE || self.k < DEPTH,
+            Form::NN | Form::NT => self.n < TILE || self.k < DEPTH || cut,
         };
-        if small || caps.is_software() && self.k > SOFTWARE_DEPTH {
-            return None;
+        if small {
+            return Ok(None);
+        }
+        if cut {
+            return Err(Error::Limit(format!(
+                "a product in f16 sums over {} rows; {} cuts kernels off beyond {SOFTWARE_DEPTH}. Use precision = \"f32\", a smaller batch or a GPU",
+                self.k, caps.name
+            )));
         }
         let layers = self.batches.0 * self.batches.1;
         let filled = self.m.div_ceil(128) * self.n.div_ceil(128) * layers >= 100 && self.m.min(self.n) >= 96;
         let large = filled && caps.max_workgroup_memory >= LARGE_MEMORY && 8 * lanes <= caps.max_invocations;
         let tile = if large { 128 } else { TILE as u32 };
         let knobs = [&[self.form as u32, u32::from(side == 16), tile, lanes], &self.flags()[..]].concat();
-        Some(Choice { shader: &COOP, knobs, rows: tile, columns: tile })
+        Ok(Some(Choice { shader: &COOP, knobs, rows: tile, columns: tile }))
     }
 }
 

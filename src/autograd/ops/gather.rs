@@ -3,7 +3,7 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
 use super::matmul::SOFTWARE_DEPTH;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 /// An index or class that stands for "none": its row is not counted.
@@ -221,7 +221,7 @@ fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Li
     };
     let mut tensors = vec![x, first.starts, first.order, y];
     tensors.extend(second.iter().flat_map(|s| [s.starts, s.order, s.y]));
-    let (shares, across) = shares(cx, first.order.len());
+    let (shares, across) = shares(cx, first.order.len())?;
     let chunks = u64::from(params.vectors.div_ceil(across));
     let grid = grid_1d(u64::from(params.rows + params.second_rows) * chunks, cx.replicas);
     cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(second.is_some())], &params, &tensors, grid)
@@ -231,12 +231,24 @@ fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Li
 pub(super) const SHARES: &[u32] = &[1, 64];
 
 /// How many share a list on this device, and for how many vectors of columns a workgroup does it. A software adapter
-/// opened without features stands in for a GPU, in tests too; and on any, lists of so many places are shared that the
-/// driver would cut one invocation's walk off.
-pub(super) fn shares(cx: &Lower<'_>, places: usize) -> (u32, u32) {
+/// opened without features stands in for a GPU, in tests too. The length of the lists may not decide: company lengthens
+/// them, and the order of a sum would change with it.
+///
+/// # Errors
+/// [`Error::Limit`] where a software driver would cut a walk off that one invocation takes alone.
+pub(super) fn shares(cx: &Lower<'_>, places: usize) -> Result<(u32, u32)> {
     let caps = cx.gpu().caps();
-    let alone = caps.is_software() && caps.subgroup.is_some() && places <= SOFTWARE_DEPTH;
-    if alone { (SHARES[0], 32) } else { (SHARES[1], 4) }
+    if !(caps.is_software() && caps.subgroup.is_some()) {
+        return Ok((SHARES[1], 4));
+    }
+    if places > 4 * SOFTWARE_DEPTH {
+        return Err(Error::Limit(format!(
+            "a sum over {places} places of a table; {} cuts kernels off beyond {}. Use a smaller batch or a GPU",
+            caps.name,
+            4 * SOFTWARE_DEPTH
+        )));
+    }
+    Ok((SHARES[0], 32))
 }
 
 /// Rows of the index that one workgroup of `bucket_rows` sorts. Software drivers cut a shader off after

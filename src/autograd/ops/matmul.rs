@@ -221,7 +221,7 @@ impl Matmul<'_> {
             )));
         }
         let layers = cx.replicas * params.batches;
-        let choice = self.cooperative(cx).unwrap_or_else(|| self.choose(cx.gpu()));
+        let choice = self.cooperative(cx)?.unwrap_or_else(|| self.choose(cx.gpu()));
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
         cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)?;
         cx.count_flops(2 * self.m as u64 * self.n as u64 * self.k as u64 * u64::from(layers));

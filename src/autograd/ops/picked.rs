@@ -246,7 +246,7 @@ impl Op for PickedAttentionGrad {
 
         let mut tensors = vec![starts, order, &dq, &dkv, &outputs[0]];
         tensors.extend(d_rows.iter().chain(&stream));
-        let (vectors, (shares, across)) = (if wide { 4 } else { 1 }, shares(cx, index.len()));
+        let (vectors, (shares, across)) = (if wide { 4 } else { 1 }, shares(cx, index.len())?);
         let chunks = ((columns as u32 + params.stream_width) / vectors).div_ceil(across);
         let grid = grid_1d(u64::from(params.last + 1) * u64::from(chunks), cx.replicas);
         cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(stream.is_some())], &params, &tensors, grid)

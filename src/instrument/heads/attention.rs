@@ -175,7 +175,7 @@ pub(crate) const SHADERS: &[&Shader] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRO
 
 /// Pattern entries that one workgroup walks through.
 const CHUNK: usize = 2048;
-/// Entries of a head that one workgroup adds up alone, sooner than in a kernel more.
+/// Entries of a head that one workgroup adds up alone: fewer would more often need a kernel more.
 const ALONE: usize = 16_384;
 /// Examples one invocation of `pattern_sum` adds up.
 const EXAMPLES: usize = 128;
@@ -267,7 +267,8 @@ impl Op for HeadMeans {
         let dims @ [batch, heads, queries, keys] = four(&x.dims)?;
         let rows = batch * queries;
         let work = if self.taken { 1 } else { keys };
-        let chunk = if rows * work <= ALONE { rows } else { (CHUNK / work).max(256) };
+        // Whatever the number of rows, which company lengthens.
+        let chunk = (ALONE / work).max(256);
         let chunks = rows.div_ceil(chunk);
         let partial = (chunks > 1).then(|| cx.scratch(&[chunks, 2 * heads]));
         let target = partial.as_ref().unwrap_or(&outputs[0]);
