@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::fuse::join_in_place;
 use super::op::Lower;
-use super::tape::Source;
+use super::tape::{Source, When};
 use super::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Recording, Slot, Storage, Tensor};
@@ -46,6 +46,7 @@ impl Tape {
         let wanted: Vec<Var> = bindings.places.keys().copied().collect();
         let needed = self.needed(&wanted);
         let times = self.timetable(&needed, &wanted);
+        self.check_cadences(&needed, &times)?;
         let mut places: HashMap<Var, Storage> = HashMap::new();
         for (var, storage) in &bindings.places {
             let root = self.root(*var);
@@ -80,10 +81,13 @@ impl Tape {
                         offset: storage.offset * 4,
                         size: span.max(1) * 4,
                     };
+                    // Kernels count from the first replica's first element.
+                    self.narrow(span)?;
                     let stride = if shape.owned { storage.replica_stride } else { 0 };
                     (slot, self.narrow(stride)?)
                 }
                 (None, Source::Constant(bits)) if read[var.index()] => {
+                    self.narrow(bits.len() as u64)?;
                     let buffer = gpu.upload(Class::Data, bits)?;
                     let size = buffer.size();
                     (Slot::Fixed { buffer, offset: 0, size }, self.narrow(stride)?)
@@ -121,8 +125,82 @@ impl Tape {
         Ok(recording)
     }
 
+    /// Fails where an op reads what was last written at another step: its cadence must be a multiple of its source's.
+    fn check_cadences(&self, needed: &[bool], times: &[When]) -> Result<()> {
+        let mut makers: HashMap<Var, usize> = HashMap::new();
+        for (at, node) in self.nodes().iter().enumerate().filter(|(at, _)| needed[*at]) {
+            for source in node.inputs.iter().filter_map(|var| makers.get(&self.root(*var))) {
+                let (source, of, every) = (&self.nodes()[*source], times[*source].every, times[at].every);
+                if !every.is_multiple_of(of) {
+                    return Err(Error::Unsupported(format!(
+                        "\"{}\" at every {every} steps reads what \"{}\" makes at every {of}: at other steps it would read what is old. Give it a cadence that is a multiple of {of}",
+                        node.op.name(),
+                        source.op.name(),
+                    )));
+                }
+            }
+            makers.extend(node.outputs.iter().map(|var| (*var, at)));
+        }
+        Ok(())
+    }
+
     fn narrow(&self, elements: u64) -> Result<u32> {
         u32::try_from(elements)
             .map_err(|_| Error::too_large(format_args!("a tensor of {elements} elements is beyond 32-bit indices")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Shape;
+    use super::super::ops::Scale;
+    use super::*;
+
+    fn bound(gpu: &Gpu, tape: &Tape, vars: &[Var], replica_stride: u64) -> Result<Recording> {
+        let mut bindings = Bindings::new();
+        for var in vars {
+            let buffer = gpu.buffer(Class::Data, 64)?;
+            bindings.bind(*var, Storage { buffer, offset: 0, replica_stride });
+        }
+        tape.record(gpu, &bindings)
+    }
+
+    #[test]
+    fn a_cadence_that_its_sources_does_not_divide_is_refused_by_name() {
+        let gpu = Gpu::noop();
+        let record = |source: u64, reader: u64, reshaped: bool| {
+            let mut tape = Tape::new(1);
+            let x = tape.input("x", Shape::f32(&[4]));
+            let y = tape.at_cadence(source, |tape| tape.push1(Scale(2.0), &[x])).unwrap();
+            let y = if reshaped { tape.reshape(y, &[2, 2]).unwrap() } else { y };
+            tape.in_scope("an instrument");
+            let z = tape.at_cadence(reader, |tape| tape.push1(crate::autograd::ops::Add, &[y, y])).unwrap();
+            bound(&gpu, &tape, &[x, z], 4).map(|_| ())
+        };
+        for (source, reader) in [(1, 1), (1, 7), (5, 5), (5, 20), (3, 9)] {
+            record(source, reader, false).unwrap();
+        }
+        for (source, reader) in [(5, 1), (5, 7), (20, 5), (4, 6)] {
+            for reshaped in [false, true] {
+                let error = record(source, reader, reshaped).unwrap_err().to_string();
+                let named = ["\"add\"", "\"scale\"", &format!("every {reader} "), &format!("every {source}:")];
+                assert!(named.iter().all(|words| error.contains(words)), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_span_beyond_32_bit_indices_is_refused() {
+        let gpu = Gpu::noop();
+        let record = |replicas: u32, stride: u64| {
+            let mut tape = Tape::new(replicas);
+            let x = tape.input("x", Shape::f32(&[4]));
+            let y = tape.push1(Scale(2.0), &[x]).unwrap();
+            bound(&gpu, &tape, &[x, y], stride).map(|_| ())
+        };
+        // Two copies end just below 2^32, where each stride alone fits; three do not.
+        record(2, (1 << 32) - 8).unwrap();
+        let error = record(3, (1 << 31) + 64).unwrap_err();
+        assert!(matches!(&error, Error::Limit(text) if text.contains("32-bit")), "{error}");
     }
 }
