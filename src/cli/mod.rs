@@ -1,6 +1,6 @@
 //! The command line: arguments, progress and exit codes, and nothing else.
 //!
-//! Exit codes: 0 done, 2 an error with a message that says what to do, 130 and 143 stopped by Ctrl-C and
+//! Exit codes: 0 done, 1 the device failed, 2 an error with a message that says what to do, 130 and 143 stopped by Ctrl-C and
 //! SIGTERM after saving a checkpoint.
 
 mod adapters;
@@ -63,6 +63,13 @@ enum Command {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    // wgpu panics where a device is lost while it is waited for. That becomes an error, and is told as one.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !crate::gpu::polling() {
+            usual(info);
+        }
+    }));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -92,7 +99,12 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&format!("error: {error}"));
-            ExitCode::from(2)
+            if !matches!(error, crate::Error::Device(_)) {
+                return ExitCode::from(2);
+            }
+            // Nothing that was asked for is wrong.
+            complain("a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`");
+            ExitCode::from(1)
         }
     }
 }

@@ -360,10 +360,7 @@ impl Loop {
     fn drain(&mut self, left: usize) -> Result<()> {
         while self.submitted.len() > left {
             let Some(submission_index) = self.submitted.pop_front() else { break };
-            self.gpu
-                .device()
-                .poll(wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None })
-                .map_err(|error| Error::Device(error.to_string()))?;
+            self.gpu.wait_for(submission_index)?;
         }
         self.gpu.check()?;
         while let Some(rows) = self.session.take_rows()? {

@@ -73,23 +73,20 @@ impl Gpu {
                 Bytes(caps.max_buffer),
             )));
         }
-        // On a host's device an error without a scope would reach the host's handler, or panic.
-        let scope = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(class.label()),
-            size,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+        let made = self.scoped(|| {
+            self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(class.label()),
+                size,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
         });
-        match pollster::block_on(scope.pop()) {
-            None => Ok(buffer),
-            Some(_) => Err(Error::too_large(format_args!(
-                "{} has no room for {} of {}",
-                caps.name,
-                Bytes(size),
-                class.label(),
-            ))),
-        }
+        made.map_err(|error| match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                Error::too_large(format_args!("{} has no room for {} of {}", caps.name, Bytes(size), class.label(),))
+            }
+            error => Error::Device(error.to_string()),
+        })
     }
 
     /// A storage buffer holding `data`, uploaded with the next submission.

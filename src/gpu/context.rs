@@ -1,10 +1,12 @@
 //! The device: our own, or the host's.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Caps, Kernel, Tuning};
+use super::{Caps, Kernel, Pace, Tuning};
 use crate::error::{Error, Result};
 
 /// Which adapter to open.
@@ -65,6 +67,7 @@ struct Inner {
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     failure: Arc<Mutex<Option<String>>>,
     tuning: Mutex<Tuning>,
+    pace: Mutex<Pace>,
     /// Whether products may go through cooperative matrices.
     cooperative: AtomicBool,
 }
@@ -103,16 +106,23 @@ impl Gpu {
 
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            slot.get_or_insert_with(|| error.to_string());
-        }));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&slot, error.to_string())));
+        let slot = Arc::clone(&failure);
+        device.set_device_lost_callback(move |reason, message| {
+            let why = if message.is_empty() { format!("{reason:?}") } else { message };
+            note(&slot, format!("it was lost ({why})"));
+        });
         Ok(Self::assemble(device, queue, Some(adapter), options.checked, failure))
     }
 
     /// Uses the host's device. Works with no optional feature and wgpu's default limits; features the
     /// device has are used (see [`Caps::PREFERRED`]). Nothing is submitted or polled behind the host's
     /// back. Without the adapter, cooperative-matrix shapes stay unknown.
+    ///
+    /// The device's handler of errors and its device-lost callback stay the host's: it is the host that learns first of a
+    /// device that was lost. Here it shows where something is read back: commands that never ran leave rows whose stamp is
+    /// not the expected one, and copies that fail, which is [`Error::Device`] as on a device of our own. Errors of
+    /// what we create ourselves, kernels and memory, are caught before they reach the host.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Self {
         Self::assemble(device, queue, adapter, Options::default().checked, Arc::default())
     }
@@ -140,6 +150,7 @@ impl Gpu {
                 kernels: Mutex::default(),
                 failure,
                 tuning: Mutex::default(),
+                pace: Mutex::default(),
                 cooperative: AtomicBool::new(false),
             }),
         }
@@ -218,9 +229,66 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if the device is lost or has reported an error.
     pub fn wait(&self) -> Result<()> {
-        self.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Device(error.to_string()))?;
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    /// Waits until a submission has run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost or has reported an error.
+    pub fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
+    }
+
+    /// The one way of waiting: wgpu panics where a device is lost while it is polled, and refuses to wait for commands
+    /// that a lost device did not take.
+    fn poll(&self, how: wgpu::PollType) -> Result<()> {
+        POLLING.set(true);
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(how)));
+        POLLING.set(false);
+        match polled {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => note(&self.inner.failure, format!("it took no more commands ({error})")),
+            Err(panic) => match panic.downcast_ref::<String>() {
+                Some(text) if text.starts_with("Error in Device::poll") => {
+                    note(&self.inner.failure, text.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+                }
+                // A callback's, perhaps of the host.
+                _ => resume_unwind(panic),
+            },
+        }
         self.check()
     }
+
+    /// What `build` makes, or the first error that the device reports meanwhile. On a host's device an error without a
+    /// scope would reach the host's handler, or panic.
+    pub(super) fn scoped<T>(&self, build: impl FnOnce() -> T) -> Result<T, wgpu::Error> {
+        let filters = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
+        let scopes = filters.map(|filter| self.device().push_error_scope(filter));
+        let built = build();
+        let errors: Vec<_> = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop())).collect();
+        errors.into_iter().flatten().next().map_or(Ok(built), Err)
+    }
+
+    /// How much work goes into one submission; see [`Pace`].
+    pub(super) fn pace<T>(&self, with: impl FnOnce(&mut Pace) -> T) -> T {
+        with(&mut self.inner.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+thread_local! {
+    static POLLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is polling a device: a panic there may be wgpu's way of saying that the device is lost, which becomes
+/// an error.
+pub(crate) fn polling() -> bool {
+    POLLING.get()
+}
+
+/// Keeps the first failure: what follows it says less.
+fn note(failure: &Mutex<Option<String>>, text: String) {
+    failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(text);
 }
 
 /// Every adapter wgpu reaches through Vulkan, Metal or DirectX 12: discrete GPUs first, software last, and

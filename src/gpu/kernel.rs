@@ -40,20 +40,8 @@ impl Kernel {
         }
 
         let device = gpu.device();
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let checks =
             if gpu.checked() { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
-        // SAFETY: our own kernels, indexed within the lengths they are given: those that software adapters
-        // and GPUs take run bounds-checked in tests, and a test compares checked with unchecked results. Loops have counted bounds.
-        let module = unsafe {
-            device.create_shader_module_trusted(
-                wgpu::ShaderModuleDescriptor {
-                    label: Some(&label),
-                    source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(reflected.module)),
-                },
-                checks,
-            )
-        };
         let mut entries: Vec<wgpu::BindGroupLayoutEntry> = reflected
             .writes
             .iter()
@@ -69,28 +57,43 @@ impl Kernel {
         for (binding, entry) in entries.iter_mut().enumerate() {
             entry.binding = binding as u32;
         }
-        let layout = device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: if params_in_immediates { params_bytes as u32 } else { 0 },
+        // What the driver cannot compile is an internal error, or one of memory.
+        let made = gpu.scoped(|| {
+            // SAFETY: our own kernels, indexed within the lengths they are given: those that software adapters
+            // and GPUs take run bounds-checked in tests, and a test compares checked with unchecked results. Loops have counted bounds.
+            let module = unsafe {
+                device.create_shader_module_trusted(
+                    wgpu::ShaderModuleDescriptor {
+                        label: Some(&label),
+                        source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(reflected.module)),
+                    },
+                    checks,
+                )
+            };
+            let layout = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&label),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: if params_in_immediates { params_bytes as u32 } else { 0 },
+            });
+            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(shader.entry()),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Kernels write workgroup memory before they read it.
+                    zero_initialize_workgroup_memory: gpu.checked(),
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            (pipeline, layout)
         });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some(shader.entry()),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Kernels write workgroup memory before they read it.
-                zero_initialize_workgroup_memory: gpu.checked(),
-                ..Default::default()
-            },
-            cache: None,
-        });
-        if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(fail(format!("{error}\n(line 1 of the assembled text is {})", reflected.text.origin(1))));
-        }
+        let (pipeline, layout) = made.map_err(|error| {
+            fail(format!("{error}\n(line 1 of the assembled text is {})", reflected.text.origin(1)))
+        })?;
         Ok(Self { label, pipeline, layout, writes: reflected.writes, params_bytes, params_in_immediates })
     }
 

@@ -16,6 +16,7 @@ mod tuning;
 
 pub use buffers::{Bytes, Class};
 pub use caps::{Caps, CoopMatrix};
+use commands::Pace;
 pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help, pick};
 pub use kernel::Kernel;
 pub use philox::{Philox, Stream};
@@ -26,4 +27,7 @@ pub use timer::{Span, Timer};
 pub use tuning::{Tiling, Tuning};
 
 pub(crate) use commands::Commands;
+#[cfg(feature = "cli")]
+pub(crate) use context::polling;
+pub(crate) use readback::read_together;
 pub(crate) use shader::params;

@@ -295,12 +295,16 @@ impl Recording {
                 offset
             })
             .collect();
-        let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("parameters"),
-            size: (uniform_bytes.len() as u64).next_multiple_of(16).max(16),
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+        let failed = |error: wgpu::Error| Error::Device(error.to_string());
+        let uniforms = self.gpu.scoped(|| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("parameters"),
+                size: (uniform_bytes.len() as u64).next_multiple_of(16).max(16),
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
         });
+        let uniforms = uniforms.map_err(failed)?;
         if !uniform_bytes.is_empty() {
             uniform_bytes.resize(uniform_bytes.len().next_multiple_of(4), 0);
             self.gpu.queue().write_buffer(&uniforms, 0, &uniform_bytes);
@@ -337,11 +341,14 @@ impl Recording {
                 }
                 Vec::new()
             };
-            let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(dispatch.kernel.label()),
-                layout: dispatch.kernel.layout(),
-                entries: &entries,
+            let bind_group = self.gpu.scoped(|| {
+                device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(dispatch.kernel.label()),
+                    layout: dispatch.kernel.layout(),
+                    entries: &entries,
+                })
             });
+            let bind_group = bind_group.map_err(failed)?;
             let step = Step {
                 work: dispatch.work,
                 scope: dispatch.scope,
@@ -432,7 +439,7 @@ impl Program {
     pub(crate) fn encode_into(&self, commands: &mut Commands, select: Select) {
         let mut current = None;
         for step in self.selected(select) {
-            let (pass, fresh) = commands.pass(step.work.flops);
+            let (pass, fresh) = commands.pass(step.work);
             if fresh {
                 current = None;
             }

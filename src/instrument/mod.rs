@@ -20,7 +20,7 @@ pub use optimization::norms::UpdateSummary;
 pub(crate) use row::FILING;
 #[cfg(test)]
 pub(crate) use row::FileRow;
-pub(crate) use row::MetricRow;
+pub(crate) use row::{CLOCK, MetricRow, STAMP};
 pub use row::{Label, Metric, Presence};
 
 use serde::Serialize;

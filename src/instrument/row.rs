@@ -76,9 +76,10 @@ pub struct Metric {
 pub(crate) struct MetricRow {
     /// What is measured.
     pub(crate) metrics: Vec<Metric>,
-    /// Elements of one step's row.
+    /// Elements of one step's row, the two words behind its numbers included.
     pub(crate) len: usize,
-    /// The rows of past steps, step modulo `slots`.
+    /// The rows of past steps, step modulo `slots`. Behind a row's numbers stand, as u32, the step that the device's clock
+    /// showed and the number of the replay, counted by the device since the session began.
     pub(crate) ring: wgpu::Buffer,
     /// Rows of the ring.
     pub(crate) slots: usize,
@@ -86,6 +87,12 @@ pub(crate) struct MetricRow {
 
 /// Scope of what files the numbers of all instruments.
 pub(crate) const FILING: &str = "filing";
+
+/// Words behind the numbers of a row: step and replay.
+pub(crate) const STAMP: usize = 2;
+
+/// Words of the clock: this step's number, the next one's, and how many replays there were.
+pub(crate) const CLOCK: usize = 3;
 
 /// Rows the ring holds at most.
 const SLOTS: usize = 64;
@@ -117,9 +124,10 @@ impl MetricRow {
             places.insert(metric.var, (placed, len));
             len += (replicas * size).next_multiple_of(64);
         }
-        let len = len.max(64);
+        let numbers = len.max(64);
+        let len = numbers + STAMP;
         let slots = SLOTS.min(gpu.caps().max_binding as usize / 4 / len).max(1);
-        let row = gpu.buffer(Class::Metrics, len as u64)?;
+        let row = gpu.buffer(Class::Metrics, numbers as u64)?;
         let ring = gpu.buffer(Class::Metrics, (len * slots) as u64)?;
         for (placed, offset) in places.values() {
             let stride = tape.shape(*placed).len() as u64;
@@ -130,7 +138,7 @@ impl MetricRow {
             metric.offset = offset + metric.first;
             metric.replica_stride = tape.shape(placed).len();
         }
-        let row_var = tape.input("metric row", Shape::f32(&[len]).shared());
+        let row_var = tape.input("metric row", Shape::f32(&[numbers]).shared());
         let ring_var = tape.input("metric ring", Shape::f32(&[slots, len]).shared());
         bindings.bind(row_var, Storage::whole(&row, 0)).bind(ring_var, Storage::whole(&ring, 0));
         tape.in_scope(FILING);
@@ -150,7 +158,8 @@ static FILE_ROW: Shader = Shader {
 };
 pub(super) const SHADERS: &[&[&Shader]] = &[&[&FILE_ROW]];
 
-/// The step's end: ring[step mod slots] = row, and the clock goes on where the model did. Inputs: row, ring, clock.
+/// The step's end: ring[step mod slots] = row and its stamp, and the clock goes on where the model did. Inputs: row, ring,
+/// clock.
 pub(crate) struct FileRow {
     /// Rows of the ring.
     pub(crate) slots: usize,

@@ -4,7 +4,7 @@ use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind
 use super::optimizer::{Hyper, State, append};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::gpu::{Class, Gpu, Philox, Program, Select, Storage, Stream, read_now};
-use crate::instrument::{FileRow, UpdateSummary};
+use crate::instrument::{CLOCK, FileRow, STAMP, UpdateSummary};
 use crate::model::{ModelConfig, WeightTable};
 
 const REPLICAS: usize = 2;
@@ -90,7 +90,7 @@ impl Rig {
             first: tape.input("first", Shape::f32(&[len])),
             second: tape.input("second", Shape::f32(&[len])),
             hyper: tape.input("hyper", Shape::f32(&[Hyper::LEN])),
-            clock: tape.input("clock", Shape::u32(&[2]).shared()),
+            clock: tape.input("clock", Shape::u32(&[CLOCK]).shared()),
             scale: scale.map(|_| {
                 let mut input = |name| tape.input(name, Shape::f32(&[1]));
                 (input("scale"), input("inverse"))
@@ -99,7 +99,7 @@ impl Rig {
         let clip = configs[0].clip > 0.0;
         let out = append(&mut tape, &table, &decays, configs[0].kind, clip, state).unwrap();
         let row = tape.constant(&[1], &[0.0]);
-        let ring = tape.input("ring", Shape::f32(&[1, 1]).shared());
+        let ring = tape.input("ring", Shape::f32(&[1, 1 + STAMP]).shared());
         tape.effect(FileRow { slots: 1 }, &[row, ring, state.clock]).unwrap();
         let hyper: Vec<Hyper> = configs.iter().map(|config| Hyper::new(config, schedule, 1)).collect();
         let zeros = |class| gpu.upload(class, &vec![0.0f32; REPLICAS * len]).unwrap();
@@ -114,8 +114,8 @@ impl Rig {
             (state.first, &first, len),
             (state.second, &second, len),
             (state.hyper, &gpu.upload(Class::State, bytemuck::cast_slice::<Hyper, f32>(&hyper)).unwrap(), Hyper::LEN),
-            (state.clock, &gpu.upload(Class::State, &[0u32; 2]).unwrap(), 0),
-            (ring, &gpu.buffer(Class::Metrics, 1).unwrap(), 0),
+            (state.clock, &gpu.upload(Class::State, &[0u32; CLOCK]).unwrap(), 0),
+            (ring, &gpu.buffer(Class::Metrics, (1 + STAMP) as u64).unwrap(), 0),
             (out.tensors, &summary, numbers),
         ] {
             bindings.bind(var, Storage::whole(buffer, stride as u64));

@@ -1,20 +1,29 @@
 //! A run on a device: buffers, the recorded step, and its replay.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::optimizer::{self, Hyper, State};
 use super::{Precision, RunConfig};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now};
-use crate::instrument::{self, Attach, Label, Metric, MetricRow, Presence};
+use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
+use crate::instrument::{self, Attach, CLOCK, Label, Metric, MetricRow, Presence, STAMP};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Feed, Pass, Task};
 
 /// A run that can be stepped, measured, saved and restored.
 ///
-/// Nothing here waits for the device except [`Session::snapshot`]; nothing
-/// submits except [`Session::submit`], which is for those who own the device.
+/// Nothing here waits for the device except [`Session::snapshot`], [`Session::restore`] and [`Session::set_weights`] while
+/// passes are under way, and [`Session::submit`] where there is much to do; nothing submits except `submit`, which is for
+/// those who own the device, and what reads the state.
+///
+/// **Whose step it is.** The device counts: its clock goes on with every update that it makes, and each row of the ring bears
+/// the step it showed. [`Session::step`] is how far the host has encoded. A host that encodes for itself may drop an encoder
+/// that it did not submit: the session then knows that these steps never were, and the next is encoded for the step
+/// that the device is at. Two things are up to the host: passes are submitted in the order in which they were encoded, and
+/// where one is dropped, those encoded after it are dropped too, for they were made for later steps. A row that is not the
+/// one expected is no number but [`Error::Device`].
 pub struct Session {
     gpu: Gpu,
     config: RunConfig<Box<dyn Task>>,
@@ -29,6 +38,12 @@ pub struct Session {
     scale: Option<(wgpu::Buffer, wgpu::Buffer)>,
     state_bytes: u64,
     step: u64,
+    /// Replays encoded so far, whatever they did; those that were dropped do not count.
+    replays: u64,
+    /// Which encoding comes next. Counts all.
+    next: u64,
+    /// Replays that a host encoded and dropped, and that were not taken back yet.
+    dropped: Arc<Mutex<Vec<Replay>>>,
     /// Steps whose rows lie in the ring and were not copied yet.
     uncopied: Vec<Filed>,
     readback: Readback<Vec<Filed>>,
@@ -43,8 +58,41 @@ const MEASUREMENT: Select = Select { step: 0, update: false };
 /// A metric row and the replay it came from.
 #[derive(Clone, Copy, Debug)]
 struct Filed {
+    /// What the device's clock shows when it runs.
     step: u64,
+    /// How many replays the device has counted then.
+    replay: u64,
+    /// The how many-eth encoding it is.
+    encoding: u64,
     select: Select,
+    /// Its pass was dropped: it never ran.
+    dropped: bool,
+}
+
+/// A replay in a host's pass.
+#[derive(Clone, Copy, Debug)]
+struct Replay {
+    encoding: u64,
+    update: bool,
+}
+
+/// Lives in a callback of the pass that a host encodes into: wgpu calls it when the work is done, and drops it uncalled with
+/// an encoder that is not submitted.
+struct Encoded {
+    replay: Option<Replay>,
+    dropped: Arc<Mutex<Vec<Replay>>>,
+}
+
+impl Encoded {
+    fn ran(mut self) {
+        self.replay = None;
+    }
+}
+
+impl Drop for Encoded {
+    fn drop(&mut self) {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).extend(self.replay);
+    }
 }
 
 /// One number of the metric table.
@@ -105,7 +153,7 @@ impl Recorded {
         let mut tape = Tape::new(replicas);
         let mut bindings = Bindings::new();
 
-        let clock_var = tape.input("clock", Shape::u32(&[2]).shared());
+        let clock_var = tape.input("clock", Shape::u32(&[CLOCK]).shared());
         let model = Model::new(&config.model, &mut tape);
         // First of all, so that what no device can hold is refused before tables for it are made on the host.
         let len = model.table.len();
@@ -152,7 +200,7 @@ impl Recorded {
         }
         let row = attach.finish(gpu, clock_var, &mut bindings)?;
 
-        let clock = gpu.upload(Class::State, &[0u32; 2])?;
+        let clock = gpu.upload(Class::State, &[0u32; CLOCK])?;
         let hyper: Vec<Hyper> = (0..replicas as usize)
             .map(|r| Hyper::new(&config.optimizer_of(r), &config.schedule, config.steps))
             .collect();
@@ -228,6 +276,9 @@ impl Session {
             readback: Readback::new(gpu),
             state_bytes: (replicas * table.len() * 16) as u64,
             step: 0,
+            replays: 0,
+            next: 0,
+            dropped: Arc::default(),
             uncopied: Vec::new(),
             config,
             table,
@@ -253,7 +304,8 @@ impl Session {
         &self.table
     }
 
-    /// The recorded step.
+    /// The recorded step. Replays that are encoded past the session move the model and the clock behind its back: rows
+    /// arrive again after a [`Session::restore`].
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -263,8 +315,9 @@ impl Session {
         &self.row.metrics
     }
 
-    /// The metric ring, `[slots, row_len]` f32: the row of step s lies in slot s modulo `slots`. A host
-    /// may bind it in shaders of its own.
+    /// The metric ring, `[slots, row_len]`: the row of step s lies in slot s modulo `slots`. A host may bind it in shaders of
+    /// its own. Numbers are f32, but for the last two words of a row, u32: the step that the device's clock showed, and
+    /// the number of the replay.
     pub fn ring(&self) -> (&wgpu::Buffer, usize, usize) {
         (&self.row.ring, self.row.slots, self.row.len)
     }
@@ -274,9 +327,45 @@ impl Session {
         &self.weights
     }
 
-    /// Updates encoded so far.
+    /// Updates encoded so far, without those of encoders that were dropped. [`Session::snapshot`] knows how many the device
+    /// has made.
     pub fn step(&self) -> u64 {
-        self.step
+        let dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.step - dropped.iter().filter(|replay| replay.update).count() as u64
+    }
+
+    /// Takes back what was encoded and dropped. What was encoded after it comes earlier than it was made for.
+    fn settle(&mut self) {
+        let dropped = std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        for replay in dropped {
+            let moved = u64::from(replay.update);
+            self.step -= moved;
+            self.replays -= 1;
+            for filed in self.uncopied.iter_mut().chain(self.readback.tags_mut().flatten()) {
+                if filed.encoding > replay.encoding {
+                    (filed.step, filed.replay) = (filed.step - moved, filed.replay - 1);
+                }
+                filed.dropped |= filed.encoding == replay.encoding;
+            }
+        }
+        self.uncopied.retain(|filed| !filed.dropped);
+    }
+
+    /// Fails while a host holds passes that it has not submitted. What is written to buffers now would act before them.
+    fn check_submitted(&mut self) -> Result<()> {
+        // Each pass that has not run, or that nobody has polled for, holds one.
+        if Arc::strong_count(&self.dropped) > 1 {
+            let counted = read_now(&self.gpu, &self.clock, 0..CLOCK as u64 * 4)?[2];
+            self.settle();
+            if counted != self.replays as u32 {
+                return Err(Error::Refused(
+                    "steps are encoded in a pass that is not submitted; submit its encoder or drop it before the state is changed"
+                        .to_owned(),
+                ));
+            }
+        }
+        self.settle();
+        Ok(())
     }
 
     /// Bytes of device memory: weights, gradients and moments; activations as planned; and the least any
@@ -285,11 +374,13 @@ impl Session {
         (self.state_bytes, self.program.planned_bytes(), self.program.lower_bound_bytes())
     }
 
-    /// Replaces the weights: one set for each replica, or one for all.
+    /// Replaces the weights, behind all that was submitted: one set for each replica, or one for all.
     ///
     /// # Errors
-    /// [`Error::Config`] where their number or size does not fit.
+    /// [`Error::Config`] where their number or size does not fit; [`Error::Refused`] while a host holds a pass with steps
+    /// that it has not submitted.
     pub fn set_weights(&mut self, replicas: &[Vec<f32>]) -> Result<()> {
+        self.check_submitted()?;
         let count = self.config.replicas as usize;
         if (replicas.len() != count && replicas.len() != 1) || replicas.iter().any(|w| w.len() != self.table.len()) {
             return Err(Error::Config(format!("weights of {} replicas for a run of {count}", replicas.len())));
@@ -305,16 +396,23 @@ impl Session {
     /// Encodes the next training step into a pass. The host submits; rows of more than `ring().1` steps
     /// must be copied with [`Session::copy_rows`] before they are overwritten.
     pub fn encode_step(&mut self, pass: &mut wgpu::ComputePass<'_>) {
-        let select = self.training();
-        self.program.encode(pass, select);
-        self.filed(select);
+        self.settle();
+        self.encode(pass, self.training());
     }
 
     /// Encodes a measurement of everything at the current step, which leaves the model as it is. Its row
     /// takes the slot of the next step's: copy it before encoding that.
     pub fn encode_measure(&mut self, pass: &mut wgpu::ComputePass<'_>) {
-        self.program.encode(pass, MEASUREMENT);
-        self.filed(MEASUREMENT);
+        self.settle();
+        self.encode(pass, MEASUREMENT);
+    }
+
+    fn encode(&mut self, pass: &mut wgpu::ComputePass<'_>, select: Select) {
+        self.program.encode(pass, select);
+        let replay = Some(Replay { encoding: self.next, update: select.update });
+        let encoded = Encoded { replay, dropped: Arc::clone(&self.dropped) };
+        pass.on_submitted_work_done(move || encoded.ran());
+        self.filed(select);
     }
 
     /// What the next training step replays.
@@ -325,15 +423,23 @@ impl Session {
     /// Notes the row of the replay just encoded, and goes on to the next step behind one that trains. The row whose slot
     /// it takes is gone.
     fn filed(&mut self, select: Select) {
+        let slot = self.slot(self.step);
         let slots = self.row.slots as u64;
-        let slot = self.step % slots;
         self.uncopied.retain(|filed| filed.step % slots != slot);
-        self.uncopied.push(Filed { step: self.step, select });
+        let (step, replay, encoding) = (self.step, self.replays, self.next);
+        self.uncopied.push(Filed { step, replay, encoding, select, dropped: false });
         self.step += u64::from(select.update);
+        self.replays += 1;
+        self.next += 1;
+    }
+
+    fn slot(&self, step: u64) -> u64 {
+        step % self.row.slots as u64
     }
 
     /// Encodes the copy of all rows since the last call towards the host. The pass must have ended.
     pub fn copy_rows(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        self.settle();
         let filed = std::mem::take(&mut self.uncopied);
         if filed.is_empty() {
             return;
@@ -342,7 +448,7 @@ impl Session {
         let ranges: Vec<std::ops::Range<u64>> = filed
             .iter()
             .map(|f| {
-                let slot = f.step % self.row.slots as u64;
+                let slot = self.slot(f.step);
                 slot * bytes..(slot + 1) * bytes
             })
             .collect();
@@ -352,15 +458,24 @@ impl Session {
     /// The rows of the oldest copy that has arrived, if any. Never waits.
     ///
     /// # Errors
-    /// [`Error::Device`] where the device failed.
+    /// [`Error::Device`] where the device failed, or a row is not of the step and the replay that it should be of: then
+    /// commands were lost, or submitted in another order than they were encoded in.
     pub fn take_rows(&mut self) -> Result<Option<Vec<StepRow>>> {
+        self.settle();
         let Some((filed, words)) = self.readback.take()? else { return Ok(None) };
-        let rows = words.chunks_exact(self.row.len).zip(filed).map(|(words, filed)| StepRow {
-            step: filed.step,
-            select: filed.select,
-            values: words.iter().map(|w| f32::from_bits(*w)).collect(),
+        let rows = words.chunks_exact(self.row.len).zip(filed).filter(|(_, filed)| !filed.dropped);
+        let rows = rows.map(|(words, filed)| {
+            let (numbers, stamp) = words.split_at(words.len() - STAMP);
+            if *stamp != [filed.step as u32, filed.replay as u32] {
+                return Err(Error::Device(format!(
+                    "the row of step {} is not there: what lies in its place is of step {}. Commands were lost, or not submitted in the order of their encoding",
+                    filed.step, stamp[0]
+                )));
+            }
+            let values = numbers.iter().map(|w| f32::from_bits(*w)).collect();
+            Ok(StepRow { step: filed.step, select: filed.select, values })
         });
-        Ok(Some(rows.collect()))
+        rows.collect::<Result<_>>().map(Some)
     }
 
     /// Copies on their way to the host.
@@ -368,23 +483,28 @@ impl Session {
         self.readback.in_flight()
     }
 
-    /// Encodes `steps` training steps, or a measurement for 0, and submits them: together, or in several submissions
-    /// where they are much work. For those who own the device; hosts encode for themselves.
+    /// Encodes `steps` training steps, or a measurement for 0, and submits them, with copies of all their rows: together,
+    /// or where they are much work in several submissions, of which all but two are waited for. For those who own the
+    /// device; hosts encode for themselves.
     pub fn submit(&mut self, steps: u64) -> wgpu::SubmissionIndex {
-        self.submit_in_parts(steps, Commands::MOST)
+        self.submit_in_parts(steps, None)
     }
 
-    /// The same with at most so many floating-point operations in a submission.
-    fn submit_in_parts(&mut self, steps: u64, most: u64) -> wgpu::SubmissionIndex {
+    /// The same with at most so much work in a submission, where the device's pace shall not decide.
+    fn submit_in_parts(&mut self, steps: u64, most: Option<u64>) -> wgpu::SubmissionIndex {
+        self.settle();
         let mut commands = Commands::new(&self.gpu, most);
         for _ in 0..steps.max(1) {
+            // Whatever lies in the slot of this step goes out before it is overwritten.
+            if self.uncopied.iter().any(|filed| self.slot(filed.step) == self.slot(self.step)) {
+                self.copy_rows(commands.encoder());
+            }
             let select = if steps > 0 { self.training() } else { MEASUREMENT };
             self.program.encode_into(&mut commands, select);
             self.filed(select);
         }
-        let mut encoder = commands.finish();
-        self.copy_rows(&mut encoder);
-        self.gpu.queue().submit([encoder.finish()])
+        self.copy_rows(commands.encoder());
+        commands.submit()
     }
 
     /// The metric table's rows of one step.
@@ -400,33 +520,36 @@ impl Session {
         })
     }
 
-    /// Reads the whole state, waiting for the device.
+    /// Reads the whole state, waiting for the device: weights, moments and step of one moment, behind all that was submitted.
+    /// What a host has encoded and not submitted is no part of it.
     ///
     /// # Errors
     /// [`Error::Device`] where the device failed.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let read = |buffer: &wgpu::Buffer| -> Result<Vec<Vec<f32>>> {
-            let bytes = u64::from(self.config.replicas) * self.table.len() as u64 * 4;
-            let words = read_now(&self.gpu, buffer, 0..bytes)?;
-            Ok(words.chunks_exact(self.table.len()).map(|r| r.iter().map(|w| f32::from_bits(*w)).collect()).collect())
-        };
-        let loss_scale = match &self.scale {
-            Some((scale, _)) => read_now(&self.gpu, scale, 0..scale.size())?.into_iter().map(f32::from_bits).collect(),
-            None => Vec::new(),
-        };
+        let bytes = u64::from(self.config.replicas) * self.table.len() as u64 * 4;
+        let mut parts = vec![(&self.clock, 0..CLOCK as u64 * 4)];
+        parts.extend([&self.weights, &self.first, &self.second].map(|buffer| (buffer, 0..bytes)));
+        parts.extend(self.scale.iter().map(|(scale, _)| (scale, 0..scale.size())));
+        let read = read_together(&self.gpu, &parts)?;
+        let floats = |words: &[u32]| words.iter().map(|word| f32::from_bits(*word)).collect::<Vec<_>>();
+        let replicas = |words: &[u32]| words.chunks_exact(self.table.len()).map(floats).collect();
+        // The clock holds the low half of a step, of which the host knows the rest.
+        let ahead = i64::from(read[0][1].wrapping_sub(self.step as u32) as i32);
         Ok(Snapshot {
-            loss_scale,
-            step: self.step,
-            weights: read(&self.weights)?,
-            first: read(&self.first)?,
-            second: read(&self.second)?,
+            step: self.step.wrapping_add_signed(ahead),
+            weights: replicas(&read[1]),
+            first: replicas(&read[2]),
+            second: replicas(&read[3]),
+            loss_scale: read.get(4).map(|words| floats(words)).unwrap_or_default(),
         })
     }
 
-    /// Continues from a state.
+    /// Continues from a state, behind all that was submitted. Rows of what was trained before and did not arrive yet will
+    /// not arrive any more.
     ///
     /// # Errors
-    /// [`Error::Config`] where it belongs to another model.
+    /// [`Error::Config`] where it belongs to another model; [`Error::Refused`] while a host holds a pass with steps that it
+    /// has not submitted.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
         let moments = [&snapshot.first, &snapshot.second].map(|moments| moments.concat());
         if moments.iter().any(|all| all.len() as u64 * 4 != self.first.size()) {
@@ -450,8 +573,10 @@ impl Session {
             self.gpu.queue().write_buffer(inverse, 0, bytemuck::cast_slice(&inverses));
         }
         self.step = snapshot.step;
-        self.gpu.queue().write_buffer(&self.clock, 0, bytemuck::cast_slice(&[snapshot.step as u32; 2]));
+        let clock = [snapshot.step as u32, snapshot.step as u32, self.replays as u32];
+        self.gpu.queue().write_buffer(&self.clock, 0, bytemuck::cast_slice(&clock));
         self.uncopied.clear();
+        self.readback.forget();
         Ok(())
     }
 
@@ -513,14 +638,230 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
 mod tests {
     use super::*;
     use crate::autograd::check::gpus;
+    use crate::gpu::{AdapterChoice, Options, Philox, Stream, adapters};
     use crate::record::Setup;
+
+    const RUN: &str = "steps = 400\n[task]\nkind = \"modular\"\np = 7\n[model]\nd_model = 8\nn_heads = 2\nd_mlp = 12\n";
+
+    /// A run that measures little beside its losses, the test loss at every fifth step.
+    fn session(gpu: &Gpu) -> Session {
+        let names = instrument::registry().into_iter().map(|instrument| instrument.name());
+        let off: Vec<&str> = names.filter(|name| !["train", "test"].contains(name)).collect();
+        let text = format!("{RUN}[measure]\noff = {off:?}\n[measure.every]\ntest = 5\n");
+        Session::new(gpu, Setup::from_toml(&text).unwrap().config).unwrap()
+    }
+
+    fn arrived(session: &mut Session) -> Vec<StepRow> {
+        let mut rows = Vec::new();
+        while session.in_flight() > 0 {
+            session.gpu.clone().wait().unwrap();
+            rows.extend(session.take_rows().unwrap().into_iter().flatten());
+        }
+        rows
+    }
+
+    /// Steps of rows, and of those in which the test loss was measured.
+    fn steps(session: &Session, rows: &[StepRow]) -> (Vec<u64>, Vec<u64>) {
+        let tested = rows.iter().filter(|row| row.value(session.metrics(), "loss.test", 0).is_some());
+        (rows.iter().map(StepRow::step).collect(), tested.map(StepRow::step).collect())
+    }
+
+    /// What a host does: steps, or a measurement, and the copy of their rows in an encoder of its own.
+    fn host(session: &mut Session, steps: u64) -> wgpu::CommandEncoder {
+        let mut encoder = session.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for _ in 0..steps {
+                session.encode_step(&mut pass);
+            }
+            if steps == 0 {
+                session.encode_measure(&mut pass);
+            }
+        }
+        session.copy_rows(&mut encoder);
+        encoder
+    }
+
+    fn plain(range: std::ops::Range<u64>) -> (Vec<u64>, Vec<u64>) {
+        (range.clone().collect(), range.filter(|step| step.is_multiple_of(5)).collect())
+    }
+
+    /// The tape refuses cadences that do not fit each other: none that a run may ask for comes to that.
+    #[test]
+    fn metrics_may_have_any_cadences_of_their_own() {
+        let gpu = Gpu::noop();
+        let tasks = [
+            "kind = \"modular\"\np = 7\n",
+            "kind = \"permutation\"\nn = 3\n",
+            "kind = \"repeated\"\nd_vocab = 11\nseq = 18\n[batch]\nsize = 5\n",
+        ];
+        let all = instrument::registry();
+        let names: Vec<&str> = all.iter().flat_map(|instrument| instrument.cards()).map(|card| card.name).collect();
+        for (round, task) in (0..4).flat_map(|round| tasks.map(|task| (round, task))) {
+            let draw = Philox::new(7, Stream::Split, round);
+            let every = |at: usize| [1, 2, 3, 4, 6, 10, 15][draw.below(at as u64, 7) as usize];
+            let every: Vec<String> =
+                names.iter().enumerate().map(|(at, name)| format!("{name:?} = {}\n", every(at))).collect();
+            let text = format!(
+                "steps = 400\n[task]\n{task}[model]\nn_layers = 2\nd_model = 8\nn_heads = 2\nd_mlp = 12\n[measure.probe]\nsize = 4\ndraws = 20\n[measure.every]\n{}",
+                every.concat()
+            );
+            Session::new(&gpu, Setup::from_toml(&text).unwrap().config).unwrap();
+        }
+    }
+
+    #[test]
+    fn steps_beyond_the_ring_lose_no_row() {
+        for gpu in gpus() {
+            let mut long = session(gpu);
+            assert!(long.ring().1 < 150);
+            long.submit(150);
+            let rows = arrived(&mut long);
+            assert_eq!(steps(&long, &rows), plain(0..150), "{}", gpu.caps().name);
+            let mut short = session(gpu);
+            let mut again = Vec::new();
+            for _ in 0..15 {
+                short.submit(10);
+                again.extend(arrived(&mut short));
+            }
+            let bits =
+                |rows: &[StepRow]| rows.iter().flat_map(|r| r.values.clone()).map(f32::to_bits).collect::<Vec<_>>();
+            assert!(bits(&rows[149..]) == bits(&again[149..]));
+        }
+    }
+
+    #[test]
+    fn a_dropped_encoder_stalls_no_row_and_shifts_no_cadence() {
+        for gpu in gpus() {
+            let mut session = session(gpu);
+            let first = host(&mut session, 3);
+            gpu.queue().submit([first.finish()]);
+            // Dropped unfinished, and as a finished buffer; one with a measurement too.
+            drop(host(&mut session, 4));
+            assert_eq!(session.step(), 3);
+            drop(host(&mut session, 0).finish());
+            drop(host(&mut session, 2).finish());
+            assert_eq!(session.step(), 3);
+            let second = host(&mut session, 9);
+            gpu.queue().submit([second.finish()]);
+            let measured = host(&mut session, 0);
+            gpu.queue().submit([measured.finish()]);
+            let rows = arrived(&mut session);
+            let (mut all, mut tested) = plain(0..12);
+            all.push(12);
+            tested.push(12);
+            assert_eq!(steps(&session, &rows), (all, tested), "{}", gpu.caps().name);
+            assert_eq!(session.snapshot().unwrap().step, 12);
+        }
+    }
+
+    #[test]
+    fn passes_in_another_order_than_they_were_encoded_in_give_no_row() {
+        let gpu = &gpus()[0];
+        let mut session = session(gpu);
+        let (first, second) = (host(&mut session, 3), host(&mut session, 3));
+        // The second runs as steps 0 to 2, and its copies look where 3 to 5 would be.
+        gpu.queue().submit([second.finish()]);
+        gpu.queue().submit([first.finish()]);
+        let mut failed = 0;
+        while session.in_flight() > 0 {
+            gpu.wait().unwrap();
+            match session.take_rows() {
+                Err(Error::Device(text)) => {
+                    assert!(text.contains("order"), "{text}");
+                    failed += 1;
+                }
+                other => assert!(other.unwrap().is_none_or(|rows| rows.iter().all(|row| row.step() < 3))),
+            }
+        }
+        assert_eq!(failed, 1);
+    }
+
+    #[test]
+    fn a_snapshot_is_of_the_steps_that_were_made() {
+        for gpu in gpus() {
+            let mut session = session(gpu);
+            session.submit(4);
+            let after_four = session.snapshot().unwrap();
+            let held = host(&mut session, 3);
+            assert_eq!(session.step(), 7);
+            let now = session.snapshot().unwrap();
+            assert_eq!((now.step, &now), (4, &after_four), "{}", gpu.caps().name);
+            gpu.queue().submit([held.finish()]);
+            assert_eq!(session.snapshot().unwrap().step, 7);
+        }
+    }
+
+    #[test]
+    fn a_state_is_restored_behind_what_was_submitted_and_not_under_what_was_not() {
+        for gpu in gpus() {
+            let mut session = session(gpu);
+            session.submit(6);
+            let six = session.snapshot().unwrap();
+            // Under way, their rows not taken: they belong to what is left behind.
+            session.submit(5);
+            let held = host(&mut session, 2);
+            for refused in [session.restore(&six), session.set_weights(&six.weights)] {
+                assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+            }
+            gpu.queue().submit([held.finish()]);
+            session.restore(&six).unwrap();
+            assert_eq!(session.snapshot().unwrap(), six);
+            session.submit(7);
+            let rows = arrived(&mut session);
+            assert_eq!(steps(&session, &rows), plain(6..13), "{}", gpu.caps().name);
+            // A pass that was dropped is in nobody's way.
+            drop(host(&mut session, 2));
+            session.restore(&six).unwrap();
+            session.submit(1);
+            let rows = arrived(&mut session);
+            assert_eq!(steps(&session, &rows), plain(6..7), "{}", gpu.caps().name);
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_lost_gives_errors_and_no_rows() {
+        for index in 0..adapters().len() {
+            // As a device of our own, and as a host's, whose callbacks are not ours.
+            for hosted in [false, true] {
+                let own = Gpu::open(&AdapterChoice::Index(index), Options::default()).unwrap();
+                let gpu = if hosted {
+                    Gpu::from_device(own.device().clone(), own.queue().clone(), None)
+                } else {
+                    own.clone()
+                };
+                let mut session = session(&gpu);
+                session.submit(3);
+                assert_eq!(arrived(&mut session).len(), 3);
+                // Two submissions under way, and two that are never taken.
+                session.submit(2);
+                gpu.device().destroy();
+                let last = session.submit(2);
+                let waited = gpu.wait_for(last);
+                assert!(matches!(waited, Err(Error::Device(_))), "{waited:?}");
+                let mut rows = Vec::new();
+                let failed = loop {
+                    match session.take_rows() {
+                        Ok(Some(more)) => rows.extend(more),
+                        Ok(None) => panic!("nothing failed"),
+                        Err(error) => break error,
+                    }
+                };
+                assert!(matches!(failed, Error::Device(_)), "{failed}");
+                assert!(rows.iter().all(|row| row.step() < 5), "no row of what never ran");
+                for error in [gpu.wait().err(), session.snapshot().err(), gpu.check().err()] {
+                    assert!(matches!(error, Some(Error::Device(_))), "{error:?}");
+                }
+                assert!(Session::new(&gpu, Setup::from_toml(RUN).unwrap().config).is_err());
+            }
+        }
+    }
 
     #[test]
     fn how_commands_are_submitted_changes_no_bit() {
-        let text = "steps = 8\n[task]\nkind = \"modular\"\np = 7\n[model]\nd_model = 8\nn_heads = 2\nd_mlp = 12\n";
         for gpu in gpus() {
-            let run = |most: u64| {
-                let mut session = Session::new(gpu, Setup::from_toml(text).unwrap().config).unwrap();
+            let run = |most: Option<u64>| {
+                let mut session = Session::new(gpu, Setup::from_toml(RUN).unwrap().config).unwrap();
                 // Every kernel alone, several together, all at once; the measurement leaves the model alone.
                 for steps in [3, 0, 2] {
                     session.submit_in_parts(steps, most);
@@ -535,8 +876,8 @@ mod tests {
                 assert_eq!(rows.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 1, 2, 3, 3, 4]);
                 (rows, bits(&session.snapshot().unwrap().weights[0]))
             };
-            let whole = run(u64::MAX);
-            assert!(run(0) == whole && run(200_000) == whole, "{}", gpu.caps().name);
+            let whole = run(Some(u64::MAX));
+            assert!([Some(0), Some(200_000), None].map(run).iter().all(|cut| *cut == whole), "{}", gpu.caps().name);
         }
     }
 }

@@ -7,6 +7,7 @@ mod common;
 mod ablation;
 mod causality;
 mod cli;
+mod company;
 mod determinism;
 mod diverged;
 mod embed;
@@ -15,6 +16,8 @@ mod grokking;
 mod induction;
 #[cfg(unix)]
 mod killed;
+#[cfg(target_os = "linux")]
+mod lost;
 mod padding;
 mod precision;
 mod pressure;

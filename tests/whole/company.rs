@@ -1,10 +1,8 @@
 //! A replica computes what it computes alone, whoever trains beside it: random tables of replicas, bit by bit.
 
-mod common;
-
 use std::fmt::Write as _;
 
-use common::{gpus, losses};
+use crate::common::{gpus, losses};
 use thermoscope::gpu::{Gpu, Philox, Stream};
 use thermoscope::instrument::registry;
 use thermoscope::record::Setup;

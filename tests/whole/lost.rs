@@ -1,0 +1,108 @@
+//! A run whose device is lost, by a Vulkan layer that says so as a driver does, ends with an error and its last checkpoint,
+//! from which it goes on to the bits it would have had.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::CommandCargoExt as _;
+use thermoscope::record::{RunDir, Status, read_metrics};
+
+const RUN: &str = r#"
+    steps = 300
+    [task]
+    kind = "modular"
+    p = 11
+    [model]
+    d_model = 8
+    n_heads = 2
+    [batch]
+    size = 9
+    [checkpoint]
+    every = 20
+    [measure]
+    off = ["ablation"]
+"#;
+
+/// Builds the layer and describes it to the loader.
+fn layer(dir: &Path) {
+    let library = dir.join("liblose.so");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let built = Command::new(rustc)
+        .args(["--edition", "2021", "--crate-type", "cdylib", "-o"])
+        .arg(&library)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/whole/lost/layer.rs"))
+        .output()
+        .expect("rustc runs where cargo does");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let manifest = serde_json::json!({
+        "file_format_version": "1.1.2",
+        "layer": {
+            "name": "VK_LAYER_TEST_lose",
+            "type": "GLOBAL",
+            "library_path": library,
+            "api_version": "1.3.0",
+            "implementation_version": "1",
+            "description": "loses the device",
+        }
+    });
+    std::fs::write(dir.join("lose.json"), manifest.to_string()).unwrap();
+}
+
+fn thermoscope(dir: &Path, words: &[&str], lose_at: Option<&str>) -> Output {
+    let mut command = Command::cargo_bin("thermoscope").unwrap();
+    command.current_dir(dir).args(words);
+    if let Some(lose_at) = lose_at {
+        command.env("VK_LAYER_PATH", dir).env("VK_INSTANCE_LAYERS", "VK_LAYER_TEST_lose").env("LOSE_AT", lose_at);
+    }
+    command.output().unwrap()
+}
+
+/// Every number of the table and the last weights, as bits.
+fn outcome(run: &Path) -> (Vec<String>, Vec<u8>) {
+    let series = read_metrics(run, |_| true).unwrap();
+    let lines = series.iter().map(|(key, s)| {
+        format!("{key:?} {:?} {:?}", s.steps, s.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>())
+    });
+    (lines.collect(), std::fs::read(run.join("checkpoints/step-000300/model.safetensors")).unwrap())
+}
+
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_run_whose_device_is_lost_ends_with_its_last_checkpoint_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    layer(dir);
+    std::fs::write(dir.join("run.toml"), RUN).unwrap();
+    let whole = thermoscope(dir, &["run", "run.toml", "--out", "whole"], None);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let whole = outcome(&dir.join("whole"));
+
+    // Where wgpu is told of it decides what it does: to a failed submission nothing, to a failed wait it panics.
+    for (name, lose_at) in [("submitting", "submit 40"), ("waiting", "wait 30")] {
+        let run = dir.join(name);
+        let ended = thermoscope(dir, &["run", "run.toml", "--out", name], Some(lose_at));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains("error: the device failed") && !said.contains("panicked"), "{name}: {said}");
+        assert_ne!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
+
+        // The last checkpoint is whole, and nothing was filed that came behind it.
+        let last = checkpoints(&run).pop().expect("a checkpoint before the loss");
+        let step: i64 = last.file_name().unwrap().to_str().unwrap().strip_prefix("step-").unwrap().parse().unwrap();
+        assert!((20..300).contains(&step), "{name}: {step}");
+        assert!(last.join("model.safetensors").exists() && last.join("optimizer.safetensors").exists());
+        let series = read_metrics(&run, |_| true).unwrap();
+        let filed = series.iter().flat_map(|(_, s)| s.steps.iter()).max().copied();
+        assert_eq!(filed, Some(step - 1), "{name}");
+
+        let resumed = thermoscope(dir, &["run", "--resume", "--out", name], None);
+        assert!(resumed.status.success(), "{name}: {}", String::from_utf8_lossy(&resumed.stderr));
+        assert!(outcome(&run) == whole, "{name}: goes on to the bits it would have had");
+    }
+}
