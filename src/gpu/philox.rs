@@ -14,8 +14,12 @@ pub enum Stream {
     Batch = 3,
     /// Tokens of generated sequences.
     Tokens = 4,
-    /// Which examples a probe takes, and the random subspaces that heads are compared with.
+    /// Which examples a probe takes.
     Probe = 5,
+    /// Random subspaces that heads are compared with; the step is the draw.
+    Subspace = 6,
+    /// Sequences made to be repeated; the step is 0 for their tokens, 1 for the orders they are put in.
+    Repeats = 7,
 }
 
 /// A stream of random numbers for one seed and purpose.

@@ -568,7 +568,7 @@ impl<'a> Panel<'a> {
 
 /// `k` orthonormal vectors of `width` numbers, uniformly drawn: Gaussian vectors made orthogonal one by one.
 fn random_subspace(width: usize, k: usize, draw: u32) -> Vec<Vec<f64>> {
-    let stream = Philox::new(0, Stream::Probe, draw);
+    let stream = Philox::new(0, Stream::Subspace, draw);
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(k);
     for column in 0..k {
         let mut vector: Vec<f64> = (0..width).map(|row| stream.normals((1 + column * width + row) as u64)[0]).collect();

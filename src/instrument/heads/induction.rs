@@ -235,7 +235,7 @@ impl Repeats {
     /// Tokens and next tokens of all sequences, the same in every run.
     fn draw(&self, vocabulary: usize) -> (Vec<u32>, Vec<u32>) {
         let orders: Vec<Vec<u32>> = (0..self.sequences as u64)
-            .map(|number| Philox::new(number, Stream::Probe, 1).permutation(vocabulary as u32 - 1))
+            .map(|number| Philox::new(number, Stream::Repeats, 0).permutation(vocabulary as u32 - 1))
             .collect();
         let (mut tokens, mut targets) = (Vec::new(), Vec::new());
         for order in &orders {
