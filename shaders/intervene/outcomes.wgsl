@@ -1,8 +1,9 @@
 // outcomes: what an intervention does to each prediction, beside the clean one
 // shapes   z [R, I N, V] logits  clean [R, N, V]  targets [R, N]  out [R, I N, 8]: loss, logit difference, correct,
-//          KL(clean, z), argmax changed, entropy, Brier score, confidence; 0 where nothing is asked
+//          KL(clean, z), argmax changed, entropy, Brier score, doubt = 1 - confidence; 0 where nothing is asked
 // grid     a subgroup or workgroup for each row of z, folded into x and y, R
-// numerics f32; loss by log1p over the wrong classes, Brier by the wrong mass: exact where the right one has all
+// numerics f32; loss by log1p over the wrong classes, Brier by the wrong mass, entropy, divergence and doubt by the mass of all
+//          classes but the greatest: exact where one class has all
 // knobs    SUBGROUPS: see shared/rows
 struct Params { rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32, out_replica: u32 }
 const WG: u32 = 64u;
@@ -39,8 +40,12 @@ fn outcomes(at: Invocation) {
     let top = max(top_wrong, select(-HUGE, z_y, counted));
     var wrong = 0.0;
     var wrong_squares = 0.0;
+    // exp(d) of the classes below the greatest, and how many are as great as it.
+    var rest = 0.0;
+    var clean_rest = 0.0;
+    var greatest = 0.0;
+    var clean_greatest = 0.0;
     var weighted = 0.0;
-    var clean_sum = 0.0;
     var apart = 0.0;
     // The first of equal classes is the greatest.
     var first = -HUGE;
@@ -50,10 +55,13 @@ fn outcomes(at: Invocation) {
         let e = exp(d);
         wrong += select(e, 0.0, j == y);
         wrong_squares += select(e * e, 0.0, j == y);
+        rest += select(e, 0.0, d >= 0.0);
+        greatest += select(0.0, 1.0, d >= 0.0);
         weighted += e * d;
         let clean_d = clean[c_at + j] - clean_top;
         let clean_e = exp(clean_d);
-        clean_sum += clean_e;
+        clean_rest += select(clean_e, 0.0, clean_d >= 0.0);
+        clean_greatest += select(0.0, 1.0, clean_d >= 0.0);
         apart += clean_e * (clean_d - d);
         first = max(first, select(-HUGE, -f32(j), d >= 0.0));
         clean_first = max(clean_first, select(-HUGE, -f32(j), clean_d >= 0.0));
@@ -61,22 +69,23 @@ fn outcomes(at: Invocation) {
     wrong = row_sum(wrong, at);
     wrong_squares = row_sum(wrong_squares, at);
     weighted = row_sum(weighted, at);
-    clean_sum = row_sum(clean_sum, at);
+    rest = row_sum(rest, at) + (row_sum(greatest, at) - 1.0);
+    clean_rest = row_sum(clean_rest, at) + (row_sum(clean_greatest, at) - 1.0);
     apart = row_sum(apart, at);
     first = row_max(first, at);
     clean_first = row_max(clean_first, at);
     if (lane == 0u) {
-        let sum = wrong + select(0.0, exp(z_y - top), counted);
+        let sum = 1.0 + rest;
         let p_wrong = wrong / sum;
         let place = r * params.out_replica + row * 8u;
-        let nats = select(top - z_y + log(sum), log1p(wrong), z_y >= top_wrong);
+        let nats = select(top - z_y + log1p(rest), log1p(wrong), z_y >= top_wrong);
         out[place] = select(0.0, nats, counted);
         out[place + 1u] = select(0.0, z_y - others / f32(max(params.classes, 2u) - 1u), counted);
         out[place + 2u] = select(0.0, 1.0, counted && z_y > top_wrong && is_finite(nats));
-        out[place + 3u] = select(0.0, apart / clean_sum - log(clean_sum) + log(sum), counted);
+        out[place + 3u] = select(0.0, apart / (1.0 + clean_rest) - log1p(clean_rest) + log1p(rest), counted);
         out[place + 4u] = select(0.0, 1.0, counted && first != clean_first);
-        out[place + 5u] = select(0.0, log(sum) - weighted / sum, counted);
+        out[place + 5u] = select(0.0, log1p(rest) - weighted / sum, counted);
         out[place + 6u] = select(0.0, p_wrong * p_wrong + wrong_squares / (sum * sum), counted);
-        out[place + 7u] = select(0.0, 1.0 / sum, counted);
+        out[place + 7u] = select(0.0, rest / sum, counted);
     }
 }

@@ -1,11 +1,11 @@
 // cross_entropy_forward: loss = ln(1 + sum over j != y of exp(z_j - z_y)), correct, margin
-// shapes   z [R, rows, z_ld], of which the first `classes` columns take part  target [R, rows]  loss, correct, margin [R, rows]  saved [R, rows, 2]
+// shapes   z [R, rows, classes]  target [R, rows]  loss, correct, margin [R, rows]  saved [R, rows, 2]
 // grid     a subgroup or workgroup for each row, folded into x and y, R
 // numerics exact to 1e-38: log1p of the sum over the wrong classes; saved = (shift, sum exp(d - shift)),
 //          shift = max(0, max d) so that nothing overflows
 // knobs    SUBGROUPS: see shared/rows; SAVE: what the gradient needs is kept; GRAD: the gradient dz of factor / count times
 //          the sum of losses is written at once, as cross_entropy_backward does; LOGITS: logit_rows [R, rows, 2] too;
-//          SHIFT: a row of shifts [R, any, z_ld], numbered by shift_row [R, rows], is added to each row of z
+//          SHIFT: a row of shifts [R, any, classes], numbered by shift_row [R, rows], is added to each row of z
 const WG: u32 = 64u;
 #import rows
 #import numerics
@@ -24,7 +24,7 @@ const WG: u32 = 64u;
 @tensor var<storage, read> shift_row: array<u32>;
 fn shift_at(r: u32, row: u32) -> u32 {
     let number = min(shift_row[r * params.shift_row_replica + row], params.last_shift);
-    return r * params.shift_replica + number * params.z_ld;
+    return r * params.shift_replica + number * params.classes;
 }
 fn logit(z_at: u32, shifted: u32, j: u32) -> f32 { return z[z_at + j] + shifts[shifted + j]; }
 #else
@@ -47,7 +47,7 @@ fn cross_entropy_forward(at: Invocation) {
     let r = at.wid.z;
     let y = target_class[r * params.target_replica + row];
     let counted = y < params.classes;
-    let z_at = r * params.z_replica + row * params.z_ld;
+    let z_at = r * params.z_replica + row * params.classes;
     let shifted = shift_at(r, row);
     let z_y = logit(z_at, shifted, select(0u, y, counted));
     // Rows that do not count cost nothing.
@@ -77,13 +77,13 @@ fn cross_entropy_forward(at: Invocation) {
     }
 #if GRAD
     let scale = select(0.0, params.factor / count[r * params.count_replica], counted) / (exp(-shift) + sum);
-    for (var j = lane; j < params.z_ld; j += lanes) {
+    for (var j = lane; j < params.classes; j += lanes) {
         let slope = class_slope(z[z_at + j] - z_y - shift, sum, j == y);
-        dz[r * params.dz_replica + row * params.z_ld + j] = select(0.0, scale * slope, counted && j < params.classes);
+        dz[r * params.dz_replica + row * params.classes + j] = select(0.0, scale * slope, counted);
     }
 #endif
 #if LOGITS
-    let found = logit_statistics(z_at, params.z_ld, lane, at);
+    let found = logit_statistics(z_at, params.classes, lane, at);
     if (lane == 0u) {
         logit_rows[r * params.logits_replica / 2u + row] = found;
     }

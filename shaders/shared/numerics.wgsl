@@ -3,6 +3,13 @@
 /// A finite stand-in for infinity in masks and running maxima.
 const HUGE: f32 = 3.0e38;
 
+/// What stands in the metric row for a number that is not known, as UNKNOWN in src/instrument/row.rs.
+const UNKNOWN: f32 = 3.2e38;
+
+/// Share of a sum of squares below which what is left after a mean was subtracted is rounding, not variation: the square of
+/// 2^-18, 64 roundings of f32.
+const ROUNDING: f32 = 1.4551915e-11;
+
 /// Whether x is a finite number, told by its bits: compilers may assume that comparisons see no NaN.
 fn is_finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;

@@ -443,7 +443,7 @@ mod tests {
         let targets: Vec<u32> = (0..64).map(|i| if i % 7 == 3 { IGNORE } else { i % 9 }).collect();
         let targets = case.tape.constant_u32(&[64], &targets);
         let number = case.tape.constant(&[1], &[55.0]);
-        let rows = case.tape.push(CrossEntropy::default(), &[z, targets]).unwrap();
+        let rows = case.tape.push(CrossEntropy, &[z, targets]).unwrap();
         let loss = case.tape.push1(MeanRows, &[rows[0], number]).unwrap();
         let gradient = case.tape.backward(loss, &[z]).unwrap()[0].unwrap();
         let logits = case.tape.push1(LogitRows, &[z]).unwrap();

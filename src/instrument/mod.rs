@@ -20,8 +20,8 @@ pub use optimization::norms::UpdateSummary;
 pub(crate) use row::FILING;
 #[cfg(test)]
 pub(crate) use row::FileRow;
-pub(crate) use row::{CLOCK, MetricRow, STAMP};
-pub use row::{Label, Metric, Presence};
+pub(crate) use row::{CLOCK, MetricRow, ROUNDING, STAMP};
+pub use row::{Label, Metric, Presence, UNKNOWN};
 
 use serde::Serialize;
 

@@ -29,6 +29,14 @@ impl Label {
     }
 }
 
+/// What a kernel writes where there is no number to write: it ran into a bound, or nothing varies. What diverged stays what
+/// it is, infinite or no number. See `UNKNOWN` in `shaders/shared/numerics.wgsl`.
+pub const UNKNOWN: f32 = 3.2e38;
+
+/// Share of a sum of squares below which what is left after a mean was subtracted is rounding, not variation. See `ROUNDING`
+/// in `shaders/shared/numerics.wgsl`.
+pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 36) as f64;
+
 /// When a metric has rows in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -36,6 +44,8 @@ pub enum Presence {
     Always,
     /// Only where the model moved on.
     InUpdates,
+    /// Only where its value is known: not [`UNKNOWN`].
+    WhereKnown,
     /// Only where its value is not 0: a set, whose members are born and die.
     WhereNotZero,
     /// Only where its value is not 0, which says who belongs to a set: births and deaths of members are events.
@@ -43,9 +53,13 @@ pub enum Presence {
 }
 
 impl Presence {
-    /// Whether a value of 0 has no row.
-    pub(crate) fn hides_zero(self) -> bool {
-        matches!(self, Self::WhereNotZero | Self::InSet)
+    /// Whether a value has no row.
+    pub(crate) fn hides(self, value: f32) -> bool {
+        match self {
+            Self::Always | Self::InUpdates => false,
+            Self::WhereKnown => value == UNKNOWN,
+            Self::WhereNotZero | Self::InSet => value == 0.0,
+        }
     }
 }
 

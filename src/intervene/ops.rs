@@ -25,8 +25,8 @@ pub mod column {
     pub const ENTROPY: usize = 5;
     /// Σ (p - 1_y)².
     pub const BRIER: usize = 6;
-    /// Greatest probability.
-    pub const CONFIDENCE: usize = 7;
+    /// 1 - confidence: the probability of all classes but the greatest.
+    pub const DOUBT: usize = 7;
 }
 
 crate::gpu::params! {
@@ -175,7 +175,7 @@ impl Op for AblateEach {
 }
 
 /// What each prediction became, [I * N, 8]: loss, logit difference z_y - mean of the others, correct,
-/// KL(clean, z), argmax changed, entropy, Brier score Σ(p - 1_y)², confidence max p. Rows where nothing is
+/// KL(clean, z), argmax changed, entropy, Brier score Σ(p - 1_y)², doubt 1 - max p. Rows where nothing is
 /// asked are 0. Inputs: logits [I * N, V], clean logits [N, V], targets `[N]`.
 pub struct Outcomes;
 
@@ -212,12 +212,12 @@ impl Op for Outcomes {
         let (rows, v) = inputs[0].rows();
         let (clean_rows, _) = inputs[1].rows();
         let mut out = Array::zeros(&[rows, OUTCOMES]);
-        let softmax = |z: &[f64]| -> Vec<f64> {
-            let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let total: f64 = z.iter().map(|z| (z - top).exp()).sum();
-            z.iter().map(|z| z - top - total.ln()).collect()
-        };
         let first_greatest = |z: &[f64]| (1..z.len()).fold(0, |best, j| if z[j] > z[best] { j } else { best });
+        let softmax = |z: &[f64]| -> Vec<f64> {
+            let best = first_greatest(z);
+            let rest: f64 = (0..z.len()).filter(|j| *j != best).map(|j| (z[j] - z[best]).exp()).sum();
+            z.iter().map(|x| x - z[best] - rest.ln_1p()).collect()
+        };
         for row in 0..rows {
             let source = row % clean_rows;
             if inputs[2].data[source] == f64::from(IGNORE) {
@@ -237,7 +237,7 @@ impl Op for Outcomes {
                 f64::from(u8::from(first_greatest(z) != first_greatest(c))),
                 -ln_p.iter().map(|l| l.exp() * l).sum::<f64>(),
                 p_wrong.powi(2) + others().map(|j| ln_p[j].exp().powi(2)).sum::<f64>(),
-                ln_p.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp(),
+                (0..v).filter(|j| *j != first_greatest(z)).map(|j| ln_p[j].exp()).sum(),
             ]);
         }
         vec![out]

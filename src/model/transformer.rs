@@ -559,7 +559,7 @@ mod tests {
         let forward = model.forward(&mut case.tape, &rows, batch, seq, read).unwrap();
         let n = if read == ReadOut::Last { batch } else { batch * seq };
         let (targets, count) = case.targets(n, config.d_vocab);
-        let losses = case.tape.push(CrossEntropy::default(), &[forward.logits, targets]).unwrap()[0];
+        let losses = case.tape.push(CrossEntropy, &[forward.logits, targets]).unwrap()[0];
         let loss = case.tape.push1(MeanRows, &[losses, count]).unwrap();
         let grads = case.tape.backward(loss, &model.weights).unwrap();
         let mut wanted = vec![loss];

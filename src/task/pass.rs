@@ -33,7 +33,7 @@ impl Pass {
     /// Where model and batch do not fit.
     pub fn new(tape: &mut Tape, model: &Model, batch: Batch, read: ReadOut) -> Result<Self> {
         let forward = model.forward(tape, &batch.rows, batch.size, batch.seq, read)?;
-        let out = tape.push(CrossEntropy::default(), &[forward.logits, batch.targets])?;
+        let out = tape.push(CrossEntropy, &[forward.logits, batch.targets])?;
         let gradients = BTreeMap::new();
         Ok(Self { batch, forward, loss: out[0], correct: out[1], margin: out[2], gradients })
     }

@@ -513,9 +513,13 @@ impl Session {
             (0..self.config.replicas).flat_map(move |replica| {
                 let at = metric.offset + replica as usize * metric.replica_stride;
                 let values = metric.labels.iter().zip(&step.values[at..]);
-                values
-                    .filter(|(_, value)| !metric.presence.hides_zero() || **value != 0.0)
-                    .map(move |(label, value)| Row { step: step.step, replica, metric, label: *label, value: *value })
+                values.filter(|(_, value)| !metric.presence.hides(**value)).map(move |(label, value)| Row {
+                    step: step.step,
+                    replica,
+                    metric,
+                    label: *label,
+                    value: *value,
+                })
             })
         })
     }

@@ -62,7 +62,7 @@ fn gradients(gpu: &Gpu, golden: &Golden) -> (f64, Vec<f32>, WeightTable) {
     let targets = tape.constant_u32(&[batch * seq], &targets);
     let count = tape.constant(&[1], &[count as f32]);
     let forward = model.forward(&mut tape, &Rows::Each { tokens }, batch, seq, ReadOut::All).unwrap();
-    let rows = tape.push(CrossEntropy::default(), &[forward.logits, targets]).unwrap()[0];
+    let rows = tape.push(CrossEntropy, &[forward.logits, targets]).unwrap()[0];
     let loss = tape.push1(MeanRows, &[rows, count]).unwrap();
     let grads = tape.backward(loss, &model.weights).unwrap();
 

@@ -3,9 +3,9 @@
 // grid     [I, 1, R]
 // numerics f32, serial in a lane, then a tree of fixed shape; the loss is convex in b, so the sign of its
 //          slope says on which side of b the least lies. No slope that is no finite number says that: the last step
-//          hands it on in place of a temperature
+//          hands it on in place of a temperature. At the bound of the search neither is known
 // knobs    FIRST: b is 1 and is not there; LAST: the result is written instead of a next b
-struct Params { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32 }
+struct Params { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32, bound: f32 }
 const WG: u32 = 64u;
 #import reduce
 #import numerics
@@ -36,8 +36,9 @@ fn temperature_step(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
 #if LAST
     let loss = total(r, i, 0u, lid) / count[r * params.count_replica];
     if (lid == 0u) {
-        out[r * params.out_replica + i * 2u] = select(slope, 1.0 / beta, is_finite(slope));
-        out[r * params.out_replica + i * 2u + 1u] = loss;
+        let unknown = is_finite(slope) && abs(log2(beta)) > params.bound;
+        out[r * params.out_replica + i * 2u] = select(select(slope, 1.0 / beta, is_finite(slope)), UNKNOWN, unknown);
+        out[r * params.out_replica + i * 2u + 1u] = select(loss, UNKNOWN, unknown);
     }
 #else
     if (lid == 0u) { out[r * params.out_replica + i] = select(beta * params.factor, beta / params.factor, slope > 0.0); }

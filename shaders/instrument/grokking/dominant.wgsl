@@ -1,7 +1,7 @@
 // dominant: for each column, the part (frequency, irrep) with the most energy for its size, out[0, c], from 1, and its
-//          share of the whole, out[1, c]; both 0 where there is nothing, 0 and the whole where that is no finite number
+//          share of the whole, out[1, c]; both 0 where there is nothing, or nothing but rounding; 0 and the whole where that is no finite number
 // shapes   starts [K + 1], weights [K]: part k is components starts[k] to starts[k + 1]  a, b, c, d [R, n, C]: components
-//          spread [R, 2, C]: see column_spread  out [R, 2, C]
+//          spread [R, 3, C]: see column_spread  out [R, 2, C]
 // grid     ceil(C / 64) groups folded into x and y, R; one column an invocation
 // numerics f32, serial over components
 // knobs    GRID: energies add up over four families of components, and the whole is the column's variance; else it is
@@ -20,7 +20,8 @@ struct Params { parts: u32, columns: u32, count: f32, unit: f32, x_replica: u32,
 fn energy(at: u32) -> f32 { return params.unit * (a[at] * a[at] + b[at] * b[at] + c[at] * c[at] + d[at] * d[at]); }
 fn whole(column: u32, r: u32, parts: f32) -> f32 {
     let at = r * params.spread_replica + column;
-    return spread[at + params.columns] - spread[at] * spread[at] / params.count;
+    let left = spread[at + params.columns] - spread[at] * spread[at] / params.count;
+    return select(left, 0.0, left <= ROUNDING * spread[at + 2u * params.columns]);
 }
 #else
 fn energy(at: u32) -> f32 { return params.unit * a[at] * a[at]; }

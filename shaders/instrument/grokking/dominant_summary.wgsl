@@ -1,6 +1,6 @@
 // dominant_summary: over the columns whose dominant part holds more than `threshold`: how many follow each part, how well
 //          the phases of those agree, r_k = |mean of exp(i phase)| from the part's first two components; and stats:
-//          (peak - 1/K) / (1 - 1/K) with peak the largest share of columns, mean strength of all columns, share of columns
+//          (peak - 1/K) / (1 - 1/K), 0 at least, with peak the largest share of columns, mean strength of all columns, share of columns
 //          above the threshold, shares of columns that follow the 1 to TOP most followed parts; no number of stats is finite
 //          where a strength is not
 // shapes   dominant [R, 2, C]: see dominant  components [R, n, C]  starts [K + 1]  counts, phases [R, K]  stats [R, 3 + TOP]
@@ -56,7 +56,7 @@ fn dominant_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invoca
     }
     if (lid == 0u) {
         let even = 1.0 / f32(params.parts);
-        stats[out] = select(strength, (peak - even) / max(1.0 - even, 1e-37), is_finite(strength));
+        stats[out] = select(strength, max((peak - even) / max(1.0 - even, 1e-37), 0.0), is_finite(strength));
         stats[out + 1u] = strength / f32(params.columns);
         stats[out + 2u] = select(strength, above, is_finite(strength));
     }

@@ -6,7 +6,7 @@
 // numerics as loss/cross_entropy_forward
 // knobs    SUBGROUPS: see shared/rows
 struct Params {
-    rows: u32, classes: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
+    rows: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
     targets_replica: u32, count_replica: u32, out_replica: u32, elements_replica: u32, unit: f32,
 }
 const WG: u32 = 64u;
@@ -35,8 +35,8 @@ fn exclude_each(at: Invocation) {
     let r = at.wid.z;
     let n = params.components;
     let y = targets[r * params.targets_replica + row];
-    let counted = y < params.classes;
-    let classes = select(0u, params.classes, counted);
+    let counted = y < params.columns;
+    let classes = select(0u, params.columns, counted);
     let place = select(0u, y, counted);
     let element = elements[r * params.elements_replica + row];
     let z_at = r * params.z_replica + row * params.columns;

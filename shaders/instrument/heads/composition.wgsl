@@ -2,13 +2,14 @@
 //   |W_h W_g|^2 = sum of m q,  |W_h|^2 = sum of v o,  |W_g|^2 = sum of a b
 // shapes   m [R, H, K, H, K]: writer h, reader g  q [R, K, H, H, K]  v [R, K, H, K]  o, a, b [R, H, K, K]  y [R, H, H]
 // grid     [H, H, R]: reader, writer
-// numerics f32, trees of fixed shape; a sum that rounding left below 0 is 0, and so is 0 / 0
+// numerics f32, trees of fixed shape; a sum that rounding left below 0 is 0; unknown where the norms' product is below 1e-18
 struct Params {
     heads: u32, width: u32, baseline: f32, m_replica: u32, q_replica: u32, v_replica: u32, o_replica: u32, a_replica: u32,
     b_replica: u32, y_replica: u32,
 }
 const WG: u32 = 64u;
 #import reduce
+#import numerics
 @tensor var<storage, read> m: array<f32>;
 @tensor var<storage, read> q: array<f32>;
 @tensor var<storage, read> v: array<f32>;
@@ -42,7 +43,6 @@ fn composition(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     reader = workgroup_sum(reader, lid);
     if (lid == 0u) {
         let size = root(writer) * root(reader);
-        let score = select(root(both) / size, 0.0, size == 0.0);
-        y[r * params.y_replica + g * params.heads + h] = score - params.baseline;
+        y[r * params.y_replica + g * params.heads + h] = select(root(both) / size - params.baseline, UNKNOWN, size < 1e-18);
     }
 }

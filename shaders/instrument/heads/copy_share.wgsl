@@ -1,4 +1,5 @@
-// copy_share: y[n, h] = (z_t - mean z) / sum of max(z - mean z, 0) over row (n, h), t = first + n step; 0 for 0 / 0,
+// copy_share: y[n, h] = (z_t - mean z) / sum of max(z - mean z, 0) over row (n, h), t = first + n step; 0 where the
+//          sum is rounding beside the mean,
 //          the mean where that is no finite number
 // shapes   z [R, N H, V]  y [R, N H]
 // grid     a subgroup or workgroup for each row, folded into x and y, R
@@ -25,7 +26,7 @@ fn copy_share(at: Invocation) {
     raised = row_sum(raised, at);
     if (lane == 0u) {
         let own = z[first + params.first + row / params.heads * params.step] - mean;
-        let share = select(own / raised, 0.0, raised == 0.0);
+        let share = select(own / raised, 0.0, raised <= sqrt(ROUNDING) * f32(params.columns) * abs(mean));
         y[at.wid.z * params.y_replica + row] = select(mean, share, is_finite(mean));
     }
 }

@@ -3,7 +3,7 @@
 // the spread contributes, spread / E; and |gradient|^2 / spread
 // shapes   products [R, H]  squares [R, n], n a multiple of H  targets [R, examples, queries]  out [R, 4, H]
 // grid     [H, 1, R]
-// numerics f32, trees of fixed shape; 0 / 0 = 0
+// numerics f32, trees of fixed shape; 0 / 0 = 0, and a ratio to a spread that is rounding is unknown
 // knobs    SAMPLED: the spread is tr Sigma without bias, E / (E - 1) times the mean square of g around its mean;
 //          else that mean square itself, of a batch that is all there is
 struct Params {
@@ -46,6 +46,6 @@ fn gradient_noise(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocati
         out[at] = select(each, sqrt(max(each, 0.0)), is_finite(each));
         out[at + params.heads] = spread;
         out[at + 2u * params.heads] = whole - spread / max(examples, 1.0);
-        out[at + 3u * params.heads] = select(whole / spread, 0.0, spread == 0.0);
+        out[at + 3u * params.heads] = select(select(whole / spread, UNKNOWN, abs(spread) <= sqrt(ROUNDING) * each), 0.0, each == 0.0);
     }
 }

@@ -9,7 +9,7 @@ use crate::gpu::{Knob, Params, Shader, Tensor};
 
 crate::gpu::params! {
     struct CrossEntropyParams {
-        rows: u32, classes: u32, z_ld: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
+        rows: u32, classes: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
         count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
     }
 }
@@ -46,17 +46,8 @@ pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &LOGIT_ROWS];
 /// Inputs: logits z [N, V], target class y `[N]` ([`IGNORE`]: the row does not count and gets 0).
 /// Outputs, for each row: loss ln(1 + Σ_{j≠y} exp(z_j - z_y)) in nats; correct, 1 where z_y exceeds every
 /// other logit; margin z_y - max_{j≠y} z_j; and two numbers kept for the gradient.
-#[derive(Clone, Copy, Default)]
-pub struct CrossEntropy {
-    /// Only the first this many classes take part; 0 for all.
-    pub classes: usize,
-}
-
-impl CrossEntropy {
-    fn taking_part(&self, columns: usize) -> usize {
-        if self.classes == 0 { columns } else { self.classes.min(columns) }
-    }
-}
+#[derive(Clone, Copy)]
+pub struct CrossEntropy;
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -82,7 +73,7 @@ impl Op for CrossEntropy {
             return Err(Error::Unsupported("only the loss of a cross-entropy has a gradient".to_owned()));
         }
         let dz = grads[0]
-            .map(|d| tape.push1(CrossEntropyGrad(*self), &[node.inputs[0], node.inputs[1], node.outputs[3], d]))
+            .map(|d| tape.push1(CrossEntropyGrad, &[node.inputs[0], node.inputs[1], node.outputs[3], d]))
             .transpose()?;
         Ok(vec![dz, None])
     }
@@ -95,7 +86,7 @@ impl Op for CrossEntropy {
                 continue;
             }
             let (z, y) = (&inputs[0].data[row * v..][..v], inputs[1].index(row));
-            let others = || (0..self.taking_part(v)).filter(|j| *j != y).map(|j| z[j] - z[y]);
+            let others = || (0..v).filter(|j| *j != y).map(|j| z[j] - z[y]);
             let top = others().fold(f64::NEG_INFINITY, f64::max);
             let shift = top.max(0.0);
             let sum: f64 = others().map(|d| (d - shift).exp()).sum();
@@ -113,7 +104,6 @@ impl Op for CrossEntropy {
 /// that count `[1]`. Outputs: loss, correct, margin, and of the rest what is asked for, in order.
 #[derive(Clone, Copy)]
 pub(in crate::autograd) struct Loss {
-    entropy: CrossEntropy,
     /// Whether the numbers kept for a gradient are written, [N, 2].
     pub(in crate::autograd) save: bool,
     /// The gradient of this factor times the mean loss by the logits, [N, V].
@@ -123,8 +113,8 @@ pub(in crate::autograd) struct Loss {
 }
 
 impl From<CrossEntropy> for Loss {
-    fn from(entropy: CrossEntropy) -> Self {
-        Self { entropy, save: true, gradient: None, logits: false }
+    fn from(_: CrossEntropy) -> Self {
+        Self { save: true, gradient: None, logits: false }
     }
 }
 
@@ -138,8 +128,7 @@ impl Loss {
         let stride = |tensor: Option<&Tensor>| tensor.map_or(0, |t| t.replica_stride);
         let params = CrossEntropyParams {
             rows: rows as u32,
-            classes: self.entropy.taking_part(columns) as u32,
-            z_ld: columns as u32,
+            classes: columns as u32,
             z_replica: inputs[0].replica_stride,
             target_replica: inputs[1].replica_stride,
             row_replica: outputs[0].replica_stride,
@@ -161,10 +150,7 @@ impl Loss {
 /// Loss, correct and margin of [`CrossEntropy`], `[N]` each, for logits to each row of which a row of shifts is added.
 /// Inputs: logits [N, V], targets `[N]`, shifts [E, V], and which of them each row takes, `[N]`. Measures only: it has no
 /// gradient.
-pub(crate) struct ShiftedCrossEntropy {
-    /// As in [`CrossEntropy`].
-    pub(crate) classes: usize,
-}
+pub(crate) struct ShiftedCrossEntropy;
 
 impl Op for ShiftedCrossEntropy {
     fn name(&self) -> &'static str {
@@ -187,8 +173,7 @@ impl Op for ShiftedCrossEntropy {
         let columns = z.len() / rows;
         let params = CrossEntropyParams {
             rows: rows as u32,
-            classes: CrossEntropy { classes: self.classes }.taking_part(columns) as u32,
-            z_ld: columns as u32,
+            classes: columns as u32,
             z_replica: z.replica_stride,
             target_replica: targets.replica_stride,
             row_replica: outputs[0].replica_stride,
@@ -206,7 +191,7 @@ impl Op for ShiftedCrossEntropy {
         let (n, v) = inputs[0].rows();
         let shifted =
             Array::from_fn(&[n, v], |at| inputs[0].data[at] + inputs[2].data[inputs[3].index(at / v) * v + at % v]);
-        CrossEntropy { classes: self.classes }.reference(&[&shifted, inputs[1]]).drain(..3).collect()
+        CrossEntropy.reference(&[&shifted, inputs[1]]).drain(..3).collect()
     }
 }
 
@@ -248,7 +233,7 @@ impl Op for LogitRows {
 
 /// dz_j = d p_j for the wrong classes, dz_y = -d Σ_{j≠y} p_j, which keeps its precision when p_y rounds
 /// to 1. Inputs: logits, targets, what the forward pass kept, d [N].
-pub(in crate::autograd) struct CrossEntropyGrad(CrossEntropy);
+pub(in crate::autograd) struct CrossEntropyGrad;
 
 impl Op for CrossEntropyGrad {
     fn name(&self) -> &'static str {
@@ -264,8 +249,7 @@ impl Op for CrossEntropyGrad {
         let columns = inputs[0].len() / rows;
         let params = CrossEntropyParams {
             rows: rows as u32,
-            classes: self.0.taking_part(columns) as u32,
-            z_ld: columns as u32,
+            classes: columns as u32,
             z_replica: inputs[0].replica_stride,
             target_replica: inputs[1].replica_stride,
             row_replica: inputs[3].replica_stride,
@@ -283,10 +267,9 @@ impl Op for CrossEntropyGrad {
         let mut dz = Array::zeros(&inputs[0].dims);
         for row in (0..n).filter(|row| inputs[1].data[*row] != f64::from(IGNORE)) {
             let (z, y) = (&inputs[0].data[row * v..][..v], inputs[1].index(row));
-            let classes = self.0.taking_part(v);
-            let top = z[..classes].iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let total: f64 = z[..classes].iter().map(|z| (z - top).exp()).sum();
-            for j in (0..classes).filter(|j| *j != y) {
+            let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = z.iter().map(|z| (z - top).exp()).sum();
+            for j in (0..v).filter(|j| *j != y) {
                 let p = (z[j] - top).exp() / total;
                 dz.data[row * v + j] = inputs[3].data[row] * p;
                 dz.data[row * v + y] -= inputs[3].data[row] * p;
@@ -308,7 +291,7 @@ mod tests {
                 let mut case = Case::new(&format!("cross-entropy {n} {v}"));
                 let z = case.owned(&[n, v]);
                 let y = case.indices(&[n], v as u32, true);
-                let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+                let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
                 case.check(&out[..1], &[z], 5e-6);
                 case.agree(&out[..3], 5e-6);
             }
@@ -322,7 +305,7 @@ mod tests {
         let data: Vec<f32> = (0..16).flat_map(|i| [8.0 * i as f32 - 37.0, 0.0]).collect();
         let z = case.tape.constant(&[16, 2], &data);
         let y = case.tape.constant_u32(&[16], &[0; 16]);
-        let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+        let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
         // Each element relative to itself, so a loss of 1e-37 must be right too. WGSL grants exp(x) an error
         // of 3 + 2|x| ulps, which is 1e-5 at x = -85.
         case.agree_each(&out[..1], 1e-5);
@@ -333,7 +316,7 @@ mod tests {
         let mut case = Case::new("ignored rows");
         let z = case.owned(&[4, 5]);
         let y = case.tape.constant_u32(&[4], &[1, IGNORE, 4, IGNORE]);
-        let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+        let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
         case.check(&out[..1], &[z], 5e-6);
         case.agree(&out[..3], 5e-6);
     }
@@ -344,18 +327,8 @@ mod tests {
             let mut case = Case::new(&format!("shifted {n}"));
             let (z, shifts) = (case.owned(&[n, 9]), case.owned(&[5, 9]));
             let (y, row) = (case.indices(&[n], 7, true), case.indices(&[n], 5, false));
-            let out = case.tape.push(ShiftedCrossEntropy { classes: 7 }, &[z, y, shifts, row]).unwrap();
+            let out = case.tape.push(ShiftedCrossEntropy, &[z, y, shifts, row]).unwrap();
             case.agree(&out, 5e-6);
         }
-    }
-
-    #[test]
-    fn classes_beyond_the_last_take_no_part() {
-        let mut case = Case::new("seven of nine classes");
-        let z = case.owned(&[31, 9]);
-        let y = case.indices(&[31], 7, true);
-        let out = case.tape.push(CrossEntropy { classes: 7 }, &[z, y]).unwrap();
-        case.check(&out[..1], &[z], 5e-6);
-        case.agree(&out[..3], 5e-6);
     }
 }

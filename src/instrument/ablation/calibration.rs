@@ -7,7 +7,8 @@ use crate::autograd::ops::IGNORE;
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::intervene::column::{CONFIDENCE, CORRECT};
+use crate::instrument::UNKNOWN;
+use crate::intervene::column::{CORRECT, DOUBT};
 use crate::intervene::{OUTCOMES, Probe, like};
 
 /// Bins of a reliability diagram.
@@ -46,7 +47,7 @@ static TEMPERATURE_ROWS: Shader = Shader {
     params: TemperatureParams::FIELDS,
 };
 crate::gpu::params! {
-    struct StepParams { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32 }
+    struct StepParams { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32, bound: f32 }
 }
 static TEMPERATURE_STEP: Shader = Shader {
     name: "instrument/ablation/temperature_step",
@@ -121,16 +122,20 @@ impl Op for Reliability {
         for group in 0..groups {
             let x = |row: usize, column: usize| inputs[0].data[(group * rows + row) * OUTCOMES + column];
             let mut order: Vec<usize> = (0..rows).filter(|row| targets.data[*row] != f64::from(IGNORE)).collect();
-            order.sort_by(|a, b| x(*a, CONFIDENCE).total_cmp(&x(*b, CONFIDENCE)));
+            order.sort_by(|a, b| x(*b, DOUBT).total_cmp(&x(*a, DOUBT)));
+            let mut doubts = [0.0; BINS];
             for (rank, row) in order.iter().enumerate() {
-                let bin = &mut bins.data[(group * BINS + rank * BINS / total as usize) * 3..][..3];
+                let place = rank * BINS / total as usize;
+                let bin = &mut bins.data[(group * BINS + place) * 3..][..3];
                 bin[0] += 1.0;
                 bin[1] += x(*row, CORRECT);
-                bin[2] += x(*row, CONFIDENCE);
+                doubts[place] += x(*row, DOUBT);
             }
-            for bin in bins.data[group * BINS * 3..][..BINS * 3].chunks_exact(3).filter(|bin| bin[0] > 0.0) {
+            let bins = bins.data[group * BINS * 3..][..BINS * 3].chunks_exact_mut(3).zip(doubts);
+            for (bin, doubt) in bins.filter(|(bin, _)| bin[0] > 0.0) {
                 let (n, accuracy) = (bin[0], bin[1] / bin[0]);
-                let gap = accuracy - bin[2] / n;
+                bin[2] = n - doubt;
+                let gap = (doubt - (n - bin[1])) / n;
                 errors.data[group * 2] += n / total * gap.abs();
                 if n > 1.0 {
                     errors.data[group * 2 + 1] += n / total * (gap * gap - accuracy * (1.0 - accuracy) / (n - 1.0));
@@ -144,15 +149,19 @@ impl Op for Reliability {
 /// Halvings of the interval in which the logarithm of the temperature lies: to 1e-4 of it.
 const STEPS: i32 = 16;
 
+/// Logarithm to base 2 of temperature or its inverse beyond which all steps went the same way, or all but the last: the
+/// search ended at its bound of 5.
+const BOUND: f32 = 4.9997;
+
 /// What a halving multiplies or divides the inverse temperature by: from 1, the first reaches the middle of a half of
 /// [1/32, 32].
 fn factor(step: i32) -> f64 {
     2f64.powf(5.0 / 2f64.powi(step + 1))
 }
 
-/// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2]. Inputs: logits
-/// [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so bisection finds it; where its slope is no
-/// finite number, neither is the temperature.
+/// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2]; both [`UNKNOWN`] where the
+/// search ends at a bound. Inputs: logits [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so
+/// bisection finds it; where its slope is no finite number, neither is the temperature.
 pub(crate) struct Temperature;
 
 impl Op for Temperature {
@@ -196,6 +205,7 @@ impl Op for Temperature {
                 b_replica,
                 out_replica: out.replica_stride,
                 factor: factor(step) as f32,
+                bound: BOUND,
             };
             let mut tensors = vec![&derivatives, count, out];
             tensors.extend(&inverse);
@@ -237,8 +247,12 @@ impl Op for Temperature {
                 beta = if at(beta)[1] > 0.0 { beta / factor(step) } else { beta * factor(step) };
             }
             let [loss, slope] = at(beta);
+            let at_bound = beta.log2().abs() > f64::from(BOUND);
             out.data[i * 2] = if slope.is_finite() { 1.0 / beta } else { slope };
             out.data[i * 2 + 1] = loss / inputs[2].data[0];
+            if at_bound && slope.is_finite() {
+                out.data[i * 2..][..2].fill(f64::from(UNKNOWN));
+            }
         }
         vec![out]
     }
@@ -269,9 +283,9 @@ mod tests {
         }
     }
 
-    /// Outcomes with planted correct and confidence, all else 0.
+    /// Outcomes with planted correct and doubt, all else 0.
     fn planted(rows: impl Iterator<Item = (f32, f32)>) -> Vec<f32> {
-        rows.flat_map(|(correct, confidence)| [0.0, 0.0, correct, 0.0, 0.0, 0.0, 0.0, confidence]).collect()
+        rows.flat_map(|(correct, doubt)| [0.0, 0.0, correct, 0.0, 0.0, 0.0, 0.0, doubt]).collect()
     }
 
     #[test]
@@ -282,7 +296,7 @@ mod tests {
         // Confidence anywhere in [0.2, 1], right as often as it says.
         let rows = planted((0..(n * groups) as u64).map(|at| {
             let confidence = 0.2 + 0.8 * uniform(2 * at);
-            (f32::from(u8::from(uniform(2 * at + 1) < confidence)), confidence as f32)
+            (f32::from(u8::from(uniform(2 * at + 1) < confidence)), (1.0 - confidence) as f32)
         }));
         let mut case = Case::new("calibrated");
         let x = case.tape.constant(&[groups * n, OUTCOMES], &rows);
@@ -304,7 +318,7 @@ mod tests {
     fn an_overconfident_model_shows_how_much() {
         // Half are right in every bin, and all claim 0.9: the error is 0.4, its square 0.16 but for the bins' noise.
         let n = 450;
-        let rows = planted((0..n).map(|at| (f32::from(u8::from(at % 2 == 0)), 0.9)));
+        let rows = planted((0..n).map(|at| (f32::from(u8::from(at % 2 == 0)), 0.1)));
         let mut case = Case::new("overconfident");
         let x = case.tape.constant(&[n, OUTCOMES], &rows);
         let targets = case.tape.constant_u32(&[n], &vec![0; n]);
@@ -314,6 +328,74 @@ mod tests {
         let errors = &case.reference(0, &out).unwrap()[1].data;
         assert!((errors[0] - 0.4).abs() < 1e-6, "{}", errors[0]);
         assert!((errors[1] - (0.16 - 0.25 / 29.0)).abs() < 1e-6, "{}", errors[1]);
+    }
+
+    #[test]
+    fn outcomes_of_saturated_predictions_keep_their_precision() {
+        use crate::intervene::Outcomes;
+        // Probabilities of all classes but the greatest from 0.1 to 1e-30; of the rows every third is wrong about it.
+        for v in [2, 3, 64, 113] {
+            let mut case = Case::new(&format!("saturated, {v} classes"));
+            let rest = [1e-1f32, 1e-4, 1e-7, 1e-12, 1e-20, 1e-30];
+            let logits = |row: usize, j: usize| {
+                if j == row % v { -(rest[row % 6] / (v - 1) as f32).ln() } else { 0.5 * ((row * v + j) as f32).sin() }
+            };
+            let z: Vec<f32> = (0..60 * v).map(|at| logits(at / v, at % v)).collect();
+            let clean: Vec<f32> =
+                (0..60 * v).map(|at| logits(at / v, at % v) * 0.5 + 0.1 * (at as f32).cos()).collect();
+            let targets: Vec<u32> =
+                (0..60).map(|row| if row % 3 == 2 { row as u32 + 1 } else { row as u32 } % v as u32).collect();
+            let [z, clean] = [z, clean].map(|data| case.tape.constant(&[60, v], &data));
+            let targets = case.tape.constant_u32(&[60], &targets);
+            let rows = case.tape.push1(Outcomes, &[z, clean, targets]).unwrap();
+            // Each number relative to itself. WGSL grants exp(x) an error of 3 + 2|x| ulps, 1e-5 at x = -70; divergences are
+            // differences of two such numbers.
+            case.agree_each(&[rows], 1e-4);
+        }
+    }
+
+    #[test]
+    fn errors_of_saturated_predictions_are_those_of_their_doubts() {
+        // All right, with doubts that confidences in f32 could not tell from 0.
+        for doubt in [1e-7f32, 1e-12, 3e-30] {
+            let mut case = Case::new("saturated");
+            let x = case.tape.constant(&[90, OUTCOMES], &planted((0..90).map(|_| (1.0, doubt))));
+            let targets = case.tape.constant_u32(&[90], &[0; 90]);
+            let count = case.tape.constant(&[1], &[90.0]);
+            let out = case.tape.push(Reliability { classes: 2 }, &[x, targets, count]).unwrap();
+            for gpu in crate::autograd::check::gpus() {
+                let error = case.run(gpu, &out).unwrap()[1][0][0];
+                assert!((error / doubt - 1.0).abs() < 1e-5, "{error} instead of {doubt}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_temperature_at_the_bound_of_its_search_is_unknown() {
+        // Of 40 rows, logits of the right class and of three others; T = 1 is best where a third of the rows is wrong.
+        let best = |right: &dyn Fn(usize) -> f32| {
+            let mut case = Case::new("bounds");
+            let data: Vec<f32> = (0..120).flat_map(|at| [right(at), 0.0, 0.0]).collect();
+            let z = case.tape.constant(&[120, 3], &data);
+            let targets = case.tape.constant_u32(&[120], &[0; 120]);
+            let count = case.tape.constant(&[1], &[120.0]);
+            let found = case.tape.push1(Temperature, &[z, targets, count]).unwrap();
+            case.agree(&[found], 3e-4);
+            crate::autograd::check::gpus()
+                .iter()
+                .flat_map(|gpu| case.run(gpu, &[found]).unwrap().concat())
+                .collect::<Vec<_>>()
+        };
+        // Never wrong, always wrong, without any preference, saturated.
+        for right in [|_| 3.0, |_| -3.0, |_| 0.0, |_| 200.0] as [fn(usize) -> f32; 4] {
+            for found in best(&right) {
+                assert_eq!(found, [UNKNOWN; 2]);
+            }
+        }
+        // e^a / (e^a + 2) = 2/3 for a = ln 4, in two of three rows; in the others the right one stands below both others.
+        for found in best(&|at| if at % 3 == 0 { -0.5 } else { 4f32.ln() }) {
+            assert!(found[0] > 0.1 && found[0] < 10.0 && found[1] > 0.1 && found[1] < 1.0, "{found:?}");
+        }
     }
 
     #[test]

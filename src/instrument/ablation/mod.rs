@@ -12,7 +12,7 @@ use crate::autograd::ops::{HeadResult, Linear, TransposedProduct};
 use crate::autograd::{Tape, Var, gcd, length};
 use crate::error::Result;
 use crate::gpu::{Philox, Shader, Stream};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
 use crate::intervene::{AblateEach, Baseline, Intervention, OUTCOMES, Probe, Writers};
 use calibration::{BINS, calibration};
 use ops::{Effects, Interactions, NullSummary, Paths};
@@ -125,7 +125,7 @@ const CARDS: &[Card] = &[
         "none",
         EVERY,
         "1: logits scaled as they should be",
-        "models without errors: there T runs into its bound",
+        "models without errors: there T runs into its bound, which is no number and has no row",
         CALIBRATION,
     ),
     card(
@@ -217,7 +217,7 @@ const CARDS: &[Card] = &[
         ZEROED,
         EVERY,
         "0: the head does not scale logits",
-        "models without errors: there T runs into its bound",
+        "models without errors: there T runs into its bound, with or without the head, and there is no row",
         CALIBRATION,
     ),
     card(
@@ -226,7 +226,7 @@ const CARDS: &[Card] = &[
         "nats",
         ZEROED,
         EVERY,
-        "0: the head is a temperature knob and nothing else",
+        "0: the head is a temperature knob and nothing else; no row where ablation.temperature has none",
         EFFECT_NOT,
         CALIBRATION,
     ),
@@ -371,7 +371,7 @@ impl Ablation {
         cx.record(self, "probe.ece", "", error, 0, vec![Label::NONE]);
         cx.record(self, "probe.calibration", "", error, 1, vec![Label::NONE]);
         cx.record(self, "probe.reliability", "", bins, 0, Label::indices(0..3 * BINS as i32));
-        cx.record(self, "probe.temperature", "", temperature, 0, vec![Label::NONE]);
+        cx.record_where(Presence::WhereKnown, self, "probe.temperature", "", temperature, 0, vec![Label::NONE]);
     }
 
     /// Every baseline at every head of a layer or at an MLP block; for heads also the ways an effect takes,
@@ -411,7 +411,8 @@ impl Ablation {
             let labels: Vec<Label> = (0..part.len()).map(|at| label(writers, seen + at, -1)).collect();
             let names = ["ablation.ece", "ablation.calibration", "ablation.temperature", "ablation.matched_loss"];
             for (at, name) in names.into_iter().enumerate() {
-                cx.record(self, name, site, moved[at / 2], at % 2 * part.len(), labels.clone());
+                let (values, first) = (moved[at / 2], at % 2 * part.len());
+                cx.record_where(Presence::WhereKnown, self, name, site, values, first, labels.clone());
             }
             let cells = |at: usize| (0..3 * BINS as i32).map(move |index| (at, index));
             let labels = (0..part.len()).flat_map(cells).map(|(at, index)| label(writers, seen + at, index)).collect();

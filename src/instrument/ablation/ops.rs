@@ -5,6 +5,7 @@ use crate::autograd::op::misfit;
 use crate::autograd::{Array, Lower, Op, Shape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
+use crate::instrument::UNKNOWN;
 use crate::intervene::column::{LOGIT_DIFFERENCE, LOSS};
 use crate::intervene::{OUTCOMES, like};
 
@@ -79,8 +80,10 @@ impl Op for Effects {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (rows, columns) = inputs[0].rows();
+        let unknown = f64::from(UNKNOWN);
         vec![Array::from_fn(&[columns, rows], |at| {
-            inputs[0].data[at % rows * columns + at / rows] - inputs[1].data[at / rows]
+            let (after, before) = (inputs[0].data[at % rows * columns + at / rows], inputs[1].data[at / rows]);
+            if after == unknown || before == unknown { unknown } else { after - before }
         })]
     }
 }

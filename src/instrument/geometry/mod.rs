@@ -7,7 +7,7 @@ use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 use crate::instrument::grokking::dominant::ColumnSpread;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, ROUNDING};
 
 /// `participation_ratio`, `spectral_entropy`, `effective_rank`.
 pub(crate) struct Geometry;
@@ -148,7 +148,7 @@ static TRIDIAGONAL: Shader = Shader {
 };
 pub(super) const SHADERS: &[&[&Shader]] = &[&[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL]];
 
-/// y [N, C] = x less its mean over the rows that count; 0 for the others. Inputs: x, pivot, index, spread
+/// y [N, C] = x less its mean over the rows that count; 0 for the others, and for columns of which no more than rounding is left. Inputs: x, pivot, index, spread
 /// (see [`ColumnSpread`]) and the count `[1]`.
 struct CentreRows;
 
@@ -183,8 +183,10 @@ impl Op for CentreRows {
         vec![Array::from_fn(&inputs[0].dims, |at| {
             let c = at % columns;
             let counts = inputs[2].data[at / columns] != f64::from(crate::autograd::ops::IGNORE);
-            let mean = inputs[1].data[c] + inputs[3].data[c] / inputs[4].data[0];
-            if counts { inputs[0].data[at] - mean } else { 0.0 }
+            let spread = |row: usize| inputs[3].data[row * columns + c];
+            let (mean, left) = (spread(0) / inputs[4].data[0], spread(1) - spread(0).powi(2) / inputs[4].data[0]);
+            let varies = left > ROUNDING * spread(2);
+            if counts && varies { inputs[0].data[at] - inputs[1].data[c] - mean } else { 0.0 }
         })]
     }
 }

@@ -7,6 +7,7 @@ use crate::autograd::ops::{IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
+use crate::instrument::ROUNDING;
 
 crate::gpu::params! {
     struct SpreadParams {
@@ -55,7 +56,7 @@ pub(crate) const SHADERS: &[&Shader] = &[&COLUMN_SPREAD, &BIN_MEANS, &DOMINANT, 
 /// Parts whose joint share [`DominantSummary`] gives.
 pub(crate) const TOP: usize = 8;
 
-/// y [2, C] = sums over the rows that count of x - pivot and of (x - pivot)². Inputs: x [N, C], pivot
+/// y [3, C] = sums over the rows that count of x - pivot, of (x - pivot)², and of x². Inputs: x [N, C], pivot
 /// `[C]`, an index [N] that is [`IGNORE`] where a row does not count.
 pub(crate) struct ColumnSpread;
 
@@ -69,7 +70,7 @@ impl Op for ColumnSpread {
         if inputs[1].len() != columns || inputs[2].len() != rows {
             return Err(misfit("column spread", format!("{:?} {:?}", inputs[0].dims, inputs[2].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2, columns]) }])
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[3, columns]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -77,7 +78,7 @@ impl Op for ColumnSpread {
         let columns = outputs[0].dims[1];
         let rows = inputs[0].len() / columns;
         let chunks = rows.div_ceil(ROWS);
-        let partial = cx.scratch(&[chunks, 2 * columns]);
+        let partial = cx.scratch(&[chunks, 3 * columns]);
         let params = SpreadParams {
             rows: rows as u32,
             columns: columns as u32,
@@ -89,21 +90,23 @@ impl Op for ColumnSpread {
         };
         let grid = [columns.div_ceil(32) as u32, chunks as u32, cx.replicas];
         cx.dispatch(&COLUMN_SPREAD, &[], &params, &[&inputs[0], &inputs[1], &inputs[2], &partial], grid)?;
-        sum_columns(cx, &partial, chunks, 2 * columns, &outputs[0])
+        sum_columns(cx, &partial, chunks, 3 * columns, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (rows, columns) = inputs[0].rows();
         let sum = |at: usize| {
-            let (power, c) = (1 + (at / columns) as i32, at % columns);
+            let (kind, c) = (at / columns, at % columns);
             let counted = (0..rows).filter(|row| inputs[2].data[*row] != f64::from(IGNORE));
-            counted.map(|row| (inputs[0].data[row * columns + c] - inputs[1].data[c]).powi(power)).sum()
+            let of = |x: f64| [x - inputs[1].data[c], (x - inputs[1].data[c]).powi(2), x * x][kind];
+            counted.map(|row| of(inputs[0].data[row * columns + c])).sum()
         };
-        vec![Array::from_fn(&[2, columns], sum)]
+        vec![Array::from_fn(&[3, columns], sum)]
     }
 }
 
-/// y [n, C] = sums [n, C] divided by counts [n], centred over the bins that hold anything; 0 in others.
+/// y [n, C] = sums [n, C] divided by counts [n], centred over the bins that hold anything; 0 in others, and in all where no
+/// more than rounding is left.
 pub(crate) struct BinMeans;
 
 impl Op for BinMeans {
@@ -137,7 +140,9 @@ impl Op for BinMeans {
         let mut y = Array::zeros(&inputs[0].dims);
         for c in 0..columns {
             let mean = filled.iter().map(|b| value(*b, c)).sum::<f64>() / filled.len().max(1) as f64;
-            for b in &filled {
+            let left: f64 = filled.iter().map(|b| (value(*b, c) - mean).powi(2)).sum();
+            let whole: f64 = filled.iter().map(|b| value(*b, c).powi(2)).sum();
+            for b in filled.iter().filter(|_| left > ROUNDING * whole) {
                 y.data[b * columns + c] = value(*b, c) - mean;
             }
         }
@@ -146,9 +151,9 @@ impl Op for BinMeans {
 }
 
 /// For each column, the part with the most energy for its size, from 1, and its share of the whole; both 0
-/// where there is nothing: [2, C]. Inputs: where each part's components start, [K + 1]; one over each part's
+/// where there is nothing, or nothing but rounding: [2, C]. Inputs: where each part's components start, [K + 1]; one over each part's
 /// size, `[K]`; components [n, C], one family or four whose energies add up, and then their columns' spread
-/// [2, C], see [`ColumnSpread`].
+/// [3, C], see [`ColumnSpread`].
 pub(crate) struct Dominant {
     /// With four families: examples of the grid, whose variance is the whole, and what squares of
     /// components are multiplied by.
@@ -199,13 +204,14 @@ impl Op for Dominant {
                 Some(spread) => spread.data[columns + c] - spread.data[c].powi(2) / f64::from(count),
                 None => energies.iter().sum(),
             };
+            let rounding = inputs.get(6).map_or(0.0, |spread| ROUNDING * spread.data[2 * columns + c]);
             let (mut best, mut top) = (0, 0.0);
             for (k, energy) in energies.iter().enumerate() {
                 if energy * inputs[1].data[k] > top {
                     (best, top) = (k + 1, energy * inputs[1].data[k]);
                 }
             }
-            if whole > 0.0 && best > 0 {
+            if whole > rounding && best > 0 {
                 out.data[c] = best as f64;
                 out.data[columns + c] = energies[best - 1] / whole;
             }
@@ -215,7 +221,7 @@ impl Op for Dominant {
 }
 
 /// Over columns whose dominant part holds more than `threshold`: how many follow each part [K], agreement of
-/// the phases of those [K], and [3 + TOP]: (peak - 1/K) / (1 - 1/K) for the largest share of columns, mean
+/// the phases of those [K], and [3 + TOP]: (peak - 1/K) / (1 - 1/K) for the largest share of columns, 0 at least, mean
 /// strength of all, share above the threshold, shares of the 1 to [`TOP`] most followed parts. Inputs: what
 /// [`Dominant`] found [2, C], components [n, C], where each part's components start, [K + 1].
 pub(crate) struct DominantSummary {
@@ -272,7 +278,8 @@ impl Op for DominantSummary {
         let mut sorted = counts.data.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let even = 1.0 / parts as f64;
-        let mut stats = vec![(sorted[0] / all - even) / (1.0 - even).max(1e-37), strength.iter().sum::<f64>() / all];
+        let mut stats =
+            vec![((sorted[0] / all - even) / (1.0 - even).max(1e-37)).max(0.0), strength.iter().sum::<f64>() / all];
         stats.push(counts.data.iter().sum::<f64>() / all);
         stats.extend((1..=TOP).map(|top| sorted.iter().take(top).sum::<f64>() / all));
         vec![counts, phases, Array::new(&[3 + TOP], stats)]

@@ -64,7 +64,7 @@ const SPECTRUM_CARDS: &[Card] = &[
 const LOSS_CARDS: &[Card] = &[
     Card {
         name: "loss.restricted",
-        formula: "cross-entropy over all pairs of logits projected onto cos and sin of the key frequencies of the answer, per-class mean kept",
+        formula: "cross-entropy over all pairs of logits, each column projected onto cos and sin of the key frequencies of the answer, its mean kept",
         unit: "nats",
         axes: "index: 0 keys by the logit rule, n > 0 the n strongest frequencies",
         cost: CostClass::M,
@@ -76,7 +76,7 @@ const LOSS_CARDS: &[Card] = &[
     },
     Card {
         name: "loss.excluded",
-        formula: "cross-entropy over the training pairs of logits without those projections",
+        formula: "cross-entropy over the training pairs of logits without those projections, in every column",
         unit: "nats",
         axes: "index: 0 keys by the logit rule, n > 0 the n strongest frequencies",
         cost: CostClass::M,
@@ -112,7 +112,7 @@ const LOSS_CARDS: &[Card] = &[
     },
     Card {
         name: "key_frequencies.logits",
-        formula: "1 for each k with more than 1 % of the class-centred power of the logits over all pairs",
+        formula: "1 for each k with more than 1 % of the power of the logits over all pairs; power and its parts around the mean over the task's classes",
         unit: "1",
         axes: "site: logits; index: frequency k, which has a row only where it is key",
         cost: CostClass::M,
@@ -244,8 +244,8 @@ fn weight_components(tape: &mut Tape, model: &Model, group: &Parts) -> Result<(V
 /// Energies of the components of W_E and of W_L, [n] each.
 pub(crate) fn weight_energies(tape: &mut Tape, model: &Model, group: &Parts) -> Result<[Var; 2]> {
     let (w_e, w_l, down) = weight_components(tape, model, group)?;
-    let of_w_e = tape.push1(RowSquares::default(), &[w_e])?;
-    let of_w_l = if down { tape.push1(ColumnSquares, &[w_l])? } else { tape.push1(RowSquares::default(), &[w_l])? };
+    let of_w_e = tape.push1(RowSquares, &[w_e])?;
+    let of_w_l = if down { tape.push1(ColumnSquares, &[w_l])? } else { tape.push1(RowSquares, &[w_l])? };
     Ok([of_w_e, of_w_l])
 }
 
@@ -345,8 +345,8 @@ impl Walk<'_> {
         self.examples.targets.iter().map(element).collect()
     }
 
-    /// Restricted and excluded losses and the key frequencies; `each` is the cadence of what excludes one
-    /// frequency after the other.
+    /// Restricted and excluded losses, over all columns as every loss is, and the key frequencies, of the task's classes;
+    /// `each` is the cadence of what excludes one frequency after the other.
     fn losses(&self, tape: &mut Tape, each: Option<u64>) -> Result<Losses> {
         let (order, classes) = (self.group.order, self.classes);
         let elements = self.elements();
@@ -372,7 +372,9 @@ impl Walk<'_> {
         let basis = self.group.over_elements(tape);
         let coefficients = tape.push1(Linear::default(), &[basis, sums])?;
         let coefficients = tape.push1(Scale(unit), &[coefficients])?;
-        let energies = tape.push1(RowSquares { take: classes }, &[coefficients])?;
+        // What is added to all classes is no part of any frequency, no more than of the power.
+        let every = tape.constant_u32(&[order], &vec![0; order]);
+        let energies = tape.push1(CentredSquares { classes }, &[coefficients, every])?;
         let ranked = tape.push(RankFrequencies, &[energies, power])?;
 
         let targets: Vec<u32> = (0..order)
@@ -391,14 +393,14 @@ impl Walk<'_> {
             };
             // Restricted logits depend on the answer alone: one row for each element.
             let logits = part(tape, true, unit)?;
-            let rows = tape.push(CrossEntropy { classes }, &[logits, targets])?[0];
+            let rows = tape.push(CrossEntropy, &[logits, targets])?[0];
             restricted.push(tape.push1(MeanRows, &[rows, count])?);
 
             let minus = part(tape, false, -unit)?;
             let mut sum = None;
             for rows in &train {
                 let inputs = [rows.logits, rows.targets, minus, rows.elements];
-                let losses = tape.push(ShiftedCrossEntropy { classes }, &inputs)?[0];
+                let losses = tape.push(ShiftedCrossEntropy, &inputs)?[0];
                 let mean = tape.push1(MeanRows, &[losses, rows.count])?;
                 sum = Some(sum_of(tape, sum, mean)?);
             }
@@ -408,7 +410,7 @@ impl Walk<'_> {
             let mut sum = None;
             for rows in &train {
                 let inputs = [rows.logits, coefficients, basis, rows.elements, rows.targets, rows.count];
-                let losses = tape.push1(ExcludeEach { classes, unit }, &inputs)?;
+                let losses = tape.push1(ExcludeEach { unit }, &inputs)?;
                 let losses = tape.push1(ColumnSum, &[losses])?;
                 sum = Some(sum_of(tape, sum, losses)?);
             }
@@ -469,5 +471,109 @@ fn sum_of(tape: &mut Tape, sum: Option<Var>, next: Var) -> Result<Var> {
     match sum {
         Some(sum) => tape.push1(Add, &[sum, next]),
         None => Ok(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::{Case, gpus};
+    use crate::model::ModelConfig;
+    use crate::task::{Modular, ReplicaData, Task};
+
+    const P: usize = 7;
+    /// Two columns more than the task has classes.
+    const V: usize = P + 2;
+
+    /// A case with a model of addition modulo 7, with these weights; the logits of its training passes; and the walk's losses.
+    fn walked_losses(case: &mut Case, weights: impl Fn(&str, usize) -> f32) -> (Vec<Var>, Losses) {
+        let task: Modular = serde_json::from_str(r#"{"kind": "modular", "p": 7, "train_fraction": 0.5}"#).unwrap();
+        let config = ModelConfig {
+            d_model: 12,
+            n_heads: 2,
+            d_mlp: 20,
+            d_vocab: P + 1,
+            d_vocab_out: V,
+            n_ctx: 3,
+            unembed_bias: true,
+            ..ModelConfig::default()
+        };
+        let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+        for (spec, var) in model.table.specs().iter().zip(&model.weights) {
+            case.set(*var, (0..spec.len()).map(|at| weights(&spec.name, at)).collect());
+        }
+        let replica = || ReplicaData { seed: 1, train_fraction: None, shuffle_labels: false };
+        let feed = task.feed(&[replica(), replica()]).unwrap();
+        let read = task.shape().read;
+        let batches =
+            [feed.train_batches(&mut case.tape, 1000).unwrap(), feed.test_batches(&mut case.tape, 1000).unwrap()];
+        let [train, test] = batches.map(|batches| -> Vec<Pass> {
+            batches.into_iter().map(|batch| Pass::new(&mut case.tape, &model, batch, read).unwrap()).collect()
+        });
+        let Feed::Examples(examples) = &feed else { panic!("modular addition has examples") };
+        let group = Parts::cyclic(task.cyclic().unwrap());
+        let mut passes = walked(&train, &[&examples.splits[0].train, &examples.splits[1].train]);
+        passes.extend(walked(&test, &[&examples.splits[0].test, &examples.splits[1].test]));
+        let walk = Walk { group: &group, examples, classes: P, passes, trained: train.len() };
+        let losses = walk.losses(&mut case.tape, Some(1)).unwrap();
+        (train.iter().map(|pass| pass.loss).collect(), losses)
+    }
+
+    /// Normal numbers by name and place.
+    fn random(name: &str, at: usize) -> f32 {
+        let word = name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+        0.5 * crate::gpu::Philox::new(word, crate::gpu::Stream::Weights, 0).normals(at as u64)[0] as f32
+    }
+
+    #[test]
+    fn excluding_nothing_is_the_training_loss_whatever_columns_there_are() {
+        // Only the unembedding's bias: no frequency holds anything, and all nine columns have their share.
+        let mut case = Case::new("nothing to exclude");
+        let bias = |at: usize| 1.5 * (at as f32).sin();
+        let (train, found) = walked_losses(&mut case, |name, at| if name == "unembed.b_U" { bias(at) } else { 0.0 });
+        let mean = |classes: std::ops::Range<usize>| -> f64 {
+            let all: f64 = (0..V).map(|j| f64::from(bias(j)).exp()).sum();
+            let classes = classes.map(|y| all.ln() - f64::from(bias(y)));
+            classes.sum::<f64>() / P as f64
+        };
+        let each = found.each.unwrap()[0];
+        let wanted = [train[0], found.excluded[0], each, found.restricted[0]];
+        for gpu in gpus() {
+            let found = case.run(gpu, &wanted).unwrap();
+            let losses = &found[0][0];
+            let trained = losses.iter().sum::<f32>() / losses.iter().filter(|loss| **loss > 0.0).count() as f32;
+            for excluded in found[1][0].iter().chain(&found[2][0]) {
+                assert!((excluded - trained).abs() < 2e-6, "{excluded} instead of {trained}");
+            }
+            assert!(
+                (f64::from(found[3][0][0]) - mean(0..P)).abs() < 2e-6,
+                "{} instead of {}",
+                found[3][0][0],
+                mean(0..P)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_added_to_all_classes_changes_no_key_no_rank_and_no_loss() {
+        let measured = |shift: f32| {
+            let mut case = Case::new("a constant for all classes");
+            let (_, found) = walked_losses(&mut case, |name, at| {
+                // A direction u of the stream, written to every column: W_U + u 1^T.
+                let common = if name == "unembed.W_U" { random("u", at / V) } else { 0.0 };
+                random(name, at) + shift * common
+            });
+            let [each, largest] = found.each.unwrap();
+            let mut wanted = vec![found.keys, each, largest];
+            wanted.extend(found.restricted.iter().chain(&found.excluded));
+            gpus().iter().map(|gpu| case.run(gpu, &wanted).unwrap().concat()).collect::<Vec<_>>()
+        };
+        for (plain, shifted) in measured(0.0).iter().zip(measured(8.0)) {
+            assert_eq!(plain[0], shifted[0], "keys");
+            for (a, b) in plain[1..].iter().zip(&shifted[1..]).flat_map(|(a, b)| a.iter().zip(b)) {
+                // Logits some ten times as large, in f32.
+                assert!((a - b).abs() <= 1e-4 * a.abs(), "{a} became {b}");
+            }
+        }
     }
 }

@@ -35,7 +35,9 @@ static SPECTRUM_SUMMARY: Shader = Shader {
     params: SpectrumParams::FIELDS,
 };
 crate::gpu::params! {
-    struct RankParams { components: u32, frequencies: u32, energies_replica: u32, scalar_replica: u32, out_replica: u32 }
+    struct RankParams {
+        components: u32, frequencies: u32, energies_replica: u32, scalar_replica: u32, ranks_replica: u32, keys_replica: u32,
+    }
 }
 static RANK_FREQUENCIES: Shader = Shader {
     name: "instrument/grokking/rank_frequencies",
@@ -54,7 +56,7 @@ static KEEP_FREQUENCIES: Shader = Shader {
 };
 crate::gpu::params! {
     struct ExcludeParams {
-        rows: u32, classes: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
+        rows: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
         targets_replica: u32, count_replica: u32, out_replica: u32, elements_replica: u32, unit: f32,
     }
 }
@@ -76,11 +78,8 @@ static LARGEST: Shader = Shader {
 pub(crate) const SHADERS: &[&Shader] =
     &[&ROW_SQUARES, &COLUMN_SQUARES, &SPECTRUM_SUMMARY, &RANK_FREQUENCIES, &KEEP_FREQUENCIES, &EXCLUDE_EACH, &LARGEST];
 
-/// y [N] = sum of squares of the first `take` columns of x [N, C]; 0 takes all.
-#[derive(Default)]
-pub(crate) struct RowSquares {
-    pub(crate) take: usize,
-}
+/// y [N] = sum of squares of each row of x [N, C].
+pub(crate) struct RowSquares;
 
 impl Op for RowSquares {
     fn name(&self) -> &'static str {
@@ -97,7 +96,7 @@ impl Op for RowSquares {
         let params = SquareParams {
             rows: rows as u32,
             columns: columns as u32,
-            take: if self.take == 0 { columns } else { self.take } as u32,
+            take: columns as u32,
             chunk: 0,
             x_replica: inputs[0].replica_stride,
             index_replica: 0,
@@ -109,8 +108,7 @@ impl Op for RowSquares {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (rows, columns) = inputs[0].rows();
-        let take = if self.take == 0 { columns } else { self.take };
-        vec![Array::from_fn(&[rows], |r| inputs[0].data[r * columns..][..take].iter().map(|x| x * x).sum())]
+        vec![Array::from_fn(&[rows], |r| inputs[0].data[r * columns..][..columns].iter().map(|x| x * x).sum())]
     }
 }
 
@@ -294,7 +292,8 @@ impl Op for RankFrequencies {
             frequencies: outputs[0].len() as u32,
             energies_replica: inputs[0].replica_stride,
             scalar_replica: inputs[1].replica_stride,
-            out_replica: outputs[0].replica_stride,
+            ranks_replica: outputs[0].replica_stride,
+            keys_replica: outputs[1].replica_stride,
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
         cx.dispatch(&RANK_FREQUENCIES, &[], &params, &tensors, [1, 1, cx.replicas])
@@ -359,11 +358,10 @@ impl Op for KeepFrequencies {
     }
 }
 
-/// y [N, K] = 1 / count cross-entropy of each row's logits without their projection onto each frequency
+/// y [N, K] = 1 / count cross-entropy over all columns of each row's logits without their projection onto each frequency
 /// alone; 0 for ignored rows. Inputs: logits [N, V], coefficients [n, V], components by element [n, n], the
 /// rows' elements [N], their targets [N], the count `[1]`.
 pub(crate) struct ExcludeEach {
-    pub(crate) classes: usize,
     /// What a component is multiplied by, to be one of unit length over all pairs.
     pub(crate) unit: f32,
 }
@@ -391,7 +389,6 @@ impl Op for ExcludeEach {
         let (rows, components) = (outputs[0].dims[0], inputs[1].dims[0]);
         let params = ExcludeParams {
             rows: rows as u32,
-            classes: self.classes as u32,
             columns: (inputs[0].len() / rows) as u32,
             components: components as u32,
             z_replica: inputs[0].replica_stride,
@@ -413,7 +410,7 @@ impl Op for ExcludeEach {
         let parts = n / 2;
         let loss = |at: usize| {
             let (row, k) = (at / parts, at % parts + 1);
-            if targets.data[row] >= self.classes as f64 {
+            if targets.data[row] == f64::from(IGNORE) {
                 return 0.0;
             }
             let (y, element) = (targets.index(row), elements.index(row));
@@ -427,7 +424,7 @@ impl Op for ExcludeEach {
                 z.data[row * columns + j] - along(2 * k - 1) - sine
             };
             let right = without(y);
-            let wrong: f64 = (0..self.classes).filter(|j| *j != y).map(|j| (without(j) - right).exp()).sum();
+            let wrong: f64 = (0..columns).filter(|j| *j != y).map(|j| (without(j) - right).exp()).sum();
             wrong.ln_1p() / count.data[0]
         };
         vec![Array::from_fn(&[rows, parts], loss)]
@@ -468,7 +465,7 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
     }),
     ("key frequencies", |c| {
         let x = c.owned(&[57, 33]);
-        let energies = c.tape.push1(RowSquares { take: 20 }, &[x])?;
+        let energies = c.tape.push1(RowSquares, &[x])?;
         let column = c.tape.reshape(energies, &[57, 1])?;
         let power = c.tape.push1(ColumnSum, &[column])?;
         let ranked = c.tape.push(RankFrequencies, &[energies, power])?;
@@ -484,7 +481,7 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
         let (elements, targets) = (c.indices(&[40], 11, true), c.indices(&[40], 11, true));
         let count = c.tape.constant(&[1], &[40.0]);
         let inputs = [z, coefficients, waves, elements, targets, count];
-        let each = c.tape.push1(ExcludeEach { classes: 11, unit: 0.5 }, &inputs)?;
+        let each = c.tape.push1(ExcludeEach { unit: 0.5 }, &inputs)?;
         let top = c.tape.push1(Largest, &[each])?;
         Ok((vec![each, top], Vec::new()))
     }),
@@ -500,7 +497,7 @@ mod tests {
         for n in [3, 10, 31, 64, 257] {
             let mut case = Case::new(&format!("spectrum {n}"));
             let x = case.owned(&[n, 33]);
-            let energies = case.tape.push1(RowSquares { take: 20 }, &[x]).unwrap();
+            let energies = case.tape.push1(RowSquares, &[x]).unwrap();
             let other = case.owned(&[n, 7]);
             let below = case.owned(&[300, n]);
             for (down, second) in [(false, other), (true, below)] {
@@ -542,7 +539,7 @@ mod tests {
             let targets = case.tape.constant_u32(&[rows], &targets);
             let count = case.tape.constant(&[1], &[7.0]);
             let inputs = [z, coefficients, waves, elements, targets, count];
-            let each = case.tape.push1(ExcludeEach { classes: order, unit: 0.5 }, &inputs).unwrap();
+            let each = case.tape.push1(ExcludeEach { unit: 0.5 }, &inputs).unwrap();
             let top = case.tape.push1(Largest, &[each]).unwrap();
             case.agree(&[each, top], 1e-5);
         }

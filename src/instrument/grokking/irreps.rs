@@ -71,7 +71,7 @@ fn along_answers(tape: &mut Tape, group: &Parts, x: Var, targets: Var) -> Result
     let means = answer_means(tape, group, x, targets)?;
     let basis = group.over(tape, &group.classes, group.classes.len());
     let components = tape.push1(Linear::default(), &[basis, means])?;
-    tape.push1(RowSquares::default(), &[components])
+    tape.push1(RowSquares, &[components])
 }
 
 /// Energy of each component along the classes of the mean logits [B, V] for each answer: [n].

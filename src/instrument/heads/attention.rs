@@ -6,7 +6,7 @@ use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, ROUNDING};
 use crate::model::Forward;
 use crate::task::count_targets;
 
@@ -59,7 +59,7 @@ const CARDS: &[Card] = &[
         every: 10,
         control: "0 for heads that vary independently",
         source: "head_similarity with the position template removed",
-        not_for: "heads whose pattern hardly varies: a cosine of almost nothing; 0 where it does not vary at all",
+        not_for: "heads whose pattern hardly varies: a cosine of almost nothing; 0 where it varies by less than 2^-18 of its size, which is rounding",
         ..Card::BASE
     },
 ];
@@ -398,7 +398,8 @@ impl Op for PatternProducts {
     }
 }
 
-/// y [N, pairs]: N tables of products [N, H, H] divided by the roots of their diagonals; 0 where a diagonal is 0.
+/// y [N, pairs]: N tables of products [N, H, H] divided by the roots of their diagonals; 0 where a diagonal is 0, or rounding
+/// beside that of the first table, from which a mean was subtracted to have the others.
 pub(crate) struct Cosines;
 
 impl Op for Cosines {
@@ -428,14 +429,20 @@ impl Op for Cosines {
         let (kinds, h) = (inputs[0].dims[0], inputs[0].dims[1]);
         let mut out = Vec::new();
         for kind in 0..kinds {
-            let product = |a: usize, b: usize| inputs[0].data[(kind * h + a) * h + b];
+            let table = &inputs[0].data[kind * h * h..][..h * h];
+            let vary = varying(table, &inputs[0].data[..h * h], h);
             for (a, b) in (0..h).flat_map(|a| (a + 1..h).map(move |b| (a, b))) {
-                let size = (product(a, a) * product(b, b)).sqrt();
-                out.push(if size > 0.0 { product(a, b) / size } else { 0.0 });
+                let size = (table[a * h + a] * table[b * h + b]).sqrt();
+                out.push(if vary[a] && vary[b] { table[a * h + b] / size } else { 0.0 });
             }
         }
         vec![Array::new(&[kinds, h * (h - 1) / 2], out)]
     }
+}
+
+/// Which heads have more than rounding left in a table of products [H, H], beside the table before a mean was subtracted.
+pub(crate) fn varying(table: &[f64], before: &[f64], heads: usize) -> Vec<bool> {
+    (0..heads).map(|h| h * heads + h).map(|at| table[at] > ROUNDING * before[at]).collect()
 }
 
 /// [`HeadMeans`] of a pattern and its z.
@@ -650,6 +657,31 @@ mod tests {
                 assert!(replica[0] > 0.5, "{replica:?}");
                 // 2,000 examples with a few free entries each: four standard errors are about 0.05.
                 assert!(replica[1].abs() < 0.05, "{replica:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn heads_that_do_not_vary_are_like_no_other() {
+        // Heads 0 and 1 attend evenly, up to a rounding that both have in the same examples; the others vary.
+        let (b, h, t) = (300, 4, 3);
+        for noise in [0.0, 2f32.powi(-25)] {
+            let mut case = Case::new("even heads");
+            let entry = |at: usize| {
+                let (example, head, key) = (at / (h * t), at / t % h, at % t);
+                let wave = ((example * (head + 2) * 7 + key) as f32).sin();
+                if head < 2 { 1.0 / 3.0 + noise * ((example + key) % 2) as f32 } else { 0.3 + 0.1 * wave }
+            };
+            let pattern: Vec<f32> = (0..b * h * t).map(entry).collect();
+            let pattern = case.tape.constant(&[b, h, 1, t], &pattern);
+            let targets = targets(&mut case, b, false);
+            let cosines = similarity(&mut case.tape, pattern, targets).unwrap();
+            for gpu in gpus() {
+                let found = case.run(gpu, &[cosines]).unwrap().concat().concat();
+                // Pairs 01 02 03 12 13 23, plain and then centred.
+                assert!(found[..6].iter().all(|cosine| *cosine > 0.9), "{found:?}");
+                assert_eq!(found[6..11], [0.0; 5]);
+                assert!(found[11] != 0.0 && found[11].abs() < 0.3, "{found:?}");
             }
         }
     }

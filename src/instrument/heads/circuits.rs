@@ -8,7 +8,7 @@ use crate::autograd::ops::{Add, ColumnSum, GatherRows, HeadResult, Linear, Scale
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, ROUNDING, UNKNOWN};
 use crate::model::Model;
 
 /// `copying_score`.
@@ -40,7 +40,7 @@ const fn composition(name: &'static str, formula: &'static str) -> Card {
         every: 100,
         control: "0: what random weights have. 1/√d_model, the root of the ratio of expected squares of Gaussian matrices of these shapes, is taken off",
         source: "Elhage et al. 2021",
-        not_for: "use: heads that could compose need not look there. Rotary positions turn Q and K, which this leaves out",
+        not_for: "use: heads that could compose need not look there; a head without weights has no row. Rotary positions turn Q and K, which this leaves out",
         ..Card::BASE
     }
 }
@@ -95,7 +95,8 @@ impl Instrument for Compositions {
                 for (card, scores) in COMPOSITION_CARDS.iter().zip(scores) {
                     let pairs = (0..heads).flat_map(|head| (0..heads).map(move |by| (head, from as i32 * heads + by)));
                     let labels = pairs.map(|(head, index)| Label { layer: at as i32, head, index });
-                    cx.record(self, card.name, &format!("blocks.{at}.attn"), scores, 0, labels.collect());
+                    let site = format!("blocks.{at}.attn");
+                    cx.record_where(Presence::WhereKnown, self, card.name, &site, scores, 0, labels.collect());
                 }
             }
         }
@@ -245,7 +246,11 @@ static COMPOSITION: Shader = Shader {
 };
 pub(crate) const SHADERS: &[&Shader] = &[&COPY_SHARE, &HEAD_GRAM, &COMPOSITION];
 
-/// y [N H] = (z_t - mean z) / Σ max(z - mean z, 0) of each row of z [N H, V], t = first + step times the row's N.
+/// Product of the norms of two circuits below which f32 has lost them.
+const NOTHING: f64 = 1e-18;
+
+/// y [N H] = (z_t - mean z) / Σ max(z - mean z, 0) of each row of z [N H, V], t = first + step times the row's N; 0 where the
+/// sum is rounding beside the mean.
 struct CopyShare {
     heads: usize,
     first: usize,
@@ -283,7 +288,7 @@ impl Op for CopyShare {
             let mean = z.iter().sum::<f64>() / columns as f64;
             let raised: f64 = z.iter().map(|z| (z - mean).max(0.0)).sum();
             let own = z[self.first + row / self.heads * self.step] - mean;
-            if raised == 0.0 { 0.0 } else { own / raised }
+            if raised <= ROUNDING.sqrt() * columns as f64 * mean.abs() { 0.0 } else { own / raised }
         })]
     }
 }
@@ -351,7 +356,7 @@ impl Op for HeadGram {
     }
 }
 
-/// y [H, H] = ‖W_h W_g‖ / (‖W_h‖ ‖W_g‖) - baseline for reader g and writer h. Inputs, see [`compose`]: m [H K, H K],
+/// y [H, H] = ‖W_h W_g‖ / (‖W_h‖ ‖W_g‖) - baseline for reader g and writer h; [`UNKNOWN`] where one of them is nothing. Inputs, see [`compose`]: m [H K, H K],
 /// q [K H, H, K] whose product with it is summed, v [K, H, K] and o [H, K, K] of the writer, and two of the reader.
 struct Composition {
     heads: usize,
@@ -405,8 +410,7 @@ impl Op for Composition {
                 |i: usize, j: usize| inputs[2].data[(i * heads + h) * k + j] * inputs[3].data[(h * k + i) * k + j];
             let reader = |i: usize, j: usize| inputs[4].data[(g * k + i) * k + j] * inputs[5].data[(g * k + i) * k + j];
             let size = root(sum(&writer)) * root(sum(&reader));
-            let score = if size == 0.0 { 0.0 } else { root(sum(&product)) / size };
-            score - f64::from(self.baseline)
+            if size < NOTHING { f64::from(UNKNOWN) } else { root(sum(&product)) / size - f64::from(self.baseline) }
         })]
     }
 }

@@ -2,14 +2,14 @@
 //! their weights, and in how these move. Definitions: Verma 2026 (2605.20441), each also with the mean
 //! pattern removed, because patterns are positive and heads without any relation look alike.
 
-use super::attention::{Cosines, HeadMeans, pattern_products};
+use super::attention::{Cosines, HeadMeans, pattern_products, varying};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, GatherRows, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UNKNOWN, UpdateSummary};
 use crate::task::count_targets;
 
 /// `sync.similarity`, `sync.participation`, `sync.entropy_spread`, `sync.gradient`, `sync.drift`.
@@ -23,7 +23,7 @@ const CARDS: &[Card] = &[
         axes: "site: hook_pattern, layer, index: 0 as it is, 1 without each head's mean pattern over examples",
         cost: CostClass::L,
         every: 10,
-        control: "index 1, which is 0 for heads without relation; short sequences give index 0 near 0.9 then",
+        control: "index 1, which is 0 for heads without relation, and for pairs of which one does not vary; short sequences give index 0 near 0.9 then",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers",
         not_for: "predicting grokking: its author found nothing beyond clock, loss and norm",
         ..Card::BASE
@@ -37,7 +37,7 @@ const CARDS: &[Card] = &[
         every: 10,
         control: "0 for equal heads, 1 for orthogonal heads of equal size",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers of index 1",
-        not_for: "counting circuits: a head whose pattern hardly varies hardly enters index 1",
+        not_for: "counting circuits: a head whose pattern hardly varies hardly enters index 1. Where fewer than two heads vary there is no row",
         ..Card::BASE
     },
     Card {
@@ -105,7 +105,8 @@ impl Instrument for Synchronization {
                 })?;
                 let label = |index| Label { layer: layer as i32, head: -1, index };
                 cx.record(self, "sync.similarity", &site, found, 0, vec![label(0), label(1)]);
-                cx.record(self, "sync.participation", &site, found, 2, vec![label(0), label(1)]);
+                let labels = vec![label(0), label(1)];
+                cx.record_where(Presence::WhereKnown, self, "sync.participation", &site, found, 2, labels);
                 cx.record(self, "sync.entropy_spread", &site, found, 4, vec![label(-1)]);
             }
             let model = cx.model;
@@ -260,8 +261,9 @@ impl Op for HeadProducts {
 }
 
 /// y [5]: mean cosine of the pairs in each of two tables of products, normed participation ratio of each, and
-/// population standard deviation of the entropies. Inputs: products [2, H, H], upper triangle, and [`HeadMeans`], entropies
-/// first.
+/// population standard deviation of the entropies. Heads that have nothing but rounding in the second table have no part in
+/// it; of fewer than two heads the ratio is [`UNKNOWN`]. Inputs: products [2, H, H], upper triangle, and [`HeadMeans`],
+/// entropies first.
 struct HeadSynchrony;
 
 impl Op for HeadSynchrony {
@@ -294,13 +296,17 @@ impl Op for HeadSynchrony {
         let (mut similarity, mut participation) = (Vec::new(), Vec::new());
         for table in inputs[0].data.chunks_exact(h * h) {
             let pairs: Vec<(usize, usize)> = (0..h).flat_map(|a| (a + 1..h).map(move |b| (a, b))).collect();
-            let size = |a: usize| table[a * h + a];
-            let cosines = pairs.iter().map(|(a, b)| ratio(table[a * h + b], (size(*a) * size(*b)).sqrt()));
+            let vary = varying(table, &inputs[0].data[..h * h], h);
+            let product = |a: usize, b: usize| if vary[a] && vary[b] { table[a * h + b] } else { 0.0 };
+            let size = |a: usize| product(a, a);
+            let cosines = pairs.iter().map(|(a, b)| ratio(product(*a, *b), (size(*a) * size(*b)).sqrt()));
             similarity.push(cosines.sum::<f64>() / pairs.len() as f64);
             let trace: f64 = (0..h).map(size).sum();
             let squares = (0..h).map(|a| size(a).powi(2)).sum::<f64>()
-                + pairs.iter().map(|(a, b)| 2.0 * table[a * h + b].powi(2)).sum::<f64>();
-            participation.push(if trace == 0.0 { 0.0 } else { (trace * trace / squares - 1.0) / (h as f64 - 1.0) });
+                + pairs.iter().map(|(a, b)| 2.0 * product(*a, *b).powi(2)).sum::<f64>();
+            let known = vary.iter().filter(|v| **v).count() > 1;
+            let spread = (trace * trace / squares - 1.0) / (h as f64 - 1.0);
+            participation.push(if known { spread } else { f64::from(UNKNOWN) });
         }
         let entropies = &inputs[1].data[..h];
         let mean = entropies.iter().sum::<f64>() / h as f64;
@@ -409,7 +415,7 @@ mod tests {
     fn heads_that_look_at_different_keys_are_orthogonal() {
         // They never vary, so nothing is left without their mean.
         let pattern = |case: &mut Case| planted(case, [64, 4, 5], |_, h, k| f32::from(u8::from(k == h)));
-        expect(pattern, [0.0, 0.0, 1.0, 0.0, 0.0]);
+        expect(pattern, [0.0, 0.0, 1.0, f64::from(UNKNOWN), 0.0]);
     }
 
     #[test]
@@ -419,6 +425,24 @@ mod tests {
         let pattern = |case: &mut Case| planted(case, [32, 4, 2], |b, h, k| f32::from(u8::from(sign(b, h) == k)));
         let plain = 16.0 / (4.0 + 12.0 / 4.0);
         expect(pattern, [0.5, 0.0, (plain - 1.0) / 3.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn heads_that_do_not_vary_have_no_part_in_what_heads_vary_by() {
+        // Heads 0 and 1 attend evenly to three keys; 2 and 3 are Walsh functions, orthogonal and of equal size.
+        let sign = |b: usize, h: usize| (b & (1 << h)).count_ones() as usize % 2;
+        let entry = move |b: usize, h: usize, k: usize| {
+            if h < 2 { 1.0 / 3.0 } else { f32::from(u8::from(k < 2 && sign(b, h - 2) == k)) }
+        };
+        let mut case = Case::new("even heads");
+        let pattern = planted(&mut case, [32, 4, 3], entry);
+        let found = synchrony_of(&mut case, pattern);
+        for gpu in gpus() {
+            for replica in &case.run(gpu, &[found]).unwrap()[0] {
+                // P of two equal and orthogonal heads is 2.
+                assert!(replica[1] == 0.0 && (replica[3] - 1.0 / 3.0).abs() < 1e-6, "{replica:?}");
+            }
+        }
     }
 
     #[test]

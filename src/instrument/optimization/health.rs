@@ -88,7 +88,7 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[("numerical health", |c| {
 
 /// The summary of a batch with these logits.
 fn measured(case: &mut Case, z: Var, targets: Var) -> Result<Var> {
-    let rows = case.tape.push(CrossEntropy::default(), &[z, targets])?;
+    let rows = case.tape.push(CrossEntropy, &[z, targets])?;
     let count = count_targets(&mut case.tape, targets, 1)?;
     health(&mut case.tape, z, [rows[0], rows[1], rows[2]], targets, count)
 }

@@ -281,7 +281,7 @@ mod tests {
             let rows = case.tape.constant_u32(&[n], &rows);
             let z = case.tape.push1(GatherRows, &[all, rows]).unwrap();
             let y = case.tape.constant_u32(&[n], &targets);
-            let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+            let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
             let mut inputs = vec![out[0], out[1], out[2], y, count];
             inputs.extend(sums);
             sums = Some(case.tape.push1(RowSummary { first: first as usize, last, classes: 0 }, &inputs).unwrap());
@@ -298,7 +298,7 @@ mod tests {
             let targets: Vec<u32> = (0..300).map(|row| if row < 200 { 0 } else { IGNORE }).collect();
             let (z, y) = (case.tape.constant(&[300, 2], &z), case.tape.constant_u32(&[300], &targets));
             let count = case.tape.constant(&[1], &[200.0]);
-            let out = case.tape.push(CrossEntropy::default(), &[z, y]).unwrap();
+            let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
             let inputs = [out[0], out[1], out[2], y, count];
             let summary = case.tape.push1(RowSummary { first: 0, last: true, classes: 0 }, &inputs).unwrap();
             for gpu in gpus() {

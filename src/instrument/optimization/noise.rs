@@ -12,7 +12,7 @@ use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 use crate::instrument::grokking::fourier_ops::RowSquares;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, ROUNDING, UNKNOWN};
 use crate::model::{Model, Rows};
 use crate::task::Pass;
 
@@ -81,7 +81,7 @@ const CARDS: &[Card] = &[
         every: 100,
         control: "1/B: what independent noise around 0 gives",
         source: "definition",
-        not_for: "averaging over steps, or a noise scale: a ratio of two noisy numbers is biased; b_K without rotary positions, whose gradient is 0 but for rounding",
+        not_for: "averaging over steps, or a noise scale: a ratio of two noisy numbers is biased; b_K without rotary positions, whose gradient is 0 but for rounding; where examples agree to 2^-18 there is no row",
         ..Card::BASE
     },
 ];
@@ -113,7 +113,7 @@ impl Instrument for Noise {
             for (name, row) in spread.iter().zip(1..) {
                 record(name, row);
             }
-            record("gradient_snr", 3);
+            cx.record_where(Presence::WhereKnown, self, "gradient_snr", &tensor, values, 3 * heads, labels);
         }
         Ok(())
     }
@@ -174,7 +174,7 @@ fn measure(tape: &mut Tape, model: &Model, pass: &Pass, sampled: bool) -> Result
         let products = tape.push1(GramSum { weight }, &inputs)?;
         let rows = tape.shape(*gradient).rows();
         let gradient = tape.reshape(*gradient, &[rows.0, rows.1])?;
-        let squares = tape.push1(RowSquares::default(), &[gradient])?;
+        let squares = tape.push1(RowSquares, &[gradient])?;
         let noise = tape.push1(GradientNoise { batch, sampled }, &[products, squares, targets])?;
         measured.push((site.tensor, site.heads.is_some(), noise));
     }
@@ -384,7 +384,11 @@ impl Op for GradientNoise {
             let (each, whole) = (examples * inputs[0].data[h], squares.iter().sum::<f64>());
             let unbiased = if self.sampled { examples / (examples - 1.0).max(1.0) } else { 1.0 };
             let spread = (each - whole) * unbiased;
-            let snr = if spread == 0.0 { 0.0 } else { whole / spread };
+            let snr = match spread.abs() <= ROUNDING.sqrt() * each {
+                _ if each == 0.0 => 0.0,
+                true => f64::from(UNKNOWN),
+                false => whole / spread,
+            };
             for (row, value) in
                 [each.max(0.0).sqrt(), spread, whole - spread / examples.max(1.0), snr].into_iter().enumerate()
             {
@@ -405,7 +409,7 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[("gradient noise", |c| {
     });
     let sums = sums.into_iter().collect::<Result<Vec<_>>>()?;
     let squares = c.owned(&[4 * 3, 5]);
-    let squares = c.tape.push1(RowSquares::default(), &[squares])?;
+    let squares = c.tape.push1(RowSquares, &[squares])?;
     let noise = c.tape.push1(GradientNoise { batch: 40, sampled: true }, &[sums[2], squares, targets])?;
     Ok((sums.into_iter().chain([noise]).collect(), Vec::new()))
 })];
