@@ -67,4 +67,6 @@ pub use instrument::{Instrument, Metric};
 pub use kernels::self_check;
 pub use model::{Model, ModelConfig};
 pub use task::Task;
-pub use train::{RunConfig, Session, Snapshot};
+pub use train::{ResolvedRun, RunConfig, Session, Snapshot};
+/// The wgpu that devices, buffers and passes of this crate are of.
+pub use wgpu;

@@ -87,7 +87,7 @@ impl Lower<'_> {
     /// See [`Recording::dispatch`].
     pub fn dispatch<P: Params>(
         &mut self,
-        shader: &'static Shader,
+        shader: &Shader<'_>,
         knobs: &[u32],
         params: &P,
         tensors: &[&Tensor],

@@ -21,7 +21,7 @@ use crate::instrument::{CostClass, registry};
 use crate::record::{Setup, apply_sets};
 use crate::stats::median;
 use crate::task::Task;
-use crate::train::{RunConfig, Session};
+use crate::train::{ResolvedRun, Session};
 
 /// A training set-up that is timed.
 pub struct Workload {
@@ -54,7 +54,7 @@ impl Workload {
         })
     }
 
-    fn config(&self, replicas: u32) -> Result<RunConfig<Box<dyn Task>>> {
+    fn config(&self, replicas: u32) -> Result<ResolvedRun> {
         let mut sets = vec![format!("replicas={replicas}")];
         sets.extend(self.sets.iter().map(|set| (*set).to_owned()));
         Ok(Setup::from_toml(&apply_sets(self.text, &sets)?)?.config)
@@ -62,12 +62,12 @@ impl Workload {
 
     /// A session of it, measured in that way.
     fn session(&self, gpu: &Gpu, replicas: u32, mode: &Mode) -> Result<Session> {
-        let mut config = self.config(replicas)?;
+        let mut config = self.config(replicas)?.into_config();
         let cards = registry().into_iter().flat_map(|instrument| instrument.cards());
         let off = cards.filter(|card| !(mode.keep)(card.cost) && !mode.each_step.contains(&card.name));
         config.measure.off = off.map(|card| card.name.to_owned()).collect();
         config.measure.every.extend(mode.each_step.iter().map(|name| ((*name).to_owned(), 1)));
-        Session::new(gpu, config)
+        Session::new(gpu, config.resolve()?)
     }
 
     /// The modes of these names, or all, that measure something of their own here: losses over a grid need a grid.

@@ -36,7 +36,7 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let folder = super::read_model(&args.model)?;
-    let mut setup = presets::load_for_model(&args.config, &args.set, &folder)?;
+    let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
     let (task, model) = (setup.config.task.shape().d_vocab, folder.config.d_vocab);
     if task < model {
         complain(&format!(
@@ -45,8 +45,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     }
     let gpu = device.open()?;
     // There is one step, at which everything is due.
-    setup.config.measure.cadences = Some(BTreeMap::new());
-    let mut session = Session::new(&gpu, setup.config)?;
+    let mut session = Session::new(&gpu, setup.config.with_cadences(BTreeMap::new()))?;
     session.set_weights(&folder.replicas)?;
     let mut dir = RunDir::create(
         &args.out,

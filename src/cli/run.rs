@@ -96,7 +96,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
             }
             let mut setup = Setup::from_json(&manifest.config)?;
             // As it was decided where the run began, whatever this device makes of the work.
-            setup.config.measure.cadences = Some(manifest.cadences.clone());
+            setup.config = setup.config.with_cadences(manifest.cadences.clone());
             (setup, Some((out.clone(), manifest)))
         }
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),

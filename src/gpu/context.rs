@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Caps, Kernel, Pace, Tuning};
+use super::kernel::Content;
+use super::{Caps, Kernel, Pace, Shader, Tuning};
 use crate::error::{Error, Result};
 
 /// Which adapter to open.
@@ -56,15 +57,12 @@ pub struct Gpu {
     inner: Arc<Inner>,
 }
 
-type KernelKey = (&'static str, Vec<u32>);
-
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     caps: Caps,
     checked: bool,
-    /// By shader name and knob values.
-    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    kernels: Mutex<HashMap<Content, Arc<Kernel>>>,
     failure: Arc<Mutex<Option<String>>>,
     tuning: Mutex<Tuning>,
     pace: Mutex<Pace>,
@@ -197,18 +195,19 @@ impl Gpu {
         self.inner.checked
     }
 
-    /// The compiled kernel for a shader and its knob values, from the cache where it was asked for before.
+    /// The compiled kernel for a shader and its knob values, from the cache where it was asked for before. Kernels of this
+    /// crate are compiled as [`Options::checked`] says, all others with bounds checks.
     ///
     /// # Errors
     /// [`Error::Shader`] where it does not compile on this device.
-    pub fn kernel(&self, shader: &'static super::Shader, knobs: &[u32]) -> Result<Arc<Kernel>> {
-        let key = (shader.name, knobs.to_vec());
+    pub fn kernel(&self, shader: &Shader<'_>, knobs: &[u32]) -> Result<Arc<Kernel>> {
+        let content = Content::of(self, shader, knobs);
         let mut kernels = self.inner.kernels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(kernel) = kernels.get(&key) {
+        if let Some(kernel) = kernels.get(&content) {
             return Ok(Arc::clone(kernel));
         }
         let kernel = Arc::new(Kernel::compile(self, shader, knobs)?);
-        kernels.insert(key, Arc::clone(&kernel));
+        kernels.insert(content, Arc::clone(&kernel));
         Ok(kernel)
     }
 

@@ -1,8 +1,37 @@
 //! A compiled kernel: pipeline, bind-group layout, and what reflection knows of it.
 
 use super::shader::ParamsVia;
-use super::{Caps, Gpu, Shader};
+use super::{Caps, Field, Gpu, Shader};
 use crate::error::{Error, Result};
+
+/// All that a kernel is made of. Its name alone would not do: two crates may call different kernels alike.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Content {
+    name: String,
+    source: String,
+    knobs: Vec<String>,
+    values: Vec<u32>,
+    params: Vec<Field>,
+    checked: bool,
+}
+
+impl Content {
+    pub(super) fn of(gpu: &Gpu, shader: &Shader<'_>, knobs: &[u32]) -> Self {
+        Self {
+            name: shader.name.to_owned(),
+            source: shader.source.to_owned(),
+            knobs: shader.knobs.iter().map(|knob| knob.name.to_owned()).collect(),
+            values: knobs.to_vec(),
+            params: shader.params.to_vec(),
+            checked: is_checked(gpu, shader),
+        }
+    }
+}
+
+/// Whether a kernel is compiled with bounds checks and loop limits: those of other crates always are.
+fn is_checked(gpu: &Gpu, shader: &Shader<'_>) -> bool {
+    gpu.checked() || !crate::kernels::is_own(shader)
+}
 
 /// One variant of one shader, ready to be dispatched.
 #[derive(Debug)]
@@ -17,7 +46,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn compile(gpu: &Gpu, shader: &'static Shader, knobs: &[u32]) -> Result<Self> {
+    pub(super) fn compile(gpu: &Gpu, shader: &Shader<'_>, knobs: &[u32]) -> Result<Self> {
         let caps = gpu.caps();
         let params_bytes = shader.params.last().map_or(0, |field| field.offset + 4);
         let params_in_immediates = params_bytes > 0 && caps.immediates >= Caps::IMMEDIATE_BYTES;
@@ -40,8 +69,9 @@ impl Kernel {
         }
 
         let device = gpu.device();
+        let checked = is_checked(gpu, shader);
         let checks =
-            if gpu.checked() { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
+            if checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         let mut entries: Vec<wgpu::BindGroupLayoutEntry> = reflected
             .writes
             .iter()
@@ -84,7 +114,7 @@ impl Kernel {
                 entry_point: Some(shader.entry()),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     // Kernels write workgroup memory before they read it.
-                    zero_initialize_workgroup_memory: gpu.checked(),
+                    zero_initialize_workgroup_memory: checked,
                     ..Default::default()
                 },
                 cache: None,
@@ -120,5 +150,47 @@ impl Kernel {
 
     pub(super) fn params_in_immediates(&self) -> bool {
         self.params_in_immediates
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Knob;
+
+    #[test]
+    fn kernels_of_one_name_are_told_apart_by_what_they_hold() {
+        let gpu = Gpu::noop();
+        let text = |body: &str| {
+            format!(
+                "@tensor var<storage, read_write> y: array<f32>;\n@compute @workgroup_size(1) fn one() {{ y[0] = {body}; }}"
+            )
+        };
+        let kernel = |source: &str, knobs: &[Knob<'_>], values: &[u32]| {
+            gpu.kernel(&Shader { name: "mine/one", source, knobs, params: &[] }, values).unwrap()
+        };
+        let (first, second) = (text("1.0"), text("f32(SIZE)"));
+        let size = [Knob { name: "SIZE", values: &[2, 3] }];
+        let kernels = [kernel(&first, &[], &[]), kernel(&second, &size, &[2]), kernel(&second, &size, &[3])];
+        for (at, kernel) in kernels.iter().enumerate() {
+            assert!(kernels[..at].iter().all(|other| !std::sync::Arc::ptr_eq(kernel, other)));
+        }
+        assert!(
+            std::sync::Arc::ptr_eq(&kernels[1], &kernel(&text("f32(SIZE)"), &size, &[2])),
+            "the same text is the same kernel"
+        );
+        // Its Params are compared with those of the text, whatever was compiled before.
+        let params = <Named as crate::gpu::Params>::FIELDS;
+        assert!(gpu.kernel(&Shader { name: "mine/one", source: &first, knobs: &[], params }, &[]).is_err());
+    }
+
+    crate::params! { struct Named { n: u32 } }
+
+    #[test]
+    fn kernels_of_others_are_checked() {
+        let gpu = Gpu::noop();
+        assert!(!gpu.checked());
+        let own = crate::autograd::ops::shaders()[0];
+        assert!(!is_checked(&gpu, own) && is_checked(&gpu, &own.clone()));
     }
 }

@@ -30,4 +30,3 @@ pub(crate) use commands::Commands;
 #[cfg(feature = "cli")]
 pub(crate) use context::polling;
 pub(crate) use readback::read_together;
-pub(crate) use shader::params;

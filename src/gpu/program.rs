@@ -204,7 +204,7 @@ impl Recording {
     /// Where the kernel does not compile, or the grid or a binding exceeds the device's limits.
     pub fn dispatch<P: Params>(
         &mut self,
-        shader: &'static Shader,
+        shader: &Shader<'_>,
         knobs: &[u32],
         params: &P,
         tensors: &[&Tensor],
@@ -223,7 +223,7 @@ impl Recording {
                 kernel.label()
             )));
         }
-        let params = bytemuck::bytes_of(params).to_vec();
+        let params = params.bytes();
         debug_assert_eq!(params.len(), kernel.params_bytes(), "{}", kernel.label());
         let bytes = |tensor: &Tensor| match &tensor.slot {
             Slot::Planned(at) => self.tensors[*at],

@@ -13,30 +13,31 @@ use std::fmt::Write as _;
 use crate::error::{Error, Result};
 
 /// A WGSL kernel as a file, with everything Rust must know of it. What its bindings are and how they
-/// are accessed is read from the file by naga, not restated here.
-#[derive(Debug)]
-pub struct Shader {
+/// are accessed is read from the file by naga, not restated here. Most are statics; one whose text is made while the
+/// program runs lives as long as it is recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Shader<'a> {
     /// Path below `shaders/` without the ending; its last part is the entry point.
-    pub name: &'static str,
+    pub name: &'a str,
     /// The file's text.
-    pub source: &'static str,
+    pub source: &'a str,
     /// Compile-time constants, in the order in which their values are passed.
-    pub knobs: &'static [Knob],
+    pub knobs: &'a [Knob<'a>],
     /// Layout of the parameter block, from [`Params::FIELDS`]; empty for a kernel without one.
-    pub params: &'static [Field],
+    pub params: &'a [Field],
 }
 
 /// A compile-time constant of a kernel and the values it may take.
-#[derive(Debug)]
-pub struct Knob {
+#[derive(Clone, Copy, Debug)]
+pub struct Knob<'a> {
     /// Name of the `const` in WGSL.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Every value in use; tests compile each.
-    pub values: &'static [u32],
+    pub values: &'a [u32],
 }
 
 /// One field of a parameter block.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Field {
     /// Name, equal in Rust and WGSL.
     pub name: &'static str,
@@ -46,18 +47,35 @@ pub struct Field {
     pub kind: &'static str,
 }
 
-/// A parameter block: a `repr(C)` struct of 32-bit scalars, mirrored by `struct Params` in WGSL.
-pub trait Params: bytemuck::Pod {
+/// A parameter block: 32-bit scalars one behind the other, mirrored by `struct Params` in WGSL. [`params!`](crate::params)
+/// declares one.
+pub trait Params {
     /// The layout, compared with naga's when the kernel is compiled.
     const FIELDS: &'static [Field];
+
+    /// The block as the kernel reads it.
+    fn bytes(&self) -> Vec<u8>;
 }
 
-/// Declares a parameter block.
+/// Declares a parameter block: a struct of `u32`, `i32` and `f32` that is [`Params`](crate::gpu::Params), its fields in
+/// the order of the kernel's `struct Params`.
+///
+/// ```
+/// use thermoscope::gpu::Params;
+///
+/// thermoscope::params! {
+///     /// What the kernel is told.
+///     struct Square { n: u32, x_replica: u32, scale: f32 }
+/// }
+/// assert_eq!(Square::FIELDS[2].offset, 8);
+/// assert_eq!(Square { n: 1, x_replica: 0, scale: 0.5 }.bytes().len(), 12);
+/// ```
+#[macro_export]
 macro_rules! params {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident: $kind:ident),* $(,)? }) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+        #[derive(Clone, Copy, Debug, Default)]
         $vis struct $name { $($(#[$fmeta])* $vis $field: $kind),* }
         impl $crate::gpu::Params for $name {
             const FIELDS: &'static [$crate::gpu::Field] = &[$($crate::gpu::Field {
@@ -65,10 +83,13 @@ macro_rules! params {
                 offset: std::mem::offset_of!($name, $field),
                 kind: stringify!($kind),
             }),*];
+
+            fn bytes(&self) -> Vec<u8> {
+                [$(self.$field.to_ne_bytes()),*].concat()
+            }
         }
     };
 }
-pub(crate) use params;
 
 /// `shaders/shared/`: text that kernels import.
 const SHARED: &[(&str, &str)] = &[
@@ -113,12 +134,12 @@ pub(super) struct Reflected {
 #[derive(Default)]
 pub(super) struct Text {
     pub(super) code: String,
-    origin: Vec<(&'static str, u32)>,
+    origin: Vec<(String, u32)>,
     tensors: u32,
 }
 
 impl Text {
-    fn line(&mut self, text: &str, file: &'static str, number: u32) {
+    fn line(&mut self, text: &str, file: &str, number: u32) {
         match text.trim_start().strip_prefix("@tensor ") {
             Some(variable) => {
                 let _ = write!(self.code, "@group(0) @binding({}) {variable}", self.tensors);
@@ -127,7 +148,7 @@ impl Text {
             None => self.code.push_str(text),
         }
         self.code.push('\n');
-        self.origin.push((file, number));
+        self.origin.push((file.to_owned(), number));
     }
 
     /// File and line an assembled line (from 1) came from.
@@ -139,9 +160,9 @@ impl Text {
     }
 }
 
-impl Shader {
+impl Shader<'_> {
     /// The entry point, which is also the file's stem.
-    pub fn entry(&self) -> &'static str {
+    pub fn entry(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(self.name)
     }
 
@@ -272,7 +293,7 @@ impl Shader {
 ///
 /// # Errors
 /// [`Error::Shader`] where a directive is wrong.
-pub fn assemble(shader: &Shader, knobs: &[u32]) -> Result<String> {
+pub fn assemble(shader: &Shader<'_>, knobs: &[u32]) -> Result<String> {
     assemble_with_origins(shader, knobs, ParamsVia::Uniform)
         .map(|text| text.code)
         .map_err(|detail| shader.error(knobs, detail))
@@ -281,7 +302,7 @@ pub fn assemble(shader: &Shader, knobs: &[u32]) -> Result<String> {
 /// What the lines of an extension begin with.
 const ENABLE: &str = "enable ";
 
-fn assemble_with_origins(shader: &Shader, knobs: &[u32], via: ParamsVia) -> Result<Text, String> {
+fn assemble_with_origins(shader: &Shader<'_>, knobs: &[u32], via: ParamsVia) -> Result<Text, String> {
     let mut text = Text::default();
     for (index, line) in shader.source.lines().enumerate().filter(|(_, line)| line.starts_with(ENABLE)) {
         text.line(line, shader.name, index as u32 + 1);
@@ -304,8 +325,8 @@ fn assemble_with_origins(shader: &Shader, knobs: &[u32], via: ParamsVia) -> Resu
 
 fn include(
     text: &mut Text,
-    file: &'static str,
-    source: &'static str,
+    file: &str,
+    source: &str,
     value_of: &dyn Fn(&str) -> Option<u32>,
     imported: &mut Vec<&'static str>,
 ) -> Result<(), String> {
@@ -350,9 +371,9 @@ fn include(
 mod tests {
     use super::*;
 
-    crate::gpu::params! { struct TestParams { n: u32, scale: f32 } }
+    crate::params! { struct TestParams { n: u32, scale: f32 } }
 
-    static GOOD: Shader = Shader {
+    static GOOD: Shader<'_> = Shader {
         name: "test/good",
         source: "struct Params { n: u32, scale: f32 }
 #if WIDE
@@ -388,7 +409,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_file_and_line_it_came_from() {
-        static BAD: Shader = Shader {
+        static BAD: Shader<'_> = Shader {
             name: "test/bad",
             source: "#import reduce\n@compute @workgroup_size(1) fn bad() { let x = nonsense; }",
             knobs: &[Knob { name: "WG", values: &[64] }, Knob { name: "SUBGROUPS", values: &[0] }],
@@ -400,8 +421,8 @@ mod tests {
 
     #[test]
     fn parameter_blocks_that_differ_are_refused() {
-        crate::gpu::params! { struct Swapped { scale: f32, n: u32 } }
-        static SWAPPED: Shader =
+        crate::params! { struct Swapped { scale: f32, n: u32 } }
+        static SWAPPED: Shader<'_> =
             Shader { name: "test/good", source: GOOD.source, knobs: GOOD.knobs, params: Swapped::FIELDS };
         let error = SWAPPED.reflect(&[32, 0], ParamsVia::Uniform, true).err().unwrap().to_string();
         assert!(error.contains("differ"), "{error}");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::config::every;
-use super::{Card, CostClass, Instrument, MeasureConfig, registry};
+use super::{Card, CostClass, Instrument, MeasureConfig};
 use crate::gpu::{Part, STEP};
 
 /// Floating-point operations that take as long as reading or writing a byte, and as one dispatch: of the order of
@@ -34,9 +34,13 @@ fn next(every: u64) -> u64 {
 /// `measure.budget` of what the step has to do: the dearest first, none of an instrument of which the run sets any, and
 /// none so far that fewer than ten measurements were left of `steps`. `parts` are those of a step at which everything is
 /// due. Empty where all is well, or nothing more can be done.
-pub(crate) fn lengthened(config: &MeasureConfig, steps: u64, parts: &[Part]) -> BTreeMap<String, u64> {
-    let families: Vec<Family> =
-        registry().into_iter().filter_map(|instrument| Family::of(config, instrument)).collect();
+pub(crate) fn lengthened(
+    instruments: &[&dyn Instrument],
+    config: &MeasureConfig,
+    steps: u64,
+    parts: &[Part],
+) -> BTreeMap<String, u64> {
+    let families: Vec<Family> = instruments.iter().filter_map(|instrument| Family::of(config, *instrument)).collect();
     let step: f64 = parts.iter().filter(|part| part.scope == STEP).map(load).sum();
     // By instrument and cadence as it is: the work, and the cadence as it shall be.
     let mut groups: BTreeMap<(&str, u64), (f64, u64)> = BTreeMap::new();
@@ -103,6 +107,7 @@ impl Family {
 
 #[cfg(test)]
 mod tests {
+    use super::super::registry;
     use super::*;
     use crate::gpu::{Gpu, Select};
     use crate::record::Setup;
@@ -157,10 +162,11 @@ mod tests {
         let kept = session("[measure]\nbudget = 1e9\n");
         let parts = kept.program().parts(Select { step: 0, update: true });
         let config = MeasureConfig::default();
+        let all: Vec<&dyn Instrument> = registry().into_iter().map(|known| known as &dyn Instrument).collect();
         // Ablation is proposed at every 200 steps, which leaves one of 200.
-        let found = lengthened(&config, 200, &parts);
+        let found = lengthened(&all, &config, 200, &parts);
         assert_eq!((found["loss.test"], found.get("ablation.loss")), (20, None));
-        assert!(lengthened(&config, 9, &parts).is_empty());
+        assert!(lengthened(&all, &config, 9, &parts).is_empty());
     }
 
     #[test]

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::row::FILING;
 use super::{Card, Instrument};
 use crate::error::{Error, Result};
+use crate::gpu::STEP;
 use crate::task::ProbeSet;
 
 /// What is measured, and how often.
@@ -78,12 +80,22 @@ pub(super) fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &
     Some(names.iter().find_map(|name| config.every.get(*name).copied()).or_else(longer).unwrap_or(card.every))
 }
 
-/// Fails where the configuration names something that no instrument measures.
-pub(crate) fn check_names(config: &MeasureConfig) -> Result<()> {
-    let known: Vec<&str> = super::registry()
-        .into_iter()
-        .flat_map(|i| std::iter::once(i.name()).chain(i.cards().iter().map(|c| c.name)))
-        .collect();
+/// Fails where the configuration names something that no instrument measures, or one name stands for two things.
+pub(crate) fn check_names(config: &MeasureConfig, instruments: &[&dyn Instrument]) -> Result<()> {
+    let names = |i: &&dyn Instrument| {
+        // A family may be called like its only metric.
+        let cards: Vec<&'static str> =
+            i.cards().iter().map(|card| card.name).filter(|name| *name != i.name()).collect();
+        std::iter::once(i.name()).chain(cards)
+    };
+    let known: Vec<&str> = instruments.iter().flat_map(|i| names(i)).collect();
+    if let Some((_, twice)) =
+        known.iter().enumerate().find(|(at, name)| known[..*at].contains(name) || [STEP, FILING].contains(name))
+    {
+        return Err(Error::Config(format!(
+            "two instruments or metrics are called {twice}; give one of them another name"
+        )));
+    }
     let probe = &config.probe;
     if probe.size == Some(0) || probe.draws.is_some_and(|draws| !(1..=ProbeConfig::MOST_DRAWS).contains(&draws)) {
         return Err(Error::Config(format!(

@@ -157,7 +157,7 @@ pub(crate) fn checks() -> Vec<&'static [(&'static str, Build)]> {
 }
 
 /// Every kernel of the instruments.
-pub(crate) fn shaders() -> Vec<&'static Shader> {
+pub(crate) fn shaders() -> Vec<&'static Shader<'static>> {
     let topics =
         [optimization::SHADERS, heads::SHADERS, grokking::SHADERS, ablation::SHADERS, geometry::SHADERS, row::SHADERS];
     topics.concat().concat()

@@ -161,16 +161,16 @@ impl MetricRow {
     }
 }
 
-crate::gpu::params! {
+crate::params! {
     struct FileParams { len: u32, slots: u32, moves: u32 }
 }
-static FILE_ROW: Shader = Shader {
+static FILE_ROW: Shader<'_> = Shader {
     name: "instrument/file_row",
     source: include_str!("../../shaders/instrument/file_row.wgsl"),
     knobs: &[],
     params: FileParams::FIELDS,
 };
-pub(super) const SHADERS: &[&[&Shader]] = &[&[&FILE_ROW]];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[&[&FILE_ROW]];
 
 /// The step's end: ring[step mod slots] = row and its stamp, and the clock goes on where the model did. Inputs: row, ring,
 /// clock.

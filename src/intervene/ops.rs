@@ -29,41 +29,41 @@ pub mod column {
     pub const DOUBT: usize = 7;
 }
 
-crate::gpu::params! {
+crate::params! {
     struct AblateParams {
         rows: u32, queries: u32, heads: u32, width: u32, interventions: u32,
         x_replica: u32, result_replica: u32, mean_replica: u32, out_replica: u32,
     }
 }
-static ABLATE: Shader = Shader {
+static ABLATE: Shader<'_> = Shader {
     name: "intervene/ablate",
     source: include_str!("../../shaders/intervene/ablate.wgsl"),
     knobs: &[Knob { name: "ONE", values: &[0, 1] }],
     params: AblateParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct OutcomeParams {
         rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32, out_replica: u32,
     }
 }
-static OUTCOME: Shader = Shader {
+static OUTCOME: Shader<'_> = Shader {
     name: "intervene/outcomes",
     source: include_str!("../../shaders/intervene/outcomes.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: OutcomeParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct MeansParams {
         rows: u32, first: u32, x_replica: u32, count_replica: u32, before_replica: u32, out_replica: u32,
     }
 }
-static GROUP_MEANS: Shader = Shader {
+static GROUP_MEANS: Shader<'_> = Shader {
     name: "intervene/group_means",
     source: include_str!("../../shaders/intervene/group_means.wgsl"),
     knobs: &[Knob { name: "BEFORE", values: &[0, 1] }],
     params: MeansParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&ABLATE, &OUTCOME, &GROUP_MEANS];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&ABLATE, &OUTCOME, &GROUP_MEANS];
 
 /// Floats, owned where any input is.
 pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {

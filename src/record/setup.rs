@@ -7,12 +7,12 @@ use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::task::{KINDS, Modular, Permutation, Repeated, Task, Text, Tokens};
-use crate::train::RunConfig;
+use crate::train::{ResolvedRun, RunConfig};
 
 /// A resolved run, typed and as data.
 pub struct Setup {
     /// What a session is made of.
-    pub config: RunConfig<Box<dyn Task>>,
+    pub config: ResolvedRun,
     /// The same with every default filled in, as it is kept in `run.json`.
     pub resolved: Value,
 }
@@ -58,9 +58,8 @@ impl Setup {
         T: Task + Serialize + DeserializeOwned + 'static,
     {
         let config = config.resolve()?;
-        let resolved = serde_json::to_value(&config).map_err(|error| Error::Config(error.to_string()))?;
-        let config = config.with_task(|task| Box::new(task) as Box<dyn Task>);
-        Ok(Self { config, resolved })
+        let resolved = serde_json::to_value(&*config).map_err(|error| Error::Config(error.to_string()))?;
+        Ok(Self { config: config.boxed(), resolved })
     }
 }
 
@@ -128,7 +127,8 @@ mod tests {
         let text = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let config = Setup::from_toml(text).unwrap().config;
         assert_eq!((config.steps, config.model.d_mlp, config.measure.every["test"]), (20_000, 512, 20));
-        crate::instrument::check_names(&config.measure).unwrap();
+        let all: Vec<_> = crate::instrument::registry().into_iter().map(|i| i as &dyn crate::Instrument).collect();
+        crate::instrument::check_names(&config.measure, &all).unwrap();
     }
 
     #[test]

@@ -364,49 +364,49 @@ fn seed_words(tape: &mut Tape, seeds: &[u64]) -> Var {
     tape.constant_u32(&[2], &words)
 }
 
-crate::gpu::params! {
+crate::params! {
     struct SampleParams {
         size: u32, seq: u32, length: u32, stream: u32,
         pool_replica: u32, sizes_replica: u32, seeds_replica: u32, out_replica: u32,
     }
 }
-static SAMPLE_IDS: Shader = Shader {
+static SAMPLE_IDS: Shader<'_> = Shader {
     name: "task/sample_ids",
     source: include_str!("../../shaders/task/sample_ids.wgsl"),
     knobs: &[],
     params: SampleParams::FIELDS,
 };
-static SAMPLE_WINDOWS: Shader = Shader {
+static SAMPLE_WINDOWS: Shader<'_> = Shader {
     name: "task/sample_windows",
     source: include_str!("../../shaders/task/sample_windows.wgsl"),
     knobs: &[],
     params: SampleParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct RepeatedParams {
         size: u32, seq: u32, d_vocab: u32, min_period: u32,
         periods: u32, loss_on_all: u32, stream: u32, seeds_replica: u32, out_replica: u32,
     }
 }
-static REPEATED: Shader = Shader {
+static REPEATED: Shader<'_> = Shader {
     name: "task/repeated",
     source: include_str!("../../shaders/task/repeated.wgsl"),
     knobs: &[],
     params: RepeatedParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct TakeParams { n: u32, width: u32, last: u32, table_replica: u32, ids_replica: u32, y_replica: u32 }
 }
-static TAKE_ROWS: Shader = Shader {
+static TAKE_ROWS: Shader<'_> = Shader {
     name: "task/take_rows",
     source: include_str!("../../shaders/task/take_rows.wgsl"),
     knobs: &[],
     params: TakeParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct CountParams { rows: u32, columns: u32, x_replica: u32, y_replica: u32 }
 }
-static COUNT_TARGETS: Shader = Shader {
+static COUNT_TARGETS: Shader<'_> = Shader {
     name: "task/count_targets",
     source: include_str!("../../shaders/task/count_targets.wgsl"),
     knobs: &[],
@@ -414,7 +414,7 @@ static COUNT_TARGETS: Shader = Shader {
 };
 
 /// Every kernel that makes batches.
-pub fn sampler_shaders() -> Vec<&'static Shader> {
+pub fn sampler_shaders() -> Vec<&'static Shader<'static>> {
     vec![&SAMPLE_IDS, &SAMPLE_WINDOWS, &REPEATED, &TAKE_ROWS, &COUNT_TARGETS]
 }
 

@@ -1,5 +1,7 @@
 //! What a run is made of: the typed form of a preset or TOML file.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, check_between};
@@ -250,7 +252,7 @@ pub struct ReplicaConfig {
 
 impl<T> RunConfig<T> {
     /// The same run with another task.
-    pub fn with_task<U>(self, change: impl FnOnce(T) -> U) -> RunConfig<U> {
+    fn with_task<U>(self, change: impl FnOnce(T) -> U) -> RunConfig<U> {
         RunConfig {
             name: self.name,
             description: self.description,
@@ -298,7 +300,7 @@ impl<T: Task> RunConfig<T> {
     ///
     /// # Errors
     /// [`Error::Config`] naming the field and what it must be.
-    pub fn resolve(mut self) -> Result<Self> {
+    pub fn resolve(mut self) -> Result<ResolvedRun<T>> {
         let fail = |what: String| Err(Error::Config(what));
         let shape = self.task.shape();
         for (name, value, least) in [
@@ -365,7 +367,7 @@ impl<T: Task> RunConfig<T> {
                 names.join(", ")
             ));
         }
-        Ok(self)
+        Ok(ResolvedRun(self))
     }
 
     fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<()> {
@@ -391,8 +393,7 @@ impl<T: Task> RunConfig<T> {
         check_between("schedule.floor", self.schedule.floor, 0.0..=1.0)
     }
 
-    /// The optimizer of one replica.
-    pub fn optimizer_of(&self, replica: usize) -> OptimizerConfig {
+    fn optimizer_of(&self, replica: usize) -> OptimizerConfig {
         let own = &self.replica[replica];
         OptimizerConfig {
             learning_rate: own.learning_rate.unwrap_or(self.optimizer.learning_rate),
@@ -400,6 +401,47 @@ impl<T: Task> RunConfig<T> {
             betas: own.betas.unwrap_or(self.optimizer.betas),
             ..self.optimizer.clone()
         }
+    }
+}
+
+/// A run of which every field is filled in and every number was checked: what [`RunConfig::resolve`] makes and a session
+/// takes. It is read like the configuration it is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedRun<T = Box<dyn Task>>(RunConfig<T>);
+
+impl<T> std::ops::Deref for ResolvedRun<T> {
+    type Target = RunConfig<T>;
+
+    fn deref(&self) -> &RunConfig<T> {
+        &self.0
+    }
+}
+
+impl<T: Task> ResolvedRun<T> {
+    /// The configuration, to be changed and resolved again.
+    pub fn into_config(self) -> RunConfig<T> {
+        self.0
+    }
+
+    /// The same with a task of a type that is not told.
+    pub fn boxed(self) -> ResolvedRun
+    where
+        T: 'static,
+    {
+        ResolvedRun(self.0.with_task(|task| Box::new(task) as Box<dyn Task>))
+    }
+
+    /// The same with these cadences, by metric, where `measure.every` sets none: those that a session of this run found
+    /// out before ([`MeasureConfig::cadences`]). What is not named is measured as often as its card proposes.
+    #[must_use]
+    pub fn with_cadences(mut self, cadences: BTreeMap<String, u64>) -> Self {
+        self.0.measure.cadences = Some(cadences);
+        self
+    }
+
+    /// The optimizer of one replica.
+    pub fn optimizer_of(&self, replica: usize) -> OptimizerConfig {
+        self.0.optimizer_of(replica)
     }
 
     /// Seed of one replica's weights.

@@ -1,14 +1,16 @@
 //! Training: what a run is made of, optimizers, and the session that replays the step.
 
+mod builder;
 mod config;
 mod optimizer;
 #[cfg(test)]
 mod optimizer_tests;
 mod session;
 
+pub use builder::SessionBuilder;
 pub use config::{
-    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, Precision, ReplicaConfig, RunConfig,
-    ScheduleConfig, ScheduleKind,
+    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, Precision, ReplicaConfig, ResolvedRun,
+    RunConfig, ScheduleConfig, ScheduleKind,
 };
 pub(crate) use optimizer::CHECKS;
 pub use optimizer::{Hyper, shaders as optimizer_shaders};

@@ -17,7 +17,8 @@ const BLOCK: usize = 1024;
 /// Sums that `update.wgsl` leaves for each block.
 const SUMS: usize = 8;
 
-crate::gpu::params! {
+crate::params! {
+    #[derive(bytemuck::Pod, bytemuck::Zeroable)]
     /// Hyper-parameters of one replica, as the kernels read them. What is a difference from 1 is taken
     /// in f64, because 1 - 0.999 in f32 is off by 1e-5.
     pub struct Hyper {
@@ -85,50 +86,50 @@ impl Hyper {
     pub(crate) const LEN: usize = size_of::<Self>() / 4;
 }
 
-const OPTIMIZER: Knob = Knob { name: "OPTIMIZER", values: &[0, 1, 2] };
-crate::gpu::params! {
+const OPTIMIZER: Knob<'_> = Knob { name: "OPTIMIZER", values: &[0, 1, 2] };
+crate::params! {
     struct ClipParams { blocks: u32, sums_replica: u32, scale_replica: u32, used_replica: u32, moves: u32 }
 }
-static CLIP_FACTOR: Shader = Shader {
+static CLIP_FACTOR: Shader<'_> = Shader {
     name: "optim/clip_factor",
     source: include_str!("../../shaders/optim/clip_factor.wgsl"),
     knobs: &[Knob { name: "GUARD", values: &[0, 1] }],
     params: ClipParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct SquareSumParams { blocks: u32, grads_replica: u32, sums_replica: u32 }
 }
-static SQUARE_SUMS: Shader = Shader {
+static SQUARE_SUMS: Shader<'_> = Shader {
     name: "optim/square_sums",
     source: include_str!("../../shaders/optim/square_sums.wgsl"),
     knobs: &[],
     params: SquareSumParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct UpdateParams {
         blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
         sums_replica: u32, moves: u32,
     }
 }
-static UPDATE: Shader = Shader {
+static UPDATE: Shader<'_> = Shader {
     name: "optim/update",
     source: include_str!("../../shaders/optim/update.wgsl"),
     knobs: &[OPTIMIZER],
     params: UpdateParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct SummaryParams {
         tensors: u32, decoupled: u32, sums_replica: u32, out_replica: u32,
     }
 }
-static TENSOR_SUMMARY: Shader = Shader {
+static TENSOR_SUMMARY: Shader<'_> = Shader {
     name: "optim/tensor_summary",
     source: include_str!("../../shaders/optim/tensor_summary.wgsl"),
     knobs: &[],
     params: SummaryParams::FIELDS,
 };
 /// Every kernel of the optimizers.
-pub fn shaders() -> Vec<&'static Shader> {
+pub fn shaders() -> Vec<&'static Shader<'static>> {
     vec![&CLIP_FACTOR, &SQUARE_SUMS, &UPDATE, &TENSOR_SUMMARY]
 }
 

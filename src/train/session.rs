@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::optimizer::{self, Hyper, State};
-use super::{Precision, RunConfig};
+use super::{Precision, ResolvedRun, SessionBuilder};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
-use crate::instrument::{self, Attach, CLOCK, Label, Metric, MetricRow, Presence, STAMP};
+use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Presence, STAMP};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Feed, Pass, Task};
 
@@ -26,7 +26,7 @@ use crate::task::{Feed, Pass, Task};
 /// one expected is no number but [`Error::Device`].
 pub struct Session {
     gpu: Gpu,
-    config: RunConfig<Box<dyn Task>>,
+    config: ResolvedRun,
     table: WeightTable,
     program: Program,
     row: MetricRow,
@@ -146,7 +146,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new(gpu: &Gpu, config: &RunConfig<Box<dyn Task>>) -> Result<Self> {
+    fn new(gpu: &Gpu, config: &ResolvedRun, instruments: &[&dyn Instrument]) -> Result<Self> {
         let replicas = config.replicas;
         let feed = Feed::new(config.task.as_ref(), &config.data())?;
         let shape = config.task.shape();
@@ -175,7 +175,7 @@ impl Recorded {
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
         let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, pieces, full, measure);
-        for instrument in instrument::registry() {
+        for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;
         }
@@ -194,7 +194,7 @@ impl Recorded {
         let decays = config.decays(&model.table);
         let clip = config.optimizer.clip > 0.0;
         let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, state)?;
-        for instrument in instrument::registry() {
+        for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach_to_update(&mut attach, &norms)?;
         }
@@ -242,29 +242,39 @@ impl Session {
     ///
     /// # Errors
     /// Where the configuration asks for what is not there, or the device is too small for it.
-    pub fn new(gpu: &Gpu, mut config: RunConfig<Box<dyn Task>>) -> Result<Self> {
-        instrument::check_names(&config.measure)?;
+    pub fn new<T: Task + 'static>(gpu: &Gpu, run: ResolvedRun<T>) -> Result<Self> {
+        Self::builder(gpu, run).build()
+    }
+
+    /// A session that is to have more than a device and a run.
+    pub fn builder<T: Task + 'static>(gpu: &Gpu, run: ResolvedRun<T>) -> SessionBuilder {
+        SessionBuilder::new(gpu, run)
+    }
+
+    pub(super) fn record(gpu: &Gpu, mut config: ResolvedRun, instruments: &[&dyn Instrument]) -> Result<Self> {
+        instrument::check_names(&config.measure, instruments)?;
         if config.precision != Precision::F32 && gpu.cooperative().is_none() {
             return Err(Error::Unsupported(format!(
                 "{}: products in f16 have not proved right on this device; call autograd::verify_cooperative first, or set precision = \"f32\"",
                 gpu.caps().name
             )));
         }
-        let mut recorded = Recorded::new(gpu, &config)?;
+        let mut recorded = Recorded::new(gpu, &config, instruments)?;
         if config.measure.cadences.is_none() {
             let mut cadences = BTreeMap::new();
             // Work that two measures shared may become one's own when the other comes to be taken less often.
             for _ in 0..LENGTHENED {
-                let found = instrument::lengthened(&config.measure, config.steps, &recorded.recording.parts());
+                let parts = recorded.recording.parts();
+                let found = instrument::lengthened(instruments, &config.measure, config.steps, &parts);
                 if found.is_empty() {
                     break;
                 }
                 cadences.extend(found);
-                config.measure.cadences = Some(cadences.clone());
+                config = config.with_cadences(cadences.clone());
                 drop(recorded);
-                recorded = Recorded::new(gpu, &config)?;
+                recorded = Recorded::new(gpu, &config, instruments)?;
             }
-            config.measure.cadences = Some(cadences);
+            config = config.with_cadences(cadences);
         }
         let Recorded { recording, row, table, weights, first, second, clock, scale } = recorded;
         let program = recording.finish()?;
@@ -295,7 +305,7 @@ impl Session {
     }
 
     /// The resolved configuration.
-    pub fn config(&self) -> &RunConfig<Box<dyn Task>> {
+    pub fn config(&self) -> &ResolvedRun {
         &self.config
     }
 

@@ -56,46 +56,40 @@ impl ActFn {
     }
 }
 
-const ACT: Knob = Knob { name: "ACT", values: &[0, 1, 2, 3] };
-const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
+const ACT: Knob<'_> = Knob { name: "ACT", values: &[0, 1, 2, 3] };
+const WIDE: Knob<'_> = Knob { name: "WIDE", values: &[0, 1] };
 
-crate::gpu::params! {
+crate::params! {
     struct ActParams { vectors: u32, a_replica: u32, b_replica: u32, c_replica: u32, y_replica: u32, z_replica: u32 }
 }
-static FORWARD: Shader = Shader {
+static FORWARD: Shader<'_> = Shader {
     name: "activation/activation_forward",
     source: include_str!("../../../shaders/activation/activation_forward.wgsl"),
     knobs: &[ACT, WIDE],
     params: ActParams::FIELDS,
 };
-static BACKWARD: Shader = Shader {
+static BACKWARD: Shader<'_> = Shader {
     name: "activation/activation_backward",
     source: include_str!("../../../shaders/activation/activation_backward.wgsl"),
     knobs: &[ACT, WIDE],
     params: ActParams::FIELDS,
 };
-static GATED_FORWARD: Shader = Shader {
+static GATED_FORWARD: Shader<'_> = Shader {
     name: "activation/gated_forward",
     source: include_str!("../../../shaders/activation/gated_forward.wgsl"),
     knobs: &[ACT, WIDE],
     params: ActParams::FIELDS,
 };
-static GATED_BACKWARD: Shader = Shader {
+static GATED_BACKWARD: Shader<'_> = Shader {
     name: "activation/gated_backward",
     source: include_str!("../../../shaders/activation/gated_backward.wgsl"),
     knobs: &[ACT, WIDE],
     params: ActParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &GATED_FORWARD, &GATED_BACKWARD];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &GATED_FORWARD, &GATED_BACKWARD];
 
 /// Records an element-wise kernel over up to three inputs and two outputs of equal size.
-fn record(
-    cx: &mut Lower<'_>,
-    shader: &'static Shader,
-    act: ActFn,
-    inputs: &[Tensor],
-    outputs: &[Tensor],
-) -> Result<()> {
+fn record(cx: &mut Lower<'_>, shader: &Shader<'_>, act: ActFn, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
     let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
     let wide = tensors.iter().all(|t| t.len().is_multiple_of(4) && t.replica_stride.is_multiple_of(4));
     let width = if wide { 4 } else { 1 };

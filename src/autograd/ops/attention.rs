@@ -6,7 +6,7 @@ use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct AttentionParams {
         batch: u32, queries: u32, keys: u32, heads: u32,
         groups: u32, width: u32, scale: f32, q_replica: u32,
@@ -15,56 +15,56 @@ crate::gpu::params! {
         dk_replica: u32, dv_replica: u32, lengths_replica: u32,
     }
 }
-const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
-static SMALL_FORWARD: Shader = Shader {
+const WIDE: Knob<'_> = Knob { name: "WIDE", values: &[0, 1] };
+static SMALL_FORWARD: Shader<'_> = Shader {
     name: "attention/small_forward",
     source: include_str!("../../../shaders/attention/small_forward.wgsl"),
     knobs: &[WIDE],
     params: AttentionParams::FIELDS,
 };
-static SMALL_BACKWARD_Q: Shader = Shader {
+static SMALL_BACKWARD_Q: Shader<'_> = Shader {
     name: "attention/small_backward_q",
     source: include_str!("../../../shaders/attention/small_backward_q.wgsl"),
     knobs: &[WIDE],
     params: AttentionParams::FIELDS,
 };
-static SMALL_BACKWARD_KV: Shader = Shader {
+static SMALL_BACKWARD_KV: Shader<'_> = Shader {
     name: "attention/small_backward_kv",
     source: include_str!("../../../shaders/attention/small_backward_kv.wgsl"),
     knobs: &[WIDE],
     params: AttentionParams::FIELDS,
 };
-static SOFTMAX: Shader = Shader {
+static SOFTMAX: Shader<'_> = Shader {
     name: "attention/causal_softmax",
     source: include_str!("../../../shaders/attention/causal_softmax.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: AttentionParams::FIELDS,
 };
-static SOFTMAX_BACKWARD: Shader = Shader {
+static SOFTMAX_BACKWARD: Shader<'_> = Shader {
     name: "attention/softmax_backward",
     source: include_str!("../../../shaders/attention/softmax_backward.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: AttentionParams::FIELDS,
 };
-static GROUP_SUM: Shader = Shader {
+static GROUP_SUM: Shader<'_> = Shader {
     name: "attention/group_sum",
     source: include_str!("../../../shaders/attention/group_sum.wgsl"),
     knobs: &[],
     params: AttentionParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct MixParams {
         batch: u32, patterns: u32, queries: u32, keys: u32, heads: u32, groups: u32, width: u32,
         pattern_replica: u32, v_replica: u32, z_replica: u32,
     }
 }
-static MIX_VALUES: Shader = Shader {
+static MIX_VALUES: Shader<'_> = Shader {
     name: "attention/mix_values",
     source: include_str!("../../../shaders/attention/mix_values.wgsl"),
     knobs: &[],
     params: MixParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] =
+pub(super) const SHADERS: &[&Shader<'_>] =
     &[&SMALL_FORWARD, &SMALL_BACKWARD_Q, &SMALL_BACKWARD_KV, &SOFTMAX, &SOFTMAX_BACKWARD, &GROUP_SUM, &MIX_VALUES];
 
 /// Up to this many keys, one invocation handles a query from scores to z.
@@ -140,7 +140,7 @@ impl Sizes {
             groups: self.groups as u32,
             width: self.width as u32,
             scale,
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         }
     }
 

@@ -12,7 +12,7 @@ use crate::gpu::{Caps, Gpu, Knob, Params, Shader};
 
 /// Lanes of the largest subgroup the kernel is made for.
 const LANES: &[u32] = &[4, 8, 16, 32, 64];
-static COOP: Shader = Shader {
+static COOP: Shader<'_> = Shader {
     name: "linear/matmul_coop",
     source: include_str!("../../../shaders/linear/matmul_coop.wgsl"),
     knobs: product_knobs![
@@ -23,7 +23,7 @@ static COOP: Shader = Shader {
     ],
     params: MatmulParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&COOP];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&COOP];
 
 /// Side of the smaller tile, and terms staged at a time: less than that is not worth a tile.
 const TILE: usize = 64;

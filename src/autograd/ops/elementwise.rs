@@ -7,34 +7,34 @@ use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 const WG: u32 = 64;
 
-crate::gpu::params! {
+crate::params! {
     struct AddParams { vectors: u32, a_replica: u32, b_replica: u32, y_replica: u32 }
 }
-static ADD: Shader = Shader {
+static ADD: Shader<'_> = Shader {
     name: "elementwise/add",
     source: include_str!("../../../shaders/elementwise/add.wgsl"),
     knobs: &[Knob { name: "WIDE", values: &[0, 1] }],
     params: AddParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct ScaleParams { vectors: u32, x_replica: u32, y_replica: u32, factor: f32 }
 }
-static SCALE: Shader = Shader {
+static SCALE: Shader<'_> = Shader {
     name: "elementwise/scale",
     source: include_str!("../../../shaders/elementwise/scale.wgsl"),
     knobs: &[Knob { name: "WIDE", values: &[0, 1] }],
     params: ScaleParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct BiasParams { rows: u32, columns: u32, x_replica: u32, b_replica: u32, y_replica: u32 }
 }
-static ADD_BIAS: Shader = Shader {
+static ADD_BIAS: Shader<'_> = Shader {
     name: "elementwise/add_bias",
     source: include_str!("../../../shaders/elementwise/add_bias.wgsl"),
     knobs: &[],
     params: BiasParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&ADD, &SCALE, &ADD_BIAS];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&ADD, &SCALE, &ADD_BIAS];
 
 /// Whether all of these can be walked in vectors of four.
 fn wide(tensors: &[&Tensor]) -> bool {

@@ -9,34 +9,34 @@ use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 /// An index or class that stands for "none": its row is not counted.
 pub const IGNORE: u32 = u32::MAX;
 
-crate::gpu::params! {
+crate::params! {
     struct GatherParams {
         n: u32, vectors: u32, table_ld: u32, first: u32, table_replica: u32, index_replica: u32,
         second_replica: u32, second_index_replica: u32, y_replica: u32, last: u32, second_last: u32,
     }
 }
-static GATHER: Shader = Shader {
+static GATHER: Shader<'_> = Shader {
     name: "embed/gather_rows",
     source: include_str!("../../../shaders/embed/gather_rows.wgsl"),
     knobs: &[Knob { name: "SECOND", values: &[0, 1] }, Knob { name: "WIDE", values: &[0, 1] }],
     params: GatherParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct BucketParams { n: u32, rows: u32, segment: u32, index_replica: u32, starts_replica: u32, order_replica: u32 }
 }
-static BUCKET: Shader = Shader {
+static BUCKET: Shader<'_> = Shader {
     name: "embed/bucket_rows",
     source: include_str!("../../../shaders/embed/bucket_rows.wgsl"),
     knobs: &[],
     params: BucketParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct ScatterParams {
         rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
         second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
     }
 }
-static SCATTER: Shader = Shader {
+static SCATTER: Shader<'_> = Shader {
     name: "embed/scatter_rows",
     source: include_str!("../../../shaders/embed/scatter_rows.wgsl"),
     knobs: &[
@@ -46,7 +46,7 @@ static SCATTER: Shader = Shader {
     ],
     params: ScatterParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&GATHER, &BUCKET, &SCATTER];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&GATHER, &BUCKET, &SCATTER];
 
 /// `y [N, D] = table[index[n]] (+ second[second_index[n]])`. Inputs: table [U, D], index `[N]`, and then
 /// perhaps a second table and its index, as positions are added to tokens.
@@ -159,7 +159,7 @@ impl Op for GatherColumns {
             index_replica: index.replica_stride,
             y_replica: y.replica_stride / width,
             last: (table.len() / columns) as u32 - 1,
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         };
         let grid = grid_1d((index.len() as u64 * u64::from(params.vectors)).div_ceil(64), cx.replicas);
         cx.dispatch(&GATHER, &[0, u32::from(wide)], &params, &[table, index, y], grid)

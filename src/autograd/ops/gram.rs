@@ -6,16 +6,16 @@ use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
-crate::gpu::params! {
+crate::params! {
     struct GramParams { rows: u32, seq: u32, heads: u32, width: u32, x_replica: u32, y_replica: u32 }
 }
-static GRAM: Shader = Shader {
+static GRAM: Shader<'_> = Shader {
     name: "linear/gram",
     source: include_str!("../../../shaders/linear/gram.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: GramParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&GRAM];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&GRAM];
 
 /// Beyond this many rows of an example, tiles of a matrix product pay.
 const SMALL: usize = 16;

@@ -5,19 +5,19 @@ use super::super::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct JoinParams {
         first: u32, second: u32, third: u32,
         first_replica: u32, second_replica: u32, third_replica: u32, whole_replica: u32,
     }
 }
-static JOIN: Shader = Shader {
+static JOIN: Shader<'_> = Shader {
     name: "elementwise/join",
     source: include_str!("../../../shaders/elementwise/join.wgsl"),
     knobs: &[Knob { name: "APART", values: &[0, 1] }],
     params: JoinParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&JOIN];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&JOIN];
 
 fn record(cx: &mut Lower<'_>, apart: bool, parts: &[Tensor], whole: &Tensor) -> Result<()> {
     let [first, second, third] = parts else { return Err(misfit("join", "three parts")) };

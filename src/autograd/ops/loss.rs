@@ -7,14 +7,14 @@ use super::IGNORE;
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
-crate::gpu::params! {
+crate::params! {
     struct CrossEntropyParams {
         rows: u32, classes: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
         count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
     }
 }
-const SUBGROUPS: Knob = Knob { name: "SUBGROUPS", values: &[0, 1] };
-static FORWARD: Shader = Shader {
+const SUBGROUPS: Knob<'_> = Knob { name: "SUBGROUPS", values: &[0, 1] };
+static FORWARD: Shader<'_> = Shader {
     name: "loss/cross_entropy_forward",
     source: include_str!("../../../shaders/loss/cross_entropy_forward.wgsl"),
     knobs: &[
@@ -26,22 +26,22 @@ static FORWARD: Shader = Shader {
     ],
     params: CrossEntropyParams::FIELDS,
 };
-static BACKWARD: Shader = Shader {
+static BACKWARD: Shader<'_> = Shader {
     name: "loss/cross_entropy_backward",
     source: include_str!("../../../shaders/loss/cross_entropy_backward.wgsl"),
     knobs: &[SUBGROUPS],
     params: CrossEntropyParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct LogitParams { rows: u32, classes: u32, z_replica: u32, y_replica: u32 }
 }
-static LOGIT_ROWS: Shader = Shader {
+static LOGIT_ROWS: Shader<'_> = Shader {
     name: "loss/logit_rows",
     source: include_str!("../../../shaders/loss/logit_rows.wgsl"),
     knobs: &[SUBGROUPS],
     params: LogitParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &LOGIT_ROWS];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &LOGIT_ROWS];
 
 /// Inputs: logits z [N, V], target class y `[N]` ([`IGNORE`]: the row does not count and gets 0).
 /// Outputs, for each row: loss ln(1 + Σ_{j≠y} exp(z_j - z_y)) in nats; correct, 1 where z_y exceeds every
@@ -137,7 +137,7 @@ impl Loss {
             count_replica: stride(inputs.get(2)),
             logits_replica: stride(logits),
             factor: self.gradient.unwrap_or(0.0),
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         };
         let mut tensors: Vec<&Tensor> = inputs[..2].iter().chain(&outputs[..3]).collect();
         tensors.extend([saved, inputs.get(2).filter(|_| dz.is_some()), dz, logits].into_iter().flatten());
@@ -180,7 +180,7 @@ impl Op for ShiftedCrossEntropy {
             shift_replica: shifts.replica_stride,
             shift_row_replica: shift_row.replica_stride,
             last_shift: (shifts.len() / columns) as u32 - 1,
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         };
         let tensors = [z, targets, &outputs[0], &outputs[1], &outputs[2], shifts, shift_row];
         let (subgroups, grid) = cx.by_rows(rows, 64);
@@ -255,7 +255,7 @@ impl Op for CrossEntropyGrad {
             row_replica: inputs[3].replica_stride,
             saved_replica: inputs[2].replica_stride,
             dz_replica: outputs[0].replica_stride,
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
         let (subgroups, grid) = cx.by_rows(rows, 64);

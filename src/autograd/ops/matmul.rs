@@ -6,7 +6,7 @@ use super::ActFn;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu, Knob, Params, Shader, Tensor, Tiling};
 
-crate::gpu::params! {
+crate::params! {
     pub(super) struct MatmulParams {
         m: u32, n: u32, k: u32, inner: u32,
         batches: u32, a_replica: u32, a_outer: u32, a_inner: u32,
@@ -43,7 +43,7 @@ pub(super) use product_knobs;
 
 /// Sides of a workgroup's tile of C.
 const TILES: &[u32] = &[32, 64, 128];
-static TILE: Shader = Shader {
+static TILE: Shader<'_> = Shader {
     name: "linear/matmul_tile",
     source: include_str!("../../../shaders/linear/matmul_tile.wgsl"),
     knobs: product_knobs![
@@ -55,7 +55,7 @@ static TILE: Shader = Shader {
 };
 /// Subgroups in one workgroup of `matmul_shuffle`.
 const GROUPS: u32 = 4;
-static SHUFFLE: Shader = Shader {
+static SHUFFLE: Shader<'_> = Shader {
     name: "linear/matmul_shuffle",
     source: include_str!("../../../shaders/linear/matmul_shuffle.wgsl"),
     knobs: product_knobs![
@@ -67,7 +67,7 @@ static SHUFFLE: Shader = Shader {
     ],
     params: MatmulParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&TILE, &SHUFFLE];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&TILE, &SHUFFLE];
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,7 +343,7 @@ pub(crate) fn tilings(caps: &Caps) -> Vec<Tiling> {
 
 /// A kernel for a product.
 pub(super) struct Choice {
-    pub(super) shader: &'static Shader,
+    pub(super) shader: &'static Shader<'static>,
     pub(super) knobs: Vec<u32>,
     /// Rows of C one workgroup computes.
     pub(super) rows: u32,

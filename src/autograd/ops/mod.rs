@@ -46,7 +46,7 @@ pub use streaming::StreamedAttention;
 use crate::gpu::Shader;
 
 /// Every kernel of the ops.
-pub(crate) fn shaders() -> Vec<&'static Shader> {
+pub(crate) fn shaders() -> Vec<&'static Shader<'static>> {
     [
         activation::SHADERS,
         attention::SHADERS,

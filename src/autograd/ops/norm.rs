@@ -6,13 +6,13 @@ use super::reduce::{ColumnSum, sum_columns};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
-crate::gpu::params! {
+crate::params! {
     struct NormParams {
         rows: u32, columns: u32, x_replica: u32, w_replica: u32, b_replica: u32,
         y_replica: u32, mean_replica: u32, scale_replica: u32, eps: f32,
     }
 }
-static FORWARD: Shader = Shader {
+static FORWARD: Shader<'_> = Shader {
     name: "norm/norm_forward",
     source: include_str!("../../../shaders/norm/norm_forward.wgsl"),
     knobs: &[
@@ -23,13 +23,13 @@ static FORWARD: Shader = Shader {
     ],
     params: NormParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct NormGradParams {
         rows: u32, columns: u32, dy_replica: u32, x_replica: u32, mean_replica: u32, scale_replica: u32,
         w_replica: u32, dx_replica: u32,
     }
 }
-static BACKWARD: Shader = Shader {
+static BACKWARD: Shader<'_> = Shader {
     name: "norm/norm_backward",
     source: include_str!("../../../shaders/norm/norm_backward.wgsl"),
     knobs: &[
@@ -39,19 +39,19 @@ static BACKWARD: Shader = Shader {
     ],
     params: NormGradParams::FIELDS,
 };
-static WEIGHT_GRAD: Shader = Shader {
+static WEIGHT_GRAD: Shader<'_> = Shader {
     name: "norm/norm_weight_grad",
     source: include_str!("../../../shaders/norm/norm_weight_grad.wgsl"),
     knobs: &[],
     params: NormGradParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct FrozenParams {
         rows: u32, columns: u32, scales: u32, x_replica: u32, scale_replica: u32, w_replica: u32, b_replica: u32,
         y_replica: u32,
     }
 }
-static FROZEN: Shader = Shader {
+static FROZEN: Shader<'_> = Shader {
     name: "norm/norm_frozen",
     source: include_str!("../../../shaders/norm/norm_frozen.wgsl"),
     knobs: &[
@@ -62,7 +62,7 @@ static FROZEN: Shader = Shader {
     ],
     params: FrozenParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD, &FROZEN];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD, &FROZEN];
 
 /// Which statistics a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::gather::{SHARES, bucket_rows, shares};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct PickedParams {
         batch: u32, queries: u32, keys: u32, heads: u32,
         groups: u32, width: u32, stream_width: u32, last: u32, scale: f32,
@@ -17,26 +17,26 @@ crate::gpu::params! {
         dtable_replica: u32, starts_replica: u32, order_replica: u32, segments: u32, lengths_replica: u32,
     }
 }
-const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
-static FORWARD: Shader = Shader {
+const WIDE: Knob<'_> = Knob { name: "WIDE", values: &[0, 1] };
+static FORWARD: Shader<'_> = Shader {
     name: "attention/picked_forward",
     source: include_str!("../../../shaders/attention/picked_forward.wgsl"),
     knobs: &[WIDE],
     params: PickedParams::FIELDS,
 };
-static BACKWARD: Shader = Shader {
+static BACKWARD: Shader<'_> = Shader {
     name: "attention/picked_backward",
     source: include_str!("../../../shaders/attention/picked_backward.wgsl"),
     knobs: &[WIDE, Knob { name: "SINGLE", values: &[0, 1] }],
     params: PickedParams::FIELDS,
 };
-static SCATTER: Shader = Shader {
+static SCATTER: Shader<'_> = Shader {
     name: "attention/picked_scatter",
     source: include_str!("../../../shaders/attention/picked_scatter.wgsl"),
     knobs: &[WIDE, Knob { name: "SHARES", values: SHARES }, Knob { name: "STREAM", values: &[0, 1] }],
     params: PickedParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD, &SCATTER];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &SCATTER];
 
 /// [`Attention`] whose q, k and v are rows of one table: [U, (H + 2 G) K], q of all heads, then k and v of all groups.
 /// Inputs: the table; the residual stream [U, D] it was computed from; index [B T], the row at each place of the batch.
@@ -80,7 +80,7 @@ impl PickedAttention {
             scale: self.scale,
             table_replica: table.replica_stride,
             index_replica: index.replica_stride,
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         }
     }
 

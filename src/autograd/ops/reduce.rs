@@ -5,49 +5,49 @@ use super::super::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct ColumnSumParams { rows: u32, columns: u32, chunk: u32, x_replica: u32, y_replica: u32 }
 }
-static COLUMN_SUM: Shader = Shader {
+static COLUMN_SUM: Shader<'_> = Shader {
     name: "reduce/column_sum",
     source: include_str!("../../../shaders/reduce/column_sum.wgsl"),
     knobs: &[],
     params: ColumnSumParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct MeanParams { n: u32, x_replica: u32, count_replica: u32, y_replica: u32 }
 }
-static MEAN_ROWS: Shader = Shader {
+static MEAN_ROWS: Shader<'_> = Shader {
     name: "reduce/mean_rows",
     source: include_str!("../../../shaders/reduce/mean_rows.wgsl"),
     knobs: &[],
     params: MeanParams::FIELDS,
 };
-static SPREAD: Shader = Shader {
+static SPREAD: Shader<'_> = Shader {
     name: "reduce/spread_mean",
     source: include_str!("../../../shaders/reduce/spread_mean.wgsl"),
     knobs: &[],
     params: MeanParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct DotParams { n: u32, chunk: u32, a_replica: u32, b_replica: u32, y_replica: u32 }
 }
-static DOT: Shader = Shader {
+static DOT: Shader<'_> = Shader {
     name: "reduce/dot_product",
     source: include_str!("../../../shaders/reduce/dot_product.wgsl"),
     knobs: &[],
     params: DotParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct MultiplyParams { n: u32, x_replica: u32, factor_replica: u32, y_replica: u32 }
 }
-static MULTIPLY: Shader = Shader {
+static MULTIPLY: Shader<'_> = Shader {
     name: "reduce/multiply_scalar",
     source: include_str!("../../../shaders/reduce/multiply_scalar.wgsl"),
     knobs: &[],
     params: MultiplyParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&COLUMN_SUM, &MEAN_ROWS, &SPREAD, &DOT, &MULTIPLY];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&COLUMN_SUM, &MEAN_ROWS, &SPREAD, &DOT, &MULTIPLY];
 
 /// Rows one workgroup of `column_sum` adds up; more rows need a second round.
 const ROWS: usize = 256;

@@ -5,18 +5,18 @@ use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct RotaryParams {
         n: u32, heads: u32, width: u32, half: u32, x_replica: u32, position_replica: u32, y_replica: u32, sign: f32,
     }
 }
-static ROTARY: Shader = Shader {
+static ROTARY: Shader<'_> = Shader {
     name: "rotary/rotary",
     source: include_str!("../../../shaders/rotary/rotary.wgsl"),
     knobs: &[],
     params: RotaryParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&ROTARY];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&ROTARY];
 
 /// Rotates the first dimensions of each head by the token's position: dimension i and i + d/2 of the
 /// first d turn together by position / base^(2 i / d), the layout of GPT-NeoX and of TransformerLens

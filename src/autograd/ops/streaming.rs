@@ -8,7 +8,7 @@ use super::{Attention, AttentionPattern};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Knob, Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct StreamParams {
         batch: u32, queries: u32, keys: u32, heads: u32,
         groups: u32, width: u32, scale: f32, q_replica: u32,
@@ -18,28 +18,28 @@ crate::gpu::params! {
     }
 }
 /// Vectors of four that a kernel keeps of a row: the widest head is 128.
-const VECTORS: Knob = Knob { name: "VECTORS", values: &[2, 4, 8, 16, 32] };
-const WIDE: Knob = Knob { name: "WIDE", values: &[0, 1] };
-const SG: Knob = Knob { name: "SG", values: &[0, 4, 8, 16] };
-static FORWARD: Shader = Shader {
+const VECTORS: Knob<'_> = Knob { name: "VECTORS", values: &[2, 4, 8, 16, 32] };
+const WIDE: Knob<'_> = Knob { name: "WIDE", values: &[0, 1] };
+const SG: Knob<'_> = Knob { name: "SG", values: &[0, 4, 8, 16] };
+static FORWARD: Shader<'_> = Shader {
     name: "attention/stream_forward",
     source: include_str!("../../../shaders/attention/stream_forward.wgsl"),
     knobs: &[VECTORS, WIDE, SG, Knob { name: "TOKENS", values: &[0, 1] }],
     params: StreamParams::FIELDS,
 };
-static BACKWARD_Q: Shader = Shader {
+static BACKWARD_Q: Shader<'_> = Shader {
     name: "attention/stream_backward_q",
     source: include_str!("../../../shaders/attention/stream_backward_q.wgsl"),
     knobs: &[VECTORS, WIDE, SG],
     params: StreamParams::FIELDS,
 };
-static BACKWARD_KV: Shader = Shader {
+static BACKWARD_KV: Shader<'_> = Shader {
     name: "attention/stream_backward_kv",
     source: include_str!("../../../shaders/attention/stream_backward_kv.wgsl"),
     knobs: &[VECTORS, WIDE, SG],
     params: StreamParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader] = &[&FORWARD, &BACKWARD_Q, &BACKWARD_KV];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD_Q, &BACKWARD_KV];
 
 /// Invocations of a workgroup.
 const WG: u32 = 64;
@@ -107,7 +107,7 @@ fn params(sizes: &Sizes, scale: f32) -> StreamParams {
         groups: sizes.groups as u32,
         width: sizes.width as u32,
         scale,
-        ..bytemuck::Zeroable::zeroed()
+        ..Default::default()
     }
 }
 

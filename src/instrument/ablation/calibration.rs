@@ -14,48 +14,48 @@ use crate::intervene::{OUTCOMES, Probe, like};
 /// Bins of a reliability diagram.
 pub(crate) const BINS: usize = 15;
 
-crate::gpu::params! {
+crate::params! {
     struct RankParams { rows: u32, groups: u32, classes: u32, x_replica: u32, target_replica: u32, rank_replica: u32 }
 }
-static RANK: Shader = Shader {
+static RANK: Shader<'_> = Shader {
     name: "instrument/ablation/confidence_rank",
     source: include_str!("../../../shaders/instrument/ablation/confidence_rank.wgsl"),
     knobs: &[],
     params: RankParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct ReliabilityParams {
         rows: u32, classes: u32, x_replica: u32, target_replica: u32, count_replica: u32, rank_replica: u32,
         bins_replica: u32, error_replica: u32,
     }
 }
-static RELIABILITY: Shader = Shader {
+static RELIABILITY: Shader<'_> = Shader {
     name: "instrument/ablation/reliability",
     source: include_str!("../../../shaders/instrument/ablation/reliability.wgsl"),
     knobs: &[],
     params: ReliabilityParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct TemperatureParams {
         rows: u32, group: u32, classes: u32, z_replica: u32, target_replica: u32, b_replica: u32, out_replica: u32,
     }
 }
-static TEMPERATURE_ROWS: Shader = Shader {
+static TEMPERATURE_ROWS: Shader<'_> = Shader {
     name: "instrument/ablation/temperature_rows",
     source: include_str!("../../../shaders/instrument/ablation/temperature_rows.wgsl"),
     knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: TemperatureParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct StepParams { rows: u32, x_replica: u32, count_replica: u32, b_replica: u32, out_replica: u32, factor: f32, bound: f32 }
 }
-static TEMPERATURE_STEP: Shader = Shader {
+static TEMPERATURE_STEP: Shader<'_> = Shader {
     name: "instrument/ablation/temperature_step",
     source: include_str!("../../../shaders/instrument/ablation/temperature_step.wgsl"),
     knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "LAST", values: &[0, 1] }],
     params: StepParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
 
 /// Reliability bins, calibration errors, and best temperatures with the losses there, of logits [I * N, V] and their
 /// outcomes [I * N, 8]: see [`Reliability`] and [`Temperature`].

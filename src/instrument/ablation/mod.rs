@@ -19,7 +19,7 @@ use ops::{Effects, Interactions, NullSummary, Paths};
 
 pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[&Ablation];
 pub(super) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, calibration::CHECKS];
-pub(super) const SHADERS: &[&[&Shader]] = &[ops::SHADERS, calibration::SHADERS];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[ops::SHADERS, calibration::SHADERS];
 
 /// `probe.*` and `ablation.*`.
 pub(crate) struct Ablation;

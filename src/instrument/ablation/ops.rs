@@ -9,45 +9,45 @@ use crate::instrument::UNKNOWN;
 use crate::intervene::column::{LOGIT_DIFFERENCE, LOSS};
 use crate::intervene::{OUTCOMES, like};
 
-crate::gpu::params! {
+crate::params! {
     struct EffectParams { rows: u32, columns: u32, x_replica: u32, clean_replica: u32, y_replica: u32 }
 }
-static EFFECTS: Shader = Shader {
+static EFFECTS: Shader<'_> = Shader {
     name: "instrument/ablation/effects",
     source: include_str!("../../../shaders/instrument/ablation/effects.wgsl"),
     knobs: &[],
     params: EffectParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct NullParams { heads: u32, draws: u32, x_replica: u32, null_replica: u32, clean_replica: u32, out_replica: u32 }
 }
-static NULL_SUMMARY: Shader = Shader {
+static NULL_SUMMARY: Shader<'_> = Shader {
     name: "instrument/ablation/null_summary",
     source: include_str!("../../../shaders/instrument/ablation/null_summary.wgsl"),
     knobs: &[],
     params: NullParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct InteractionParams { heads: u32, pairs_replica: u32, x_replica: u32, clean_replica: u32, y_replica: u32 }
 }
-static INTERACTIONS: Shader = Shader {
+static INTERACTIONS: Shader<'_> = Shader {
     name: "instrument/ablation/interactions",
     source: include_str!("../../../shaders/instrument/ablation/interactions.wgsl"),
     knobs: &[],
     params: InteractionParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct PathParams {
         heads: u32, x_replica: u32, direct_replica: u32, frozen_replica: u32, clean_replica: u32, y_replica: u32,
     }
 }
-static PATHS: Shader = Shader {
+static PATHS: Shader<'_> = Shader {
     name: "instrument/ablation/effect_paths",
     source: include_str!("../../../shaders/instrument/ablation/effect_paths.wgsl"),
     knobs: &[],
     params: PathParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&EFFECTS, &NULL_SUMMARY, &INTERACTIONS, &PATHS];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&EFFECTS, &NULL_SUMMARY, &INTERACTIONS, &PATHS];
 
 /// y [C, I] = x[i, c] - clean[c]. Inputs: x [I, C], clean [1, C].
 pub(crate) struct Effects;

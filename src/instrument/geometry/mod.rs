@@ -110,43 +110,43 @@ fn covariance(tape: &mut Tape, x: Var, index: Var, count: Var) -> Result<Var> {
     tape.push1(TransposedProduct { dims: vec![columns, columns] }, &[centred, centred])
 }
 
-crate::gpu::params! {
+crate::params! {
     struct CentreParams {
         rows: u32, columns: u32, x_replica: u32, pivot_replica: u32, index_replica: u32, spread_replica: u32,
         count_replica: u32, y_replica: u32,
     }
 }
-static CENTRE_ROWS: Shader = Shader {
+static CENTRE_ROWS: Shader<'_> = Shader {
     name: "instrument/geometry/centre_rows",
     source: include_str!("../../../shaders/instrument/geometry/centre_rows.wgsl"),
     knobs: &[],
     params: CentreParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct SpectrumParams { n: u32, x_replica: u32, out_replica: u32 }
 }
-static PARTICIPATION: Shader = Shader {
+static PARTICIPATION: Shader<'_> = Shader {
     name: "instrument/geometry/participation",
     source: include_str!("../../../shaders/instrument/geometry/participation.wgsl"),
     knobs: &[],
     params: SpectrumParams::FIELDS,
 };
-static SPECTRAL_ENTROPY: Shader = Shader {
+static SPECTRAL_ENTROPY: Shader<'_> = Shader {
     name: "instrument/geometry/spectral_entropy",
     source: include_str!("../../../shaders/instrument/geometry/spectral_entropy.wgsl"),
     knobs: &[],
     params: SpectrumParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct TridiagonalParams { n: u32, x_replica: u32, work_replica: u32, out_replica: u32 }
 }
-static TRIDIAGONAL: Shader = Shader {
+static TRIDIAGONAL: Shader<'_> = Shader {
     name: "instrument/geometry/tridiagonal",
     source: include_str!("../../../shaders/instrument/geometry/tridiagonal.wgsl"),
     knobs: &[],
     params: TridiagonalParams::FIELDS,
 };
-pub(super) const SHADERS: &[&[&Shader]] = &[&[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL]];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[&[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL]];
 
 /// y [N, C] = x less its mean over the rows that count; 0 for the others, and for columns of which no more than rounding is left. Inputs: x, pivot, index, spread
 /// (see [`ColumnSpread`]) and the count `[1]`.

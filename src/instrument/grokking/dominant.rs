@@ -9,49 +9,49 @@ use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::instrument::ROUNDING;
 
-crate::gpu::params! {
+crate::params! {
     struct SpreadParams {
         rows: u32, columns: u32, chunk: u32, x_replica: u32, pivot_replica: u32, index_replica: u32, out_replica: u32,
     }
 }
-static COLUMN_SPREAD: Shader = Shader {
+static COLUMN_SPREAD: Shader<'_> = Shader {
     name: "instrument/grokking/column_spread",
     source: include_str!("../../../shaders/instrument/grokking/column_spread.wgsl"),
     knobs: &[],
     params: SpreadParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct BinParams { bins: u32, columns: u32, sums_replica: u32, counts_replica: u32, y_replica: u32 }
 }
-static BIN_MEANS: Shader = Shader {
+static BIN_MEANS: Shader<'_> = Shader {
     name: "instrument/grokking/bin_means",
     source: include_str!("../../../shaders/instrument/grokking/bin_means.wgsl"),
     knobs: &[],
     params: BinParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct DominantParams {
         parts: u32, columns: u32, count: f32, unit: f32, x_replica: u32, spread_replica: u32, out_replica: u32,
     }
 }
-static DOMINANT: Shader = Shader {
+static DOMINANT: Shader<'_> = Shader {
     name: "instrument/grokking/dominant",
     source: include_str!("../../../shaders/instrument/grokking/dominant.wgsl"),
     knobs: &[Knob { name: "GRID", values: &[0, 1] }],
     params: DominantParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct SummaryParams {
         parts: u32, columns: u32, threshold: f32, x_replica: u32, dominant_replica: u32, out_replica: u32, stats_replica: u32,
     }
 }
-static DOMINANT_SUMMARY: Shader = Shader {
+static DOMINANT_SUMMARY: Shader<'_> = Shader {
     name: "instrument/grokking/dominant_summary",
     source: include_str!("../../../shaders/instrument/grokking/dominant_summary.wgsl"),
     knobs: &[],
     params: SummaryParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&COLUMN_SPREAD, &BIN_MEANS, &DOMINANT, &DOMINANT_SUMMARY];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&COLUMN_SPREAD, &BIN_MEANS, &DOMINANT, &DOMINANT_SUMMARY];
 
 /// Parts whose joint share [`DominantSummary`] gives.
 pub(crate) const TOP: usize = 8;

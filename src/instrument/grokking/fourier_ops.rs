@@ -7,75 +7,75 @@ use crate::autograd::{Array, Lower, Op, Shape};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
-crate::gpu::params! {
+crate::params! {
     struct SquareParams { rows: u32, columns: u32, take: u32, chunk: u32, x_replica: u32, index_replica: u32, out_replica: u32 }
 }
-static ROW_SQUARES: Shader = Shader {
+static ROW_SQUARES: Shader<'_> = Shader {
     name: "instrument/grokking/row_squares",
     source: include_str!("../../../shaders/instrument/grokking/row_squares.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }, Knob { name: "CENTRED", values: &[0, 1] }],
     params: SquareParams::FIELDS,
 };
-static COLUMN_SQUARES: Shader = Shader {
+static COLUMN_SQUARES: Shader<'_> = Shader {
     name: "instrument/grokking/column_squares",
     source: include_str!("../../../shaders/instrument/grokking/column_squares.wgsl"),
     knobs: &[],
     params: SquareParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct SpectrumParams {
         components: u32, frequencies: u32, first_length: u32, second_length: u32, first_replica: u32, second_replica: u32,
         scalar_replica: u32, out_replica: u32,
     }
 }
-static SPECTRUM_SUMMARY: Shader = Shader {
+static SPECTRUM_SUMMARY: Shader<'_> = Shader {
     name: "instrument/grokking/spectrum_summary",
     source: include_str!("../../../shaders/instrument/grokking/spectrum_summary.wgsl"),
     knobs: &[Knob { name: "DOWN", values: &[0, 1] }],
     params: SpectrumParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct RankParams {
         components: u32, frequencies: u32, energies_replica: u32, scalar_replica: u32, ranks_replica: u32, keys_replica: u32,
     }
 }
-static RANK_FREQUENCIES: Shader = Shader {
+static RANK_FREQUENCIES: Shader<'_> = Shader {
     name: "instrument/grokking/rank_frequencies",
     source: include_str!("../../../shaders/instrument/grokking/rank_frequencies.wgsl"),
     knobs: &[],
     params: RankParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct KeepParams { components: u32, columns: u32, rank: u32, constant: u32, x_replica: u32, ranks_replica: u32, out_replica: u32 }
 }
-static KEEP_FREQUENCIES: Shader = Shader {
+static KEEP_FREQUENCIES: Shader<'_> = Shader {
     name: "instrument/grokking/keep_frequencies",
     source: include_str!("../../../shaders/instrument/grokking/keep_frequencies.wgsl"),
     knobs: &[],
     params: KeepParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct ExcludeParams {
         rows: u32, columns: u32, components: u32, z_replica: u32, coefficients_replica: u32,
         targets_replica: u32, count_replica: u32, out_replica: u32, elements_replica: u32, unit: f32,
     }
 }
-static EXCLUDE_EACH: Shader = Shader {
+static EXCLUDE_EACH: Shader<'_> = Shader {
     name: "instrument/grokking/exclude_each",
     source: include_str!("../../../shaders/instrument/grokking/exclude_each.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: ExcludeParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct LargestParams { n: u32, x_replica: u32, y_replica: u32 }
 }
-static LARGEST: Shader = Shader {
+static LARGEST: Shader<'_> = Shader {
     name: "instrument/grokking/largest",
     source: include_str!("../../../shaders/instrument/grokking/largest.wgsl"),
     knobs: &[],
     params: LargestParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] =
+pub(crate) const SHADERS: &[&Shader<'_>] =
     &[&ROW_SQUARES, &COLUMN_SQUARES, &SPECTRUM_SUMMARY, &RANK_FREQUENCIES, &KEEP_FREQUENCIES, &EXCLUDE_EACH, &LARGEST];
 
 /// y [N] = sum of squares of each row of x [N, C].

@@ -14,4 +14,4 @@ use crate::gpu::Shader;
 pub(super) const INSTRUMENTS: &[&dyn Instrument] =
     &[&fourier::Spectrum, &fourier::FourierLosses, &synchrony::Synchrony, &irreps::IrrepPower];
 pub(super) const CHECKS: &[&[(&str, Build)]] = &[fourier_ops::CHECKS, dominant::CHECKS];
-pub(super) const SHADERS: &[&[&Shader]] = &[fourier_ops::SHADERS, dominant::SHADERS];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[fourier_ops::SHADERS, dominant::SHADERS];

@@ -137,41 +137,41 @@ pub(crate) fn pattern_products(tape: &mut Tape, pattern: Var, targets: Var) -> R
     tape.push1(PatternProducts, &[pattern, targets, counts, sums])
 }
 
-crate::gpu::params! {
+crate::params! {
     /// Dimensions of a pattern, and the strides of what belongs to it.
     pub(crate) struct PatternParams {
         batch: u32, heads: u32, queries: u32, keys: u32, chunk: u32, own: u32, x_replica: u32, targets_replica: u32,
         counts_replica: u32, sums_replica: u32, tokens_replica: u32, out_replica: u32, width: u32, z_replica: u32,
     }
 }
-static HEAD_MEANS: Shader = Shader {
+static HEAD_MEANS: Shader<'_> = Shader {
     name: "instrument/heads/head_means",
     source: include_str!("../../../shaders/instrument/heads/head_means.wgsl"),
     knobs: &[Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
-static PATTERN_SUM: Shader = Shader {
+static PATTERN_SUM: Shader<'_> = Shader {
     name: "instrument/heads/pattern_sum",
     source: include_str!("../../../shaders/instrument/heads/pattern_sum.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
-static PATTERN_PRODUCTS: Shader = Shader {
+static PATTERN_PRODUCTS: Shader<'_> = Shader {
     name: "instrument/heads/pattern_products",
     source: include_str!("../../../shaders/instrument/heads/pattern_products.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct CosineParams { kinds: u32, heads: u32, x_replica: u32, out_replica: u32 }
 }
-static COSINES: Shader = Shader {
+static COSINES: Shader<'_> = Shader {
     name: "instrument/heads/cosines",
     source: include_str!("../../../shaders/instrument/heads/cosines.wgsl"),
     knobs: &[],
     params: CosineParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
 
 /// Pattern entries that one workgroup walks through.
 const CHUNK: usize = 2048;
@@ -200,7 +200,7 @@ pub(crate) fn params(
         counts_replica: stride(counts),
         sums_replica: stride(sums),
         out_replica: stride(out),
-        ..bytemuck::Zeroable::zeroed()
+        ..Default::default()
     }
 }
 

@@ -209,42 +209,42 @@ fn compose(tape: &mut Tape, writer: &Heads, reader: &Heads) -> Result<[Var; 3]> 
     ])
 }
 
-crate::gpu::params! {
+crate::params! {
     struct ShareParams {
         rows: u32, columns: u32, heads: u32, first: u32, step: u32, z_replica: u32, y_replica: u32,
     }
 }
-static COPY_SHARE: Shader = Shader {
+static COPY_SHARE: Shader<'_> = Shader {
     name: "instrument/heads/copy_share",
     source: include_str!("../../../shaders/instrument/heads/copy_share.wgsl"),
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: ShareParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct GramParams {
         heads: u32, width: u32, depth: u32, x_width: u32, x_depth: u32, y_head: u32, y_row: u32, x_replica: u32,
         y_replica: u32,
     }
 }
-static HEAD_GRAM: Shader = Shader {
+static HEAD_GRAM: Shader<'_> = Shader {
     name: "instrument/heads/head_gram",
     source: include_str!("../../../shaders/instrument/heads/head_gram.wgsl"),
     knobs: &[],
     params: GramParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct CompositionParams {
         heads: u32, width: u32, baseline: f32, m_replica: u32, q_replica: u32, v_replica: u32, o_replica: u32,
         a_replica: u32, b_replica: u32, y_replica: u32,
     }
 }
-static COMPOSITION: Shader = Shader {
+static COMPOSITION: Shader<'_> = Shader {
     name: "instrument/heads/composition",
     source: include_str!("../../../shaders/instrument/heads/composition.wgsl"),
     knobs: &[],
     params: CompositionParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&COPY_SHARE, &HEAD_GRAM, &COMPOSITION];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&COPY_SHARE, &HEAD_GRAM, &COMPOSITION];
 
 /// Product of the norms of two circuits below which f32 has lost them.
 const NOTHING: f64 = 1e-18;

@@ -263,30 +263,30 @@ impl Repeats {
     }
 }
 
-static MATCH_COUNTS: Shader = Shader {
+static MATCH_COUNTS: Shader<'_> = Shader {
     name: "instrument/heads/match_counts",
     source: include_str!("../../../shaders/instrument/heads/match_counts.wgsl"),
     knobs: &[],
     params: PatternParams::FIELDS,
 };
-static MATCH_SCORES: Shader = Shader {
+static MATCH_SCORES: Shader<'_> = Shader {
     name: "instrument/heads/match_scores",
     source: include_str!("../../../shaders/instrument/heads/match_scores.wgsl"),
     knobs: &[Knob { name: "TAKEN", values: &[0, 1] }],
     params: PatternParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct GapParams {
         early: u32, early_end: u32, late: u32, late_end: u32, sums_replica: u32, counts_replica: u32, y_replica: u32,
     }
 }
-static POSITION_GAP: Shader = Shader {
+static POSITION_GAP: Shader<'_> = Shader {
     name: "instrument/heads/position_gap",
     source: include_str!("../../../shaders/instrument/heads/position_gap.wgsl"),
     knobs: &[],
     params: GapParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&MATCH_COUNTS, &MATCH_SCORES, &POSITION_GAP];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&MATCH_COUNTS, &MATCH_SCORES, &POSITION_GAP];
 
 /// y [2]: how many queries that count have a token before them, and how many of those read a token that stood
 /// before. Inputs: tokens [B * T], targets [B * T], or `[B]` where only the last position is read out.

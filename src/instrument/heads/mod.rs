@@ -20,5 +20,5 @@ pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[
 ];
 pub(super) const CHECKS: &[&[(&str, Build)]] =
     &[attention::CHECKS, synchronization::CHECKS, induction::CHECKS, circuits::CHECKS];
-pub(super) const SHADERS: &[&[&Shader]] =
+pub(super) const SHADERS: &[&[&Shader<'_>]] =
     &[attention::SHADERS, synchronization::SHADERS, induction::SHADERS, circuits::SHADERS];

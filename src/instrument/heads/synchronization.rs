@@ -168,27 +168,27 @@ pub(crate) fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
     tape.push1(GatherRows, &[rows, index])
 }
 
-crate::gpu::params! {
+crate::params! {
     struct ProductParams {
         heads: u32, n: u32, chunk: u32, first: u32, x_replica: u32, before_replica: u32, out_replica: u32,
     }
 }
-static HEAD_PRODUCTS: Shader = Shader {
+static HEAD_PRODUCTS: Shader<'_> = Shader {
     name: "instrument/heads/head_products",
     source: include_str!("../../../shaders/instrument/heads/head_products.wgsl"),
     knobs: &[Knob { name: "MOVED", values: &[0, 1] }],
     params: ProductParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct SynchronyParams { heads: u32, x_replica: u32, entropy_replica: u32, out_replica: u32 }
 }
-static HEAD_SYNCHRONY: Shader = Shader {
+static HEAD_SYNCHRONY: Shader<'_> = Shader {
     name: "instrument/heads/head_synchrony",
     source: include_str!("../../../shaders/instrument/heads/head_synchrony.wgsl"),
     knobs: &[],
     params: SynchronyParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
 
 /// y [1, H, H], upper triangle: products of two heads' numbers, summed over all of the inputs [H, n]. Where
 /// `moved`, the second half of the inputs is what is subtracted from the first.

@@ -152,13 +152,13 @@ pub(crate) fn health(tape: &mut Tape, logits: Var, rows: [Var; 3], targets: Var,
     tape.push1(op, &[rows[0], rows[1], rows[2], targets, count, of_logits])
 }
 
-crate::gpu::params! {
+crate::params! {
     struct SummaryParams {
         n: u32, lane: u32, rows_replica: u32, target_replica: u32, count_replica: u32, before_replica: u32, out_replica: u32,
         logits_replica: u32, classes: u32,
     }
 }
-static ROW_SUMMARY: Shader = Shader {
+static ROW_SUMMARY: Shader<'_> = Shader {
     name: "instrument/optimization/row_summary",
     source: include_str!("../../../shaders/instrument/optimization/row_summary.wgsl"),
     knobs: &[
@@ -168,7 +168,7 @@ static ROW_SUMMARY: Shader = Shader {
     ],
     params: SummaryParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&ROW_SUMMARY];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&ROW_SUMMARY];
 
 /// Lanes of `row_summary`.
 const LANES: usize = 256;

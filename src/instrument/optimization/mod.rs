@@ -21,4 +21,4 @@ pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[
     &noise::Noise,
 ];
 pub(super) const CHECKS: &[&[(&str, Build)]] = &[health::CHECKS, noise::CHECKS];
-pub(super) const SHADERS: &[&[&Shader]] = &[losses::SHADERS, noise::SHADERS];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[losses::SHADERS, noise::SHADERS];

@@ -240,30 +240,30 @@ fn sites(tape: &mut Tape, model: &Model, pass: &Pass) -> Vec<Site> {
     sites
 }
 
-crate::gpu::params! {
+crate::params! {
     struct GramSumParams {
         batch: u32, heads: u32, seq: u32, beside_seq: u32, chunk: u32, s_replica: u32, beside_replica: u32, out_replica: u32,
     }
 }
-static GRAM_SUM: Shader = Shader {
+static GRAM_SUM: Shader<'_> = Shader {
     name: "instrument/optimization/gram_sum",
     source: include_str!("../../../shaders/instrument/optimization/gram_sum.wgsl"),
     knobs: &[Knob { name: "WEIGHT", values: &[0, 1, 2] }],
     params: GramSumParams::FIELDS,
 };
-crate::gpu::params! {
+crate::params! {
     struct NoiseParams {
         heads: u32, squares: u32, examples: u32, queries: u32, products_replica: u32, squares_replica: u32,
         targets_replica: u32, out_replica: u32,
     }
 }
-static GRADIENT_NOISE: Shader = Shader {
+static GRADIENT_NOISE: Shader<'_> = Shader {
     name: "instrument/optimization/gradient_noise",
     source: include_str!("../../../shaders/instrument/optimization/gradient_noise.wgsl"),
     knobs: &[Knob { name: "SAMPLED", values: &[0, 1] }],
     params: NoiseParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader] = &[&GRAM_SUM, &GRADIENT_NOISE];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&GRAM_SUM, &GRADIENT_NOISE];
 
 /// Entries one workgroup of `gram_sum` adds up.
 const CHUNK: usize = 2048;

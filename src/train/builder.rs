@@ -1,0 +1,38 @@
+//! How a session is put together.
+
+use super::{ResolvedRun, Session};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::instrument::{Instrument, registry};
+use crate::task::Task;
+
+/// A session to be: a device, a run, and instruments beside those of the crate.
+pub struct SessionBuilder {
+    gpu: Gpu,
+    run: ResolvedRun,
+    own: Vec<Box<dyn Instrument>>,
+}
+
+impl SessionBuilder {
+    pub(super) fn new<T: Task + 'static>(gpu: &Gpu, run: ResolvedRun<T>) -> Self {
+        Self { gpu: gpu.clone(), run: run.boxed(), own: Vec::new() }
+    }
+
+    /// Measures with an instrument of the caller's own too. `measure.every` and `measure.off` know its names.
+    #[must_use]
+    pub fn instrument(mut self, instrument: impl Instrument + 'static) -> Self {
+        self.own.push(Box::new(instrument));
+        self
+    }
+
+    /// Records the step.
+    ///
+    /// # Errors
+    /// As [`Session::new`]; [`Error::Config`](crate::Error::Config) where two instruments or metrics have one name.
+    pub fn build(self) -> Result<Session> {
+        let own = self.own.iter().map(|instrument| instrument.as_ref() as &dyn Instrument);
+        let instruments: Vec<&dyn Instrument> =
+            registry().into_iter().map(|known| known as &dyn Instrument).chain(own).collect();
+        Session::record(&self.gpu, self.run, &instruments)
+    }
+}
