@@ -4,8 +4,7 @@
 //!     cargo run --release --no-default-features --example embed
 
 use thermoscope::gpu::Gpu;
-use thermoscope::model::ModelConfig;
-use thermoscope::task::{Modular, Operation, Task};
+use thermoscope::task::{Modular, Operation};
 use thermoscope::train::{RunConfig, Session};
 
 /// Training steps between the host's two passes.
@@ -32,17 +31,11 @@ pub(crate) fn run() -> Result<[Vec<f32>; 2], Box<dyn std::error::Error>> {
 
     // Thermoscope borrows it.
     let gpu = Gpu::from_device(device.clone(), queue.clone(), Some(&adapter));
-    let task = Modular {
-        kind: "modular".to_owned(),
-        operation: Operation::Add,
-        p: 31,
-        train_fraction: 0.5,
-        operator_token: false,
-        train_pairs: None,
-    };
-    let config = RunConfig::new(STEPS, Box::new(task) as Box<dyn Task>);
-    let config = RunConfig { model: ModelConfig { d_model: 32, ..ModelConfig::default() }, ..config };
-    let mut session = Session::new(&gpu, config.resolve()?)?;
+    let mut task = Modular::new(Operation::Add, 31);
+    task.train_fraction = 0.5;
+    let mut run = RunConfig::new(STEPS, task);
+    run.model.d_model = 32;
+    let mut session = Session::new(&gpu, run.resolve()?)?;
 
     // Where the train loss lies in a row of the ring.
     let loss = session.metrics().iter().find(|m| m.card.name == "loss.train").ok_or("no train loss")?;

@@ -5,16 +5,21 @@ use std::path::PathBuf;
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What to do about a full disk.
-const FULL: &str = ". Free some space; a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`, and a finished one gets its page by `thermoscope report DIR`";
-
 /// Everything that can go wrong, in words a user can act on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No adapter was found, or none matches what was asked for.
+    /// No adapter was found, or the one that was does not open.
     #[error("{0}")]
     NoAdapter(String),
+    /// There are adapters, and none is the one that was asked for.
+    #[error("{asked}; there are:{}", list.iter().enumerate().map(|(i, name)| format!("\n  {i}  {name}")).collect::<String>())]
+    UnknownAdapter {
+        /// What is not there.
+        asked: String,
+        /// Names of those there are, by index.
+        list: Vec<String>,
+    },
     /// A configuration value is unknown, of the wrong type, or out of its range.
     #[error("{0}")]
     Config(String),
@@ -41,10 +46,10 @@ pub enum Error {
         detail: String,
     },
     /// The device reported an error or was lost.
-    #[error("the device failed: {0}. Run `thermoscope adapters --check` to see whether this adapter works")]
+    #[error("the device failed: {0}")]
     Device(String),
     /// A file could not be read or written.
-    #[error("{action} {}: {source}{}", path.display(), if source.kind() == std::io::ErrorKind::StorageFull { FULL } else { "" })]
+    #[error("{action} {}: {source}", path.display())]
     Io {
         /// What was tried, as in "cannot read".
         action: &'static str,
@@ -60,6 +65,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it, and what to do.
         detail: String,
+    },
+    /// A folder for a run that holds something already, or that another process is writing to.
+    #[error("{} {detail}", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        detail: &'static str,
     },
     /// The request would destroy or mix up something that exists.
     #[error("{0}")]

@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn rows_beyond_the_last_do_no_work() {
-        let kernels: Vec<&Shader> =
+        let kernels: Vec<&Shader<'_>> =
             registry().into_iter().filter(|shader| shader.source.contains("#import rows")).collect();
         assert!(kernels.len() > 10, "{} kernels go by rows", kernels.len());
         for shader in kernels {

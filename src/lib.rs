@@ -7,21 +7,15 @@
 //! numbers in a ring on the device, which is copied to the host without waiting.
 //!
 //! ```
-//! use thermoscope::task::{Modular, Operation, Task};
-//! use thermoscope::{AdapterChoice, Gpu, ModelConfig, Options, RunConfig, Session};
+//! use thermoscope::task::{Modular, Operation};
+//! use thermoscope::{AdapterChoice, Gpu, Options, RunConfig, Session};
 //!
 //! # fn main() -> thermoscope::Result<()> {
 //! let gpu = Gpu::open(&AdapterChoice::Best, Options::default())?;
-//! let task = Modular {
-//!     kind: "modular".to_owned(),
-//!     operation: Operation::Add,
-//!     p: 13,
-//!     train_fraction: 0.5,
-//!     operator_token: false,
-//!     train_pairs: None,
-//! };
-//! let run = RunConfig::new(20, Box::new(task) as Box<dyn Task>);
-//! let run = RunConfig { model: ModelConfig { d_model: 32, ..ModelConfig::default() }, ..run };
+//! let mut task = Modular::new(Operation::Add, 13);
+//! task.train_fraction = 0.5;
+//! let mut run = RunConfig::new(20, task);
+//! run.model.d_model = 32;
 //! let mut session = Session::new(&gpu, run.resolve()?)?;
 //! session.submit(20);
 //! gpu.wait()?;

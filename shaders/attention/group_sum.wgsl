@@ -2,13 +2,7 @@
 // shapes   per_head [R, B, T, H, K]  out [R, B, T, G, K]
 // grid     ceil(B T G K / 64) groups folded into x and y, R
 // numerics f32, serial over heads; strides are passed as z_replica and dk_replica
-struct Params {
-    batch: u32, queries: u32, keys: u32, heads: u32,
-    groups: u32, width: u32, scale: f32, q_replica: u32,
-    k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
-    z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
-    dk_replica: u32, dv_replica: u32, lengths_replica: u32,
-}
+#import attention
 @tensor var<storage, read> per_head: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
 

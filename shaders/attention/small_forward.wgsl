@@ -4,13 +4,7 @@
 // grid     ceil(B H Tq / 64) groups folded into x and y, R; one invocation for each query of each head
 // numerics f32, serial over keys; masked scores hold MASKED, masked pattern entries 0
 // knobs    WIDE: vectors of four along K
-struct Params {
-    batch: u32, queries: u32, keys: u32, heads: u32,
-    groups: u32, width: u32, scale: f32, q_replica: u32,
-    k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
-    z_replica: u32, dz_replica: u32, ds_replica: u32, dq_replica: u32,
-    dk_replica: u32, dv_replica: u32, lengths_replica: u32,
-}
+#import attention
 #import vectors
 @tensor var<storage, read> q: array<T>;
 @tensor var<storage, read> k: array<T>;

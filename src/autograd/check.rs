@@ -8,13 +8,28 @@ use super::ops::{
 };
 use super::{Array, Bindings, DType, Shape, Tape, Var};
 use crate::error::{Error, Result};
-use crate::gpu::{Class, Gpu, Philox, Select, Storage, Stream, read_now};
+use crate::gpu::{
+    AdapterChoice, Class, Gpu, Options, Philox, Select, Storage, Stream, adapters, no_adapter_help, read_now,
+};
 
 const REPLICAS: u32 = 2;
 
-/// A graph under test with random inputs.
-pub(crate) struct Case {
-    pub(crate) tape: Tape,
+/// A graph under test with random inputs, for two replicas.
+///
+/// ```no_run
+/// use thermoscope::autograd::check::{Case, SIZES};
+/// use thermoscope::autograd::ops::Scale;
+///
+/// for n in SIZES {
+///     let mut case = Case::new("scale");
+///     let x = case.owned(&[n, 3]);
+///     let y = case.tape.push1(Scale(2.0), &[x]).unwrap();
+///     case.check(&[y], &[x], 1e-6);
+/// }
+/// ```
+pub struct Case {
+    /// Where ops are appended.
+    pub tape: Tape,
     name: String,
     inputs: Vec<(Var, Vec<Vec<f32>>)>,
     draws: u64,
@@ -22,16 +37,16 @@ pub(crate) struct Case {
 
 /// Where a value differs most from its reference.
 #[derive(Clone, Debug)]
-pub(crate) struct Worst {
+pub struct Worst {
     /// Difference relative to the largest element of the reference, or to the element itself.
-    pub(crate) error: f64,
+    pub error: f64,
     /// Where, for people.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests say where, users see how much"))]
-    pub(crate) place: String,
+    pub place: String,
 }
 
 impl Case {
-    pub(crate) fn new(name: &str) -> Self {
+    /// An empty graph of that name.
+    pub fn new(name: &str) -> Self {
         Self { tape: Tape::new(REPLICAS), name: name.to_owned(), inputs: Vec::new(), draws: 0 }
     }
 
@@ -51,31 +66,29 @@ impl Case {
     }
 
     /// Gives an input that was declared on the tape by others normal values of its own for each replica.
-    #[cfg(test)]
-    pub(crate) fn fill(&mut self, var: Var, deviation: f32) {
+    pub fn fill(&mut self, var: Var, deviation: f32) {
         let len = self.tape.shape(var).len();
         let data = (0..REPLICAS).map(|_| (0..len).map(|_| deviation * self.normal()).collect()).collect();
         self.inputs.push((var, data));
     }
 
     /// Gives an input that was declared on the tape by others these values, in every replica.
-    #[cfg(test)]
-    pub(crate) fn set(&mut self, var: Var, values: Vec<f32>) {
+    pub fn set(&mut self, var: Var, values: Vec<f32>) {
         self.inputs.push((var, vec![values; REPLICAS as usize]));
     }
 
     /// A normal input that each replica has its own copy of.
-    pub(crate) fn owned(&mut self, dims: &[usize]) -> Var {
+    pub fn owned(&mut self, dims: &[usize]) -> Var {
         self.random(dims, true)
     }
 
     /// A normal input all replicas share.
-    pub(crate) fn shared(&mut self, dims: &[usize]) -> Var {
+    pub fn shared(&mut self, dims: &[usize]) -> Var {
         self.random(dims, false)
     }
 
     /// Random indices below `below`: on the device, one set per replica, or constants that all share.
-    pub(crate) fn indices(&mut self, dims: &[usize], below: u32, owned: bool) -> Var {
+    pub fn indices(&mut self, dims: &[usize], below: u32, owned: bool) -> Var {
         let len: usize = dims.iter().product();
         let copies = if owned { REPLICAS as usize } else { 1 };
         self.draws += 1;
@@ -92,7 +105,7 @@ impl Case {
     }
 
     /// Targets `[rows]` below `classes`, a fifth of which does not count, and how many do, `[1]`.
-    pub(crate) fn targets(&mut self, rows: usize, classes: usize) -> (Var, Var) {
+    pub fn targets(&mut self, rows: usize, classes: usize) -> (Var, Var) {
         let target = |row: u32| if row % 5 == 3 { IGNORE } else { row * 7 % classes as u32 };
         let targets: Vec<u32> = (0..rows as u32).map(target).collect();
         let counted = targets.iter().filter(|target| **target != IGNORE).count();
@@ -100,7 +113,7 @@ impl Case {
     }
 
     /// Rounds every number drawn so far to f16.
-    pub(crate) fn round_to_halves(&mut self) {
+    pub fn round_to_halves(&mut self) {
         for value in self.inputs.iter_mut().flat_map(|(_, data)| data).flatten() {
             *value = half::f16::from_f32(*value).to_f32();
         }
@@ -118,13 +131,20 @@ impl Case {
             .collect()
     }
 
-    pub(crate) fn reference(&self, replica: usize, wanted: &[Var]) -> Result<Vec<Array>> {
+    /// What `wanted` comes to by the reference, for one replica.
+    ///
+    /// # Errors
+    /// As [`Tape::evaluate`].
+    pub fn reference(&self, replica: usize, wanted: &[Var]) -> Result<Vec<Array>> {
         self.tape.evaluate(replica, &self.reference_inputs(replica), wanted)
     }
 
     /// Runs the tape on one device, all its memory filled with NaN before, and returns `wanted`, per
     /// replica.
-    pub(crate) fn run(&self, gpu: &Gpu, wanted: &[Var]) -> Result<Vec<Vec<Vec<f32>>>> {
+    ///
+    /// # Errors
+    /// Where a kernel does not compile, writes past its end, or the device fails.
+    pub fn run(&self, gpu: &Gpu, wanted: &[Var]) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut bindings = Bindings::new();
         for (var, data) in &self.inputs {
             let len = data[0].len() as u64;
@@ -167,7 +187,10 @@ impl Case {
 
     /// The worst difference from the reference on one device, relative to the largest element of each
     /// value, or with `each` to every element itself.
-    pub(crate) fn worst(&self, gpu: &Gpu, wanted: &[Var], each: bool) -> Result<Worst> {
+    ///
+    /// # Errors
+    /// As [`Case::run`] and [`Case::reference`].
+    pub fn worst(&self, gpu: &Gpu, wanted: &[Var], each: bool) -> Result<Worst> {
         let found = self.run(gpu, wanted)?;
         let mut worst = Worst { error: 0.0, place: String::new() };
         for replica in 0..REPLICAS as usize {
@@ -189,7 +212,10 @@ impl Case {
     }
 
     /// Appends a scalar in which every element of `y` has a random coefficient, and its gradients.
-    pub(crate) fn gradients(&mut self, y: Var, wrt: &[Var]) -> Result<(Var, Vec<Var>)> {
+    ///
+    /// # Errors
+    /// Where an op on the way has no gradient.
+    pub fn gradients(&mut self, y: Var, wrt: &[Var]) -> Result<(Var, Vec<Var>)> {
         let dims = self.tape.shape(y).dims.clone();
         let coefficients = self.shared(&dims);
         let dot = self.tape.push1(Dot, &[y, coefficients])?;
@@ -203,6 +229,7 @@ impl Case {
 
 /// How well a device computes one op.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Checked {
     /// The op, and its gradient where it has one.
     pub name: String,
@@ -330,108 +357,118 @@ pub(crate) fn self_check(gpu: &Gpu, more: &[&[(&str, Build)]]) -> Result<Vec<Che
         .collect()
 }
 
-#[cfg(test)]
-pub(crate) use testing::{SIZES, gpus};
+/// Awkward sizes every op is tried at: less than, equal to and just beyond vectors, subgroups, tiles.
+pub const SIZES: [usize; 5] = [1, 3, 31, 64, 257];
 
-#[cfg(test)]
-mod testing {
-    use super::*;
-    use crate::gpu::{AdapterChoice, Options, adapters, no_adapter_help};
+/// Every adapter, with bounds checks; and the first once more with no optional feature and default limits, where it
+/// takes the kernels that GPUs take. For tests.
+///
+/// # Panics
+/// Where there is no adapter, or one does not open.
+pub fn gpus() -> &'static [Gpu] {
+    static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
+    GPUS.get_or_init(|| {
+        let count = adapters().len();
+        assert!(count > 0, "{}", no_adapter_help());
+        let checked = Options { checked: true, plain: false, cooperative: true };
+        let open = |index, options| Gpu::open(&AdapterChoice::Index(index), options).expect("the adapter opens");
+        let mut gpus: Vec<Gpu> = (0..count).map(|index| open(index, checked)).collect();
+        gpus.push(open(0, Options { plain: true, checked: true, cooperative: false }));
+        gpus
+    })
+}
 
-    /// Awkward sizes every op is tried at: less than, equal to and just beyond vectors, subgroups, tiles.
-    pub(crate) const SIZES: [usize; 5] = [1, 3, 31, 64, 257];
-
-    /// Every adapter, with bounds checks; and the first once more with no optional feature and default limits, where it
-    /// takes the kernels that GPUs take.
-    pub(crate) fn gpus() -> &'static [Gpu] {
-        static GPUS: std::sync::OnceLock<Vec<Gpu>> = std::sync::OnceLock::new();
-        GPUS.get_or_init(|| {
-            let count = adapters().len();
-            assert!(count > 0, "{}", no_adapter_help());
-            let checked = Options { checked: true, plain: false, cooperative: true };
-            let open = |index, options| Gpu::open(&AdapterChoice::Index(index), options).expect("the adapter opens");
-            let mut gpus: Vec<Gpu> = (0..count).map(|index| open(index, checked)).collect();
-            gpus.push(open(0, Options { plain: true, checked: true, cooperative: false }));
-            gpus
-        })
+impl Case {
+    fn demand(&self, wanted: &[Var], tolerance: f64, each: bool) {
+        for gpu in gpus() {
+            let worst = self.worst(gpu, wanted, each).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+            let plain = if gpu.caps().subgroup.is_none() { " (plain)" } else { "" };
+            assert!(
+                worst.error <= tolerance,
+                "{} on {}{plain}: error {:.1e}, {}",
+                self.name,
+                gpu.caps().name,
+                worst.error,
+                worst.place
+            );
+        }
     }
 
-    impl Case {
-        fn demand(&self, wanted: &[Var], tolerance: f64, each: bool) {
-            for gpu in gpus() {
-                let worst = self.worst(gpu, wanted, each).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-                let plain = if gpu.caps().subgroup.is_none() { " (plain)" } else { "" };
+    /// Values agree with the reference to `tolerance` of the largest element, on all of [`gpus`].
+    ///
+    /// # Panics
+    /// Where they do not.
+    pub fn agree(&self, wanted: &[Var], tolerance: f64) {
+        self.demand(wanted, tolerance, false);
+    }
+
+    /// Each element agrees with the reference to `tolerance` of itself.
+    ///
+    /// # Panics
+    /// Where they do not.
+    pub fn agree_each(&self, wanted: &[Var], tolerance: f64) {
+        self.demand(wanted, tolerance, true);
+    }
+
+    /// Integer values are those of the reference.
+    ///
+    /// # Panics
+    /// Where they do not.
+    pub fn agree_bits(&self, wanted: &[Var]) {
+        for gpu in gpus() {
+            let found = self.run(gpu, wanted).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+            for replica in 0..REPLICAS as usize {
+                let expected = self.reference(replica, wanted).expect("the reference evaluates");
+                for (found, expected) in found.iter().zip(&expected) {
+                    let found = &found[replica.min(found.len() - 1)];
+                    let found: Vec<f64> = found.iter().map(|x| f64::from(x.to_bits())).collect();
+                    assert_eq!(found, expected.data, "{} on {}, replica {replica}", self.name, gpu.caps().name);
+                }
+            }
+        }
+    }
+
+    /// Checks the values, and the gradients of the first output, with a random coefficient behind
+    /// each element: device against reference, reference against central differences.
+    ///
+    /// # Panics
+    /// Where they differ.
+    pub fn check(&mut self, outputs: &[Var], wrt: &[Var], tolerance: f64) {
+        self.agree(outputs, tolerance);
+        if wrt.is_empty() {
+            return;
+        }
+        let (loss, grads) = self.gradients(outputs[0], wrt).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        self.agree(&grads, tolerance);
+
+        let inputs = self.reference_inputs(0);
+        let exact = self.tape.evaluate(0, &inputs, &grads).expect("the reference evaluates");
+        for (var, grad) in wrt.iter().zip(&exact) {
+            let size = grad.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1.0);
+            let stride = (grad.data.len() / 5).max(1);
+            for i in (0..grad.data.len()).step_by(stride) {
+                let at = |delta: f64| {
+                    let mut moved = inputs.clone();
+                    let (_, array) = moved.iter_mut().find(|(v, _)| v == var).expect("wrt is an input");
+                    array.data[i] += delta;
+                    self.tape.evaluate(0, &moved, &[loss]).expect("the reference evaluates")[0].data[0]
+                };
+                let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
                 assert!(
-                    worst.error <= tolerance,
-                    "{} on {}{plain}: error {:.1e}, {}",
+                    (numeric - grad.data[i]).abs() <= 1e-6 * size,
+                    "{}: gradient of {} at {i}: reference {}, central difference {numeric}",
                     self.name,
-                    gpu.caps().name,
-                    worst.error,
-                    worst.place
+                    self.tape.label(*var),
+                    grad.data[i],
                 );
             }
         }
-
-        /// Values agree with the reference to `tolerance` of the largest element.
-        pub(crate) fn agree(&self, wanted: &[Var], tolerance: f64) {
-            self.demand(wanted, tolerance, false);
-        }
-
-        /// Each element agrees with the reference to `tolerance` of itself.
-        pub(crate) fn agree_each(&self, wanted: &[Var], tolerance: f64) {
-            self.demand(wanted, tolerance, true);
-        }
-
-        /// Integer values are those of the reference.
-        pub(crate) fn agree_bits(&self, wanted: &[Var]) {
-            for gpu in gpus() {
-                let found = self.run(gpu, wanted).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-                for replica in 0..REPLICAS as usize {
-                    let expected = self.reference(replica, wanted).expect("the reference evaluates");
-                    for (found, expected) in found.iter().zip(&expected) {
-                        let found = &found[replica.min(found.len() - 1)];
-                        let found: Vec<f64> = found.iter().map(|x| f64::from(x.to_bits())).collect();
-                        assert_eq!(found, expected.data, "{} on {}, replica {replica}", self.name, gpu.caps().name);
-                    }
-                }
-            }
-        }
-
-        /// Checks the values, and the gradients of the first output, with a random coefficient behind
-        /// each element: device against reference, reference against central differences.
-        pub(crate) fn check(&mut self, outputs: &[Var], wrt: &[Var], tolerance: f64) {
-            self.agree(outputs, tolerance);
-            if wrt.is_empty() {
-                return;
-            }
-            let (loss, grads) =
-                self.gradients(outputs[0], wrt).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-            self.agree(&grads, tolerance);
-
-            let inputs = self.reference_inputs(0);
-            let exact = self.tape.evaluate(0, &inputs, &grads).expect("the reference evaluates");
-            for (var, grad) in wrt.iter().zip(&exact) {
-                let size = grad.data.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1.0);
-                let stride = (grad.data.len() / 5).max(1);
-                for i in (0..grad.data.len()).step_by(stride) {
-                    let at = |delta: f64| {
-                        let mut moved = inputs.clone();
-                        let (_, array) = moved.iter_mut().find(|(v, _)| v == var).expect("wrt is an input");
-                        array.data[i] += delta;
-                        self.tape.evaluate(0, &moved, &[loss]).expect("the reference evaluates")[0].data[0]
-                    };
-                    let numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
-                    assert!(
-                        (numeric - grad.data[i]).abs() <= 1e-6 * size,
-                        "{}: gradient of {} at {i}: reference {}, central difference {numeric}",
-                        self.name,
-                        self.tape.label(*var),
-                        grad.data[i],
-                    );
-                }
-            }
-        }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn every_adapter_passes_its_self_check() {

@@ -5,7 +5,7 @@
 
 mod array;
 mod backward;
-pub(crate) mod check;
+pub mod check;
 mod compile;
 mod fuse;
 pub(crate) mod op;
@@ -16,7 +16,7 @@ pub use array::Array;
 pub(crate) use array::length;
 pub use check::Checked;
 pub use compile::Bindings;
-pub use op::{Links, Lower, Op};
+pub use op::{Links, Lower, Op, misfit};
 pub use ops::verify_cooperative;
 pub(crate) use tape::gcd;
 pub use tape::{DType, Shape, Tape, Var};

@@ -128,6 +128,6 @@ impl Lower<'_> {
 }
 
 /// An [`Error::Shape`], for shape rules.
-pub(crate) fn misfit(op: &'static str, detail: impl Into<String>) -> Error {
+pub fn misfit(op: &'static str, detail: impl Into<String>) -> Error {
     Error::Shape { op, detail: detail.into() }
 }

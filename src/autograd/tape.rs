@@ -9,6 +9,7 @@ use crate::gpu::STEP;
 
 /// Element type. Both are 32 bits wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DType {
     /// Numbers that are computed with.
     F32,

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Trains small transformers and measures their circuits inside the training step, on the GPU.
 #[derive(Parser)]
@@ -99,13 +99,27 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&format!("error: {error}"));
-            if !matches!(error, crate::Error::Device(_)) {
-                return ExitCode::from(2);
-            }
-            // Nothing that was asked for is wrong.
-            complain("a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`");
-            ExitCode::from(1)
+            advice(&error).into_iter().for_each(complain);
+            // Where a device failed, nothing that was asked for is wrong.
+            ExitCode::from(if matches!(error, Error::Device(_)) { 1 } else { 2 })
         }
+    }
+}
+
+/// What the command line can do about an error, where that is more than the library says.
+fn advice(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::UnknownAdapter { .. } => Some("--adapter takes one of these indexes, or part of a name"),
+        Error::Device(_) => Some(
+            "`thermoscope adapters --check` shows whether this adapter works; a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`",
+        ),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Some(
+            "Free some space; a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`, and a finished one gets its page by `thermoscope report DIR`",
+        ),
+        Error::Occupied { .. } => Some(
+            "Name another folder by --out; a run that was not finished goes on by `thermoscope run --resume --out DIR`",
+        ),
+        _ => None,
     }
 }
 

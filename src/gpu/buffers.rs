@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 
 /// What a buffer is for; also its debug label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Class {
     /// Parameters of the model, all replicas.
     Weights,

@@ -26,6 +26,7 @@ impl CoopMatrix {
 
 /// The capabilities of one device.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Caps {
     /// The adapter's name.
     pub name: String,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 /// Which adapter to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AdapterChoice {
     /// The first that [`adapters`] returns: a discrete GPU if there is one, software if there is nothing else.
     #[default]
@@ -74,7 +75,7 @@ impl Gpu {
     /// Opens a device of our own, with every optional feature and the full limits of the adapter.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] where no adapter matches; the message says how to get one.
+    /// [`Error::NoAdapter`] where there is none; the message says how to get one. [`Error::UnknownAdapter`] where none matches.
     pub fn open(choice: &AdapterChoice, options: Options) -> Result<Self> {
         let found = adapters();
         let adapter = &found[pick(&found, choice)?];
@@ -315,7 +316,7 @@ pub fn adapters() -> Vec<wgpu::Adapter> {
 /// Position of the adapter that is meant.
 ///
 /// # Errors
-/// [`Error::NoAdapter`] where none is; the message lists those there are.
+/// [`Error::NoAdapter`] where there is none at all, [`Error::UnknownAdapter`] with those there are.
 pub fn pick(found: &[wgpu::Adapter], choice: &AdapterChoice) -> Result<usize> {
     let hit = match choice {
         AdapterChoice::Best => (!found.is_empty()).then_some(0),
@@ -327,18 +328,13 @@ pub fn pick(found: &[wgpu::Adapter], choice: &AdapterChoice) -> Result<usize> {
         }
     };
     hit.ok_or_else(|| {
-        Error::NoAdapter(if found.is_empty() {
-            no_adapter_help()
-        } else {
-            let list: Vec<String> =
-                found.iter().enumerate().map(|(i, adapter)| format!("  {i}  {}", adapter.get_info().name)).collect();
-            let asked = match choice {
-                AdapterChoice::Index(index) => format!("there is no adapter {index}"),
-                AdapterChoice::Name(name) => format!("no adapter's name contains \"{name}\""),
-                AdapterChoice::Best => "no adapter can be used".to_owned(),
-            };
-            format!("{asked}; --adapter takes one of these indexes or part of a name:\n{}", list.join("\n"))
-        })
+        let asked = match choice {
+            _ if found.is_empty() => return Error::NoAdapter(no_adapter_help()),
+            AdapterChoice::Index(index) => format!("there is no adapter {index}"),
+            AdapterChoice::Name(name) => format!("no adapter's name contains \"{name}\""),
+            AdapterChoice::Best => "no adapter can be used".to_owned(),
+        };
+        Error::UnknownAdapter { asked, list: found.iter().map(|adapter| adapter.get_info().name).collect() }
     })
 }
 

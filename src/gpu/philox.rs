@@ -5,6 +5,7 @@
 /// What random numbers are for; keeps uses apart that share a seed. 0 is left to callers of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Stream {
     /// Initial weights; the step is the tensor's position in the weight table.
     Weights = 1,

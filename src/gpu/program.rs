@@ -66,6 +66,7 @@ impl Tensor {
 
 /// When a dispatch runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// In every replay.
     Always,
@@ -107,6 +108,7 @@ pub const STEP: &str = "step";
 
 /// Neighbouring dispatches of one replay that were recorded in one scope, at one cadence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Part {
     /// Who recorded them: [`STEP`], or the name of an instrument.
     pub scope: &'static str,

@@ -95,6 +95,7 @@ macro_rules! params {
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../../shaders/shared/activation.wgsl")),
     ("affine", include_str!("../../shaders/shared/affine.wgsl")),
+    ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("cross_entropy", include_str!("../../shaders/shared/cross_entropy.wgsl")),
     ("each_activation", include_str!("../../shaders/shared/each_activation.wgsl")),
     ("hyper", include_str!("../../shaders/shared/hyper.wgsl")),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A way of cutting C into tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Tiling {
     /// Through workgroup memory, `side` x `side` to a workgroup.
     Workgroup {

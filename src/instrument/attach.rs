@@ -34,7 +34,7 @@ pub struct Attach<'a> {
     /// Sequences of a probe at most.
     probe_piece: usize,
     /// Whether a training step sees the whole training set.
-    pub(super) full_batch: bool,
+    pub full_batch: bool,
     /// Forward passes over the test set that were appended, and their cadence: see [`Attach::test_passes`].
     tested: Option<(u64, Rc<[Pass]>)>,
     config: &'a MeasureConfig,
@@ -89,7 +89,10 @@ impl<'a> Attach<'a> {
 
     /// Forward passes over the test set, in pieces, at the steps that `every` divides; those of an instrument that
     /// asked before and is due at all of these steps.
-    pub(super) fn test_passes(&mut self, every: u64) -> Result<Rc<[Pass]>> {
+    ///
+    /// # Errors
+    /// Where model and task do not fit.
+    pub fn test_passes(&mut self, every: u64) -> Result<Rc<[Pass]>> {
         if let Some((_, passes)) = self.tested.as_ref().filter(|(before, _)| every.is_multiple_of(*before)) {
             return Ok(Rc::clone(passes));
         }
@@ -101,7 +104,10 @@ impl<'a> Attach<'a> {
     }
 
     /// Forward passes over the training set, in pieces: the step's own where it sees the whole set.
-    pub(super) fn train_passes(&mut self, every: u64) -> Result<Rc<[Pass]>> {
+    ///
+    /// # Errors
+    /// Where the task's examples are no finite set.
+    pub fn train_passes(&mut self, every: u64) -> Result<Rc<[Pass]>> {
         if self.full_batch {
             return Ok(Rc::new([self.train.clone()]));
         }
@@ -134,7 +140,7 @@ impl<'a> Attach<'a> {
     ///
     /// # Errors
     /// See [`Feed::probe`].
-    pub(super) fn probe_batch(&mut self) -> Result<Batch> {
+    pub fn probe_batch(&mut self) -> Result<Batch> {
         let shape = self.task.shape();
         let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(4) };
         // Predictions are ranked by confidence, each against all.
@@ -145,7 +151,7 @@ impl<'a> Attach<'a> {
     }
 
     /// Random subspaces that heads are compared with.
-    pub(super) fn null_draws(&self) -> usize {
+    pub fn null_draws(&self) -> usize {
         self.config.probe.draws_for(self.model.config.n_layers * self.model.config.n_heads)
     }
 

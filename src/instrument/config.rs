@@ -13,6 +13,7 @@ use crate::task::ProbeSet;
 /// What is measured, and how often.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct MeasureConfig {
     /// Steps between two measurements, by metric or instrument; see `thermoscope instruments` for the
     /// defaults.
@@ -40,6 +41,7 @@ impl Default for MeasureConfig {
 /// The held batch that interventions are tried on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ProbeConfig {
     /// Examples, or as many as every replica has, or as many as one pass can hold, where those are fewer. By
     /// default 256, or as many sequences as hold some 1,024 predictions and at least 4; `thermoscope measure` takes all.
@@ -88,7 +90,7 @@ pub(crate) fn check_names(config: &MeasureConfig, instruments: &[&dyn Instrument
             i.cards().iter().map(|card| card.name).filter(|name| *name != i.name()).collect();
         std::iter::once(i.name()).chain(cards)
     };
-    let known: Vec<&str> = instruments.iter().flat_map(|i| names(i)).collect();
+    let known: Vec<&str> = instruments.iter().flat_map(names).collect();
     if let Some((_, twice)) =
         known.iter().enumerate().find(|(at, name)| known[..*at].contains(name) || [STEP, FILING].contains(name))
     {

@@ -31,6 +31,7 @@ use crate::gpu::Shader;
 
 /// What measuring costs, relative to the training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub enum CostClass {
     /// Free: some 0.5 % of the step, at every step; all together at most 3 %.
     F,

@@ -39,6 +39,7 @@ pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 36) as f64;
 
 /// When a metric has rows in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Presence {
     /// Whenever it is due.
     Always,

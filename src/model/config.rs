@@ -7,6 +7,7 @@ use crate::error::{Error, Result, check_between};
 
 /// Normalization before attention, MLP and unembedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Normalization {
     /// None at all.
     #[serde(rename = "none")]
@@ -24,6 +25,7 @@ pub enum Normalization {
 /// How positions enter the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum PositionalEmbedding {
     /// A learned vector added to the token's embedding.
     Standard,
@@ -36,6 +38,7 @@ pub enum PositionalEmbedding {
 /// How weights are drawn. Biases start at 0, norm weights at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum InitMode {
     /// Normal with standard deviation `initializer_range`, TransformerLens's default.
     Gpt2,
@@ -47,6 +50,7 @@ pub enum InitMode {
 /// stands for a size that follows from others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ModelConfig {
     /// Number of blocks. Default 1.
     pub n_layers: usize,

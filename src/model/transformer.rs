@@ -83,6 +83,7 @@ impl Forward {
 
 /// Where a changed residual stream enters a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Point {
     /// Behind attention, at `hook_resid_mid`.
     Mid,

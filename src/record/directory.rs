@@ -18,6 +18,7 @@ use crate::train::{Row, Snapshot};
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Status {
     /// Under way, or killed.
     Running,
@@ -127,13 +128,10 @@ impl RunDir {
     /// Begins a run in a folder that is new or empty.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the folder holds something; [`Error::Io`] where it cannot be written.
+    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be written.
     pub fn create(path: &Path, manifest: Manifest) -> Result<Self> {
         if path.join("run.json").exists() {
-            return Err(Error::Refused(format!(
-                "{} already holds a run: name another folder by --out. A run that was not finished goes on by `thermoscope run --resume --out DIR`",
-                path.display()
-            )));
+            return Err(Error::Occupied { path: path.to_owned(), detail: "already holds a run" });
         }
         let ours = |name: &std::ffi::OsStr| LEFTOVERS.iter().any(|left| name == *left);
         let occupied = match std::fs::read_dir(path) {
@@ -142,7 +140,7 @@ impl RunDir {
             Err(error) => return Err(Error::io("cannot read", path)(error)),
         };
         if occupied {
-            return Err(Error::Refused(format!("{} is not empty. Name a new folder by --out", path.display())));
+            return Err(Error::Occupied { path: path.to_owned(), detail: "is not empty" });
         }
         std::fs::create_dir_all(path).map_err(Error::io("cannot create", path))?;
         let lock = lock(path)?;
@@ -168,7 +166,7 @@ impl RunDir {
         if manifest.hash != hash(&manifest.config) {
             return Err(Error::format(
                 path.join("run.json"),
-                "was edited: its configuration does not have its hash any more. Undo that, or begin anew with another --out",
+                "was edited: its configuration does not have its hash any more. Undo that, or begin anew in another folder",
             ));
         }
         let checkpoints = path.join("checkpoints");
@@ -358,10 +356,10 @@ fn lock(path: &Path) -> Result<File> {
     let file = File::create(&place).map_err(Error::io("cannot write", &place))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Refused(format!(
-            "another process is writing to {}. Wait until it ends, stop it, or name another folder by --out",
-            path.display()
-        ))),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Occupied {
+            path: path.to_owned(),
+            detail: "is being written to by another process. Wait until it ends, or stop it",
+        }),
         Err(std::fs::TryLockError::Error(error)) => Err(Error::io("cannot lock", &place)(error)),
     }
 }

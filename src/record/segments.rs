@@ -109,7 +109,7 @@ impl Segments {
         match (0..count).map(|number| part_path(dir, number)).find(|path| whole(path).is_none()) {
             Some(path) => Err(Error::format(
                 path,
-                "is missing or torn, so the run's table is not whole. Begin anew with another --out",
+                "is missing or torn, so the run's table is not whole. Begin anew in another folder",
             )),
             None => Ok(()),
         }

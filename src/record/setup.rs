@@ -83,7 +83,7 @@ pub fn apply_sets(text: &str, sets: &[String]) -> Result<String> {
     let mut table: Table = parse(text)?;
     for set in sets {
         let fail = |what: &str| {
-            Error::Config(format!("--set {set}: {what}; write --set key=value, as in --set optimizer.weight_decay=0.3"))
+            Error::Config(format!("setting {set}: {what}; write key=value, as in optimizer.weight_decay=0.3"))
         };
         let (key, value) = set.split_once('=').ok_or_else(|| fail("has no ="))?;
         let (key, value) = (quote_metric(key.trim()), value.trim());

@@ -1,6 +1,8 @@
 //! From examples to the variables a model reads: whole training sets, batches drawn on the device, and
 //! test sets in pieces.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::repeated::{Generator, TEST_STEP};
@@ -14,29 +16,32 @@ use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
 use crate::model::Rows;
 
 /// Where batches come from, for every replica.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
+#[non_exhaustive]
 pub enum Feed {
     /// A finite set.
     Examples(Examples),
-    /// Windows of a long sequence, at random places.
-    Corpus {
-        /// The sequence.
-        corpus: Corpus,
-        /// Seed of each replica's batches.
-        seeds: Vec<u64>,
-    },
-    /// Sequences made up on the device.
-    Repeated {
-        /// What they look like.
-        generator: Generator,
-        /// Seed of each replica's sequences.
-        seeds: Vec<u64>,
-    },
+    /// Batches that are drawn as training goes on.
+    Endless(Arc<dyn Source>),
+}
+
+/// Training batches without end, drawn on the device, and a test set that stays.
+pub trait Source: Send + Sync {
+    /// Appends the batch of `size` sequences that a training step sees, the same for the same seed and step. `seeds` [2] are
+    /// the two words of each replica's seed, `clock` [2] begins with the step, all u32.
+    ///
+    /// # Errors
+    /// Where an op does not fit.
+    fn draw(&self, tape: &mut Tape, size: usize, seeds: Var, clock: Var) -> Result<Batch>;
+
+    /// The test set, without splits, and which of its examples are each replica's: one list for all replicas or one for each.
+    fn test_set(&self) -> (Examples, Vec<Vec<u32>>);
 }
 
 /// Which examples a probe takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ProbeSet {
     /// Held-out ones.
     #[default]
@@ -97,19 +102,9 @@ impl Feed {
             (_, None) => {
                 Err(Error::Config("batch.size = \"full\" needs a finite set of examples; give a number".to_owned()))
             }
-            (Self::Corpus { corpus, .. }, Some(size)) => {
-                let stream = tape.constant_u32(&[corpus.train.len()], &corpus.train);
+            (Self::Endless(source), Some(size)) => {
                 let seeds = seed_words(tape, seeds);
-                let out = tape.push(SampleWindows { size, seq: corpus.seq }, &[stream, seeds, clock])?;
-                let count = tape.constant(&[1], &[(size * corpus.seq) as f32]);
-                Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq: corpus.seq })
-            }
-            (Self::Repeated { generator, .. }, Some(size)) => {
-                let seeds = seed_words(tape, seeds);
-                let out = tape.push(RepeatedSequences { generator: *generator, size }, &[seeds, clock])?;
-                let count = count_targets(tape, out[1], 1)?;
-                let seq = generator.seq as usize;
-                Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq })
+                source.draw(tape, size, seeds, clock)
             }
         }
     }
@@ -124,8 +119,8 @@ impl Feed {
                 let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.test.as_slice()).collect();
                 in_pieces(tape, examples, &lists, piece)
             }
-            _ => {
-                let (examples, lists) = self.made_up_test_set();
+            Self::Endless(source) => {
+                let (examples, lists) = source.test_set();
                 in_pieces(tape, &examples, &lists.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
             }
         }
@@ -149,8 +144,8 @@ impl Feed {
                 (examples, examples.splits.iter().map(|s| s.train.clone()).collect())
             }
             (Self::Examples(examples), ProbeSet::All) => (examples, vec![(0..examples.len() as u32).collect()]),
-            (_, ProbeSet::Test) => {
-                made_up = self.made_up_test_set();
+            (Self::Endless(source), ProbeSet::Test) => {
+                made_up = source.test_set();
                 (&made_up.0, made_up.1)
             }
             _ => {
@@ -176,31 +171,6 @@ impl Feed {
         };
         let labels: Vec<&[u32]> = (0..chosen.len()).map(label).collect();
         fixed(tape, examples, &chosen, &labels, &counts, false)
-    }
-
-    /// The test sequences of a feed without end: one list for all replicas or one for each.
-    fn made_up_test_set(&self) -> (Examples, Vec<Vec<u32>>) {
-        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-        let (seq, lists) = match self {
-            Self::Examples(examples) => return (examples.clone(), Vec::new()),
-            Self::Corpus { corpus, .. } => {
-                (tokens, targets) = corpus.test_windows();
-                (corpus.seq, 1)
-            }
-            Self::Repeated { generator, seeds } => {
-                for seed in seeds {
-                    for number in 0..generator.test_sequences {
-                        let (a, b) = generator.sequence(*seed, TEST_STEP, number);
-                        tokens.extend(a);
-                        targets.extend(b);
-                    }
-                }
-                (generator.seq as usize, seeds.len())
-            }
-        };
-        let per_list = (tokens.len() / seq / lists) as u32;
-        let ids = (0..lists as u32).map(|l| (l * per_list..(l + 1) * per_list).collect()).collect();
-        (Examples { tokens, seq, targets, width: seq, splits: Vec::new() }, ids)
     }
 
     /// The training set of each replica in pieces of at most `piece` examples, with the true targets.
@@ -362,6 +332,55 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
 fn seed_words(tape: &mut Tape, seeds: &[u64]) -> Var {
     let words: Vec<u32> = seeds.iter().flat_map(|s| [*s as u32, (*s >> 32) as u32]).collect();
     tape.constant_u32(&[2], &words)
+}
+
+/// Windows at random places of a long sequence.
+impl Source for Corpus {
+    fn draw(&self, tape: &mut Tape, size: usize, seeds: Var, clock: Var) -> Result<Batch> {
+        let stream = tape.constant_u32(&[self.train.len()], &self.train);
+        let out = tape.push(SampleWindows { size, seq: self.seq }, &[stream, seeds, clock])?;
+        let count = tape.constant(&[1], &[(size * self.seq) as f32]);
+        Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq: self.seq })
+    }
+
+    fn test_set(&self) -> (Examples, Vec<Vec<u32>>) {
+        let (tokens, targets) = self.test_windows();
+        let all = (0..self.test_sequences as u32).collect();
+        (Examples { tokens, seq: self.seq, targets, width: self.seq, splits: Vec::new() }, vec![all])
+    }
+}
+
+/// Sequences made up on the device.
+#[derive(Clone, Debug)]
+pub(super) struct Sequences {
+    /// What they look like.
+    pub(super) generator: Generator,
+    /// Seed of each replica's test set.
+    pub(super) seeds: Vec<u64>,
+}
+
+impl Source for Sequences {
+    fn draw(&self, tape: &mut Tape, size: usize, seeds: Var, clock: Var) -> Result<Batch> {
+        let out = tape.push(RepeatedSequences { generator: self.generator, size }, &[seeds, clock])?;
+        let count = count_targets(tape, out[1], 1)?;
+        let seq = self.generator.seq as usize;
+        Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq })
+    }
+
+    fn test_set(&self) -> (Examples, Vec<Vec<u32>>) {
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        let count = self.generator.test_sequences;
+        for seed in &self.seeds {
+            for number in 0..count {
+                let (a, b) = self.generator.sequence(*seed, TEST_STEP, number);
+                tokens.extend(a);
+                targets.extend(b);
+            }
+        }
+        let seq = self.generator.seq as usize;
+        let lists = (0..self.seeds.len() as u32).map(|list| (list * count..(list + 1) * count).collect()).collect();
+        (Examples { tokens, seq, targets, width: seq, splits: Vec::new() }, lists)
+    }
 }
 
 crate::params! {
@@ -595,7 +614,10 @@ impl Op for RepeatedSequences {
 }
 
 /// Appends y [`columns`] = how many targets of each column, seen as [N, `columns`], are not [`IGNORE`].
-pub(crate) fn count_targets(tape: &mut Tape, targets: Var, columns: usize) -> Result<Var> {
+///
+/// # Errors
+/// Where the targets do not fill the columns.
+pub fn count_targets(tape: &mut Tape, targets: Var, columns: usize) -> Result<Var> {
     let rows = tape.shape(targets).len() / columns;
     let targets = tape.reshape(targets, &[rows, columns])?;
     tape.push1(CountTargets, &[targets])
@@ -674,7 +696,7 @@ mod tests {
     fn windows_are_those_of_the_reference() {
         let corpus =
             Corpus { train: (0..500).map(|i| i * i % 251).collect(), test: vec![0; 50], seq: 31, test_sequences: 2 };
-        let feed = Feed::Corpus { corpus, seeds: vec![1, 2] };
+        let feed = Feed::Endless(Arc::new(corpus));
         let mut case = Case::new("windows");
         let (clock, seeds) = clock_and_seeds(&mut case, 12);
         let batch = feed.train_batch(&mut case.tape, Some(7), clock, &seeds).unwrap();
@@ -687,7 +709,7 @@ mod tests {
         for loss_on_all in [false, true] {
             let generator =
                 Generator { d_vocab: 60, seq: 33, min_period: 5, max_period: 9, loss_on_all, test_sequences: 3 };
-            let feed = Feed::Repeated { generator, seeds: vec![7, 8] };
+            let feed = Feed::Endless(Arc::new(Sequences { generator, seeds: vec![7, 8] }));
             let mut case = Case::new("repeated");
             let (clock, seeds) = clock_and_seeds(&mut case, 99);
             let batch = feed.train_batch(&mut case.tape, Some(5), clock, &seeds).unwrap();

@@ -9,14 +9,13 @@ mod repeated;
 mod text;
 mod tokens;
 
-pub(crate) use batch::count_targets;
-pub use batch::{Batch, Feed, ProbeSet, sampler_shaders};
+pub use batch::{Batch, Feed, ProbeSet, Source, count_targets, sampler_shaders};
 pub use examples::{Examples, Split};
 pub use modular::{Cyclic, Modular, Operation};
 pub use pass::Pass;
 pub use permutation::{Irreps, Permutation};
 pub use repeated::Repeated;
-pub use text::Text;
+pub use text::{Corpus, Text};
 pub use tokens::Tokens;
 
 use crate::error::{Error, Result};
@@ -37,6 +36,7 @@ pub struct TaskShape {
 
 /// What of a task may differ between replicas.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ReplicaData {
     /// Seed of the split and of the batches.
     pub seed: u64,
@@ -44,6 +44,13 @@ pub struct ReplicaData {
     pub train_fraction: Option<f64>,
     /// Whether the targets of the train set are dealt out anew among its examples.
     pub shuffle_labels: bool,
+}
+
+impl ReplicaData {
+    /// What a replica of that seed gets where it asks for nothing of its own.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, train_fraction: None, shuffle_labels: false }
+    }
 }
 
 /// A source of examples.
@@ -91,8 +98,11 @@ impl<T: Task + ?Sized> Task for Box<T> {
 /// Names of the tasks.
 pub const KINDS: [&str; 5] = ["modular", "permutation", "repeated", "text", "tokens"];
 
-/// Checks a share of the examples.
-pub(crate) fn check_fraction(name: &str, fraction: f64) -> Result<()> {
+/// Checks a share of the examples, the setting of that name.
+///
+/// # Errors
+/// [`Error::Config`] where a side of the split would have none.
+pub fn check_fraction(name: &str, fraction: f64) -> Result<()> {
     if fraction > 0.0 && fraction < 1.0 {
         Ok(())
     } else {

@@ -11,6 +11,7 @@ use crate::model::ReadOut;
 /// What is computed of a and b.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Operation {
     /// a + b.
     Add,
@@ -29,9 +30,9 @@ pub enum Operation {
 /// The configuration of the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Modular {
-    /// `"modular"`.
-    pub kind: String,
+    kind: String,
     /// What is computed. Default add.
     #[serde(default = "default_operation")]
     pub operation: Operation,
@@ -68,6 +69,18 @@ pub struct Cyclic {
 }
 
 impl Modular {
+    /// The task with everything else at its default.
+    pub fn new(operation: Operation, p: u32) -> Self {
+        Self {
+            kind: "modular".to_owned(),
+            operation,
+            p,
+            train_fraction: default_fraction(),
+            operator_token: false,
+            train_pairs: None,
+        }
+    }
+
     fn check(&self) -> Result<()> {
         check_between("task.p", self.p, 3..=257)?;
         if self.operation == Operation::Divide && !is_prime(self.p) {
@@ -208,14 +221,7 @@ mod tests {
     use super::*;
 
     fn task(operation: Operation, p: u32) -> Modular {
-        Modular {
-            kind: "modular".to_owned(),
-            operation,
-            p,
-            train_fraction: 0.3,
-            operator_token: false,
-            train_pairs: None,
-        }
+        Modular::new(operation, p)
     }
 
     #[test]

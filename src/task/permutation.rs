@@ -10,9 +10,9 @@ use crate::model::ReadOut;
 /// The configuration of the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Permutation {
-    /// `"permutation"`.
-    pub kind: String,
+    kind: String,
     /// Permuted things, from 3 to 5: the group S_n has n! elements. Default 5.
     #[serde(default = "default_n")]
     pub n: u32,
@@ -30,6 +30,13 @@ fn default_n() -> u32 {
 
 fn default_fraction() -> f64 {
     0.5
+}
+
+impl Permutation {
+    /// The task with everything else at its default.
+    pub fn new(n: u32) -> Self {
+        Self { kind: "permutation".to_owned(), n, train_fraction: default_fraction(), operator_token: false }
+    }
 }
 
 /// A finite group by the characters of its irreducible representations.
@@ -167,7 +174,7 @@ mod tests {
     #[test]
     fn characters_are_orthonormal_and_quotients_undo_products() {
         for n in 3..=5u32 {
-            let task = Permutation { kind: "permutation".to_owned(), n, train_fraction: 0.5, operator_token: false };
+            let task = Permutation::new(n);
             let group = task.irreps().unwrap();
             let order = group.characters[0].len();
             for (i, a) in group.characters.iter().enumerate() {
@@ -191,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_table_is_that_of_a_group() {
-        let task = Permutation { kind: "permutation".to_owned(), n: 4, train_fraction: 0.5, operator_token: false };
+        let task = Permutation::new(4);
         let Feed::Examples(examples) =
             task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap()
         else {

@@ -1,8 +1,11 @@
 //! Random sequences that repeat themselves: what comes next can be known from the second round on, by
 //! looking up what followed last time. Training on it makes induction heads.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::batch::Sequences;
 use super::{Feed, ReplicaData, Task, TaskShape};
 use crate::autograd::ops::IGNORE;
 use crate::error::{Error, Result, check_between};
@@ -12,9 +15,9 @@ use crate::model::ReadOut;
 /// The configuration of the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Repeated {
-    /// `"repeated"`.
-    pub kind: String,
+    kind: String,
     /// Token ids lie below this; 0 begins every sequence and stands nowhere else. Default 64.
     #[serde(default = "default_vocab")]
     pub d_vocab: u32,
@@ -48,30 +51,44 @@ fn default_test() -> u32 {
     64
 }
 
+impl Default for Repeated {
+    fn default() -> Self {
+        Self {
+            kind: "repeated".to_owned(),
+            d_vocab: default_vocab(),
+            seq: default_seq(),
+            min_period: 0,
+            max_period: 0,
+            loss_on_all: false,
+            test_sequences: default_test(),
+        }
+    }
+}
+
 /// The step whose draws are the test set: no training step reaches it.
 pub(super) const TEST_STEP: u32 = u32::MAX;
 
 /// A generator of sequences, the same in Rust and in `task/repeated.wgsl`.
 #[derive(Clone, Copy, Debug)]
-pub struct Generator {
+pub(super) struct Generator {
     /// Token ids lie below this.
-    pub d_vocab: u32,
+    pub(super) d_vocab: u32,
     /// Tokens of a sequence.
-    pub seq: u32,
+    pub(super) seq: u32,
     /// Shortest period.
-    pub min_period: u32,
+    pub(super) min_period: u32,
     /// Longest period.
-    pub max_period: u32,
+    pub(super) max_period: u32,
     /// Whether the first round counts.
-    pub loss_on_all: bool,
+    pub(super) loss_on_all: bool,
     /// Sequences of the test set.
-    pub test_sequences: u32,
+    pub(super) test_sequences: u32,
 }
 
 impl Generator {
     /// Tokens and targets of one sequence. Position 0 holds token 0; position t > 0 holds the random
     /// token number (t - 1) mod period. Targets are the next token, where it was seen before.
-    pub fn sequence(&self, seed: u64, step: u32, number: u32) -> (Vec<u32>, Vec<u32>) {
+    pub(super) fn sequence(&self, seed: u64, step: u32, number: u32) -> (Vec<u32>, Vec<u32>) {
         let stream = Philox::new(seed, Stream::Tokens, step);
         let period = self.min_period + stream.below(u64::from(number), self.max_period - self.min_period + 1);
         let token = |t: u32| match t.checked_sub(1) {
@@ -116,7 +133,8 @@ impl Task for Repeated {
             loss_on_all: self.loss_on_all,
             test_sequences: self.test_sequences,
         };
-        Ok(Feed::Repeated { generator, seeds: replicas.iter().map(|r| r.seed).collect() })
+        let seeds = replicas.iter().map(|replica| replica.seed).collect();
+        Ok(Feed::Endless(Arc::new(Sequences { generator, seeds })))
     }
 }
 

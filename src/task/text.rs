@@ -1,6 +1,7 @@
 //! Text as bytes: any UTF-8 file, its end held out.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +12,9 @@ use crate::model::ReadOut;
 /// The configuration of the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Text {
-    /// `"text"`.
-    pub kind: String,
+    kind: String,
     /// The file. Its bytes are the tokens.
     pub path: PathBuf,
     /// Tokens of a sequence. Default 128.
@@ -37,6 +38,19 @@ fn default_fraction() -> f64 {
 
 fn default_test() -> u32 {
     32
+}
+
+impl Text {
+    /// The task with everything else at its default.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            kind: "text".to_owned(),
+            path: path.into(),
+            seq: default_seq(),
+            train_fraction: default_fraction(),
+            test_sequences: default_test(),
+        }
+    }
 }
 
 /// A long sequence of tokens, cut in two.
@@ -75,9 +89,7 @@ impl Task for Text {
             return Err(Error::Config("train_fraction cannot differ between replicas of a text".to_owned()));
         }
         if self.path.as_os_str().is_empty() {
-            return Err(Error::Config(
-                "task.path is empty: name a text file, as in --set task.path=book.txt".to_owned(),
-            ));
+            return Err(Error::Config("task.path is empty: name a text file".to_owned()));
         }
         let text = std::fs::read(&self.path).map_err(Error::io("cannot read", &self.path))?;
         if let Err(error) = std::str::from_utf8(&text) {
@@ -109,6 +121,6 @@ impl Task for Text {
             seq: self.seq as usize,
             test_sequences: self.test_sequences as usize,
         };
-        Ok(Feed::Corpus { corpus, seeds: replicas.iter().map(|r| r.seed).collect() })
+        Ok(Feed::Endless(Arc::new(corpus)))
     }
 }

@@ -12,6 +12,7 @@ use crate::task::{ReplicaData, Task};
 /// A whole run. `T` is the task, one of `crate::task`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RunConfig<T> {
     /// A name for people. Default empty.
     #[serde(default)]
@@ -61,6 +62,7 @@ pub struct RunConfig<T> {
 /// Numbers that large matrix products of the training pass are made of. Weights, activations, gradients and sums are f32
 /// in any case, and so is whatever instruments compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Precision {
     /// f32 throughout.
     #[default]
@@ -84,6 +86,7 @@ fn loss_scale() -> u32 {
 /// Which optimizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay.
     Adamw = 0,
@@ -96,6 +99,7 @@ pub enum OptimizerKind {
 /// How weights move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct OptimizerConfig {
     /// Default adamw.
     pub kind: OptimizerKind,
@@ -133,6 +137,7 @@ impl Default for OptimizerConfig {
 /// What the learning rate does after warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ScheduleKind {
     /// Stays.
     Constant,
@@ -143,6 +148,7 @@ pub enum ScheduleKind {
 /// How the learning rate changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ScheduleConfig {
     /// Default constant.
     pub kind: ScheduleKind,
@@ -182,6 +188,7 @@ pub enum Full {
 /// What one step sees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BatchConfig {
     /// `"full"` or a number of examples. Default "full".
     pub size: BatchSize,
@@ -206,6 +213,7 @@ impl BatchConfig {
 /// When the state is saved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CheckpointConfig {
     /// Steps between two checkpoints. Default 1000.
     pub every: u64,
@@ -222,6 +230,7 @@ impl Default for CheckpointConfig {
 /// What one replica has for itself; everything left out is the run's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ReplicaConfig {
     /// A name for tables and pictures.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -97,6 +97,7 @@ impl Drop for Encoded {
 
 /// One number of the metric table.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Row<'a> {
     /// Updates made before it was measured.
     pub step: u64,
@@ -120,6 +121,7 @@ pub struct StepRow {
 
 /// Everything that decides how a run goes on.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Updates made.
     pub step: u64,

@@ -32,38 +32,26 @@ fn logits(gpu: &Gpu, config: &ModelConfig, tokens: &[u32]) -> Vec<u32> {
 
 #[test]
 fn a_later_token_leaves_earlier_logits_their_bits() {
-    let base = ModelConfig {
-        n_layers: 2,
-        d_model: 24,
-        n_heads: 4,
-        d_mlp: 36,
-        d_vocab: 13,
-        d_vocab_out: 13,
-        n_ctx: SEQ,
-        ..ModelConfig::default()
+    let with = |change: &dyn Fn(&mut ModelConfig)| {
+        let mut config = ModelConfig::default();
+        (config.n_layers, config.d_model, config.n_heads, config.d_mlp) = (2, 24, 4, 36);
+        (config.d_vocab, config.d_vocab_out, config.n_ctx) = (13, 13, SEQ);
+        change(&mut config);
+        config
     };
     let configs = [
-        base.clone(),
-        ModelConfig {
-            normalization_type: Normalization::LN,
-            act_fn: ActFn::Gelu,
-            parallel_attn_mlp: true,
-            ..base.clone()
-        },
-        ModelConfig {
-            normalization_type: Normalization::RMS,
-            positional_embedding_type: PositionalEmbedding::Rotary,
-            n_key_value_heads: 2,
-            gated_mlp: true,
-            act_fn: ActFn::Silu,
-            ..base.clone()
-        },
-        ModelConfig {
-            attn_only: true,
-            positional_embedding_type: PositionalEmbedding::None,
-            tied_embeddings: true,
-            ..base
-        },
+        with(&|_| ()),
+        with(&|c| {
+            (c.normalization_type, c.act_fn, c.parallel_attn_mlp) = (Normalization::LN, ActFn::Gelu, true);
+        }),
+        with(&|c| {
+            (c.normalization_type, c.positional_embedding_type) = (Normalization::RMS, PositionalEmbedding::Rotary);
+            (c.n_key_value_heads, c.gated_mlp, c.act_fn) = (2, true, ActFn::Silu);
+        }),
+        with(&|c| {
+            (c.attn_only, c.tied_embeddings) = (true, true);
+            c.positional_embedding_type = PositionalEmbedding::None;
+        }),
     ];
     for config in configs {
         let config = config.resolve().unwrap();

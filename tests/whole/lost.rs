@@ -98,7 +98,7 @@ fn a_run_whose_device_is_lost_ends_with_its_last_checkpoint_and_goes_on() {
         assert!((20..300).contains(&step), "{name}: {step}");
         assert!(last.join("model.safetensors").exists() && last.join("optimizer.safetensors").exists());
         let series = read_metrics(&run, |_| true).unwrap();
-        let filed = series.iter().flat_map(|(_, s)| s.steps.iter()).max().copied();
+        let filed = series.values().flat_map(|s| s.steps.iter()).max().copied();
         assert_eq!(filed, Some(step - 1), "{name}");
 
         let resumed = thermoscope(dir, &["run", "--resume", "--out", name], None);

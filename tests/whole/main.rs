@@ -18,6 +18,7 @@ mod induction;
 mod killed;
 #[cfg(target_os = "linux")]
 mod lost;
+mod own;
 mod padding;
 mod precision;
 mod pressure;

@@ -10,6 +10,7 @@ use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 /// Non-linearity of the MLP, with TransformerLens's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ActFn {
     /// max(x, 0).
     Relu = 0,

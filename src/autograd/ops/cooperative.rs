@@ -114,7 +114,7 @@ pub(crate) fn trial(gpu: &Gpu) -> Result<Checked> {
     };
     if let Some(why) = why {
         return Err(Error::Unsupported(format!(
-            "{} has no cooperative matrices that products in f16 could go through: {why}. Set precision = \"f32\", or take another adapter; `thermoscope adapters` lists what each has",
+            "{} has no cooperative matrices that products in f16 could go through: {why}. Set precision = \"f32\", or take another adapter",
             caps.name
         )));
     }
@@ -277,7 +277,7 @@ mod tests {
             assert_eq!(verify_cooperative(&gpu).is_ok(), gpu.caps().cooperative_side.is_some());
         }
         let error = verify_cooperative(&Gpu::noop()).unwrap_err().to_string();
-        assert!(error.contains("the driver offers none") && error.contains("thermoscope adapters"), "{error}");
+        assert!(error.contains("the driver offers none") && error.contains("another adapter"), "{error}");
     }
 
     #[test]

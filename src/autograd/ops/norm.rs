@@ -66,6 +66,7 @@ pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD, 
 
 /// Which statistics a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NormKind {
     /// Centred, divided by the root of the variance plus eps.
     Layer,

@@ -94,8 +94,7 @@ mod tests {
     #[test]
     fn planted_irreps_are_found_along_answers_and_classes_and_energy_adds_up() {
         let group = symmetric(5);
-        let characters =
-            Permutation { kind: String::new(), n: 5, train_fraction: 0.5, operator_token: false }.irreps().unwrap();
+        let characters = Permutation::new(5).irreps().unwrap();
         for padded in [0, 5] {
             let mut case = Case::new("irrep power");
             let count = 120 + padded;

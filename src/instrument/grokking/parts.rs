@@ -141,7 +141,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn symmetric(n: u32) -> Parts {
-        Parts::of(&Permutation { kind: String::new(), n, train_fraction: 0.5, operator_token: false }).unwrap()
+        Parts::of(&Permutation::new(n)).unwrap()
     }
 
     #[test]
@@ -164,8 +164,7 @@ pub(crate) mod tests {
         let group = symmetric(5);
         assert_eq!(group.starts, [1, 2, 18, 34, 59, 84, 120]);
         // Fixed points less one are the trace of the standard representation, part 2; signs are part 1.
-        let elements =
-            Permutation { kind: String::new(), n: 5, train_fraction: 0.5, operator_token: false }.irreps().unwrap();
+        let elements = Permutation::new(5).irreps().unwrap();
         for (part, irrep) in [(1, 1), (2, 2), (6, 6)] {
             let function = &elements.characters[irrep];
             let along = |c: usize| (0..120).map(|g| group.components[c * 120 + g] * function[g]).sum::<f64>();

@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn neurons_of_one_irrep_have_degree_1() {
         let group = symmetric(4);
-        let task = crate::task::Permutation { kind: String::new(), n: 4, train_fraction: 0.5, operator_token: false };
+        let task = crate::task::Permutation::new(4);
         let characters = crate::task::Task::irreps(&task).unwrap().characters;
         for irrep in 1..5 {
             let mut case = Case::new("irrep");
