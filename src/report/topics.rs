@@ -87,7 +87,9 @@ fn by_part(key: &Key, metric: &str) -> Option<String> {
 
 /// A pair (i, j) with i < j, row by row; the number of heads is not known here, so the number stands for it.
 fn by_pair(key: &Key, metric: &str) -> Option<String> {
-    (key.metric == metric).then(|| format!("L{} pair {}", key.layer, key.index))
+    let circuit = ["QK", "OV"].into_iter().find(|name| key.site.ends_with(&format!(".{name}")));
+    let circuit = circuit.map_or(String::new(), |name| format!(" {name}"));
+    (key.metric == metric).then(|| format!("L{}{circuit} pair {}", key.layer, key.index))
 }
 
 /// Tensors, or their heads where a tensor has rows by head.
@@ -226,6 +228,9 @@ pub(super) const TOPICS: &[Topic] = &[
                 .as_str()
             {
                 "in_context_learning_score" => Some("test set".to_owned()),
+                "in_context_learning_score.probe" if key.index == 1 => {
+                    Some("repeated tokens, less another order".to_owned())
+                }
                 "in_context_learning_score.probe" => Some("repeated tokens".to_owned()),
                 _ => None,
             }),

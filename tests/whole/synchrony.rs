@@ -64,7 +64,8 @@ fn heads_that_start_equal_stay_equal_bit_for_bit() {
                 }
             }
         }
-        assert_eq!(seen, 2 * (50 + 49));
+        // Two circuits in each of two layers.
+        assert_eq!(seen, 4 * (50 + 49));
         let after = session.snapshot().unwrap().weights.remove(0);
         for place in heads(&session) {
             let [a, b, c] = [0, 1, 2].map(|h| &after[place.clone()][h * 24 * 8..][..24 * 8]);

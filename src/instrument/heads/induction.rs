@@ -69,12 +69,12 @@ const PROBE_CARDS: &[Card] = &[
     probe("prefix_matching_score.probe", PREFIX, "natural text: random tokens are far from what such a model has seen"),
     Card {
         name: "in_context_learning_score.probe",
-        formula: "mean loss of the last round of the repeated tokens - mean loss of the first",
+        formula: "mean loss of the last round of the repeated tokens; index 0 less that of the first round, 1 less that of a last round of the same tokens in another order",
         unit: "nats",
-        axes: "none",
+        axes: "index: 0 all that the context gives, 1 what its order gives",
         cost: CostClass::M,
         every: 100,
-        control: "0: the second time is no easier than the first",
+        control: "index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0",
         source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
         not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
         ..Card::BASE
@@ -88,7 +88,7 @@ const CONTEXT_CARDS: &[Card] = &[Card {
     axes: "index: the late position, from 1",
     cost: CostClass::M,
     every: 100,
-    control: "0: a late token is no easier. Below -0.15 it is more than models without induction reach",
+    control: "in_context_learning_score.probe, index 1: knowing which tokens came before, in whatever order, lowers it too. 0: a late token is no easier",
     source: "Olsson et al. 2022",
     not_for: "few test sequences: it is the difference of two means over one position each",
     ..Card::BASE
@@ -131,10 +131,11 @@ impl Instrument for Probe {
             return Ok(());
         };
         let model = cx.model;
-        let (scores, gap) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model))?;
+        let (scores, gaps) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model))?;
         record_scores(self, cx, &scores);
-        if let Some(gap) = gap {
-            cx.record(self, "in_context_learning_score.probe", "logits", gap, 0, vec![Label::NONE]);
+        for (index, gap) in (0..).zip(gaps.into_iter().flatten()) {
+            let label = Label { index, ..Label::NONE };
+            cx.record(self, "in_context_learning_score.probe", "logits", gap, 0, vec![label]);
         }
         Ok(())
     }
@@ -157,7 +158,10 @@ impl Instrument for InContext {
         }
         let passes = cx.test_passes(every)?;
         let places = [late / 10 - 1..late / 10, late - 1..late];
-        let gap = cx.tape.at_cadence(every, |tape| gap(tape, &passes, places))?;
+        let gap = cx.tape.at_cadence(every, |tape| {
+            let totals = position_totals(tape, &passes)?;
+            gap(tape, [totals, totals], places)
+        })?;
         let label = Label { index: late as i32, ..Label::NONE };
         cx.record_where(Presence::WhereNotZero, self, "in_context_learning_score", "logits", gap, 0, vec![label]);
         Ok(())
@@ -196,8 +200,14 @@ fn all_scores(
     layers.collect()
 }
 
-/// Mean loss at the later of two stretches of positions minus that at the earlier, over all pieces of a set, [1].
-fn gap(tape: &mut Tape, passes: &[Pass], [early, late]: [std::ops::Range<usize>; 2]) -> Result<Var> {
+/// Mean loss at the second of two stretches of positions minus that at the first, each of its own [`position_totals`], [1].
+fn gap(tape: &mut Tape, of: [[Var; 2]; 2], [early, late]: [std::ops::Range<usize>; 2]) -> Result<Var> {
+    let [[early_sums, early_counts], [late_sums, late_counts]] = of;
+    tape.push1(PositionGap { early, late }, &[early_sums, early_counts, late_sums, late_counts])
+}
+
+/// Losses at each position and how many there are, [T] each, over all pieces of a set.
+fn position_totals(tape: &mut Tape, passes: &[Pass]) -> Result<[Var; 2]> {
     let mut totals: Option<[Var; 2]> = None;
     for pass in passes {
         let (size, seq) = (pass.batch.size, pass.batch.seq);
@@ -208,8 +218,7 @@ fn gap(tape: &mut Tape, passes: &[Pass], [early, late]: [std::ops::Range<usize>;
             None => parts,
         });
     }
-    let totals = totals.ok_or_else(|| misfit("position gap", "an empty test set"))?;
-    tape.push1(PositionGap { early, late }, &totals)
+    totals.ok_or_else(|| misfit("position gap", "an empty test set"))
 }
 
 /// Random tokens, all different, that are repeated behind token 0, which stands nowhere else.
@@ -232,14 +241,20 @@ impl Repeats {
         1 + self.period * self.rounds
     }
 
-    /// Tokens and next tokens of all sequences, the same in every run.
-    fn draw(&self, vocabulary: usize) -> (Vec<u32>, Vec<u32>) {
-        let orders: Vec<Vec<u32>> = (0..self.sequences as u64)
-            .map(|number| Philox::new(number, Stream::Repeats, 0).permutation(vocabulary as u32 - 1))
-            .collect();
+    /// Tokens and next tokens of all sequences, the same in every run; where `permuted`, with the last round in another order,
+    /// in which no token has its neighbour before it.
+    fn draw(&self, vocabulary: usize, permuted: bool) -> (Vec<u32>, Vec<u32>) {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-        for order in &orders {
-            let repeated = |t: usize| 1 + order[t % self.period];
+        for number in 0..self.sequences as u64 {
+            let order = Philox::new(number, Stream::Repeats, 0).permutation(vocabulary as u32 - 1);
+            let orders = (1..).map(|draw| Philox::new(number, Stream::Repeats, draw).permutation(self.period as u32));
+            let apart = |order: &Vec<u32>| order.windows(2).all(|pair| pair[1] != pair[0] + 1);
+            let last = orders.into_iter().find(apart).filter(|_| permuted);
+            let repeated = |t: usize| {
+                let (round, place) = (t / self.period, t % self.period);
+                let moved = last.as_ref().filter(|_| round + 1 == self.rounds);
+                1 + order[moved.map_or(place, |last| last[place] as usize)]
+            };
             tokens.push(0);
             tokens.extend((1..self.seq()).map(|t| repeated(t - 1)));
             targets.extend((0..self.seq()).map(repeated));
@@ -247,19 +262,32 @@ impl Repeats {
         (tokens, targets)
     }
 
-    /// Scores of every layer, and what the last round's loss is above the first's where the model predicts tokens.
-    fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Option<Var>)> {
+    /// A forward pass over the sequences, and their tokens.
+    fn pass(&self, tape: &mut Tape, model: &Model, permuted: bool) -> Result<(Pass, Var)> {
         let (size, seq) = (self.sequences, self.seq());
-        let (tokens, targets) = self.draw(model.config.d_vocab);
+        let (tokens, targets) = self.draw(model.config.d_vocab, permuted);
         let [tokens, targets] = [tokens, targets].map(|data| tape.constant_u32(&[size * seq], &data));
         let count = tape.constant(&[1], &[(size * seq) as f32]);
         let batch = Batch { rows: Rows::Each { tokens }, targets, count, size, seq };
-        let pass = Pass::new(tape, model, batch, ReadOut::All)?;
-        let scores = all_scores(tape, model, &pass.forward, tokens, targets, size)?;
-        // Position t asks for repeated token number t: the first round's are asked for at 0 to period - 1.
-        let rounds = [0..self.period, seq - self.period..seq];
-        let known = model.config.d_vocab_out >= model.config.d_vocab;
-        Ok((scores, known.then(|| gap(tape, &[pass], rounds)).transpose()?))
+        Ok((Pass::new(tape, model, batch, ReadOut::All)?, tokens))
+    }
+
+    /// Scores of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and above
+    /// that of a last round in another order.
+    fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Option<[Var; 2]>)> {
+        let (pass, tokens) = self.pass(tape, model, false)?;
+        let scores = all_scores(tape, model, &pass.forward, tokens, pass.batch.targets, self.sequences)?;
+        if model.config.d_vocab_out < model.config.d_vocab {
+            return Ok((scores, None));
+        }
+        let (permuted, _) = self.pass(tape, model, true)?;
+        let [repeated, permuted] = [pass, permuted].map(|pass| position_totals(tape, &[pass]));
+        let (repeated, permuted) = (repeated?, permuted?);
+        // Position t asks for repeated token number t: the last round's are asked for from the end of the one before.
+        let last = self.seq() - 1 - self.period..self.seq() - 1;
+        let first = gap(tape, [repeated, repeated], [0..self.period, last.clone()])?;
+        let order = gap(tape, [permuted, repeated], [last.clone(), last])?;
+        Ok((scores, Some([first, order])))
     }
 }
 
@@ -277,7 +305,8 @@ static MATCH_SCORES: Shader<'_> = Shader {
 };
 crate::params! {
     struct GapParams {
-        early: u32, early_end: u32, late: u32, late_end: u32, sums_replica: u32, counts_replica: u32, y_replica: u32,
+        early: u32, early_end: u32, late: u32, late_end: u32, early_sums_replica: u32, early_counts_replica: u32,
+        late_sums_replica: u32, late_counts_replica: u32, y_replica: u32,
     }
 }
 static POSITION_GAP: Shader<'_> = Shader {
@@ -405,7 +434,7 @@ impl Op for MatchScores {
 }
 
 /// y `[1]` = mean over the late positions minus mean over the early ones; 0 where one of them has no row.
-/// Inputs: sums and numbers of rows at each position, [T].
+/// Inputs: sums and numbers of rows at each position, [T], for the early ones and for the late ones.
 struct PositionGap {
     early: std::ops::Range<usize>,
     late: std::ops::Range<usize>,
@@ -429,8 +458,10 @@ impl Op for PositionGap {
             early_end: self.early.end as u32,
             late: self.late.start as u32,
             late_end: self.late.end as u32,
-            sums_replica: inputs[0].replica_stride,
-            counts_replica: inputs[1].replica_stride,
+            early_sums_replica: inputs[0].replica_stride,
+            early_counts_replica: inputs[1].replica_stride,
+            late_sums_replica: inputs[2].replica_stride,
+            late_counts_replica: inputs[3].replica_stride,
             y_replica: outputs[0].replica_stride,
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
@@ -439,7 +470,8 @@ impl Op for PositionGap {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let total = |x: &Array, range: &std::ops::Range<usize>| x.data[range.clone()].iter().sum::<f64>();
-        let [late, early] = [&self.late, &self.early].map(|range| [inputs[0], inputs[1]].map(|x| total(x, range)));
+        let early = [inputs[0], inputs[1]].map(|x| total(x, &self.early));
+        let late = [inputs[2], inputs[3]].map(|x| total(x, &self.late));
         let none = late[1] == 0.0 || early[1] == 0.0;
         vec![Array::new(&[1], vec![if none { 0.0 } else { late[0] / late[1] - early[0] / early[1] }])]
     }
@@ -454,7 +486,7 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
         Ok((vec![counts, c.tape.push1(MatchScores { taken: false }, &[pattern, tokens, targets, counts])?], Vec::new()))
     }),
     ("position gap", |c| {
-        let inputs = [c.owned(&[300]), c.owned(&[300])];
+        let inputs = [(); 4].map(|()| c.owned(&[300]));
         Ok((vec![c.tape.push1(PositionGap { early: 3..97, late: 200..201 }, &inputs)?], Vec::new()))
     }),
 ];
@@ -517,7 +549,8 @@ mod tests {
             let counts: Vec<f32> = (0..n).map(|t| (t % 5) as f32).collect();
             let counts = case.tape.constant(&[n], &counts);
             let gap = PositionGap { early: 0..n.div_ceil(3), late: n / 2..n };
-            let gap = case.tape.push1(gap, &[sums, counts]).unwrap();
+            let other = case.owned(&[n]);
+            let gap = case.tape.push1(gap, &[sums, counts, other, counts]).unwrap();
             case.agree(&[gap], 1e-5);
         }
     }
@@ -580,11 +613,12 @@ mod tests {
         let model = planted(&mut case);
         let repeats = Repeats::fitting(&model, 100).unwrap();
         assert_eq!((repeats.sequences, repeats.period, repeats.rounds), (16, 10, 2));
-        let (scores, gap) = repeats.measure(&mut case.tape, &model).unwrap();
+        let (scores, gaps) = repeats.measure(&mut case.tape, &model).unwrap();
         let chance = chance(&repeats);
         for gpu in gpus() {
-            let mut found = case.run(gpu, &[scores[0], scores[1], gap.unwrap()]).unwrap();
-            let gap = found.pop().unwrap()[0][0];
+            let [first, order] = gaps.unwrap();
+            let mut found = case.run(gpu, &[scores[0], scores[1], first, order]).unwrap();
+            let gaps = [found.pop().unwrap()[0][0], found.pop().unwrap()[0][0]];
             for (layer, found) in found.iter().enumerate() {
                 for (kind, (scores, chance)) in found[0].chunks_exact(3).zip(chance).enumerate() {
                     let [given, idle, uniform] = [scores[0], scores[1], scores[2]];
@@ -597,8 +631,70 @@ mod tests {
                     }
                 }
             }
-            // The second round's tokens stand 20 logits or more above the others, the first's are unknown.
-            assert!(gap < -5.0, "{gap}");
+            // The second round's tokens stand 20 logits or more above the others; those of the first, and of a second round in
+            // another order, do not.
+            assert!(gaps.iter().all(|gap| *gap < -5.0), "{gaps:?}");
+        }
+    }
+
+    #[test]
+    fn a_bag_of_tokens_gains_from_context_and_nothing_from_its_order() {
+        const V: usize = 60;
+        let config = ModelConfig {
+            d_model: V,
+            n_heads: 1,
+            d_head: V,
+            attn_only: true,
+            attn_biases: false,
+            unembed_bias: false,
+            d_vocab: V,
+            n_ctx: 110,
+            ..ModelConfig::default()
+        };
+        let mut case = Case::new("bag of tokens");
+        let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+        // One head looks everywhere alike and writes what it reads: of a hundred tokens 25 come, and no other.
+        for (spec, var) in model.table.specs().iter().zip(&model.weights) {
+            let size = match spec.name.as_str() {
+                "embed.W_E" | "blocks.0.attn.W_V" => 1.0,
+                "blocks.0.attn.W_O" => 40.0,
+                "unembed.W_U" => 3.0,
+                _ => 0.0,
+            };
+            let one = |at: usize| if at / V == at % V { size } else { 0.0 };
+            case.set(*var, (0..spec.len()).map(one).collect());
+        }
+        let repeats = Repeats::fitting(&model, 100).unwrap();
+        assert_eq!((repeats.period, repeats.rounds), (25, 4));
+        let [first, order] = repeats.measure(&mut case.tape, &model).unwrap().1.unwrap();
+        for gpu in gpus() {
+            let found = case.run(gpu, &[first, order]).unwrap().concat();
+            assert!(found[0][0] < -0.5, "{found:?}");
+            // The current token counts once more in the bag, which is a token at random in either order.
+            assert!(found[2][0].abs() < 0.02 * found[0][0].abs(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn orders_are_drawn_apart_and_of_the_same_tokens() {
+        for (period, rounds) in [(2, 2), (3, 3), (25, 4)] {
+            let repeats = Repeats { sequences: 16, period, rounds };
+            let [(plain, _), (moved, targets)] = [false, true].map(|permuted| repeats.draw(40, permuted));
+            for (number, (plain, moved)) in
+                plain.chunks_exact(repeats.seq()).zip(moved.chunks_exact(repeats.seq())).enumerate()
+            {
+                let first = repeats.seq() - period;
+                assert_eq!(plain[..first], moved[..first]);
+                let last = &moved[first..];
+                assert!(plain[1..=period].windows(2).all(|pair| !last.windows(2).any(|other| other == pair)));
+                let sorted = |tokens: &[u32]| {
+                    let mut tokens = tokens.to_vec();
+                    tokens.sort_unstable();
+                    tokens
+                };
+                assert_eq!(sorted(&plain[first..]), sorted(last));
+                assert_eq!(targets[number * repeats.seq()..][..repeats.seq() - 1], moved[1..]);
+            }
         }
     }
 

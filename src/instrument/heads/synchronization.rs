@@ -1,5 +1,5 @@
 //! Synchronization of the heads of a layer: how alike they are in what they look at, in what pulls on
-//! their weights, and in how these move. Definitions: Verma 2026 (2605.20441), each also with the mean
+//! their circuits, and in how these move. Definitions: Verma 2026 (2605.20441), each also with the mean
 //! pattern removed, because patterns are positive and heads without any relation look alike.
 
 use super::attention::{Cosines, HeadMeans, pattern_products, varying};
@@ -10,6 +10,7 @@ use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UNKNOWN, UpdateSummary};
+use crate::model::Model;
 use crate::task::count_targets;
 
 /// `sync.similarity`, `sync.participation`, `sync.entropy_spread`, `sync.gradient`, `sync.drift`.
@@ -54,25 +55,25 @@ const CARDS: &[Card] = &[
     },
     Card {
         name: "sync.gradient",
-        formula: "cos(∂L/∂W_h, ∂L/∂W_h'), W_h = (W_Q, W_K, W_V, W_O) of a head",
+        formula: "cos(T_h, T_h'), T how a step along the gradient changes a head's circuit: (∂L/∂W_Q) W_Kᵀ + W_Q (∂L/∂W_K)ᵀ of W_Q W_Kᵀ, the same of W_V W_O",
         unit: "1",
-        axes: "site: attn, layer, index: pair (h, h') with h < h', row by row",
+        axes: "site: attn.QK or attn.OV, layer, index: pair (h, h') with h < h', row by row",
         cost: CostClass::L,
         every: 10,
-        control: "0 ± 1/√n for unrelated directions of n numbers; 1 for heads that started equal",
-        source: "definition; before clipping",
-        not_for: "small parts: whichever of the four has the largest gradient decides. Heads that share keys and values share those gradients",
+        control: "its own values at step 0, of untrained heads: heads of a layer read one stream and one gradient, so chance is many times wider than for independent numbers; 1 for heads that started equal",
+        source: "definition, before clipping; rotating a head's basis changes nothing",
+        not_for: "one run's pairs by themselves: compare with many untrained pairs. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
         ..Card::BASE
     },
     Card {
         name: "sync.drift",
-        formula: "cos(ΔW_h, ΔW_h'), ΔW = W(t+1) - W(t) of the same, decay included",
+        formula: "cos(ΔT_h, ΔT_h'), ΔT the change of W_Q W_Kᵀ, or of W_V W_O, from step t to t + 1, decay included",
         unit: "1",
-        axes: "site: attn, layer, index: pair (h, h') with h < h', row by row",
+        axes: "site: attn.QK or attn.OV, layer, index: pair (h, h') with h < h', row by row",
         cost: CostClass::L,
         every: 10,
-        control: "sync.gradient; under strong decay ΔW follows -W, whose cosines between heads are near 0",
-        source: "definition",
+        control: "sync.gradient; under strong decay circuits shrink towards 0, whose cosines between heads are near 0",
+        source: "definition; rotating a head's basis changes nothing",
         not_for: "the path: it is one step, and steps may undo each other",
         ..Card::BASE
     },
@@ -110,16 +111,21 @@ impl Instrument for Synchronization {
                 cx.record(self, "sync.entropy_spread", &site, found, 4, vec![label(-1)]);
             }
             let model = cx.model;
-            let places: Vec<usize> =
-                ["Q", "K", "V", "O"].iter().filter_map(|w| model.table.attention(layer, w)).collect();
             if let Some(every) = cx.cadence_of(self, &["sync.gradient"]) {
-                let grads: Vec<Var> = places.iter().filter_map(|at| cx.grads[*at]).collect();
-                let found = cx.tape.at_cadence(every, |tape| head_cosines(tape, &grads, &[], heads))?;
-                self.record_pairs(cx, Presence::Always, "sync.gradient", layer, found);
+                for circuit in CIRCUITS {
+                    let at = circuit.places(model, layer)?;
+                    let [Some(a), Some(b)] = at.map(|at| cx.grads[at]) else { continue };
+                    let [of_a, of_b] = at.map(|at| model.weights[at]);
+                    let inputs = [of_a, a, of_b, b];
+                    let found = cx.tape.at_cadence(every, |tape| circuit.cosines(tape, inputs, false, heads))?;
+                    self.record_pairs(cx, Presence::Always, "sync.gradient", layer, circuit, found);
+                }
             }
             if let Some(every) = cx.cadence_of(self, &["sync.drift"]) {
-                for at in places {
-                    cx.keep(every, model.weights[at])?;
+                for circuit in CIRCUITS {
+                    for at in circuit.places(model, layer)? {
+                        cx.keep(every, model.weights[at])?;
+                    }
                 }
             }
         }
@@ -130,30 +136,73 @@ impl Instrument for Synchronization {
         let (model, heads) = (cx.model, cx.model.config.n_heads);
         let Some(every) = cx.cadence_of(self, &["sync.drift"]).filter(|_| heads > 1) else { return Ok(()) };
         for layer in 0..model.config.n_layers {
-            let weights = ["Q", "K", "V", "O"].iter().filter_map(|w| model.table.attention(layer, w));
-            let (after, before): (Vec<Var>, Vec<Var>) =
-                weights.map(|at| model.weights[at]).filter_map(|w| Some((w, cx.kept(w)?))).unzip();
-            let found = cx.tape.at_cadence(every, |tape| head_cosines(tape, &after, &before, heads))?;
-            self.record_pairs(cx, Presence::InUpdates, "sync.drift", layer, found);
+            for circuit in CIRCUITS {
+                let after = circuit.places(model, layer)?.map(|at| model.weights[at]);
+                let [Some(a), Some(b)] = after.map(|weight| cx.kept(weight)) else { continue };
+                let inputs = [a, after[0], b, after[1]];
+                let found = cx.tape.at_cadence(every, |tape| circuit.cosines(tape, inputs, true, heads))?;
+                self.record_pairs(cx, Presence::InUpdates, "sync.drift", layer, circuit, found);
+            }
         }
         Ok(())
     }
 }
 
-impl Synchronization {
-    fn record_pairs(&self, cx: &mut Attach<'_>, presence: Presence, name: &str, layer: usize, cosines: Var) {
-        let pairs = cx.tape.shape(cosines).len() as i32;
-        let labels = (0..pairs).map(|index| Label { layer: layer as i32, head: -1, index }).collect();
-        cx.record_where(presence, self, name, &format!("blocks.{layer}.attn"), cosines, 0, labels);
+/// What a head does, as a product of two of its weights: A Bᵀ, or A B, [D, D].
+#[derive(Clone, Copy)]
+struct Circuit {
+    name: &'static str,
+    weights: [&'static str; 2],
+    /// The second weight is [H, K, D].
+    rows: bool,
+}
+
+/// What is looked for, and what is written where it is found.
+const CIRCUITS: [Circuit; 2] =
+    [Circuit { name: "QK", weights: ["Q", "K"], rows: false }, Circuit { name: "OV", weights: ["V", "O"], rows: true }];
+
+impl Circuit {
+    /// Positions of its weights.
+    fn places(self, model: &Model, layer: usize) -> Result<[usize; 2]> {
+        let place = |which| {
+            model
+                .table
+                .attention(layer, which)
+                .ok_or_else(|| misfit("head circuit", format!("no W_{which} in layer {layer}")))
+        };
+        let [a, b] = self.weights.map(place);
+        Ok([a?, b?])
+    }
+
+    /// Cosines of all pairs of heads between changes of their circuits, [1, pairs]. Inputs: A, its gradient, B, its gradient;
+    /// or, where `moved`, A and B before and after a step.
+    fn cosines(self, tape: &mut Tape, inputs: [Var; 4], moved: bool, heads: usize) -> Result<Var> {
+        let inputs = inputs.map(|x| {
+            let dims = [heads, tape.shape(x).dims[1], tape.shape(x).dims[2]];
+            let rows = per_head(tape, x, heads)?;
+            tape.reshape(rows, &dims)
+        });
+        let inputs = inputs.into_iter().collect::<Result<Vec<_>>>()?;
+        let products = tape.push1(CircuitProducts { moved, rows: self.rows }, &inputs)?;
+        tape.push1(Cosines, &[products])
     }
 }
 
-/// Cosines of all pairs of heads over all numbers of tensors [H, ..], or [G, ..] where G heads serve H; of what
-/// they have moved since `before`, unless that is empty. [1, pairs].
-fn head_cosines(tape: &mut Tape, tensors: &[Var], before: &[Var], heads: usize) -> Result<Var> {
-    let inputs = tensors.iter().chain(before).map(|x| per_head(tape, *x, heads)).collect::<Result<Vec<_>>>()?;
-    let products = tape.push1(HeadProducts { moved: !before.is_empty() }, &inputs)?;
-    tape.push1(Cosines, &[products])
+impl Synchronization {
+    fn record_pairs(
+        &self,
+        cx: &mut Attach<'_>,
+        presence: Presence,
+        name: &str,
+        layer: usize,
+        circuit: Circuit,
+        cosines: Var,
+    ) {
+        let pairs = cx.tape.shape(cosines).len() as i32;
+        let labels = (0..pairs).map(|index| Label { layer: layer as i32, head: -1, index }).collect();
+        let site = format!("blocks.{layer}.attn.{}", circuit.name);
+        cx.record_where(presence, self, name, &site, cosines, 0, labels);
+    }
 }
 
 /// A tensor [G, ..] as one row for each of H query heads, H / G of which share a row: [H, n].
@@ -170,13 +219,14 @@ pub(crate) fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
 
 crate::params! {
     struct ProductParams {
-        heads: u32, n: u32, chunk: u32, first: u32, x_replica: u32, before_replica: u32, out_replica: u32,
+        heads: u32, depth: u32, width: u32, a_replica: u32, a_next_replica: u32, b_replica: u32, b_next_replica: u32,
+        out_replica: u32,
     }
 }
-static HEAD_PRODUCTS: Shader<'_> = Shader {
-    name: "instrument/heads/head_products",
-    source: include_str!("../../../shaders/instrument/heads/head_products.wgsl"),
-    knobs: &[Knob { name: "MOVED", values: &[0, 1] }],
+static CIRCUIT_PRODUCTS: Shader<'_> = Shader {
+    name: "instrument/heads/circuit_products",
+    source: include_str!("../../../shaders/instrument/heads/circuit_products.wgsl"),
+    knobs: &[Knob { name: "MOVED", values: &[0, 1] }, Knob { name: "ROWS", values: &[0, 1] }],
     params: ProductParams::FIELDS,
 };
 crate::params! {
@@ -188,73 +238,78 @@ static HEAD_SYNCHRONY: Shader<'_> = Shader {
     knobs: &[],
     params: SynchronyParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader<'_>] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&CIRCUIT_PRODUCTS, &HEAD_SYNCHRONY];
 
-/// y [1, H, H], upper triangle: products of two heads' numbers, summed over all of the inputs [H, n]. Where
-/// `moved`, the second half of the inputs is what is subtracted from the first.
-struct HeadProducts {
+/// y [1, H, H], upper triangle: products ⟨T_h, T_g⟩ of how the circuits A Bᵀ of two heads change, T = X Bᵀ + A Yᵀ. Inputs: A
+/// [H, D, K], X, B [H, D, K] ([H, K, D] in `rows`), Y; or, where `moved`, A and B before and after a step, whose circuits
+/// differ by that with the B after it.
+struct CircuitProducts {
     moved: bool,
+    rows: bool,
 }
 
-impl HeadProducts {
-    /// Tensors, and what is subtracted from each.
-    fn pairs<'a, T>(&self, inputs: &'a [T]) -> impl Iterator<Item = (&'a T, Option<&'a T>)> {
-        let (x, before) = inputs.split_at(if self.moved { inputs.len() / 2 } else { inputs.len() });
-        x.iter().enumerate().map(|(at, x)| (x, before.get(at)))
-    }
-}
-
-impl Op for HeadProducts {
+impl Op for CircuitProducts {
     fn name(&self) -> &'static str {
-        "head products"
+        "circuit products"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let heads = inputs[0].rows().0;
-        let fits = |(x, before): (&&Shape, Option<&&Shape>)| {
-            x.rows().0 == heads && self.moved == before.is_some_and(|b| b.len() == x.len())
-        };
-        if !self.pairs(inputs).all(fits) {
-            let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
-            return Err(misfit("head products", format!("{dims:?} do not fit")));
+        let dims: Vec<_> = inputs.iter().map(|s| s.dims.as_slice()).collect();
+        match dims[..] {
+            [&[h, d, k], next, &[g, e, l], other]
+                if next == dims[0]
+                    && other == dims[2]
+                    && h == g
+                    && [e, l] == if self.rows { [k, d] } else { [d, k] } =>
+            {
+                Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1, h, h]) }])
+            }
+            _ => Err(misfit("circuit products", format!("{dims:?} do not fit"))),
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1, heads, heads]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        const CHUNK: usize = 2048;
-        let heads = outputs[0].dims[1];
-        let chunks = |x: &Tensor| (x.len() / heads).div_ceil(CHUNK);
-        let all: usize = self.pairs(inputs).map(|(x, _)| chunks(x)).sum();
-        let partial = cx.scratch(&[all, heads * heads]);
-        let mut first = 0;
-        for (x, before) in self.pairs(inputs) {
-            let params = ProductParams {
-                heads: heads as u32,
-                n: (x.len() / heads) as u32,
-                chunk: CHUNK as u32,
-                first: first as u32,
-                x_replica: x.replica_stride,
-                before_replica: before.map_or(0, |t| t.replica_stride),
-                out_replica: partial.replica_stride,
-            };
-            let tensors: Vec<&Tensor> = [x, &partial].into_iter().chain(before).collect();
-            let grid = [chunks(x) as u32, heads as u32, heads as u32 * cx.replicas];
-            cx.dispatch(&HEAD_PRODUCTS, &[u32::from(self.moved)], &params, &tensors, grid)?;
-            first += chunks(x);
-        }
-        sum_columns(cx, &partial, all, heads * heads, &outputs[0])
+        let [heads, depth, width] = inputs[0].dims[..] else { return Err(misfit("circuit products", "inputs")) };
+        let chunks = (4 * width * width).div_ceil(64);
+        let partial = cx.scratch(&[chunks, heads * heads]);
+        let params = ProductParams {
+            heads: heads as u32,
+            depth: depth as u32,
+            width: width as u32,
+            a_replica: inputs[0].replica_stride,
+            a_next_replica: inputs[1].replica_stride,
+            b_replica: inputs[2].replica_stride,
+            b_next_replica: inputs[3].replica_stride,
+            out_replica: partial.replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain([&partial]).collect();
+        let grid = [chunks as u32, heads as u32, heads as u32 * cx.replicas];
+        let knobs = [u32::from(self.moved), u32::from(self.rows)];
+        cx.dispatch(&CIRCUIT_PRODUCTS, &knobs, &params, &tensors, grid)?;
+        sum_columns(cx, &partial, chunks, heads * heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let heads = inputs[0].rows().0;
+        let [heads, depth, width] = inputs[0].dims[..] else { return Vec::new() };
+        let (moved, size) = (f64::from(u8::from(self.moved)), depth * width);
+        let a = |which: usize, h: usize, d: usize, k: usize| inputs[which].data[h * size + d * width + k];
+        let b = |which: usize, h: usize, d: usize, k: usize| {
+            inputs[which].data[h * size + if self.rows { k * depth + d } else { d * width + k }]
+        };
+        let change = |h: usize| -> Vec<f64> {
+            let entry = |d: usize, e: usize| -> f64 {
+                let part = |k: usize| {
+                    let (x, y) = (a(1, h, d, k) - moved * a(0, h, d, k), b(3, h, e, k) - moved * b(2, h, e, k));
+                    x * b(if self.moved { 3 } else { 2 }, h, e, k) + a(0, h, d, k) * y
+                };
+                (0..width).map(part).sum()
+            };
+            (0..depth * depth).map(|at| entry(at / depth, at % depth)).collect()
+        };
+        let changes: Vec<Vec<f64>> = (0..heads).map(change).collect();
         let mut out = Array::zeros(&[1, heads, heads]);
-        for (x, before) in self.pairs(inputs) {
-            let (_, n) = x.rows();
-            let number = |h: usize, i: usize| x.data[h * n + i] - before.map_or(0.0, |b| b.data[h * n + i]);
-            for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
-                out.data[h * heads + g] += (0..n).map(|i| number(h, i) * number(g, i)).sum::<f64>();
-            }
+        for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
+            out.data[h * heads + g] = changes[h].iter().zip(&changes[g]).map(|(x, y)| x * y).sum();
         }
         vec![out]
     }
@@ -331,17 +386,18 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         Ok((vec![synchrony(c, pattern, targets)?], Vec::new()))
     }),
-    ("head products", |c| {
-        let [a, b, before_a, before_b] = [[4, 700], [2, 31], [4, 700], [2, 31]].map(|dims| c.owned(&dims));
-        let still = head_cosines(&mut c.tape, &[a, b], &[], 4)?;
-        Ok((vec![still, head_cosines(&mut c.tape, &[a, b], &[before_a, before_b], 4)?], Vec::new()))
+    ("circuit products", |c| {
+        let [a, next_a, b, next_b] = [[3, 20, 7], [3, 20, 7], [3, 7, 20], [3, 7, 20]].map(|dims| c.owned(&dims));
+        let [qk, ov] = CIRCUITS;
+        let along = qk.cosines(&mut c.tape, [a, next_a, next_a, a], false, 3)?;
+        Ok((vec![along, ov.cosines(&mut c.tape, [a, next_a, b, next_b], true, 3)?], Vec::new()))
     }),
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::check::{SIZES, gpus};
+    use crate::autograd::check::gpus;
     use crate::autograd::ops::{Attention, IGNORE};
 
     /// The five numbers of a pattern all of whose last queries count.
@@ -388,16 +444,64 @@ mod tests {
     }
 
     #[test]
-    fn cosines_over_several_tensors_match_their_reference() {
-        for n in SIZES.into_iter().chain([2048, 5000]) {
+    fn cosines_of_circuits_match_their_reference() {
+        for (d, k) in [(1, 1), (3, 31), (64, 3), (31, 16)] {
             for (heads, groups) in [(2, 2), (3, 1), (8, 4)] {
-                let mut case = Case::new(&format!("head cosines n{n} h{heads} g{groups}"));
-                let tensors = [case.owned(&[heads, n, 3]), case.owned(&[groups, 3, n])];
-                let before = [case.owned(&[heads, n, 3]), case.owned(&[groups, 3, n])];
-                let still = head_cosines(&mut case.tape, &tensors, &[], heads).unwrap();
-                let moved = head_cosines(&mut case.tape, &tensors, &before, heads).unwrap();
-                // Cosines are of order 1/√n, sums of terms of either sign.
-                case.agree(&[still, moved], 2e-5);
+                let mut case = Case::new(&format!("circuits d{d} k{k} h{heads} g{groups}"));
+                let [qk, ov] = CIRCUITS;
+                for moved in [false, true] {
+                    let query = [case.owned(&[heads, d, k]), case.owned(&[heads, d, k])];
+                    let [key, value] = [(); 2].map(|()| [case.owned(&[groups, d, k]), case.owned(&[groups, d, k])]);
+                    let out = [case.owned(&[heads, k, d]), case.owned(&[heads, k, d])];
+                    let found = [
+                        qk.cosines(&mut case.tape, [query[0], query[1], key[0], key[1]], moved, heads).unwrap(),
+                        ov.cosines(&mut case.tape, [value[0], value[1], out[0], out[1]], moved, heads).unwrap(),
+                    ];
+                    // Sums of some thousand terms of either sign.
+                    case.agree(&found, 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rotating_the_basis_of_a_head_changes_no_cosine() {
+        const D: usize = 12;
+        let mut case = Case::new("rotated heads");
+        let normals =
+            |name: u64, at: usize| crate::gpu::Philox::new(name, crate::gpu::Stream::Weights, 0).normals(at as u64)[0];
+        // Head 1 in a basis turned by 0.7 in its plane, of A, B and what they change by alike: of [H, D, 2], and [H, 2, D].
+        let tensor = |name: u64, rows: bool, angle: f64| -> Vec<f32> {
+            let value = |h: usize, d: usize, k: usize| normals(name, (h * D + d) * 2 + k);
+            let turned = |h: usize, d: usize, k: usize| match (h, k) {
+                (1, 0) => angle.cos() * value(h, d, 0) - angle.sin() * value(h, d, 1),
+                (1, _) => angle.sin() * value(h, d, 0) + angle.cos() * value(h, d, 1),
+                _ => value(h, d, k),
+            };
+            let at = |at: usize| match rows {
+                true => turned(at / (2 * D), at % D, at / D % 2),
+                false => turned(at / (2 * D), at / 2 % D, at % 2),
+            };
+            (0..3 * 2 * D).map(|i| at(i) as f32).collect()
+        };
+        let mut cosines = |angle: f64| -> Vec<Var> {
+            let all = CIRCUITS.into_iter().flat_map(|circuit| [(circuit, false), (circuit, true)]);
+            let found = all.map(|(circuit, moved)| {
+                let dims = if circuit.rows { [3, 2, D] } else { [3, D, 2] };
+                let inputs = [(1, false), (2, false), (3, circuit.rows), (4, circuit.rows)].map(|(name, rows)| {
+                    let dims = if rows { dims } else { [3, D, 2] };
+                    case.tape.constant(&dims, &tensor(name, rows, angle))
+                });
+                circuit.cosines(&mut case.tape, inputs, moved, 3).unwrap()
+            });
+            found.collect()
+        };
+        let (plain, turned) = (cosines(0.0), cosines(0.7));
+        for gpu in gpus() {
+            let values = case.run(gpu, &[plain.clone(), turned.clone()].concat()).unwrap().concat();
+            let (plain, turned) = values.split_at(plain.len());
+            for (a, b) in plain.concat().iter().zip(turned.concat()) {
+                assert!((a - b).abs() < 2e-6, "{a} became {b}");
             }
         }
     }
