@@ -1,8 +1,10 @@
-//! Files that are either whole or not there.
+//! Files that are either whole or not there, and JSON as people's programs write it.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
@@ -35,4 +37,25 @@ pub(crate) fn sync_dir(dir: Option<&Path>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Reads JSON that must hold `what`, as in "a list of pairs [a, b]". A byte order mark before it is passed over.
+pub(crate) fn json<T: DeserializeOwned>(path: &Path, bytes: &[u8], what: &str) -> Result<T> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Error::format(path, "is UTF-16, and JSON is UTF-8: save it as UTF-8"));
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(text).map_err(|error| {
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter::<serde::de::IgnoredAny>();
+        let lines = values.by_ref().take_while(std::result::Result::is_ok).take(2).count();
+        let detail = if lines > 1 {
+            let line = text[..values.byte_offset()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            format!(
+                "must hold {what} as one JSON value, and a second one ends in line {line}. If these are JSON lines, put [ before them, ] behind them and a comma between any two"
+            )
+        } else {
+            format!("must hold {what}: {error}")
+        };
+        Error::format(path, detail)
+    })
 }

@@ -18,7 +18,7 @@ use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Gpu, Program, Select, Storage, Timer, Work};
 use crate::instrument::{CostClass, registry};
-use crate::record::{Setup, apply_sets};
+use crate::record::Draft;
 use crate::stats::median;
 use crate::task::Task;
 use crate::train::{ResolvedRun, Session};
@@ -57,7 +57,7 @@ impl Workload {
     fn config(&self, replicas: u32) -> Result<ResolvedRun> {
         let mut sets = vec![format!("replicas={replicas}")];
         sets.extend(self.sets.iter().map(|set| (*set).to_owned()));
-        Ok(Setup::from_toml(&apply_sets(self.text, &sets)?)?.config)
+        Ok(Draft::new(self.text, &sets)?.setup()?.config)
     }
 
     /// A session of it, measured in that way.

@@ -3,19 +3,23 @@
 use super::device::Device;
 use super::{bench, complain, presets, print};
 use crate::error::{Error, Result};
-use crate::instrument::registry;
+use crate::instrument::{Card, Instrument, check_name, names_of, registry};
 use crate::train::Session;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   thermoscope instruments
+  thermoscope instruments ablation loss.test    formula, control, source and more of these
   thermoscope instruments --measure grok        what each costs in that run, on this adapter")]
 pub(super) struct Args {
+    /// Metrics or instruments of which to print everything; without any, a line for each there is
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// One JSON object for each metric
     #[arg(long)]
     json: bool,
     /// Instead of the list: what each instrument costs in a step of this run, and whether its card is right
-    #[arg(long, value_name = "PRESET|FILE.toml")]
+    #[arg(long, value_name = "PRESET|FILE.toml", conflicts_with = "names")]
     measure: Option<String>,
     /// With --measure: change one setting; may be given many times
     #[arg(long, value_name = "KEY=VALUE", requires = "measure")]
@@ -33,34 +37,69 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         let session = Session::new(&gpu, setup.config)?;
         return bench::show_costs(name, &crate::bench::costs(&gpu, &session, ROUNDS)?, args.json);
     }
+    let all: Vec<&dyn Instrument> = registry().into_iter().map(|i| i as &dyn Instrument).collect();
+    let known = names_of(&all);
+    args.names.iter().try_for_each(|name| check_name(name, &known))?;
     for instrument in registry() {
-        for card in instrument.cards() {
+        let wanted = |card: &&Card| {
+            args.names.is_empty() || args.names.iter().any(|name| name == instrument.name() || name == card.name)
+        };
+        let cards: Vec<&Card> = instrument.cards().iter().filter(wanted).collect();
+        if !(args.json || cards.is_empty()) && args.names.is_empty() {
+            print(&format!("instrument {}", instrument.name()));
+        }
+        for card in cards {
             if args.json {
                 let mut value = serde_json::to_value(card).map_err(|error| Error::Unsupported(error.to_string()))?;
                 value["instrument"] = instrument.name().into();
                 print(&value.to_string());
+            } else if args.names.is_empty() {
+                print(&line(card));
             } else {
-                print(&format!(
-                    "{}\n  formula   {}\n  unit      {}\n  axes      {}\n  cost      {:?}\n  cadence   every {} step{} (instrument {})\n  control   {}\n  source    {}\n  not for   {}\n",
-                    card.name,
-                    card.formula,
-                    card.unit,
-                    card.axes,
-                    card.cost,
-                    card.every,
-                    if card.every == 1 { "" } else { "s" },
-                    instrument.name(),
-                    card.control,
-                    card.source,
-                    card.not_for,
-                ));
+                print(&whole(card, instrument.name()));
             }
         }
     }
     if !args.json {
         print(
-            "Cost: F free (some 0.5 % of the step, all together 3 %), L light (at most 3 % at its cadence), M a forward pass of its own, H gradients of its own.\nCadences are proposals: what would take too much of a run's work is measured less often, unless measure.every sets it (see measure.budget)",
+            "Cost: F free (some 0.5 % of the step, all together 3 %), L light (at most 3 % at its cadence), M a forward pass of its own,\nH gradients of its own. Cadences are proposals: what would take too much of a run's work is measured less often, unless\nmeasure.every sets it (see measure.budget). measure.off and measure.only take names of instruments and metrics",
+        );
+    }
+    if !args.json && args.names.is_empty() {
+        print(
+            "`thermoscope instruments NAME...` prints all about some: formula, axes, control, source, what it is not for",
         );
     }
     Ok(())
+}
+
+/// Columns of a terminal that a line of the list keeps within.
+const WIDTH: usize = 118;
+
+/// A card in a line: name, cost, cadence and as much of the formula as fits.
+fn line(card: &Card) -> String {
+    let start = format!("  {:30} {:?} every {:<5} {}: ", card.name, card.cost, card.every, card.unit);
+    let room = WIDTH.saturating_sub(start.chars().count());
+    if card.formula.chars().count() <= room {
+        return format!("{start}{}", card.formula);
+    }
+    let cut: String = card.formula.chars().take(room.saturating_sub(4)).collect();
+    format!("{start}{} ...", cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words))
+}
+
+/// All that a card says.
+fn whole(card: &Card, instrument: &str) -> String {
+    format!(
+        "{}\n  formula   {}\n  unit      {}\n  axes      {}\n  cost      {:?}\n  cadence   every {} step{} (instrument {instrument})\n  control   {}\n  source    {}\n  not for   {}\n",
+        card.name,
+        card.formula,
+        card.unit,
+        card.axes,
+        card.cost,
+        card.every,
+        if card.every == 1 { "" } else { "s" },
+        card.control,
+        card.source,
+        card.not_for,
+    )
 }

@@ -4,28 +4,39 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::device::Device;
+use super::progress::Ticker;
 use super::{complain, presets, print, report};
 use crate::error::{Error, Result};
-use crate::record::{Manifest, RunDir, Status};
+use crate::record::{Manifest, RunDir, Setup, Status};
+use crate::task::{Task, Whole};
 use crate::train::Session;
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
+  thermoscope measure runs/grok/checkpoints/step-020000 --out measured
   thermoscope measure my-model --config task.toml --out measured
+  thermoscope measure my-model --config task.toml --all --set 'measure.only=[\"loss\"]' --out measured
 
 task.toml needs a [task] only; the model is read from the folder:
   [task]
   kind = \"modular\"
   p = 113
-  train_pairs = \"train.json\"")]
+  train_pairs = \"train.json\"
+
+A checkpoint of a run is measured on that run's task, with its own split and seeds; only --set says
+otherwise, and then a warning is printed. Of a model from elsewhere the split must be given by [task]
+(train_pairs, train_sequences, or train_fraction and seed), or there is none: --all.")]
 pub(super) struct Args {
     /// A folder with config.json and model.safetensors, weights named as in TransformerLens
     #[arg(value_name = "MODEL_DIR")]
     model: PathBuf,
-    /// What the model is measured on: a configuration file or preset of which [task], [batch] and
-    /// [measure] count
-    #[arg(long, value_name = "FILE.toml")]
-    config: String,
+    /// What the model is measured on: a configuration file or preset of which [task], [batch], [measure]
+    /// and seed count. Not needed for a checkpoint of a run
+    #[arg(long, value_name = "PRESET|FILE.toml")]
+    config: Option<String>,
+    /// Measure on every example there is, without a split: those trained on and those held out are the same
+    #[arg(long)]
+    all: bool,
     /// Directory to write; must be new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -36,28 +47,36 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let folder = super::read_model(&args.model)?;
-    let setup = presets::load_for_model(&args.config, &args.set, &folder)?;
-    let (task, model) = (setup.config.task.shape().d_vocab, folder.config.d_vocab);
+    let (setup, said) = presets::load_for_model(args.config.as_deref(), &args.set, &args.model, &folder)?;
+    let Setup { mut config, resolved } = setup;
+    let (task, model) = (config.task.shape().d_vocab, folder.config.d_vocab);
     if task < model {
         complain(&format!(
             "warning: the task has {task} tokens, the model knows {model}; is it the task it was trained on?"
         ));
     }
+    if args.all {
+        let whole = config.into_config().with_task(|task| Box::new(Whole(task)) as Box<dyn Task>);
+        config = whole.resolve()?;
+    } else {
+        said.iter().for_each(|text| complain(text));
+    }
+    let files = config.task.files();
+    let ticker = Ticker::start("getting ready to measure");
     let gpu = device.open()?;
     // There is one step, at which everything is due.
-    let mut session = Session::new(&gpu, setup.config.with_cadences(BTreeMap::new()))?;
+    let mut session = Session::new(&gpu, config.with_cadences(BTreeMap::new()))?;
     session.set_weights(&folder.replicas)?;
-    let mut dir = RunDir::create(
-        &args.out,
-        Manifest::new(
-            setup.resolved,
-            BTreeMap::new(),
-            gpu.caps(),
-            Some(std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?),
-        ),
-    )?;
+    let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
+    let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&files)?;
+    let mut dir = RunDir::create(&args.out, manifest)?;
+    if args.all {
+        dir.event(0, "warning", "measured on all examples: those trained on and those held out are the same")?;
+    }
+    ticker.now("measuring");
     session.submit(0);
     gpu.wait()?;
+    ticker.stop();
     let (mut shown, mut not_finite) = (Vec::new(), std::collections::BTreeSet::new());
     while let Some(steps) = session.take_rows()? {
         for row in steps.iter().flat_map(|step| session.rows(step)) {
@@ -87,7 +106,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     }
     if dir.waiting() == 0 {
         return Err(Error::Config(
-            "nothing was measured: measure.off leaves nothing that this model and task have".to_owned(),
+            "nothing was measured: measure.off and measure.only leave nothing that this model and task have".to_owned(),
         ));
     }
     if !not_finite.is_empty() {

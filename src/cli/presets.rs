@@ -1,11 +1,13 @@
 //! `thermoscope presets`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
 
 use super::print;
 use crate::error::{Error, Result};
-use crate::model::ModelFolder;
-use crate::record::{Setup, apply_sets};
+use crate::model::{ModelConfig, ModelFolder};
+use crate::record::{Draft, Manifest, RunDir, Setup, table_of};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example: thermoscope presets grok > mine.toml")]
@@ -48,65 +50,238 @@ fn read(name: &str) -> Result<String> {
     }
 }
 
-/// The text with files of the task named by their whole path, so that a run can be resumed from anywhere:
-/// as they are found from here, or else beside the configuration. `None` where nothing needs to change.
-fn beside(text: &str, dir: &Path) -> Option<String> {
-    let mut table: toml::Table = toml::from_str(text).ok()?;
-    let mut changed = false;
-    for key in ["path", "train_pairs", "train_sequences"] {
-        let Some(toml::Value::String(file)) = table.get_mut("task").and_then(|task| task.get_mut(key)) else {
-            continue;
-        };
+/// Keys of tasks that name files.
+const FILES: [&str; 4] = ["path", "train_pairs", "train_sequences", "loss_mask"];
+
+/// Names files of the task by their whole path, so that a run can be resumed from anywhere: as they are found from here,
+/// or else beside the configuration.
+fn beside(table: &mut Table, name: &str) {
+    let dir = Path::new(name).parent().unwrap_or(Path::new(""));
+    for key in FILES {
+        let Some(Value::String(file)) = table.get_mut("task").and_then(|task| task.get_mut(key)) else { continue };
         let found = [Path::new(&*file).to_owned(), dir.join(&*file)].into_iter().find(|path| path.is_file());
-        if let Some(whole) =
-            found.and_then(|path| std::path::absolute(path).ok()).filter(|path| *path != Path::new(&*file))
-        {
+        if let Some(whole) = found.and_then(|path| std::path::absolute(path).ok()) {
             *file = whole.to_string_lossy().into_owned();
-            changed = true;
         }
     }
-    changed.then(|| toml::to_string(&table).ok()).flatten()
 }
 
+/// Says whose text has the fault, unless it is a setting's.
 fn named(name: &str) -> impl Fn(Error) -> Error {
     move |error| match error {
-        Error::Config(message) => Error::Config(format!("{name}: {message}")),
+        Error::Config(message) => Error::Config(match message.strip_prefix("setting ") {
+            Some(setting) => format!("--set {setting}"),
+            None => format!("{name}: {message}"),
+        }),
         other => other,
     }
 }
 
-/// The text of a preset or file with settings, its files named by their whole path.
-fn text(name: &str, sets: &[String]) -> Result<String> {
-    let text = apply_sets(&read(name)?, sets)?;
-    Ok(beside(&text, Path::new(name).parent().unwrap_or(Path::new(""))).unwrap_or(text))
-}
-
 /// A preset or file with settings.
 pub(super) fn load(name: &str, sets: &[String]) -> Result<Setup> {
-    let text = text(name, sets)?;
-    // Settings are merged into a text of their own, whose lines are not the file's.
-    let with = if sets.is_empty() { name.to_owned() } else { format!("{name}, with settings merged in") };
-    Setup::from_toml(&text).map_err(named(&with))
+    let text = read(name)?;
+    let mut draft = Draft::new(&text, sets).map_err(named(name))?;
+    beside(&mut draft.table, name);
+    draft.setup().map_err(named(name))
 }
 
-/// The same for measuring a model: its own architecture takes the place of `[model]`.
-pub(super) fn load_for_model(name: &str, sets: &[String], folder: &ModelFolder) -> Result<Setup> {
-    let text = text(name, sets)?;
-    let mut table: toml::Table =
-        toml::from_str(&text).map_err(|error| named(name)(Error::Config(error.to_string().trim_end().to_owned())))?;
-    let model = toml::Value::try_from(&folder.config).map_err(|error| Error::Config(error.to_string()))?;
-    table.insert("model".to_owned(), model);
-    table.insert("replicas".to_owned(), toml::Value::from(folder.replicas.len() as i64));
-    table.entry("steps").or_insert(toml::Value::from(1));
-    table.insert("precision".to_owned(), toml::Value::from("f32"));
-    // Measured once, there is time for every example.
-    let measure = table.entry("measure").or_insert(toml::Table::new().into()).as_table_mut();
-    let probe = measure.and_then(|m| m.entry("probe").or_insert(toml::Table::new().into()).as_table_mut());
-    if let Some(probe) = probe {
-        probe.entry("size").or_insert(toml::Value::from(i64::from(u32::MAX)));
+/// The same for training on from a model's weights: what its folder says takes the place of `[model]`.
+pub(super) fn load_from(name: &str, sets: &[String], from: &Path, folder: &ModelFolder) -> Result<Setup> {
+    let text = read(name)?;
+    let mut draft = Draft::new(&text, sets).map_err(named(name))?;
+    beside(&mut draft.table, name);
+    take_model(&mut draft, name, from, folder)?;
+    draft.setup().map_err(named(name))
+}
+
+/// Puts a folder's model in the place of `[model]`, which must not contradict it.
+fn take_model(draft: &mut Draft<'_>, name: &str, from: &Path, folder: &ModelFolder) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Part {
+        #[serde(default)]
+        model: ModelConfig,
     }
-    let text = toml::to_string(&table).map_err(|error| Error::Config(error.to_string()))?;
-    Setup::from_toml(&text).map_err(named(name))
+    let fail = |error: serde_json::Error| Error::Config(error.to_string());
+    let part: Part = draft.typed().map_err(named(name))?;
+    let asked = serde_json::to_value(part.model).map_err(fail)?;
+    let own = serde_json::to_value(&folder.config).map_err(fail)?;
+    let given = draft.table.get("model").and_then(Value::as_table).cloned().unwrap_or_default();
+    // How weights are drawn makes no other model, and 0 leaves a number to follow from others.
+    let matters = |key: &str| !["init_mode", "initializer_range"].contains(&key) && asked[key].as_f64() != Some(0.0);
+    let other: Vec<String> = given
+        .keys()
+        .filter(|key| matters(key) && asked[key.as_str()] != own[key.as_str()])
+        .map(|key| format!("model.{key} = {}, and {} in the folder", asked[key.as_str()], own[key.as_str()]))
+        .collect();
+    if !other.is_empty() {
+        return Err(Error::format(
+            from,
+            format!(
+                "holds another model than {name} describes: {}. Leave these out of [model]: the folder says what the model is",
+                other.join("; ")
+            ),
+        ));
+    }
+    let model = Value::try_from(&folder.config).map_err(|error| Error::Config(error.to_string()))?;
+    draft.table.insert("model".to_owned(), model);
+    Ok(())
+}
+
+/// The run in whose folder a checkpoint lies.
+pub(super) struct Home {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl Home {
+    /// The run of a checkpoint, if the folder is one.
+    ///
+    /// # Errors
+    /// Where `run.json` is damaged.
+    pub(super) fn of(model: &Path) -> Result<Option<Self>> {
+        let whole = std::fs::canonicalize(model).map_err(Error::io("cannot find", model))?;
+        let checkpoints = whole.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "checkpoints"));
+        match checkpoints.and_then(Path::parent) {
+            Some(dir) if dir.join("run.json").exists() => {
+                Ok(Some(Self { dir: dir.to_owned(), manifest: RunDir::read_manifest(dir)? }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The run's configuration. Seeds that count up from the run's are left to do so.
+    fn table(&self) -> Result<Table> {
+        let mut table = table_of(&self.manifest.config)?;
+        let first = table.get("seed").and_then(Value::as_integer).unwrap_or(0);
+        let replicas = table.get_mut("replica").and_then(Value::as_array_mut);
+        for (at, replica) in replicas.into_iter().flatten().filter_map(Value::as_table_mut).enumerate() {
+            if replica.get("seed").and_then(Value::as_integer) == Some(first + at as i64) {
+                replica.remove("seed");
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// Keys of tasks that split their examples.
+const SPLIT: [&str; 3] = ["train_fraction", "train_pairs", "train_sequences"];
+
+/// Keys of tasks that say how examples are cut and read, not which there are.
+const READ: [&str; 4] = ["seq", "test_sequences", "loss_on", "loss_mask"];
+
+/// What a model is measured on: a preset or file, or what the run trained on in whose folder the checkpoint lies. Of such a
+/// checkpoint the run's own split and seeds count, unless settings say otherwise: with others, examples that were trained on
+/// would stand in the test set. Second, what people should know about that.
+///
+/// # Errors
+/// Where the configuration is wrong, contradicts the folder, or a file of the run's task has changed.
+pub(super) fn load_for_model(
+    name: Option<&str>,
+    sets: &[String],
+    from: &Path,
+    folder: &ModelFolder,
+) -> Result<(Setup, Vec<String>)> {
+    let home = Home::of(from)?;
+    let text = name.map(read).transpose()?.unwrap_or_default();
+    let from_run = home.as_ref().map(|home| home.dir.join("run.json").display().to_string());
+    let label = name.map(str::to_owned).or(from_run).ok_or_else(|| {
+        Error::Config(
+            "--config is missing: a file with a [task] says what the model is measured on (checkpoints of a run know)"
+                .to_owned(),
+        )
+    })?;
+    let mut draft = match (&home, name) {
+        (Some(home), None) => {
+            home.manifest.check_files()?;
+            let mut draft = Draft { table: home.table()?, text: "", sets };
+            draft.set_again()?;
+            draft
+        }
+        _ => Draft::new(&text, sets).map_err(named(&label))?,
+    };
+    beside(&mut draft.table, &label);
+    take_model(&mut draft, &label, from, folder)?;
+    let table = &mut draft.table;
+    table.insert("replicas".to_owned(), Value::from(folder.replicas.len() as i64));
+    table.entry("steps").or_insert(Value::from(1));
+    table.insert("precision".to_owned(), Value::from("f32"));
+    // Measured once, there is time for every example.
+    let measure = table.entry("measure").or_insert(Table::new().into()).as_table_mut();
+    let probe = measure.and_then(|m| m.entry("probe").or_insert(Table::new().into()).as_table_mut());
+    if let Some(probe) = probe {
+        probe.entry("size").or_insert(Value::from(i64::from(u32::MAX)));
+    }
+    if let Some(home) = &home {
+        let task = draft.table.get("task");
+        let named: Vec<&str> = FILES.iter().filter_map(|key| task?.get(key)?.as_str()).collect();
+        home.manifest.check_those(|path| named.iter().any(|file| Path::new(file) == path))?;
+    }
+    let Some(home) = home else { return Ok((draft.setup().map_err(named(&label))?, Vec::new())) };
+
+    let own = &home.manifest.config;
+    let mut said = Vec::new();
+    if name.is_some() {
+        let asked = draft.setup().map_err(named(&label))?.resolved;
+        let keys = own["task"].as_object().into_iter().chain(asked["task"].as_object()).flat_map(|task| task.keys());
+        let other = keys
+            .filter(|key| !SPLIT.contains(&key.as_str()) && !READ.contains(&key.as_str()))
+            .find(|key| own["task"][key.as_str()] != asked["task"][key.as_str()]);
+        if let Some(key) = other {
+            said.push(format!(
+                "warning: measured on another task than the run trained on: task.{key} = {}, the run had {}",
+                asked["task"][key.as_str()],
+                own["task"][key.as_str()]
+            ));
+            return Ok((draft.setup().map_err(named(&label))?, said));
+        }
+        home.manifest.check_files()?;
+        let run = home.table()?;
+        for key in ["seed", "replica"] {
+            draft.table.remove(key);
+            draft.table.extend(run.get(key).map(|value| (key.to_owned(), value.clone())));
+        }
+        if let (Some(task), Some(run)) =
+            (draft.table.get_mut("task").and_then(Value::as_table_mut), run.get("task").and_then(Value::as_table))
+        {
+            for key in SPLIT {
+                task.remove(key);
+                task.extend(run.get(key).map(|value| (key.to_owned(), value.clone())));
+            }
+        }
+        for (key, [asked, own]) in split_of(&asked, own) {
+            said.push(format!("note: {key} = {own} is the run's own and is taken, not {asked}"));
+        }
+        draft.set_again()?;
+        beside(&mut draft.table, &label);
+    }
+    let setup = draft.setup().map_err(named(&label))?;
+    for (key, [asked, own]) in split_of(&setup.resolved, own) {
+        // Whatever the file said, the settings have the last word.
+        said.retain(|text| !text.starts_with(&format!("note: {key} = ")));
+        said.push(format!(
+            "warning: {key} = {asked} is not the run's, which had {own}: examples that were trained on may stand in the test set"
+        ));
+    }
+    Ok((setup, said))
+}
+
+/// Where two resolved runs split their examples differently: key and both values.
+fn split_of(asked: &serde_json::Value, own: &serde_json::Value) -> Vec<(String, [serde_json::Value; 2])> {
+    let task = |config: &serde_json::Value, key: &str| config["task"][key].clone();
+    let of_task = SPLIT.map(|key| (format!("task.{key}"), [task(asked, key), task(own, key)]));
+    let seed = ("seed".to_owned(), [asked["seed"].clone(), own["seed"].clone()]);
+    let part = |config: &serde_json::Value| {
+        let part =
+            |replica: &serde_json::Value| ["seed", "data_seed", "train_fraction"].map(|key| replica[key].clone());
+        config["replica"].as_array().map(|replicas| replicas.iter().map(part).collect::<Vec<_>>())
+    };
+    let mut all = vec![seed];
+    if asked["seed"] == own["seed"] && part(asked) != part(own) {
+        all.push(("replica".to_owned(), [asked["replica"].clone(), own["replica"].clone()]));
+    }
+    all.extend(of_task);
+    all.retain(|(_, [asked, own])| asked != own);
+    all
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
@@ -118,8 +293,8 @@ pub(super) fn main(args: &Args) -> Result<()> {
         }
         None => {
             for (name, text) in PRESETS {
-                let table: toml::Table = toml::from_str(text).map_err(|error| Error::Config(error.to_string()))?;
-                let description = table.get("description").and_then(toml::Value::as_str).unwrap_or_default();
+                let table: Table = toml::from_str(text).map_err(|error| Error::Config(error.to_string()))?;
+                let description = table.get("description").and_then(Value::as_str).unwrap_or_default();
                 print(&format!("{name:12} {description}"));
             }
         }

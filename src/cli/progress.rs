@@ -1,6 +1,8 @@
-//! How far a run has come: a bar on a terminal, plain lines elsewhere.
+//! How far a run has come: a bar on a terminal, plain lines elsewhere; and a sign of life from what has no steps.
 
 use std::io::IsTerminal as _;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -77,5 +79,76 @@ impl Progress {
     /// Time since the run began or went on.
     pub(super) fn elapsed(&self) -> Duration {
         self.began.elapsed()
+    }
+}
+
+/// Says now and then what is being done, and for how long, until it is stopped.
+pub(super) struct Ticker {
+    /// Takes what is done from now on.
+    tell: Option<Sender<&'static str>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Begins with lines on standard error.
+    pub(super) fn start(what: &'static str) -> Self {
+        Self::every(PLAIN, what, complain)
+    }
+
+    fn every(pause: Duration, mut what: &'static str, say: impl Fn(&str) + Send + 'static) -> Self {
+        let (tell, told) = channel();
+        let began = Instant::now();
+        let thread = std::thread::spawn(move || {
+            loop {
+                match told.recv_timeout(pause) {
+                    Ok(next) => what = next,
+                    Err(RecvTimeoutError::Timeout) => {
+                        let seconds = Duration::from_secs(began.elapsed().as_secs());
+                        say(&format!("{what}: {} so far", humantime::format_duration(seconds)));
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        });
+        Self { tell: Some(tell), thread: Some(thread) }
+    }
+
+    /// Something else is done from now on.
+    pub(super) fn now(&self, what: &'static str) {
+        // Without its thread nobody listens, and nothing is lost.
+        let _ = self.tell.as_ref().map(|tell| tell.send(what));
+    }
+
+    /// No line comes after this.
+    pub(super) fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.tell = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_gives_a_sign_of_life_and_ends_with_its_cause() {
+        let (line, lines) = channel();
+        let ticker =
+            Ticker::every(Duration::from_millis(20), "getting ready", move |text| line.send(text.to_owned()).unwrap());
+        assert!(lines.recv_timeout(Duration::from_secs(20)).unwrap().starts_with("getting ready: "));
+        ticker.now("measuring");
+        let mut found = lines.iter().skip_while(|text| !text.starts_with("measuring: "));
+        assert!(found.next().is_some());
+        ticker.stop();
+        // The thread has ended, and with it the channel.
+        assert!(lines.iter().count() < 1000);
     }
 }

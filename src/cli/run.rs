@@ -1,7 +1,7 @@
 //! `thermoscope run`
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,9 +16,10 @@ use crate::bench::Costs;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
+use crate::model::ModelFolder;
 use crate::record::{Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status};
 use crate::stats::add_one;
-use crate::train::{Precision, Session, StepRow};
+use crate::train::{Precision, ScheduleKind, Session, StepRow};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -27,7 +28,8 @@ use crate::train::{Precision, Session, StepRow};
   thermoscope run text --set task.path=book.txt
   thermoscope run mine.toml --set optimizer.weight_decay=0.3 --set measure.every.loss.test=1
   thermoscope run grok --from other-run/checkpoints/step-010000 --out runs/continued
-  thermoscope run --resume --out runs/four-seeds")]
+  thermoscope run --resume --out runs/four-seeds
+  thermoscope run --resume --out runs/four-seeds --steps 40000   further than it was to go")]
 pub(super) struct Args {
     /// A preset (see `thermoscope presets`) or a TOML file. Not needed with --resume
     #[arg(value_name = "PRESET|FILE.toml", required_unless_present = "resume")]
@@ -44,10 +46,11 @@ pub(super) struct Args {
     /// Copies that train side by side, with seeds counting up
     #[arg(long, value_name = "N")]
     replicas: Option<u32>,
-    /// Optimizer updates
+    /// Optimizer updates. With --resume: how many the run goes on to, finished or not
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Start from the weights of a model folder, with a fresh optimizer
+    /// Start from the weights of a model folder, with a fresh optimizer. The folder says what the model is: a
+    /// [model] is not needed, and must not contradict it
     #[arg(long, value_name = "MODEL_DIR", conflicts_with = "resume")]
     from: Option<PathBuf>,
     /// Go on with the run in --out, from its latest checkpoint, to the same bits
@@ -57,7 +60,7 @@ pub(super) struct Args {
 
 impl Args {
     /// The configuration that the arguments describe, if they name one.
-    fn setup(&self) -> Result<Option<Setup>> {
+    fn setup(&self, from: Option<(&Path, &ModelFolder)>) -> Result<Option<Setup>> {
         let Some(config) = &self.config else { return Ok(None) };
         if self.replicas == Some(0) {
             return Err(Error::Config("--replicas 0: at least one replica is trained".to_owned()));
@@ -65,40 +68,67 @@ impl Args {
         let mut sets = self.set.clone();
         let numbers = [("seed", self.seed), ("replicas", self.replicas.map(u64::from)), ("steps", self.steps)];
         sets.extend(numbers.iter().filter_map(|(key, value)| value.map(|v| format!("{key}={v}"))));
-        presets::load(config, &sets).map(Some)
+        match from {
+            Some((from, folder)) => presets::load_from(config, &sets, from, folder).map(Some),
+            None => presets::load(config, &sets).map(Some),
+        }
     }
 }
 
+/// The run in a folder, as it goes on: to its own number of steps, or to more. `None` where it is finished.
+fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Option<(Setup, Manifest)>> {
+    let manifest = RunDir::read_manifest(out)?;
+    manifest.check_files()?;
+    let before = manifest.config["steps"].as_u64().unwrap_or_default();
+    let steps = steps.unwrap_or(before);
+    let mut config = manifest.config.clone();
+    config["steps"] = steps.into();
+    let mut setup = Setup::from_json(&config)?;
+    if asked.is_some_and(|asked| asked.resolved != setup.resolved) {
+        return Err(Error::Refused(format!(
+            "{} holds another run than asked for. Leave the configuration out to go on with it, or name another folder by --out",
+            out.display()
+        )));
+    }
+    if steps < before {
+        return Err(Error::Refused(format!(
+            "--steps {steps}: {} has {before} steps, and --resume can only add to them",
+            out.display()
+        )));
+    }
+    let schedule = &setup.config.schedule;
+    if steps > before && schedule.kind == ScheduleKind::Cosine && schedule.steps == 0 {
+        return Err(Error::Refused(format!(
+            "{} cannot go on to {steps} steps: its learning rate comes down by the last step, and with more steps it would have been another at every step before. Begin anew with --steps {steps}; a run whose schedule.steps is set can be made longer later",
+            out.display()
+        )));
+    }
+    if manifest.status == Status::Finished && steps == before {
+        print(&format!("{} is finished: {} steps", out.display(), manifest.steps_done));
+        if !out.join("report.html").exists() {
+            report::write(out)?;
+        }
+        return Ok(None);
+    }
+    // As it was decided where the run began, whatever this device makes of the work.
+    setup.config = setup.config.with_cadences(manifest.cadences.clone());
+    Ok(Some((setup, manifest)))
+}
+
 pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
-    let asked = args.setup()?;
-    if asked.is_none()
-        && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none() && args.steps.is_none())
-    {
+    let from = args.from.as_ref().map(|from| std::path::absolute(from).map_err(Error::io("cannot find", from)));
+    let from = from.transpose()?.map(|from| Ok((super::read_model(&from)?, from))).transpose()?;
+    let asked = args.setup(from.as_ref().map(|(folder, from)| (from.as_path(), folder)))?;
+    if asked.is_none() && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none()) {
         return Err(Error::Config(
-            "--resume goes on with the run as it is: leave out --set, --seed, --replicas and --steps".to_owned(),
+            "--resume goes on with the run as it is: leave out --set, --seed and --replicas".to_owned(),
         ));
     }
     let (setup, resumed) = match (&args.out, args.resume) {
-        (Some(out), true) => {
-            let manifest = RunDir::read_manifest(out)?;
-            if asked.is_some_and(|asked| asked.resolved != manifest.config) {
-                return Err(Error::Refused(format!(
-                    "{} holds another run than asked for. Leave the configuration out to go on with it, or name another folder by --out",
-                    out.display()
-                )));
-            }
-            if manifest.status == Status::Finished {
-                print(&format!("{} is finished: {} steps", out.display(), manifest.steps_done));
-                if !out.join("report.html").exists() {
-                    report::write(out)?;
-                }
-                return Ok(0);
-            }
-            let mut setup = Setup::from_json(&manifest.config)?;
-            // As it was decided where the run began, whatever this device makes of the work.
-            setup.config = setup.config.with_cadences(manifest.cadences.clone());
-            (setup, Some((out.clone(), manifest)))
-        }
+        (Some(out), true) => match resumed(out, asked, args.steps)? {
+            Some((setup, manifest)) => (setup, Some((out.clone(), manifest))),
+            None => return Ok(0),
+        },
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
     let gpu = if setup.config.precision == Precision::F32 {
@@ -108,6 +138,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         verify_cooperative(&gpu)?;
         gpu
     };
+    let files = setup.config.task.files();
     let mut session = Session::new(&gpu, setup.config)?;
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
@@ -117,10 +148,16 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
             let (mut dir, latest) = RunDir::resume(out, &session.config().model)?;
             match (&latest, &manifest.from) {
                 (Some(snapshot), _) => session.restore(snapshot)?,
-                (None, Some(from)) => load_weights(&mut session, from)?,
+                (None, Some(from)) => {
+                    manifest.check_weights()?;
+                    session.set_weights(&super::read_model(from)?.replicas)?;
+                }
                 (None, None) => {}
             }
-            dir.event(session.step(), "resume", &on)?;
+            let (before, steps) = (&manifest.config["steps"], &setup.resolved["steps"]);
+            let more = if before == steps { String::new() } else { format!(", for {steps} steps instead of {before}") };
+            dir.set_config(setup.resolved)?;
+            dir.event(session.step(), "resume", &format!("{on}{more}"))?;
             warning = dir.set_adapter(gpu.caps())?.map(|before| {
                 format!(
                     "the run began on {before}: from step {} on its bits may differ from what they were there",
@@ -130,13 +167,13 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
             dir
         }
         None => {
-            let from = args.from.as_ref().map(|from| std::path::absolute(from).map_err(Error::io("cannot find", from)));
-            let from = from.transpose()?;
-            if let Some(from) = &from {
-                load_weights(&mut session, from)?;
+            if let Some((folder, _)) = &from {
+                session.set_weights(&folder.replicas)?;
             }
             let out = args.out.clone().unwrap_or_else(|| fresh_dir(&session.config().name));
-            let mut dir = RunDir::create(&out, Manifest::new(setup.resolved, cadences, gpu.caps(), from))?;
+            let from = from.map(|(_, from)| from);
+            let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), from).knowing(&files)?;
+            let mut dir = RunDir::create(&out, manifest)?;
             dir.event(0, "start", &on)?;
             dir
         }
@@ -146,24 +183,6 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         run.warn(run.session.step(), &text)?;
     }
     run.go()
-}
-
-fn load_weights(session: &mut Session, from: &std::path::Path) -> Result<()> {
-    let folder = super::read_model(from)?;
-    let model = &session.config().model;
-    // How weights were once drawn makes no other model.
-    let same = crate::model::ModelConfig {
-        init_mode: model.init_mode,
-        initializer_range: model.initializer_range,
-        ..folder.config.clone()
-    };
-    if same != *model {
-        return Err(Error::format(
-            from,
-            "holds another model than the configuration describes; give the same [model] settings",
-        ));
-    }
-    session.set_weights(&folder.replicas)
 }
 
 /// What is measured less often than its card proposes, if anything is.

@@ -365,7 +365,21 @@ pub fn no_adapter_help() -> String {
     } else {
         "Install a Vulkan driver for this system"
     };
+    let advice = missing_driver(|name| std::env::var(name).ok()).unwrap_or_else(|| advice.to_owned());
     format!("no GPU adapter found, not even a software one. {advice}")
+}
+
+/// Which variable of the Vulkan loader names driver files that do not exist, if one does: then no driver helps that is
+/// installed elsewhere.
+fn missing_driver(value: impl Fn(&str) -> Option<String>) -> Option<String> {
+    // The loader looks at the second only where the first is not set.
+    let found = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().find_map(|name| Some((name, value(name)?)));
+    let (name, value) = found?;
+    let missing = std::env::split_paths(&value).find(|path| !path.as_os_str().is_empty() && !path.exists())?;
+    Some(format!(
+        "The variable {name} names the driver file {}, which does not exist: correct it, or unset {name}",
+        missing.display()
+    ))
 }
 
 #[cfg(test)]
@@ -376,6 +390,20 @@ mod tests {
     fn adapter_choice_is_an_index_or_part_of_a_name() {
         assert_eq!("3".parse(), Ok(AdapterChoice::Index(3)));
         assert_eq!("radeon".parse(), Ok(AdapterChoice::Name("radeon".to_owned())));
+    }
+
+    #[test]
+    fn a_driver_file_that_is_missing_is_named_with_its_variable() {
+        let with = |variable: &'static str, value: &str| {
+            let value = value.to_owned();
+            missing_driver(move |name| (name == variable).then(|| value.clone()))
+        };
+        for variable in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+            let text = with(variable, "/nowhere/lvp.json").unwrap();
+            assert!(text.contains(variable) && text.contains("/nowhere/lvp.json"), "{text}");
+        }
+        assert_eq!(with("VK_DRIVER_FILES", env!("CARGO_MANIFEST_DIR")), None);
+        assert_eq!(missing_driver(|_| None), None);
     }
 
     #[test]

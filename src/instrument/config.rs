@@ -27,14 +27,17 @@ pub struct MeasureConfig {
     pub cadences: Option<BTreeMap<String, u64>>,
     /// Metrics or instruments left out.
     pub off: Vec<String>,
+    /// The only metrics or instruments measured; empty for all. What `off` names is left out of these too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
     /// The held batch that interventions are tried on.
     pub probe: ProbeConfig,
 }
 
 impl Default for MeasureConfig {
     fn default() -> Self {
-        let (every, off, probe) = Default::default();
-        Self { every, budget: 0.075, cadences: None, off, probe }
+        let (every, off, only, probe) = Default::default();
+        Self { every, budget: 0.075, cadences: None, off, only, probe }
     }
 }
 
@@ -75,22 +78,40 @@ const USUAL_DRAWS: usize = 640;
 /// How often a metric is measured; `None` where it is switched off.
 pub(super) fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
     let names = [card.name, instrument.name()];
-    if config.off.iter().any(|off| names.contains(&off.as_str())) {
+    let named = |list: &[String]| list.iter().any(|name| names.contains(&name.as_str()));
+    if named(&config.off) || !config.only.is_empty() && !named(&config.only) {
         return None;
     }
     let longer = || config.cadences.as_ref()?.get(card.name).copied();
     Some(names.iter().find_map(|name| config.every.get(*name).copied()).or_else(longer).unwrap_or(card.every))
 }
 
-/// Fails where the configuration names something that no instrument measures, or one name stands for two things.
-pub(crate) fn check_names(config: &MeasureConfig, instruments: &[&dyn Instrument]) -> Result<()> {
-    let names = |i: &&dyn Instrument| {
-        // A family may be called like its only metric.
+/// Fails, naming what there is, where none of these names of metrics and instruments is this one.
+pub(crate) fn check_name(name: &str, known: &[&str]) -> Result<()> {
+    if known.contains(&name) {
+        return Ok(());
+    }
+    // Of the same family, or with the same beginning.
+    let family = |name: &str| name.split(['.', '_']).next().unwrap_or_default().to_owned();
+    let near = |other: &&&str| family(other) == family(name) || other.contains(name) || name.contains(**other);
+    let found: Vec<&str> = known.iter().filter(near).copied().collect();
+    let (which, names) = if found.is_empty() { ("there are", known) } else { ("near it are", found.as_slice()) };
+    Err(Error::Config(format!("no metric or instrument is called {name}; {which} {}", names.join(", "))))
+}
+
+/// Names of instruments and of their metrics. A family may be called like its only metric.
+pub(crate) fn names_of(instruments: &[&dyn Instrument]) -> Vec<&'static str> {
+    let of = |i: &&dyn Instrument| {
         let cards: Vec<&'static str> =
             i.cards().iter().map(|card| card.name).filter(|name| *name != i.name()).collect();
         std::iter::once(i.name()).chain(cards)
     };
-    let known: Vec<&str> = instruments.iter().flat_map(names).collect();
+    instruments.iter().flat_map(of).collect()
+}
+
+/// Fails where the configuration names something that no instrument measures, or one name stands for two things.
+pub(crate) fn check_names(config: &MeasureConfig, instruments: &[&dyn Instrument]) -> Result<()> {
+    let known = names_of(instruments);
     if let Some((_, twice)) =
         known.iter().enumerate().find(|(at, name)| known[..*at].contains(name) || [STEP, FILING].contains(name))
     {
@@ -111,11 +132,11 @@ pub(crate) fn check_names(config: &MeasureConfig, instruments: &[&dyn Instrument
             config.budget
         )));
     }
-    match config.every.keys().chain(&config.off).find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(Error::Config(format!(
-            "measure: no metric or instrument is called {name}; there are {}",
-            known.join(", ")
-        ))),
-        None => Ok(()),
+    let every = config.every.keys().map(|name| ("every", name));
+    let lists = [("off", &config.off), ("only", &config.only)];
+    let named = every.chain(lists.into_iter().flat_map(|(key, names)| names.iter().map(move |name| (key, name))));
+    for (key, name) in named {
+        check_name(name, &known).map_err(|error| Error::Config(format!("measure.{key}: {error}")))?;
     }
+    Ok(())
 }

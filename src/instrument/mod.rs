@@ -15,6 +15,8 @@ pub use attach::Attach;
 pub(crate) use budget::lengthened;
 pub(crate) use config::check_names;
 pub use config::{MeasureConfig, ProbeConfig};
+#[cfg(feature = "cli")]
+pub(crate) use config::{check_name, names_of};
 pub use optimization::norms::UpdateSummary;
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use row::FILING;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd::ops::ActFn;
+use crate::autograd::ops::{ActFn, NormKind};
 use crate::error::{Error, Result, check_between};
 
 /// Normalization before attention, MLP and unembedding.
@@ -72,6 +72,9 @@ pub struct ModelConfig {
     pub gated_mlp: bool,
     /// Default none.
     pub normalization_type: Normalization,
+    /// The norm before the unembedding is an RMSNorm: it neither centres nor adds a bias, whatever the others do. Default
+    /// false.
+    pub final_rms: bool,
     /// Default standard.
     pub positional_embedding_type: PositionalEmbedding,
     /// Dimensions of each head that rotary positions turn. Default d_head.
@@ -117,6 +120,7 @@ impl Default for ModelConfig {
             act_fn: ActFn::Relu,
             gated_mlp: false,
             normalization_type: Normalization::None,
+            final_rms: false,
             positional_embedding_type: PositionalEmbedding::Standard,
             rotary_dim: 0,
             rotary_base: 10_000.0,
@@ -231,14 +235,17 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// Whether norms exist, and whether they carry a weight and a bias.
-    pub fn norm_parts(&self) -> Option<(bool, bool)> {
-        match self.normalization_type {
-            Normalization::None => None,
-            Normalization::LN => Some((true, true)),
-            Normalization::RMS => Some((true, false)),
-            Normalization::LNPre | Normalization::RMSPre => Some((false, false)),
-        }
+    /// What the norm of that name divides by, and whether it carries a weight and a bias; `None` where there are no norms.
+    pub fn norm(&self, name: &str) -> Option<(NormKind, bool, bool)> {
+        let (kind, weight, bias) = match self.normalization_type {
+            Normalization::None => return None,
+            Normalization::LN => (NormKind::Layer, true, true),
+            Normalization::LNPre => (NormKind::Layer, false, false),
+            Normalization::RMS => (NormKind::Rms, true, false),
+            Normalization::RMSPre => (NormKind::Rms, false, false),
+        };
+        let rms = self.final_rms && name == "ln_final";
+        Some(if rms { (NormKind::Rms, weight, false) } else { (kind, weight, bias) })
     }
 
     /// What scores are multiplied by.

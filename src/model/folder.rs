@@ -5,6 +5,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 
+use super::keys::{self, decided_by, is_buffer};
 use super::{ModelConfig, WeightTable};
 use crate::error::{Error, Result};
 
@@ -18,18 +19,75 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads a folder. Keys of `config.json` that do not concern the architecture are ignored; biases and
-    /// sizes that it leaves out are read off the weights. The kind of norm and the activation must be there.
+    /// Reads a folder. Biases and sizes that `config.json` leaves out are read off the weights; the kind of norm and the
+    /// activation must be there. Keys that would change what is computed and are not understood are refused, and so are
+    /// tensors that the model has no place for: nothing in the two files is passed over unless it is known not to matter.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] with the file and what is wrong with it.
     pub fn read(dir: &Path) -> Result<Self> {
-        let weights_path = dir.join("model.safetensors");
+        let [config_path, weights_path] = Self::FILES.map(|name| dir.join(name));
         let bytes = std::fs::read(&weights_path).map_err(Error::io("cannot read", &weights_path))?;
         let tensors = open(&weights_path, &bytes)?;
-        let config = read_config(&dir.join("config.json"), &tensors)?;
-        let replicas = read_weights(&weights_path, &tensors, &WeightTable::new(&config), "")?;
-        Ok(Self { config, replicas })
+        let text = std::fs::read(&config_path).map_err(Error::io("cannot read", &config_path))?;
+        let config = keys::read(&config_path, &text, &tensors)?;
+        let table = WeightTable::new(&config);
+        let replicas = read_weights(&weights_path, &tensors, &table, "", |name| {
+            let block = name.split_inclusive('.').take(2).collect::<String>();
+            let none = name.starts_with("blocks.") && !tensors.names().iter().any(|name| name.starts_with(&block));
+            if none { format!("n_layers = {}", config.n_layers) } else { decided_by(name, &config) }
+        })?;
+        let folder = Self { config, replicas };
+        folder.check_the_rest(&weights_path, &tensors, &table)?;
+        Ok(folder)
+    }
+
+    /// The files of a folder.
+    pub const FILES: [&str; 2] = ["config.json", "model.safetensors"];
+
+    /// Tensors that nobody reads mean that the two files do not belong together.
+    fn check_the_rest(&self, path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable) -> Result<()> {
+        let config = &self.config;
+        let read = |name: &str| {
+            let other = with_other_mark(name);
+            table.find(name).is_some() || table.find(&other).is_some() && tensors.tensor(&other).is_err()
+        };
+        let mut rest: Vec<&str> = tensors.names().into_iter().filter(|name| !read(name)).collect();
+        rest.retain(|name| !is_buffer(name, config));
+        if config.tied_embeddings && rest.contains(&"unembed.W_U") {
+            if !self.is_tied(path, tensors, table)? {
+                return Err(Error::format(
+                    path,
+                    "tensor unembed.W_U is not the transpose of embed.W_E, which config.json says it is (tied_embeddings or tie_word_embeddings). Set that to false if the model reads out by unembed.W_U, or delete the tensor",
+                ));
+            }
+            rest.retain(|name| *name != "unembed.W_U");
+        }
+        rest.sort_unstable();
+        let Some(first) = rest.first() else { return Ok(()) };
+        let reason = decided_by(first, config);
+        let (names, more) = (rest[..rest.len().min(4)].join(", "), rest.len().saturating_sub(4));
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let reason = if reason.is_empty() { String::new() } else { format!(" with {reason}") };
+        Err(Error::format(
+            path,
+            format!(
+                "holds tensors that config.json describes no place for{reason}: {names}{more}. Mend config.json if the model has them; delete them if it does not"
+            ),
+        ))
+    }
+
+    /// Whether `unembed.W_U` [D, V] is the transpose of `embed.W_E` [V, D] in every replica.
+    fn is_tied(&self, path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable) -> Result<bool> {
+        let (d, v) = (self.config.d_model, self.config.d_vocab);
+        let Ok(view) = tensors.tensor("unembed.W_U") else { return Ok(false) };
+        let out = floats(path, "unembed.W_U", view.dtype(), view.data())?;
+        let offset = table.find("embed.W_E").map_or(0, |at| table.specs()[at].offset);
+        Ok(out.len() == self.replicas.len() * d * v
+            && self.replicas.iter().zip(out.chunks_exact(d * v)).all(|(replica, out)| {
+                let embed = &replica[offset..][..d * v];
+                (0..d * v).all(|at| out[at] == embed[at % v * d + at / v])
+            }))
     }
 
     /// The first tensor that holds infinities or what is no number.
@@ -87,6 +145,12 @@ pub(crate) fn write_tensors(path: &Path, table: &WeightTable, sets: &[(&str, &Ve
     crate::files::write_whole(path, &bytes)
 }
 
+/// The same weight as files name it that mark keys and values by an underscore though each serves one query head, or
+/// do not though each serves several.
+fn with_other_mark(name: &str) -> String {
+    if name.contains(".attn._") { name.replace(".attn._", ".attn.") } else { name.replace(".attn.", ".attn._") }
+}
+
 /// Opens the bytes of a safetensors file.
 pub(crate) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
     SafeTensors::deserialize(bytes).map_err(|error| {
@@ -97,28 +161,38 @@ pub(crate) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> 
     })
 }
 
-/// Reads every tensor of the table, by its name behind `prefix`. Each may carry a leading replica axis.
+/// Reads every tensor of the table, by its name behind `prefix`. Each may carry a leading replica axis. `why` tells of a
+/// tensor's name what asks for it.
 pub(crate) fn read_weights(
     path: &Path,
     tensors: &SafeTensors<'_>,
     table: &WeightTable,
     prefix: &str,
+    why: impl Fn(&str) -> String,
 ) -> Result<Vec<Vec<f32>>> {
     let mut replicas: Vec<Vec<f32>> = Vec::new();
     for spec in table.specs() {
         let name = format!("{prefix}{}", spec.name);
-        let view = tensors
-            .tensor(&name)
-            .map_err(|_| Error::format(path, format!("has no tensor {name}, which config.json asks for")))?;
-        let (count, dims) = match view.shape() {
-            dims if dims == spec.dims => (1, dims),
-            [r, dims @ ..] if dims == spec.dims => (*r, dims),
-            dims => (0, dims),
+        let other = with_other_mark(&name);
+        let name = if tensors.tensor(&name).is_err() && tensors.tensor(&other).is_ok() { other } else { name };
+        let view = tensors.tensor(&name).map_err(|_| {
+            let why = why(&spec.name);
+            let why = if why.is_empty() { String::new() } else { format!(" with {why}") };
+            Error::format(path, format!("has no tensor {name}, which config.json asks for{why}"))
+        })?;
+        let count = match view.shape() {
+            dims if dims == spec.dims => 1,
+            [r, dims @ ..] if dims == spec.dims => *r,
+            _ => 0,
         };
         if count == 0 || (!replicas.is_empty() && replicas.len() != count) {
+            let of = match replicas.len() {
+                0 | 1 => String::new(),
+                count => format!(" for each of {count} replicas, as tensors before it have"),
+            };
             return Err(Error::format(
                 path,
-                format!("tensor {name} has shape {dims:?}; config.json asks for {:?}", spec.dims),
+                format!("tensor {name} has shape {:?}; config.json asks for {:?}{of}", view.shape(), spec.dims),
             ));
         }
         if replicas.is_empty() {
@@ -141,108 +215,4 @@ fn floats(path: &Path, name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>
         Dtype::BF16 => data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         other => return Err(Error::format(path, format!("tensor {name} is {other:?}; floats are needed"))),
     })
-}
-
-/// Keys that are read, and under which other names files may hold them.
-const ALIASES: &[(&str, &str)] = &[("tied", "tied_embeddings"), ("tie_word_embeddings", "tied_embeddings")];
-
-/// TransformerLens's switches for architectures that are not computed here, with the value that leaves
-/// the model as it is; null always does.
-const FOREIGN: &[(&str, Value)] = &[
-    ("scale_attn_by_inverse_layer_idx", Value::Bool(false)),
-    ("use_local_attn", Value::Bool(false)),
-    ("use_qk_norm", Value::Bool(false)),
-    ("use_normalization_before_and_after", Value::Bool(false)),
-    ("rotary_adjacent_pairs", Value::Bool(false)),
-    ("use_NTK_by_parts_rope", Value::Bool(false)),
-    ("post_embedding_ln", Value::Bool(false)),
-    ("window_size", Value::Null),
-    ("num_experts", Value::Null),
-    ("decoder_start_token_id", Value::Null),
-];
-
-/// Caps on scores and logits; -1 for none.
-const SOFT_CAPS: [&str; 2] = ["attn_scores_soft_cap", "output_logits_soft_cap"];
-
-fn read_config(path: &Path, tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
-    let value: Value =
-        serde_json::from_str(&text).map_err(|error| Error::format(path, format!("is no JSON: {error}")))?;
-    let Value::Object(mut found) = value else { return Err(Error::format(path, "must hold a JSON object")) };
-    for (alias, key) in ALIASES {
-        if let Some(value) = found.remove(*alias) {
-            found.entry(*key).or_insert(value);
-        }
-    }
-    if found.get("attention_dir").is_some_and(|dir| dir != "causal") {
-        return Err(Error::format(path, "attention_dir must be \"causal\"; other models cannot be measured"));
-    }
-    let foreign = FOREIGN.iter().find(|(key, plain)| found.get(*key).is_some_and(|v| !v.is_null() && v != plain));
-    let capped = SOFT_CAPS.iter().find(|key| found.get(**key).and_then(Value::as_f64).is_some_and(|cap| cap > 0.0));
-    if let Some(key) = foreign.map(|(key, _)| key).or(capped) {
-        return Err(Error::format(
-            path,
-            format!("{key} = {} asks for a kind of model that is not computed here", found[*key]),
-        ));
-    }
-    // TransformerLens writes a number by which scores are divided, or leaves the default to its reader.
-    if !found.get("attn_scale").is_some_and(Value::is_number) {
-        found.remove("attn_scale");
-    }
-    if found.get("normalization_type") == Some(&Value::Null) {
-        found.insert("normalization_type".to_owned(), Value::from("none"));
-    }
-    let Ok(Value::Object(known)) = serde_json::to_value(ModelConfig::default()) else {
-        return Err(Error::format(path, "config"));
-    };
-    found.retain(|key, value| known.contains_key(key) && !value.is_null());
-
-    // What the file leaves out, the weights tell.
-    let has = |name: &str| tensors.tensor(name).is_ok();
-    let grouped = has("blocks.0.attn._W_K");
-    let facts = [
-        ("attn_biases", has("blocks.0.attn.b_Q")),
-        ("mlp_biases", has("blocks.0.mlp.b_in")),
-        ("unembed_bias", has("unembed.b_U")),
-        ("attn_only", !has("blocks.0.mlp.W_in")),
-        ("gated_mlp", has("blocks.0.mlp.W_gate")),
-        ("tied_embeddings", !has("unembed.W_U")),
-    ];
-    for (key, fact) in facts {
-        found.entry(key).or_insert(Value::from(fact));
-    }
-    let size = |name: &str, at_from_end: usize| {
-        tensors.tensor(name).ok().and_then(|view| {
-            let shape = view.shape();
-            shape.len().checked_sub(at_from_end).map(|at| shape[at])
-        })
-    };
-    let key_name = if grouped { "blocks.0.attn._W_K" } else { "blocks.0.attn.W_K" };
-    for (key, value) in [
-        ("d_vocab", size("embed.W_E", 2)),
-        ("d_model", size("embed.W_E", 1)),
-        ("n_ctx", size("pos_embed.W_pos", 2)),
-        ("n_heads", size("blocks.0.attn.W_Q", 3)),
-        ("d_head", size("blocks.0.attn.W_Q", 1)),
-        ("n_key_value_heads", size(key_name, 3)),
-        ("d_mlp", size("blocks.0.mlp.W_in", 1)),
-        ("d_vocab_out", size("unembed.W_U", 1)),
-        ("n_layers", (0..).find(|l| !has(&format!("blocks.{l}.attn.W_Q")))),
-    ] {
-        if let Some(value) = value {
-            found.entry(key).or_insert(Value::from(value));
-        }
-    }
-    // And what they do not tell.
-    let untold = ["normalization_type", "act_fn"].into_iter().find(|key| !found.contains_key(*key));
-    let needless = |key: &str| key == "act_fn" && found.get("attn_only") == Some(&Value::Bool(true));
-    if let Some(key) = untold.filter(|key| !needless(key)) {
-        return Err(Error::format(
-            path,
-            format!("has no {key}, and the weights do not tell it: add it as the model was trained with"),
-        ));
-    }
-    let config: ModelConfig =
-        serde_json::from_value(Value::Object(found)).map_err(|error| Error::format(path, error.to_string()))?;
-    config.resolve().map_err(|error| Error::format(path, error.to_string()))
 }

@@ -3,6 +3,7 @@
 
 mod config;
 mod folder;
+mod keys;
 mod transformer;
 mod weights;
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{ModelConfig, Normalization, PositionalEmbedding, WeightTable};
+use super::{ModelConfig, PositionalEmbedding, WeightTable};
 use crate::autograd::ops::{
     Activation, AddBias, Attention, AttentionPattern, FrozenNorm, GatedActivation, GatherColumns, GatherRows,
-    HeadResult, Join, Linear, MixValues, Norm, NormKind, PickedAttention, Rotary, StreamedAttention,
+    HeadResult, Join, Linear, MixValues, Norm, PickedAttention, Rotary, StreamedAttention,
 };
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -242,7 +242,7 @@ impl Model {
     /// # Errors
     /// [`Error::Shape`] where the rows are no multiple of the clean pass's.
     pub fn logits_at_scale_of(&self, tape: &mut Tape, x: Var, clean: &Forward) -> Result<Var> {
-        let Some((weight, bias)) = self.config.norm_parts() else { return self.unembed(tape, x) };
+        let Some((kind, weight, bias)) = self.config.norm("ln_final") else { return self.unembed(tape, x) };
         let mut inputs = vec![x, clean.hook("ln_final.hook_scale")?];
         if weight {
             inputs.push(self.need("ln_final.w")?);
@@ -250,7 +250,7 @@ impl Model {
         if bias {
             inputs.push(self.need("ln_final.b")?);
         }
-        let normal = tape.push1(FrozenNorm { kind: self.norm_kind(), weight, bias }, &inputs)?;
+        let normal = tape.push1(FrozenNorm { kind, weight, bias }, &inputs)?;
         self.unembed(tape, normal)
     }
 
@@ -434,13 +434,6 @@ impl Model {
         Ok(sum)
     }
 
-    fn norm_kind(&self) -> NormKind {
-        match self.config.normalization_type {
-            Normalization::RMS | Normalization::RMSPre => NormKind::Rms,
-            _ => NormKind::Layer,
-        }
-    }
-
     /// The norm of that name, or `x` itself where the model has none. Hooks get the shape `dims`, after
     /// `rows` were picked.
     fn norm(
@@ -452,8 +445,7 @@ impl Model {
         rows: Option<Var>,
         dims: &[usize; 3],
     ) -> Result<Var> {
-        let Some((weight, bias)) = self.config.norm_parts() else { return Ok(x) };
-        let kind = self.norm_kind();
+        let Some((kind, weight, bias)) = self.config.norm(name) else { return Ok(x) };
         let mut inputs = vec![x];
         if weight {
             inputs.push(self.need(&format!("{name}.w"))?);
@@ -513,11 +505,11 @@ mod tests {
             prop::sample::select(positions.to_vec()),
             prop::sample::select(vec![ActFn::Relu, ActFn::Gelu, ActFn::GeluNew, ActFn::Silu]),
         );
-        let switches = prop::array::uniform7(any::<bool>());
+        let switches = prop::array::uniform8(any::<bool>());
         let batch = (1..=4usize, 1..=20usize, any::<bool>());
         (sizes, kinds, switches, batch).prop_map(|(sizes, kinds, switches, (batch, seq, last))| {
             let (n_layers, d_model, groups, share, half_head, d_mlp, d_vocab) = sizes;
-            let [attn_only, gated_mlp, parallel, attn_biases, mlp_biases, unembed_bias, tied] = switches;
+            let [attn_only, gated_mlp, parallel, attn_biases, mlp_biases, unembed_bias, tied, final_rms] = switches;
             let config = ModelConfig {
                 n_layers,
                 d_model,
@@ -534,6 +526,7 @@ mod tests {
                 unembed_bias,
                 tied_embeddings: tied,
                 normalization_type: kinds.0,
+                final_rms,
                 positional_embedding_type: kinds.1,
                 act_fn: kinds.2,
                 d_vocab,

@@ -114,7 +114,7 @@ impl WeightTable {
     }
 
     fn add_norm(&mut self, config: &ModelConfig, name: &str) {
-        let (weight, bias) = config.norm_parts().unwrap_or((false, false));
+        let Some((_, weight, bias)) = config.norm(name) else { return };
         if weight {
             self.add(&format!("{name}.w"), &[config.d_model], Init::Ones);
         }

@@ -54,6 +54,9 @@ pub struct Manifest {
     /// Where the weights came from, if not from the seeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// Content of every file the run depends on, as BLAKE3 hashes, by path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contents: BTreeMap<PathBuf, String>,
     /// The adapter and what it can do.
     pub adapter: Value,
     /// Cadences that were lengthened to keep within `measure.budget`, by metric.
@@ -93,12 +96,70 @@ impl Manifest {
             steps_done: 0,
             hash,
             from,
+            contents: BTreeMap::new(),
             adapter: serde_json::to_value(caps).unwrap_or_default(),
             cadences,
             measuring: None,
             config,
         }
     }
+}
+
+impl Manifest {
+    /// The same, knowing the content of the files that the task reads and of the folder that weights are from.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where one cannot be read.
+    pub fn knowing(mut self, files: &[PathBuf]) -> Result<Self> {
+        let weights = self.from.iter().flat_map(|from| ModelFolder::FILES.map(|name| from.join(name)));
+        for path in files.iter().cloned().chain(weights) {
+            let content = content(&path)?;
+            self.contents.insert(path, content);
+        }
+        Ok(self)
+    }
+
+    /// Fails where a file that the task reads has changed since the run began.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming it; [`Error::Io`] where it cannot be read.
+    pub fn check_files(&self) -> Result<()> {
+        self.check_those(|path| !self.is_of_weights(path))
+    }
+
+    /// Fails where the folder that weights are from has changed since the run began.
+    ///
+    /// # Errors
+    /// As [`Manifest::check_files`].
+    pub fn check_weights(&self) -> Result<()> {
+        self.check_those(|path| self.is_of_weights(path))
+    }
+
+    fn is_of_weights(&self, path: &Path) -> bool {
+        self.from.as_ref().is_some_and(|from| path.parent() == Some(from))
+    }
+
+    /// The same for some of the files that the run depends on.
+    ///
+    /// # Errors
+    /// As [`Manifest::check_files`].
+    pub fn check_those(&self, which: impl Fn(&Path) -> bool) -> Result<()> {
+        for (path, known) in self.contents.iter().filter(|(path, _)| which(path)) {
+            if content(path)? != *known {
+                return Err(Error::format(
+                    path,
+                    "has changed since the run began, and the run depends on what it held then. Put that back, or begin anew in another folder",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The BLAKE3 hash of a file's content.
+fn content(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io("cannot read", path))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 /// How far metrics and events belong to a checkpoint.
@@ -169,6 +230,7 @@ impl RunDir {
                 "was edited: its configuration does not have its hash any more. Undo that, or begin anew in another folder",
             ));
         }
+        manifest.check_files()?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let mut unreadable = Vec::new();
@@ -251,6 +313,16 @@ impl RunDir {
         let moved = ["name", "backend", "driver"].iter().any(|key| before[*key] != self.manifest.adapter[*key]);
         write_manifest(&self.path, &self.manifest)?;
         Ok(moved.then(|| before["name"].as_str().unwrap_or("another adapter").to_owned()))
+    }
+
+    /// Notes that the run goes on with this configuration, which may differ from the one before in its steps.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where `run.json` cannot be written.
+    pub fn set_config(&mut self, config: Value) -> Result<()> {
+        self.manifest.hash = hash(&config);
+        self.manifest.config = config;
+        write_manifest(&self.path, &self.manifest)
     }
 
     /// Notes what measuring cost; [`RunDir::close`] writes it.
@@ -382,8 +454,8 @@ fn read_checkpoint(path: &Path, step: u64, model: &ModelConfig) -> Result<(Check
     let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
     let tensors = open(&file, &bytes)?;
     let table = WeightTable::new(model);
-    let first = read_weights(&file, &tensors, &table, "first.")?;
-    let second = read_weights(&file, &tensors, &table, "second.")?;
+    let first = read_weights(&file, &tensors, &table, "first.", |_| String::new())?;
+    let second = read_weights(&file, &tensors, &table, "second.", |_| String::new())?;
     let loss_scale = state.loss_scale.clone();
     let snapshot = Snapshot { step: state.step, weights: folder.replicas, first, second, loss_scale };
     Ok((state, snapshot))

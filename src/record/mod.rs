@@ -25,4 +25,4 @@ pub use events::Event;
 pub use reader::{Key, Series, read_metrics};
 pub use roles::{Finding, RATE, Roles};
 pub use segments::{Segments, TableRow};
-pub use setup::{Setup, apply_sets};
+pub use setup::{Draft, Setup, table_of};

@@ -1,5 +1,7 @@
 //! A finite set of examples, and its split into train and test.
 
+use std::path::Path;
+
 use super::ReplicaData;
 use crate::autograd::ops::IGNORE;
 use crate::error::{Error, Result};
@@ -48,18 +50,25 @@ impl Split {
         Ok(Self { train: order[..train].to_vec(), test: order[train..].to_vec(), labels: None })
     }
 
-    /// The split with exactly these examples in train.
+    /// The split with exactly these examples in train, as the file lists them, if one does.
     ///
     /// # Errors
-    /// [`Error::Config`] where one side would be empty.
-    pub fn explicit(count: usize, train: Vec<u32>) -> Result<Self> {
+    /// [`Error::Config`], or [`Error::Format`] of the file, where one side would be empty.
+    pub fn explicit(count: usize, train: Vec<u32>, file: Option<&Path>) -> Result<Self> {
         let mut held = vec![true; count];
         for id in &train {
             held[*id as usize] = false;
         }
         let test: Vec<u32> = (0..count as u32).filter(|id| held[*id as usize]).collect();
         if train.is_empty() || test.is_empty() {
-            return Err(Error::Config("the explicit split leaves one side empty".to_owned()));
+            let (what, advice) = match train.is_empty() {
+                true => ("no example".to_owned(), "list some: there is nothing to train on"),
+                false => (format!("all {count} examples"), "leave some out: there is nothing to test on"),
+            };
+            return Err(match file {
+                Some(file) => Error::format(file, format!("lists {what} for training; {advice}")),
+                None => Error::Config(format!("the split has {what} for training; {advice}")),
+            });
         }
         Ok(Self { train, test, labels: None })
     }

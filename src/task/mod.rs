@@ -8,6 +8,7 @@ mod permutation;
 mod repeated;
 mod text;
 mod tokens;
+mod whole;
 
 pub use batch::{Batch, Feed, ProbeSet, Source, count_targets, sampler_shaders};
 pub use examples::{Examples, Split};
@@ -17,6 +18,11 @@ pub use permutation::{Irreps, Permutation};
 pub use repeated::Repeated;
 pub use text::{Corpus, Text};
 pub use tokens::Tokens;
+#[cfg(feature = "record")]
+pub(crate) use tokens::TokensConfig;
+pub use whole::Whole;
+
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::model::ReadOut;
@@ -64,6 +70,11 @@ pub trait Task: Send + Sync {
     /// [`Error::Config`] and [`Error::Io`] where a parameter or file does not serve.
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed>;
 
+    /// The files it reads: a run depends on their content.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Tokens and classes as elements of a cyclic group, where the task has one. Fourier instruments
     /// need it.
     fn cyclic(&self) -> Option<Cyclic> {
@@ -84,6 +95,10 @@ impl<T: Task + ?Sized> Task for Box<T> {
 
     fn feed(&self, replicas: &[ReplicaData]) -> Result<Feed> {
         (**self).feed(replicas)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        (**self).files()
     }
 
     fn cyclic(&self) -> Option<Cyclic> {

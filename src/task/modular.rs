@@ -115,9 +115,8 @@ impl Modular {
     }
 
     fn read_pairs(&self, path: &PathBuf) -> Result<Vec<u32>> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
-        let pairs: Vec<[u32; 2]> = serde_json::from_str(&text)
-            .map_err(|error| Error::format(path, format!("must hold a JSON list of pairs [a, b]: {error}")))?;
+        let text = std::fs::read(path).map_err(Error::io("cannot read", path))?;
+        let pairs: Vec<[u32; 2]> = crate::files::json(path, &text, "a JSON list of pairs [a, b]")?;
         let numbers: std::collections::HashMap<[u32; 2], u32> =
             self.pairs().enumerate().map(|(at, (a, b, _))| ([a, b], at as u32)).collect();
         let mut seen = std::collections::HashSet::new();
@@ -161,7 +160,7 @@ impl Task for Modular {
         let splits = replicas
             .iter()
             .map(|replica| match (&explicit, replica.train_fraction) {
-                (Some(train), None) => Split::explicit(count, train.clone()),
+                (Some(train), None) => Split::explicit(count, train.clone(), self.train_pairs.as_deref()),
                 (_, fraction) => {
                     let fraction = fraction.unwrap_or(self.train_fraction);
                     check_fraction("train_fraction", fraction)?;
@@ -170,6 +169,10 @@ impl Task for Modular {
             })
             .collect::<Result<_>>()?;
         Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.train_pairs.iter().cloned().collect()
     }
 
     fn cyclic(&self) -> Option<Cyclic> {

@@ -77,6 +77,10 @@ impl Corpus {
 }
 
 impl Task for Text {
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
     fn shape(&self) -> TaskShape {
         TaskShape { d_vocab: 256, classes: 256, seq: self.seq as usize, read: ReadOut::All }
     }
@@ -98,6 +102,17 @@ impl Task for Text {
                 format!(
                     "is not UTF-8 text (byte {} is not). Convert it, or give token ids with kind = \"tokens\"",
                     error.valid_up_to()
+                ),
+            ));
+        }
+        // In UTF-16 every second byte of plain English is zero, which is valid UTF-8 and no text.
+        if let Some(at) = text.iter().position(|byte| *byte == 0) {
+            let zeros = text.iter().filter(|byte| **byte == 0).count();
+            let kind = if zeros * 8 > text.len() { "is it UTF-16? Save it as UTF-8" } else { "is it binary?" };
+            return Err(Error::format(
+                &self.path,
+                format!(
+                    "holds {zeros} zero bytes, the first at {at}, and text has none: {kind}, or give token ids with kind = \"tokens\""
                 ),
             ));
         }

@@ -261,7 +261,7 @@ pub struct ReplicaConfig {
 
 impl<T> RunConfig<T> {
     /// The same run with another task.
-    fn with_task<U>(self, change: impl FnOnce(T) -> U) -> RunConfig<U> {
+    pub(crate) fn with_task<U>(self, change: impl FnOnce(T) -> U) -> RunConfig<U> {
         RunConfig {
             name: self.name,
             description: self.description,

@@ -1,86 +1,11 @@
 //! The command, as people use it and as they misuse it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
-use assert_cmd::cargo::CommandCargoExt as _;
 use thermoscope::record::{RunDir, Status, read_metrics};
 
-const TINY: &str = "\
-name = \"tiny\"
-steps = 4
-[task]
-kind = \"modular\"
-p = 7
-[model]
-d_model = 8
-n_heads = 2
-[checkpoint]
-every = 2
-";
-
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
-        place.write("tiny.toml", TINY);
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        std::fs::write(self.path(name), text).unwrap();
-    }
-
-    /// Runs the command in this folder; words are separated by spaces.
-    fn run(&self, line: &str) -> Output {
-        let mut command = Command::cargo_bin("thermoscope").unwrap();
-        command.current_dir(self.dir.path()).args(line.split(' ').filter(|word| !word.is_empty())).output().unwrap()
-    }
-
-    fn good(&self, line: &str) -> String {
-        let output = self.run(line);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(0), "{line}: {error}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The command fails as it should: exit code 2, one message with these words, no panic.
-    fn bad(&self, line: &str, words: &[&str]) {
-        let output = self.run(line);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
-        assert!(!error.contains("panicked"), "{line}: {error}");
-        assert_eq!(error.matches("error: ").count(), 1, "{line}: {error}");
-        for word in words {
-            assert!(error.contains(word), "{line} should speak of {word}: {error}");
-        }
-    }
-
-    /// Every file below a folder and its bytes.
-    fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
-        fn walk(dir: &Path, into: &mut Vec<(PathBuf, Vec<u8>)>) {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    walk(&path, into);
-                } else {
-                    into.push((path.clone(), std::fs::read(&path).unwrap()));
-                }
-            }
-        }
-        let mut files = Vec::new();
-        walk(&self.path(name), &mut files);
-        files.sort();
-        files
-    }
-}
+use crate::place::{Place, TINY};
 
 #[test]
 fn a_run_leaves_a_readable_directory_and_a_report() {
