@@ -7,7 +7,7 @@ use super::device::Device;
 use super::progress::Ticker;
 use super::{complain, presets, print, report};
 use crate::error::{Error, Result};
-use crate::record::{Manifest, RunDir, Setup, Status};
+use crate::record::{Catalog, Event, Manifest, RunDir, Setup, Status, What};
 use crate::task::{Task, Whole};
 use crate::train::Session;
 
@@ -69,9 +69,10 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     session.set_weights(&folder.replicas)?;
     let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
     let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&files)?;
-    let mut dir = RunDir::create(&args.out, manifest)?;
+    let mut dir = RunDir::create(&args.out, manifest, &Catalog::of(&session)?)?;
     if args.all {
-        dir.event(0, "warning", "measured on all examples: those trained on and those held out are the same")?;
+        let about = "measured on all examples: those trained on and those held out are the same".to_owned();
+        dir.event(&Event::at(0, What::Warning { about }))?;
     }
     ticker.now("measuring");
     session.submit(0);
@@ -110,10 +111,10 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         ));
     }
     if !not_finite.is_empty() {
-        let names = not_finite.into_iter().collect::<Vec<_>>().join(", ");
-        let text = format!("not all numbers are finite: {names}");
-        dir.event(0, "warning", &text)?;
-        complain(&format!("warning: {text}"));
+        let metrics = not_finite.into_iter().map(str::to_owned).collect();
+        let event = Event::at(0, What::NotFinite { metrics });
+        dir.event(&event)?;
+        complain(&format!("warning: {}", event.text()));
     }
     dir.close(Status::Finished, 0)?;
     shown.iter().for_each(|line| print(line));

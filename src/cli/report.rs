@@ -23,7 +23,7 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
             print(&format!("{}{}", arm.name, if arm.phases.is_empty() { ": none of what is looked for" } else { "" }));
         }
         for phase in &arm.phases {
-            print(&format!("{:14} step {:>6}  {}", phase.name, phase.step, phase.meaning));
+            print(&format!("{:14} {:18} {}", phase.name, phase.onset.words(), phase.meaning));
         }
     }
     print(&format!("report: {}", report.page.display()));

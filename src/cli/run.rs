@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
 use crate::model::ModelFolder;
-use crate::record::{Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status};
+use crate::record::{Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status, What};
 use crate::stats::add_one;
 use crate::train::{Precision, ScheduleKind, Session, StepRow};
 
@@ -141,7 +141,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let files = setup.config.task.files();
     let mut session = Session::new(&gpu, setup.config)?;
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
-    let on = format!("on {} ({})", gpu.caps().name, gpu.caps().backend);
+    let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
     let mut warning = None;
     let dir = match &resumed {
         Some((out, manifest)) => {
@@ -154,16 +154,11 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
                 }
                 (None, None) => {}
             }
-            let (before, steps) = (&manifest.config["steps"], &setup.resolved["steps"]);
-            let more = if before == steps { String::new() } else { format!(", for {steps} steps instead of {before}") };
+            let steps = setup.resolved["steps"].as_u64();
+            let steps = steps.filter(|steps| manifest.config["steps"].as_u64() != Some(*steps));
             dir.set_config(setup.resolved)?;
-            dir.event(session.step(), "resume", &format!("{on}{more}"))?;
-            warning = dir.set_adapter(gpu.caps())?.map(|before| {
-                format!(
-                    "the run began on {before}: from step {} on its bits may differ from what they were there",
-                    session.step()
-                )
-            });
+            dir.event(&Event::at(session.step(), What::Resume { adapter, steps }))?;
+            warning = dir.set_adapter(gpu.caps())?.map(|before| Event::at(session.step(), What::Moved { before }));
             dir
         }
         None => {
@@ -173,14 +168,14 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
             let out = args.out.clone().unwrap_or_else(|| fresh_dir(&session.config().name));
             let from = from.map(|(_, from)| from);
             let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), from).knowing(&files)?;
-            let mut dir = RunDir::create(&out, manifest)?;
-            dir.event(0, "start", &on)?;
+            let mut dir = RunDir::create(&out, manifest, &Catalog::of(&session)?)?;
+            dir.event(&Event::at(0, What::Start { adapter }))?;
             dir
         }
     };
     let mut run = Loop::new(gpu, session, dir)?;
-    if let Some(text) = warning {
-        run.warn(run.session.step(), &text)?;
+    if let Some(event) = warning {
+        run.warn(&event)?;
     }
     run.go()
 }
@@ -218,13 +213,6 @@ fn small_null(session: &Session) -> Option<String> {
     let (enough, most) = (ProbeConfig::DRAWS_A_HEAD * heads, ProbeConfig::MOST_DRAWS);
     let more = if enough <= most { format!("{enough} tell single ones") } else { format!("{most} is the most") };
     Some(format!("{draws} random subspaces {who} (measure.probe.draws: {more})"))
-}
-
-/// What people are told, once, of a replica whose loss is no number any more.
-fn divergence(replica: usize) -> String {
-    format!(
-        "replica {replica} diverged: its train loss is no finite number any more. Lower optimizer.learning_rate or set optimizer.clip"
-    )
 }
 
 /// The training loop of the command line.
@@ -275,7 +263,8 @@ impl Loop {
         let mut roles = Roles::new(session.config().replicas);
         roles.replay(dir.path(), session.step())?;
         let known = RunDir::read_events(dir.path())?;
-        let diverged = (0..replicas).map(|replica| known.iter().any(|event| event.text == divergence(replica)));
+        let told = |replica| move |event: &Event| event.what == What::Diverged && event.replica == Some(replica);
+        let diverged = (0..replicas as u32).map(|replica| known.iter().any(told(replica)));
         let diverged = diverged.collect();
         let (state, planned, least) = session.memory();
         progress.say(&format!(
@@ -349,7 +338,7 @@ impl Loop {
         self.submitted.push_back(last);
         self.drain(0)?;
         let costs = self.costs()?;
-        self.dir.event(total, "finish", "all steps done")?;
+        self.dir.event(&Event::at(total, What::Finish))?;
         self.dir.close(Status::Finished, total)?;
         self.progress.finish();
         let seconds = Duration::from_secs(self.progress.elapsed().as_secs());
@@ -398,7 +387,7 @@ impl Loop {
         let findings: Vec<Finding> = self.session.rows(step).filter_map(|row| Finding::of(&row)).collect();
         let births = self.sets.measure(self.session.metrics(), step);
         for event in births.into_iter().chain(self.roles.measure(step.step(), &findings)) {
-            self.dir.event(event.step, &event.kind, &event.text)?;
+            self.dir.event(&event)?;
         }
         self.train = step.value(self.session.metrics(), "loss.train", 0).or(self.train);
         self.test = step.value(self.session.metrics(), "loss.test", 0).or(self.test);
@@ -406,16 +395,16 @@ impl Loop {
             let loss = step.value(self.session.metrics(), "loss.train", replica as u32);
             if loss.is_some_and(|loss| !loss.is_finite()) && !self.diverged[replica] {
                 self.diverged[replica] = true;
-                self.warn(step.step(), &divergence(replica))?;
+                self.warn(&Event { replica: Some(replica as u32), ..Event::at(step.step(), What::Diverged) })?;
             }
         }
         Ok(())
     }
 
     /// Tells people and `events.jsonl`.
-    fn warn(&mut self, step: u64, text: &str) -> Result<()> {
-        self.progress.say(&format!("warning at step {step}: {text}"));
-        self.dir.event(step, "warning", text)
+    fn warn(&mut self, event: &Event) -> Result<()> {
+        self.progress.say(&format!("warning at step {}: {}", event.step, event.text()));
+        self.dir.event(event)
     }
 
     /// Files all rows and saves the state.
@@ -428,7 +417,9 @@ impl Loop {
     }
 
     fn stop(mut self, code: u8) -> Result<u8> {
-        self.dir.event(self.session.step(), "stop", "asked to stop by a signal")?;
+        // What was measured before is seen before.
+        self.drain(0)?;
+        self.dir.event(&Event::at(self.session.step(), What::Stop))?;
         self.save()?;
         self.dir.close(Status::Interrupted, self.session.step())?;
         self.progress.finish();

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::events::Event;
+use super::events::{Event, Subject, Turned, What};
 use super::read_metrics;
 use crate::error::Result;
 use crate::instrument::{Metric, Presence};
-use crate::stats::{Births, HOLD, Turn};
+use crate::stats::{Births, HOLD};
 use crate::train::StepRow;
 
 /// Layer, head and index, as a metric's labels have them.
@@ -76,24 +76,20 @@ impl Sets {
 }
 
 impl Set {
+    /// One event for each member that turned, births first.
     fn take(&mut self, step: u64, present: &BTreeSet<Place>) -> Vec<Event> {
-        let turns = self.births.measure(step, present, HOLD);
-        [(true, "birth"), (false, "death")]
-            .into_iter()
-            .filter_map(|(born, kind)| {
-                let of_kind: Vec<&Turn<Place>> = turns.iter().filter(|turn| turn.born == born).collect();
-                let who: Vec<String> = of_kind.iter().map(|turn| place(turn.label)).collect();
-                let text = format!("{} {}, replica {}: {}", self.name, self.site, self.replica, who.join(", "));
-                Some(Event { step: of_kind.first()?.onset.step, kind: kind.to_owned(), text })
-            })
-            .collect()
+        let mut turns = self.births.measure(step, present, HOLD);
+        turns.sort_by_key(|turn| !turn.born);
+        let event = |turn: crate::stats::Turn<Place>| {
+            let [layer, head, index] = turn.label;
+            let subject =
+                Subject { metric: self.name.clone(), site: self.site.clone(), layer, head, index, role: None };
+            let turned = Turned { subject, numbers: BTreeMap::from([("hold".to_owned(), f64::from(HOLD))]) };
+            let what = if turn.born { What::Birth(turned) } else { What::Death(turned) };
+            Event::dated(turn.onset, step, self.replica, what)
+        };
+        turns.into_iter().map(event).collect()
     }
-}
-
-/// A place in words.
-fn place(place: Place) -> String {
-    let named = ["layer", "head", "index"].iter().zip(place).filter(|(_, value)| *value >= 0);
-    named.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -101,20 +97,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_names_all_who_turn_together() {
+    fn every_member_that_turns_is_an_event() {
         let (name, site) = ("key_frequencies".to_owned(), "embed.W_E".to_owned());
-        let mut set = Set { metric: 0, name, site, every: 1, replica: 2, births: Births::default() };
+        let mut set = Set { metric: 0, name, site, every: 10, replica: 2, births: Births::default() };
         let keys: BTreeSet<Place> = [[-1, -1, 23], [-1, -1, 6]].into();
         let heads: BTreeSet<Place> = [[0, 3, -1]].into();
-        let mut events: Vec<Event> = (0..3).flat_map(|step| set.take(step, &keys)).collect();
-        events.extend((3..6).flat_map(|step| set.take(step, &heads)));
-        let lines: Vec<String> = events.iter().map(|e| format!("{} {} {}", e.step, e.kind, e.text)).collect();
+        let mut events: Vec<Event> = (0..3).flat_map(|at| set.take(10 * at, &keys)).collect();
+        events.extend((3..6).flat_map(|at| set.take(10 * at, &heads)));
+        let lines: Vec<String> =
+            events.iter().map(|e| format!("{}, seen at {}: {}", e.onset().words(), e.seen_at, e.text())).collect();
         assert_eq!(
             lines,
             [
-                "0 birth key_frequencies embed.W_E, replica 2: index 6, index 23",
-                "3 birth key_frequencies embed.W_E, replica 2: layer 0 head 3",
-                "3 death key_frequencies embed.W_E, replica 2: index 6, index 23",
+                "by step 0, seen at 20: key_frequencies embed.W_E index 6 is born, replica 2",
+                "by step 0, seen at 20: key_frequencies embed.W_E index 23 is born, replica 2",
+                "step 30 ± 10, seen at 50: key_frequencies embed.W_E layer 0 head 3 is born, replica 2",
+                "step 30 ± 10, seen at 50: key_frequencies embed.W_E index 6 is gone, replica 2",
+                "step 30 ± 10, seen at 50: key_frequencies embed.W_E index 23 is gone, replica 2",
             ]
         );
     }

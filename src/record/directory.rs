@@ -8,7 +8,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::events::{self, Event, Events};
+use super::catalog::Catalog;
+use super::events::{self, Event, Events, What};
 use super::segments::{Segments, TableRow};
 use crate::error::{Error, Result};
 use crate::gpu::Caps;
@@ -75,7 +76,7 @@ fn now() -> String {
 }
 
 /// Version of the layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 fn hash(config: &Value) -> String {
     blake3::hash(format!("{FORMAT} {config}").as_bytes()).to_hex().to_string()
@@ -190,7 +191,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be written.
-    pub fn create(path: &Path, manifest: Manifest) -> Result<Self> {
+    pub fn create(path: &Path, manifest: Manifest, catalog: &Catalog) -> Result<Self> {
         if path.join("run.json").exists() {
             return Err(Error::Occupied { path: path.to_owned(), detail: "already holds a run" });
         }
@@ -207,6 +208,7 @@ impl RunDir {
         let lock = lock(path)?;
         // From here on the folder holds a run, which can be resumed whatever else is there.
         write_manifest(path, &manifest)?;
+        catalog.write(path)?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let segments = Segments::open(&path.join("metrics"), 0)?;
@@ -352,8 +354,8 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be written.
-    pub fn event(&mut self, step: u64, kind: &str, text: &str) -> Result<()> {
-        self.events.push(&Event { step, kind: kind.to_owned(), text: text.to_owned() })
+    pub fn event(&mut self, event: &Event) -> Result<()> {
+        self.events.push(event)
     }
 
     /// Saves a checkpoint; all rows of earlier steps must have been added. Keeps the latest `keep`, or
@@ -369,7 +371,7 @@ impl RunDir {
         if !known {
             // The event of a checkpoint belongs to it: a run that goes on from here keeps it, and one that fails
             // here goes on from the checkpoint before and drops it.
-            self.event(snapshot.step, "checkpoint", &format!("state saved at step {}", snapshot.step))?;
+            self.event(&Event::at(snapshot.step, What::Checkpoint))?;
         }
         let state = CheckpointState {
             step: snapshot.step,

@@ -3,6 +3,7 @@
 //! ```text
 //! run.json                        resolved configuration, version, adapter, start and stop, hash
 //! metrics/part-000000.parquet …   step, replica, metric, site, layer, head, index, value
+//! metrics.json                    what the metrics are: formula, unit, cadence, names of the index, chance level, bounds
 //! events.jsonl                    births, deaths, checkpoints, warnings, what else happened
 //! checkpoints/step-000000/        a model folder, plus optimizer.safetensors and state.json
 //! report.html                     made by the report
@@ -12,6 +13,7 @@
 //! events belong to it; going on from it drops what came later and replays to the same bits.
 
 mod births;
+mod catalog;
 mod directory;
 mod events;
 mod reader;
@@ -20,9 +22,10 @@ mod segments;
 mod setup;
 
 pub use births::Sets;
+pub use catalog::{Catalog, Described, Predictions};
 pub use directory::{Manifest, RunDir, Status};
-pub use events::Event;
-pub use reader::{Key, Series, read_metrics};
-pub use roles::{Finding, RATE, Roles};
+pub use events::{Event, HeadRole, Subject, Turned, What};
+pub use reader::{Key, Series, Sink, read_metrics, scan_metrics};
+pub use roles::{Finding, RATE, Roles, threshold};
 pub use segments::{Segments, TableRow};
 pub use setup::{Draft, Setup, table_of};

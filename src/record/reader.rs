@@ -1,11 +1,11 @@
-//! Reads the metric table back.
+//! Reads the metric table back, row by row, so that tables of any length can be.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use parquet::column::reader::get_typed_column_reader;
-use parquet::data_type::{ByteArrayType, DataType, FloatType, Int32Type, Int64Type};
+use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::parser::parse_message_type;
@@ -40,31 +40,118 @@ pub struct Series {
     pub values: Vec<f32>,
 }
 
-/// All series of a run directory whose metric `wanted` accepts.
+/// What takes in the rows of a metric table as they are read.
+pub trait Sink {
+    /// A series whose first row comes now: a number for it, or `None` where its rows are not wanted.
+    fn open(&mut self, key: Key) -> Option<usize>;
+
+    /// A row of a series that is wanted. Steps never fall from row to row.
+    fn take(&mut self, series: usize, step: i64, value: f32);
+}
+
+/// Reads the metric table of a run once, row by row in the order of steps, and keeps none of it: memory grows with the
+/// number of series alone.
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Format`] naming the segment that cannot be read.
-pub fn read_metrics(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<Key, Series>> {
+pub fn scan_metrics(run: &Path, sink: &mut impl Sink) -> Result<()> {
     let dir = run.join("metrics");
     let mut parts: Vec<PathBuf> = std::fs::read_dir(&dir)
         .map_err(Error::io("cannot read", &dir))?
         .filter_map(|entry| entry.ok().map(|e| e.path()).filter(|p| part_number(p).is_some()))
         .collect();
     parts.sort_by_key(|path| part_number(path));
-    let mut series = BTreeMap::new();
+    let mut places = Places::default();
     for part in parts {
         let file = File::open(&part).map_err(Error::io("cannot read", &part))?;
-        read_part(file, &wanted, &mut series)
+        scan_part(file, &mut places, sink)
             .map_err(|error| Error::format(&part, format!("is no metric segment: {error}")))?;
     }
-    Ok(series)
+    Ok(())
 }
 
-fn read_part(
-    file: File,
-    wanted: &impl Fn(&str) -> bool,
-    series: &mut BTreeMap<Key, Series>,
-) -> parquet::errors::Result<()> {
+/// All series of a run directory whose metric `wanted` accepts, whole.
+///
+/// # Errors
+/// As [`scan_metrics`].
+pub fn read_metrics(run: &Path, wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<Key, Series>> {
+    struct All<W> {
+        wanted: W,
+        found: Vec<(Key, Series)>,
+    }
+    impl<W: Fn(&str) -> bool> Sink for All<W> {
+        fn open(&mut self, key: Key) -> Option<usize> {
+            (self.wanted)(&key.metric).then(|| {
+                self.found.push((key, Series::default()));
+                self.found.len() - 1
+            })
+        }
+
+        fn take(&mut self, series: usize, step: i64, value: f32) {
+            self.found[series].1.steps.push(step);
+            self.found[series].1.values.push(value);
+        }
+    }
+    let mut all = All { wanted, found: Vec::new() };
+    scan_metrics(run, &mut all)?;
+    Ok(all.found.into_iter().collect())
+}
+
+/// Places of the table that were met so far.
+#[derive(Default)]
+struct Places {
+    known: HashMap<Where, usize>,
+    /// Their keys, what the sink calls them, and which place came next the last time: rows of one step follow each other
+    /// as those of the step before did.
+    all: Vec<Place>,
+    last: usize,
+}
+
+/// Metric, site; layer, head, index and replica.
+type Where = (Vec<u8>, Vec<u8>, [i32; 4]);
+
+struct Place {
+    key: Where,
+    series: Option<usize>,
+    next: usize,
+}
+
+impl Places {
+    fn series(&mut self, metric: &ByteArray, site: &ByteArray, place: [i32; 4], sink: &mut impl Sink) -> Option<usize> {
+        let guess = self.all.get(self.last).map_or(0, |last| last.next);
+        let (metric, site) = (metric.data(), site.data());
+        let right = |known: &&Place| known.key.2 == place && known.key.0 == metric && known.key.1 == site;
+        let at = match self.all.get(guess).filter(right) {
+            Some(_) => guess,
+            None => {
+                let key = (metric.to_vec(), site.to_vec(), place);
+                let at = match self.known.get(&key) {
+                    Some(at) => *at,
+                    None => {
+                        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                        let [layer, head, index, replica] = place;
+                        let series =
+                            sink.open(Key { metric: text(metric), site: text(site), layer, head, index, replica });
+                        self.known.insert(key.clone(), self.all.len());
+                        self.all.push(Place { key, series, next: 0 });
+                        self.all.len() - 1
+                    }
+                };
+                if let Some(last) = self.all.get_mut(self.last) {
+                    last.next = at;
+                }
+                at
+            }
+        };
+        self.last = at;
+        self.all[at].series
+    }
+}
+
+/// Rows that are decoded at once.
+const ROWS: usize = 8192;
+
+fn scan_part(file: File, places: &mut Places, sink: &mut impl Sink) -> parquet::errors::Result<()> {
     let reader = SerializedFileReader::new(file)?;
     let schema = reader.metadata().file_metadata().schema();
     let columns = |schema: &Type| {
@@ -75,51 +162,56 @@ fn read_part(
     {
         return Err(ParquetError::General("its columns are not those of a metric table".to_owned()));
     }
-    let mut found: Vec<(Key, Series)> = Vec::new();
     for at in 0..reader.num_row_groups() {
         let group = reader.get_row_group(at)?;
-        let steps = column::<Int64Type>(group.as_ref(), 0)?;
-        let replicas = column::<Int32Type>(group.as_ref(), 1)?;
-        let metrics = column::<ByteArrayType>(group.as_ref(), 2)?;
-        let sites = column::<ByteArrayType>(group.as_ref(), 3)?;
-        let [layers, heads, indices] = [4, 5, 6].map(|c| column::<Int32Type>(group.as_ref(), c));
-        let (layers, heads, indices) = (layers?, heads?, indices?);
-        let values = column::<FloatType>(group.as_ref(), 7)?;
-        let mut places: HashMap<_, Option<usize>> = HashMap::new();
-        for row in 0..steps.len() {
-            let place = [layers[row], heads[row], indices[row], replicas[row]];
-            let slot = places.entry((metrics[row].data(), sites[row].data(), place)).or_insert_with(|| {
-                let metric = String::from_utf8_lossy(metrics[row].data()).into_owned();
-                wanted(&metric).then(|| {
-                    let site = String::from_utf8_lossy(sites[row].data()).into_owned();
-                    let [layer, head, index, replica] = place;
-                    found.push((Key { metric, site, layer, head, index, replica }, Series::default()));
-                    found.len() - 1
-                })
-            });
-            if let Some(slot) = *slot {
-                found[slot].1.steps.push(steps[row]);
-                found[slot].1.values.push(values[row]);
+        let group = group.as_ref();
+        let mut steps = Column::<Int64Type>::new(group, 0)?;
+        let [mut metrics, mut sites] = [Column::<ByteArrayType>::new(group, 2)?, Column::new(group, 3)?];
+        let [mut layers, mut heads, mut indices, mut replicas] = [
+            Column::<Int32Type>::new(group, 4)?,
+            Column::new(group, 5)?,
+            Column::new(group, 6)?,
+            Column::new(group, 1)?,
+        ];
+        let mut values = Column::<FloatType>::new(group, 7)?;
+        let mut left = group.metadata().num_rows() as usize;
+        while left > 0 {
+            let rows = left.min(ROWS);
+            let (steps, metrics, sites) = (steps.read(rows)?, metrics.read(rows)?, sites.read(rows)?);
+            let (layers, heads, indices) = (layers.read(rows)?, heads.read(rows)?, indices.read(rows)?);
+            let (replicas, values) = (replicas.read(rows)?, values.read(rows)?);
+            for row in 0..rows {
+                let place = [layers[row], heads[row], indices[row], replicas[row]];
+                if let Some(series) = places.series(&metrics[row], &sites[row], place, sink) {
+                    sink.take(series, steps[row], values[row]);
+                }
             }
+            left -= rows;
         }
-    }
-    for (key, part) in found {
-        let all: &mut Series = series.entry(key).or_default();
-        all.steps.extend(part.steps);
-        all.values.extend(part.values);
     }
     Ok(())
 }
 
-fn column<T: DataType>(group: &dyn RowGroupReader, at: usize) -> parquet::errors::Result<Vec<T::T>> {
-    let rows = group.metadata().num_rows() as usize;
-    let mut values = Vec::with_capacity(rows.min(1 << 22));
-    let mut reader = get_typed_column_reader::<T>(group.get_column_reader(at)?);
-    while values.len() < rows {
-        let (read, _, _) = reader.read_records(rows - values.len(), None, None, &mut values)?;
-        if read == 0 {
-            return Err(parquet::errors::ParquetError::EOF("a column ends early".to_owned()));
-        }
+/// A column that is read some rows at a time.
+struct Column<T: DataType> {
+    reader: ColumnReaderImpl<T>,
+    values: Vec<T::T>,
+}
+
+impl<T: DataType> Column<T> {
+    fn new(group: &dyn RowGroupReader, at: usize) -> parquet::errors::Result<Self> {
+        Ok(Self { reader: get_typed_column_reader(group.get_column_reader(at)?), values: Vec::new() })
     }
-    Ok(values)
+
+    /// The next `rows` values.
+    fn read(&mut self, rows: usize) -> parquet::errors::Result<&[T::T]> {
+        self.values.clear();
+        while self.values.len() < rows {
+            let (read, _, _) = self.reader.read_records(rows - self.values.len(), None, None, &mut self.values)?;
+            if read == 0 {
+                return Err(ParquetError::EOF("a column ends early".to_owned()));
+            }
+        }
+        Ok(&self.values)
+    }
 }

@@ -16,11 +16,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::events::Event;
+use super::events::{Event, HeadRole, Subject, Turned, What};
 use super::read_metrics;
 use crate::error::Result;
 use crate::instrument::Label;
-use crate::stats::{Births, HOLD, false_discovery_threshold, two_sided};
+use crate::stats::{Births, HOLD, Onset, false_discovery_threshold, two_sided};
 use crate::train::Row;
 
 /// Share of false discoveries among the heads that clear the null.
@@ -128,42 +128,80 @@ impl Roles {
                 }
             }
             let known: Vec<(Role, f64)> = of_head
-                .into_iter()
+                .iter()
                 .filter(|(_, values)| values.iter().all(|value| value.is_finite()))
                 .map(|((layer, head), [raised, lowered, effect])| {
-                    (Role { layer, head, raises: effect > 0.0 }, two_sided(effect, raised, lowered))
+                    let role = Role { layer: *layer, head: *head, raises: *effect > 0.0 };
+                    (role, two_sided(*effect, *raised, *lowered))
                 })
                 .collect();
             if known.is_empty() {
                 continue;
             }
-            events.extend(heads.measure(step, &known).into_iter().map(|(step, kind, role)| {
-                let (name, effect) = if role.raises { ("suppressor", "raises") } else { ("contributor", "lowers") };
-                let text = format!(
-                    "{name} layer {} head {}, replica {replica}: zeroing it {effect} the logit difference beyond random subspaces of its layer, false discovery rate {RATE}",
-                    role.layer, role.head,
-                );
-                Event { step, kind: kind.to_owned(), text }
-            }));
+            let threshold = threshold(&known.iter().map(|(_, p)| *p).collect::<Vec<_>>());
+            for (onset, turn, role) in heads.measure(step, &known) {
+                let subject = Subject {
+                    metric: EFFECT.to_owned(),
+                    site: format!("blocks.{}.attn.hook_result", role.layer),
+                    layer: role.layer,
+                    head: role.head,
+                    index: -1,
+                    role: Some(if role.raises { HeadRole::Suppressor } else { HeadRole::Contributor }),
+                };
+                let [raised, lowered, effect] = of_head[&(role.layer, role.head)];
+                let numbers = [
+                    ("p", Some(two_sided(effect, raised, lowered))),
+                    ("effect", Some(effect)),
+                    ("threshold", threshold),
+                    ("rate", Some(RATE)),
+                    ("hold", Some(f64::from(heads.hold()))),
+                ];
+                let numbers = numbers.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?)));
+                let turned = Turned { subject, numbers: numbers.collect() };
+                let what = match turn {
+                    Turning::Birth => What::Birth(turned),
+                    Turning::Death => What::Death(turned),
+                    Turning::Flip => What::Flip(turned),
+                };
+                events.push(Event::dated(onset, step, replica as u32, what));
+            }
         }
         events
     }
 }
 
+/// The greatest two-sided p-value, of those of all heads of a replica at one probe, that clears the null.
+pub fn threshold(p: &[f64]) -> Option<f64> {
+    false_discovery_threshold(p, RATE)
+}
+
+/// A birth, a death, or a birth on the other side than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turning {
+    Birth,
+    Death,
+    Flip,
+}
+
 impl Heads {
-    fn measure(&mut self, step: u64, known: &[(Role, f64)]) -> Vec<(u64, &'static str, Role)> {
+    /// Probes in a row that count, of those so far.
+    fn hold(&self) -> u32 {
+        HOLD.max(self.probes.div_ceil(8))
+    }
+
+    fn measure(&mut self, step: u64, known: &[(Role, f64)]) -> Vec<(Onset, Turning, Role)> {
         self.probes += 1;
-        let threshold = false_discovery_threshold(&known.iter().map(|(_, p)| *p).collect::<Vec<_>>(), RATE);
+        let threshold = threshold(&known.iter().map(|(_, p)| *p).collect::<Vec<_>>());
         let clear = |p: f64| threshold.is_some_and(|threshold| p <= threshold);
         let present: BTreeSet<Role> = known.iter().filter(|(_, p)| clear(*p)).map(|(role, _)| *role).collect();
-        let turns = self.births.measure(step, &present, HOLD.max(self.probes.div_ceil(8)));
+        let turns = self.births.measure(step, &present, self.hold());
         // A head that changes sides dies before it is born anew.
         let (deaths, births): (Vec<_>, Vec<_>) = turns.into_iter().partition(|turn| !turn.born);
-        let deaths = deaths.into_iter().map(|turn| (turn.onset.step, "death", turn.label));
+        let deaths = deaths.into_iter().map(|turn| (turn.onset, Turning::Death, turn.label));
         let births = births.into_iter().map(|turn| {
             let before = self.last.insert((turn.label.layer, turn.label.head), turn.label.raises);
             let flipped = before.is_some_and(|raised| raised != turn.label.raises);
-            (turn.onset.step, if flipped { "flip" } else { "birth" }, turn.label)
+            (turn.onset, if flipped { Turning::Flip } else { Turning::Birth }, turn.label)
         });
         deaths.chain(births).collect()
     }
@@ -199,7 +237,8 @@ mod tests {
                 })
                 .collect();
             let events = heads.measure(100 * probe as u64, &known);
-            births.extend(events.iter().filter(|(_, kind, _)| *kind == "birth").map(|(step, _, r)| (*step, r.head)));
+            let born = events.iter().filter(|(_, kind, _)| *kind == Turning::Birth);
+            births.extend(born.map(|(onset, _, r)| (onset.step, r.head)));
         }
         births
     }
@@ -245,8 +284,14 @@ mod tests {
             roles.measure(100 * step as u64, &found.collect::<Vec<_>>())
         };
         let words = |event: Event| {
-            let text = event.text.split(',').next().unwrap_or_default().to_owned();
-            format!("{} {} {text}", event.step, event.kind)
+            let (kind, who) = match &event.what {
+                What::Birth(who) => ("birth", who),
+                What::Death(who) => ("death", who),
+                What::Flip(who) => ("flip", who),
+                other => panic!("{other:?}"),
+            };
+            assert!(who.numbers.contains_key("p") && who.numbers["hold"] == 3.0, "{who:?}");
+            format!("{} {kind} {}", event.step, who.subject.words())
         };
         probes.iter().enumerate().flat_map(measure).map(words).collect()
     }

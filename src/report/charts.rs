@@ -1,15 +1,16 @@
 //! Vega-Lite specifications, one for each topic, with step axes that the page zooms together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::dataset::{Chosen, Lines, flags, heat};
+use super::derived::{FOLLOWED, KEY_COUNT, NOISE_SCALE};
 use super::heads::{Heads, IN_A_ROW};
 use super::marks::{self, Turn};
 use super::phases::Phase;
-use super::topics::{Chart, Kind, TOPICS, UNIFORM};
-use crate::record::{Key, Series};
+use super::topics::{Kind, TOPICS, UNIFORM};
+use crate::record::{Catalog, Described, Key, Series};
 
 /// Points of all series of one chart together, and where the lines of several replicas lie over each other.
 const CHART_POINTS: usize = 5_000;
@@ -20,6 +21,10 @@ const SERIES_POINTS: usize = 500;
 /// a time.
 const DASHES: usize = 4;
 const LINES: usize = 18;
+/// Points of a chart that is made from a card.
+const CARD_POINTS: usize = 2_000;
+/// Indices from which on they are drawn as a heat map.
+const MANY: usize = 12;
 /// Replicas that the page can show.
 const REPLICAS: i32 = 8;
 /// Width of the plots in pixels, and of the part left of them.
@@ -32,7 +37,27 @@ struct Shown {
     note: String,
     charts: Vec<Value>,
     /// Names of the tables it needs.
-    tables: Vec<&'static str>,
+    tables: Vec<String>,
+}
+
+/// A chart to be drawn: one of those put together by hand, or one made from a card.
+struct Chart<'a> {
+    title: &'a str,
+    /// Name of its table.
+    name: &'a str,
+    kind: Kind,
+    /// Points of all its series together.
+    points: usize,
+    chosen: Vec<Chosen<'a>>,
+}
+
+/// What cards say of the values of a chart.
+struct Scale {
+    unit: String,
+    /// Values that say nothing.
+    chance: Vec<f64>,
+    /// Ends of the value axis, where the values come near them.
+    ends: [Option<f64>; 2],
 }
 
 /// What the charts show.
@@ -40,7 +65,9 @@ pub(super) struct Charts {
     topics: Vec<Shown>,
     tables: serde_json::Map<String, Value>,
     /// Tables of charts that draw all replicas at once.
-    together: Vec<&'static str>,
+    together: Vec<String>,
+    /// Metrics that some chart shows.
+    charted: BTreeSet<String>,
     last_step: i64,
     thinned: bool,
     replicas: i32,
@@ -52,6 +79,7 @@ impl Charts {
     /// Picks, thins and lays out the series of a run; `phases` are those of each replica.
     pub(super) fn new(
         series: &BTreeMap<Key, Series>,
+        catalog: &Catalog,
         phases: &[Vec<Phase>],
         turns: &[Turn],
         arms: Vec<String>,
@@ -62,6 +90,7 @@ impl Charts {
             topics: Vec::new(),
             tables: serde_json::Map::new(),
             together: Vec::new(),
+            charted: BTreeSet::new(),
             last_step,
             thinned: false,
             replicas,
@@ -69,29 +98,58 @@ impl Charts {
         };
         // Neighbours are written on different lines, so that they do not cover each other.
         let row = |replica: usize, at: usize, phase: &Phase| {
-            let late = 3 * phase.step > 2 * last_step;
-            json!({ "step": phase.step, "phase": phase.name, "line": at % 4, "replica": replica, "late": late })
+            let late = 3 * phase.onset.step > 2 * last_step as u64;
+            json!({ "step": phase.onset.step, "when": phase.onset.words(), "phase": phase.name, "line": at % 4, "replica": replica, "late": late })
         };
         let rows = phases.iter().enumerate().flat_map(|(r, p)| p.iter().enumerate().map(move |(at, p)| row(r, at, p)));
         charts.tables.insert("phases".to_owned(), json!({ "rows": rows.collect::<Vec<_>>() }));
-        for topic in TOPICS {
-            let mut shown =
-                Shown { title: topic.title, note: topic.note.to_owned(), charts: vec![], tables: vec!["phases"] };
+        let mut topic_of: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut topics = Vec::new();
+        for (at, topic) in TOPICS.iter().enumerate() {
+            let mut shown = Shown::new(topic.title, topic.note);
             for chart in topic.charts {
-                charts.add(&mut shown, chart, series, turns);
+                let select = |(key, s)| (chart.select)(key).map(|name| (name, key, s));
+                let chosen: Vec<Chosen<'_>> = series.iter().filter_map(select).collect();
+                for (_, key, _) in &chosen {
+                    if let Some(metric) = catalog.metrics.get(&key.metric) {
+                        topic_of.entry(&metric.instrument).or_insert(at);
+                    }
+                }
+                let chart =
+                    Chart { title: chart.title, name: chart.name, kind: chart.kind, points: CHART_POINTS, chosen };
+                charts.add(&mut shown, &chart, series, catalog, turns);
             }
-            if !shown.charts.is_empty() {
-                charts.topics.push(shown);
-            }
+            topics.push(shown);
         }
+        topics.push(Shown::new("More measures", "From their cards: definition, unit, chance level."));
+        for (name, metric) in &catalog.metrics {
+            let chosen = by_card(name, metric, series);
+            if charts.charted.contains(name) || chosen.is_empty() {
+                continue;
+            }
+            let at = topic_of.get(metric.instrument.as_str()).copied().unwrap_or(TOPICS.len());
+            let title = format!("{name}: {}", metric.formula);
+            let table = format!("card {name}");
+            let kind = kind_by_card(metric, &chosen);
+            let chart = Chart { title: &title, name: &table, kind, points: CARD_POINTS, chosen };
+            charts.add(&mut topics[at], &chart, series, catalog, turns);
+        }
+        charts.topics = topics.into_iter().filter(|topic| !topic.charts.is_empty()).collect();
         charts
     }
 
     /// Adds one chart, if there is anything for it.
-    fn add(&mut self, shown: &mut Shown, chart: &'static Chart, series: &BTreeMap<Key, Series>, turns: &[Turn]) {
-        let chosen: Vec<Chosen<'_>> =
-            series.iter().filter_map(|(key, s)| (chart.select)(key).map(|name| (name, key, s))).collect();
+    fn add(
+        &mut self,
+        shown: &mut Shown,
+        chart: &Chart<'_>,
+        series: &BTreeMap<Key, Series>,
+        catalog: &Catalog,
+        turns: &[Turn],
+    ) {
+        let chosen = &chart.chosen;
         let few: Vec<Chosen<'_>> = chosen.iter().filter(|(_, key, _)| key.replica < REPLICAS).cloned().collect();
+        let scale = Scale::new(chosen, catalog);
         let (table, drawn) = match chart.kind {
             Kind::Lines | Kind::LogLines => {
                 let mut names: Vec<&str> = chosen.iter().map(|(name, ..)| name.as_str()).collect();
@@ -99,23 +157,24 @@ impl Charts {
                 names.dedup();
                 let crowded = self.replicas > 1 && (names.len() > DASHES || (names.len() > 1 && chosen.len() > LINES));
                 let together = self.replicas > 1 && !crowded;
-                let points = if together { TOGETHER_POINTS } else { CHART_POINTS };
-                let lines = self.lines(if crowded { &few } else { &chosen }, points);
+                let points = if together { chart.points.min(TOGETHER_POINTS) } else { chart.points };
+                let log = chart.kind == Kind::LogLines;
+                let lines = self.lines(if crowded { &few } else { chosen }, points, log);
                 // What stands beside others is not shown alone.
                 let alone = chart.name != "loss" && chosen.iter().all(|(_, key, _)| key.metric == "loss.train");
                 if lines.is_empty() || alone {
                     return;
                 }
-                self.together.extend(together.then_some(chart.name));
-                (lines.table(), self.line_chart(chart, lines.names(), crowded))
+                self.together.extend(together.then(|| chart.name.to_owned()));
+                (lines.table(), self.line_chart(chart, &scale, lines.names(), crowded))
             }
             Kind::Heat => {
                 let Some(table) = heat(&few, &mut self.thinned) else { return };
-                (table, self.cells(chart))
+                (table, self.cells(chart, &scale))
             }
             Kind::Flags => {
                 let Some(table) = flags(&few, &mut self.thinned) else { return };
-                (table, self.cells(chart))
+                (table, self.cells(chart, &scale))
             }
             Kind::Marks => {
                 if turns.is_empty() {
@@ -133,7 +192,7 @@ impl Charts {
                         heads.parts.len()
                     );
                 }
-                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record that clear the null (p ≤ 0.05, for both sides) at the last probe too.";
+                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record that clear the null at the last probe too, by the rule of births.";
                 let mut drawn = vec![map(&heads)];
                 let (mlps, own): (Vec<&String>, Vec<&String>) = heads.parts.iter().partition(|p| p.ends_with("MLP"));
                 for (title, parts) in [("one head", own), ("the MLP", mlps)] {
@@ -142,28 +201,25 @@ impl Charts {
                 let drawn = json!({ "vconcat": drawn, "spacing": 18 });
                 self.tables.insert("null".to_owned(), heads.null);
                 self.tables.insert("map".to_owned(), heads.map);
-                shown.tables.extend(["null", "map"]);
+                shown.tables.extend(["null".to_owned(), "map".to_owned()]);
+                self.charted.extend(["ablation.logit_difference", "ablation.p", "ablation.null"].map(str::to_owned));
                 (heads.effects, drawn)
             }
         };
+        self.charted.extend(chosen.iter().map(|(_, key, _)| key.metric.clone()));
         self.tables.insert(chart.name.to_owned(), table);
-        shown.tables.push(chart.name);
+        shown.tables.push(chart.name.to_owned());
         shown.charts.push(drawn);
     }
 
-    fn lines(&mut self, chosen: &[Chosen<'_>], points: usize) -> Lines {
+    fn lines(&mut self, chosen: &[Chosen<'_>], points: usize, log: bool) -> Lines {
         let limit = (points / chosen.len().max(1)).clamp(30, SERIES_POINTS);
         let mut lines = Lines::default();
         for (name, key, series) in chosen {
-            lines.add(name, key.replica, series, limit);
+            lines.add(name, key.replica, series, limit, log);
         }
         self.thinned |= lines.is_thinned();
         lines
-    }
-
-    /// The last step measured.
-    pub(super) fn last_step(&self) -> i64 {
-        self.last_step
     }
 
     /// What the reader must know of the pictures.
@@ -254,7 +310,6 @@ impl Charts {
             "title": "Drag here to zoom all charts",
             "params": [{ "name": "brush", "select": { "type": "interval", "encodings": ["x"] } }],
             "mark": { "type": "line", "strokeWidth": 1 },
-            "transform": [{ "filter": "datum.value > 0" }],
             "encoding": {
                 "x": {
                     "field": "step", "type": "quantitative", "title": null,
@@ -281,13 +336,18 @@ impl Charts {
         json!({ "title": title, "width": WIDTH, "height": height, "layer": all })
     }
 
-    fn line_chart(&self, chart: &Chart, names: &[String], crowded: bool) -> Value {
+    fn line_chart(&self, chart: &Chart<'_>, values: &Scale, names: &[String], crowded: bool) -> Value {
         let log = chart.kind == Kind::LogLines;
         let uniform = names.iter().any(|name| name == UNIFORM);
         let count = names.len() - usize::from(uniform);
-        let scale = if log { json!({ "type": "log" }) } else { json!({ "zero": false }) };
+        let mut scale = if log { json!({ "type": "log" }) } else { json!({ "zero": false }) };
+        for (end, value) in ["domainMin", "domainMax"].iter().zip(values.ends).filter(|_| !log) {
+            if let Some(value) = value {
+                scale[*end] = json!(value);
+            }
+        }
         let axis = if log { json!({ "format": ".0e", "tickCount": 6 }) } else { json!({ "tickCount": 6 }) };
-        let y = json!({ "field": "value", "type": "quantitative", "title": chart.unit, "scale": scale, "axis": axis });
+        let y = json!({ "field": "value", "type": "quantitative", "title": values.unit, "scale": scale, "axis": axis });
         // Few series of named replicas: one colour for each replica, one stroke for each series.
         let by_arm = !self.arms.is_empty() && !crowded;
         let colours = if by_arm { self.arms.len() } else { count };
@@ -305,10 +365,7 @@ impl Charts {
             encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
         }
         let only = |test: &str| {
-            let mut filters = Vec::new();
-            filters.extend(log.then(|| json!({ "filter": "datum.value > 0" })));
-            filters.extend(uniform.then(|| json!({ "filter": format!("datum.series {test} '{UNIFORM}'") })));
-            filters
+            Vec::from_iter(uniform.then(|| json!({ "filter": format!("datum.series {test} '{UNIFORM}'") })))
         };
         let several = self.replicas > 1 && !crowded;
         let mut layers = vec![json!({
@@ -330,15 +387,22 @@ impl Charts {
                 "encoding": { "x": step_axis(), "y": y, "detail": { "field": "replica" } },
             })
         }));
+        layers.extend(values.chance.iter().filter(|chance| !log || **chance > 0.0).map(|chance| {
+            json!({
+                "data": { "values": [{ "value": chance, "what": "chance" }] },
+                "mark": { "type": "rule", "color": "#888", "strokeDash": [2, 3], "clip": true, "tooltip": whole_row() },
+                "encoding": { "y": y },
+            })
+        }));
         let height = if chart.name == "loss" { 220 } else { 140 };
         self.framed(chart.title, json!(height), layers, "#333")
     }
 
     /// Cells of a frequency between two steps.
-    fn cells(&self, chart: &Chart) -> Value {
+    fn cells(&self, chart: &Chart<'_>, values: &Scale) -> Value {
         let heat = chart.kind == Kind::Heat;
         let colour = if heat {
-            json!({ "field": "value", "type": "quantitative", "title": chart.unit, "scale": { "scheme": "viridis" } })
+            json!({ "field": "value", "type": "quantitative", "title": values.unit, "scale": { "scheme": "viridis" } })
         } else {
             json!({ "field": "series", "type": "nominal", "title": null })
         };
@@ -348,7 +412,7 @@ impl Charts {
             "encoding": {
                 "x": step_axis(), "x2": { "field": "until" },
                 "y": {
-                    "field": "low", "type": "quantitative", "title": "frequency k",
+                    "field": "low", "type": "quantitative", "title": if chart.name.starts_with("card ") { "index" } else { "frequency k" },
                     "scale": { "nice": false, "zero": false },
                 },
                 "y2": { "field": "high" },
@@ -369,7 +433,7 @@ impl Charts {
     }
 
     /// Births, deaths and flips, a lane for each kind of circuit.
-    fn marks(&self, chart: &Chart) -> Value {
+    fn marks(&self, chart: &Chart<'_>) -> Value {
         let layer = json!({
             "data": source(chart.name),
             "mark": { "type": "point", "filled": true, "clip": true, "size": 55, "opacity": 0.75 },
@@ -388,7 +452,7 @@ impl Charts {
                     "field": "kind", "type": "nominal", "title": null,
                     "scale": { "domain": ["birth", "flip", "death"], "range": ["#2a9d4a", "#e07b00", "#9a3b3b"] },
                 },
-                "tooltip": [{ "field": "kind" }, { "field": "what" }, { "field": "step" }, { "field": "lane" }],
+                "tooltip": [{ "field": "kind" }, { "field": "what" }, { "field": "when" }, { "field": "lane" }],
             },
         });
         self.framed(chart.title, json!(120), vec![layer], "#333")
@@ -447,6 +511,88 @@ impl Charts {
     }
 }
 
+impl Shown {
+    fn new(title: &'static str, note: &str) -> Self {
+        Self { title, note: note.to_owned(), charts: Vec::new(), tables: vec!["phases".to_owned()] }
+    }
+}
+
+impl Scale {
+    /// Share of the way to a bound that the values must come for it to end the axis.
+    const NEAR: f64 = 0.75;
+
+    fn new(chosen: &[Chosen<'_>], catalog: &Catalog) -> Self {
+        let metrics: BTreeSet<&str> = chosen.iter().map(|(_, key, _)| key.metric.as_str()).collect();
+        let cards: Vec<&Described> = metrics.iter().filter_map(|name| catalog.metrics.get(*name)).collect();
+        let derived = metrics.iter().find_map(|name| match *name {
+            KEY_COUNT => Some("keys"),
+            NOISE_SCALE => Some("examples"),
+            FOLLOWED => Some("synchrony"),
+            _ => None,
+        });
+        let share = |card: &&Described| card.unit == "1" && card.bounds == [Some(0.0), Some(1.0)];
+        let unit = match (derived, cards.first()) {
+            (Some(unit), _) => unit.to_owned(),
+            (None, Some(card)) if share(card) => "share".to_owned(),
+            (None, Some(card)) => card.unit.clone(),
+            (None, None) => "1".to_owned(),
+        };
+        let mut chance: Vec<f64> = cards.iter().filter_map(|card| card.chance).collect();
+        chance.sort_by(f64::total_cmp);
+        chance.dedup();
+        let values = chosen.iter().flat_map(|(_, _, series)| &series.values).filter(|value| value.is_finite());
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(f64::from(*value)), high.max(f64::from(*value)))
+        });
+        // Only where all that is drawn is bounded alike.
+        let bound = |end: usize| {
+            let first = cards.first()?.bounds[end]?;
+            (metrics.len() == cards.len() && cards.iter().all(|card| card.bounds[end] == Some(first))).then_some(first)
+        };
+        // What lies beyond a bound by rounding is seen.
+        let least = bound(0).filter(|least| low >= *least && high - low >= Self::NEAR * (high - least));
+        let most = bound(1).filter(|most| high <= *most && most - low <= (high - low) / Self::NEAR);
+        Self { unit, chance, ends: [least, most] }
+    }
+}
+
+/// The series of a metric under names made of their places.
+fn by_card<'a>(name: &str, metric: &Described, series: &'a BTreeMap<Key, Series>) -> Vec<Chosen<'a>> {
+    let of_metric: Vec<(&Key, &Series)> = series.iter().filter(|(key, _)| key.metric == name).collect();
+    let sites: BTreeSet<&str> = of_metric.iter().map(|(key, _)| key.site.as_str()).collect();
+    let indices: BTreeSet<i32> = of_metric.iter().map(|(key, _)| key.index).collect();
+    // Of what is counted, the first place alone: frequencies of several cannot lie over each other.
+    let counted = metric.index.is_empty() && indices.len() > MANY;
+    let place = |key: &Key| (key.site.clone(), key.layer, key.head);
+    let first = of_metric.first().map(|(key, _)| place(key));
+    let shown = of_metric.into_iter().filter(|(key, _)| !counted || Some(place(key)) == first);
+    let named = |(key, series): (&'a Key, &'a Series)| {
+        let mut words = Vec::new();
+        words.extend((sites.len() > 1).then(|| key.site.strip_prefix("blocks.").unwrap_or(&key.site).to_owned()));
+        words.extend((key.layer >= 0).then(|| format!("L{}", key.layer)));
+        words.extend((key.head >= 0).then(|| format!("H{}", key.head)));
+        let index = usize::try_from(key.index).ok().filter(|_| !counted);
+        words.extend(index.map(|at| metric.index.get(at).cloned().unwrap_or_else(|| at.to_string())));
+        (if words.is_empty() { name.to_owned() } else { words.join(" ") }, key, series)
+    };
+    shown.map(named).collect()
+}
+
+/// How a metric is drawn of which only the card is known.
+fn kind_by_card(metric: &Described, chosen: &[Chosen<'_>]) -> Kind {
+    /// Largest by smallest value from which lines need a logarithmic axis.
+    const RANGE: f32 = 100.0;
+    let indices: BTreeSet<i32> = chosen.iter().map(|(_, key, _)| key.index).collect();
+    let values = || chosen.iter().flat_map(|(_, _, series)| &series.values).filter(|value| value.is_finite());
+    let (low, high) = values().fold((f32::INFINITY, 0.0f32), |(low, high), v| (low.min(*v), high.max(*v)));
+    match () {
+        _ if metric.set => Kind::Flags,
+        _ if metric.index.is_empty() && indices.len() > MANY => Kind::Heat,
+        _ if low > 0.0 && high > RANGE * low => Kind::LogLines,
+        _ => Kind::Lines,
+    }
+}
+
 /// A table of the page by its name. Its numbers are numbers: rows need no copies to make sure of that.
 fn source(name: &str) -> Value {
     json!({ "name": name, "format": { "parse": null } })
@@ -483,7 +629,7 @@ fn phase_marks(ink: &str, named: bool) -> Vec<Value> {
     let mut marks = vec![json!({
         "data": source("phases"),
         "mark": { "type": "rule", "strokeDash": [4, 3], "color": ink, "clip": true, "opacity": if named { 1.0 } else { 0.5 } },
-        "encoding": { "x": step_axis(), "tooltip": [{ "field": "phase" }, { "field": "step" }] },
+        "encoding": { "x": step_axis(), "tooltip": [{ "field": "phase" }, { "field": "when" }] },
     })];
     marks.extend(named.then(|| {
         json!({
@@ -542,4 +688,83 @@ fn map(heads: &Heads) -> Value {
         "spacing": 40,
         "resolve": { "scale": { "color": "independent" } },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instrument::registry;
+
+    /// A catalog of every metric of every instrument, and a series of each: a layer, two heads, the indices of its card.
+    fn everything() -> (Catalog, BTreeMap<Key, Series>) {
+        let mut catalog = Catalog { classes: 7, ..Catalog::default() };
+        let mut series = BTreeMap::new();
+        for instrument in registry() {
+            for card in instrument.cards() {
+                let metric = Described {
+                    instrument: instrument.name().to_owned(),
+                    formula: card.formula.to_owned(),
+                    unit: card.unit.to_owned(),
+                    axes: card.axes.to_owned(),
+                    index: card.index.iter().map(|name| (*name).to_owned()).collect(),
+                    every: card.every,
+                    cost: format!("{:?}", card.cost),
+                    control: card.control.to_owned(),
+                    chance: card.chance.map(|chance| chance.value(7)),
+                    bounds: card.bounds.map(|bound| bound.is_finite().then_some(bound)),
+                    source: card.source.to_owned(),
+                    not_for: card.not_for.to_owned(),
+                    set: card.name.starts_with("key_frequencies"),
+                    sites: Vec::new(),
+                };
+                catalog.metrics.insert(card.name.to_owned(), metric);
+                for (head, index) in [(0, 0), (1, 1), (-1, -1)] {
+                    let site = "blocks.0.somewhere".to_owned();
+                    let key = Key { metric: card.name.to_owned(), site, layer: 0, head, index, replica: 0 };
+                    series.insert(key, Series { steps: vec![0, 10, 20, 30], values: vec![0.1, 0.5, 0.9, 0.7] });
+                }
+            }
+        }
+        (catalog, series)
+    }
+
+    #[test]
+    fn no_metric_is_without_a_chart() {
+        let (catalog, series) = everything();
+        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new());
+        let missing: Vec<&String> = catalog.metrics.keys().filter(|name| !charts.charted.contains(*name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        // A chart is a table that the page has, and a specification that names it.
+        let payload = charts.payload();
+        let specs = payload["topics"].to_string();
+        for (name, _) in payload["tables"].as_object().unwrap() {
+            assert!(name == "loss" || specs.contains(&format!("\"name\":\"{name}\"")), "{name}");
+        }
+        assert!(specs.contains("ablation.path: zero ablation's change"), "a card's definition is its title");
+    }
+
+    #[test]
+    fn chance_and_bounds_are_those_of_the_cards() {
+        let (catalog, series) = everything();
+        let chosen: Vec<Chosen<'_>> = series
+            .iter()
+            .filter(|(key, _)| key.metric == "accuracy.test")
+            .map(|(key, series)| (String::new(), key, series))
+            .collect();
+        let scale = Scale::new(&chosen, &catalog);
+        assert_eq!((scale.unit.as_str(), scale.chance, scale.ends), ("share", vec![1.0 / 7.0], [Some(0.0), Some(1.0)]));
+        let payload = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new()).payload().to_string();
+        assert!(payload.contains(&format!("\"value\":{}", (7f64).ln())), "ln 7, the loss of knowing nothing, is drawn");
+    }
+
+    #[test]
+    fn lines_have_gaps_where_there_is_no_number() {
+        let mut lines = Lines::default();
+        let series = Series { steps: vec![0, 10, 20, 30], values: vec![2.0, f32::NAN, -1.0, 4.0] };
+        lines.add("a", 0, &series, 100, true);
+        assert_eq!(lines.table()["value"], json!([2, null, null, 4]));
+        let mut lines = Lines::default();
+        lines.add("a", 0, &series, 100, false);
+        assert_eq!(lines.table()["value"], json!([2, null, -1, 4]));
+    }
 }

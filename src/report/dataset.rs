@@ -25,14 +25,16 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Adds a series under a name, with at most `limit` points.
-    pub(super) fn add(&mut self, name: &str, replica: i32, series: &Series, limit: usize) {
+    /// Adds a series under a name, with at most `limit` points. What is no number, and on a logarithmic axis what is not
+    /// above 0, is a gap.
+    pub(super) fn add(&mut self, name: &str, replica: i32, series: &Series, limit: usize, log: bool) {
         let number = position(&mut self.names, name);
         let kept = thin(series, limit);
         self.thinned |= kept.len() < series.values.len();
         self.stretches.push((number, replica, kept.len()));
         self.steps.extend(kept.iter().map(|at| series.steps[*at]));
-        self.values.extend(kept.iter().map(|at| series.values[*at]));
+        let shown = |value: f32| if log && value <= 0.0 { f32::NAN } else { value };
+        self.values.extend(kept.iter().map(|at| shown(series.values[*at])));
     }
 
     /// Whether points were left out.
@@ -132,27 +134,23 @@ pub(super) fn heat(chosen: &[Chosen<'_>], thinned: &mut bool) -> Option<Value> {
     }))
 }
 
-/// Stretches of steps over which a flag stands. Steps at which it was looked for are those at which any flag of the
-/// same rule stands.
+/// Stretches of steps over which a flag stands, of series that hold the first and the last step of each.
 pub(super) fn flags(chosen: &[Chosen<'_>], thinned: &mut bool) -> Option<Value> {
     let mut names = Vec::new();
     let mut stretches: Vec<(usize, i32, i32, i64, i64)> = Vec::new();
-    for (name, ..) in chosen {
-        position(&mut names, name);
-    }
-    for (number, name) in names.iter().enumerate() {
-        let of_rule: Vec<_> = chosen.iter().filter(|(n, _, _)| n == name).collect();
-        let mut looked: Vec<i64> = of_rule.iter().flat_map(|(_, _, s)| s.steps.iter().copied()).collect();
-        looked.sort_unstable();
-        looked.dedup();
-        let spacing = looked.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap_or(1);
-        // Gaps shorter than a pixel are not drawn.
-        let gap = spacing.max(looked.last().unwrap_or(&0) / PIXELS);
-        *thinned |= gap > spacing;
-        for (_, key, series) in of_rule {
-            for stretch in series.steps.chunk_by(|a, b| b - a <= gap) {
-                let (from, until) = (stretch[0], stretch[stretch.len() - 1] + spacing);
-                stretches.push((number, key.replica, key.index, from, until));
+    let last = chosen.iter().filter_map(|(_, _, series)| series.steps.last()).max().copied().unwrap_or(0);
+    // Gaps shorter than a pixel are not drawn.
+    let gap = last / PIXELS;
+    for (name, key, series) in chosen {
+        let number = position(&mut names, name);
+        let own = stretches.len();
+        for ends in series.steps.chunks_exact(2) {
+            match stretches[own..].last_mut() {
+                Some(before) if ends[0] - before.4 <= gap => {
+                    *thinned |= ends[0] > before.4;
+                    before.4 = ends[1];
+                }
+                _ => stretches.push((number, key.replica, key.index, ends[0], ends[1])),
             }
         }
     }

@@ -1,16 +1,21 @@
-//! Series that follow from others.
+//! Series that follow from others, step by step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::gather::{DERIVED, Thinned};
+use super::phases::Watched;
 use crate::record::{Key, Series};
 
 /// Number of key frequencies; the rule stands for the site.
 pub(super) const KEY_COUNT: &str = "key count";
-/// Running average of `noise.trace` by that of `noise.signal`.
+/// Running average of `noise.trace` by that of `noise.signal`; no number where the signal is lost in its noise.
 pub(super) const NOISE_SCALE: &str = "noise scale";
-
+/// Norm of all weights together.
+pub(super) const NORM: &str = "norm of all weights";
 /// `phase_synchrony` of the frequencies that enough neurons follow.
 pub(super) const FOLLOWED: &str = "phase synchrony of many";
+/// Root of a debiased squared calibration error, with its sign: on the scale of the ECE.
+pub(super) const DEBIASED: &str = "debiased calibration error";
 
 /// Neurons that are enough: phases of fewer agree by chance.
 const FOLLOWERS: f32 = 5.0;
@@ -23,29 +28,118 @@ const RULES: [(&str, &str, &str, i32); 3] = [
     ("key_frequencies.logits", "logits", "loss.restricted", 0),
     ("key_frequencies.neurons", "neurons", "neuron_fve", 0),
 ];
+/// The rule by which the first key is dated.
+const LOGITS: usize = 1;
 
-/// Adds everything that can be derived.
-pub(super) fn add(series: &mut BTreeMap<Key, Series>) {
-    let mut found = Vec::new();
-    for replica in 0..=series.keys().map(|key| key.replica).max().unwrap_or(0) {
-        let key = |metric: &str, site: &str| Key {
+/// What one step says.
+#[derive(Default)]
+struct Step {
+    /// By rule and layer: whether it was asked, and the keys.
+    keys: BTreeMap<(usize, i32), (bool, BTreeSet<i32>)>,
+    trace: Option<f64>,
+    signal: Option<f64>,
+    square: Option<f64>,
+}
+
+/// What follows from the series of one replica.
+#[derive(Default)]
+pub(super) struct Derived {
+    now: Step,
+    counts: BTreeMap<(usize, i32), (bool, Option<Thinned>)>,
+    /// Running averages of trace and signal.
+    means: Option<(f64, f64)>,
+    scale: Option<Thinned>,
+    norm: Option<Thinned>,
+}
+
+fn push(series: &mut Option<Thinned>, step: i64, value: f32) {
+    series.get_or_insert_with(Thinned::extremes).push(step, value, DERIVED);
+}
+
+impl Derived {
+    /// Takes in a number of the present step.
+    pub(super) fn take(&mut self, key: &Key, value: f32) {
+        let value = f64::from(value);
+        match key.metric.as_str() {
+            "noise.trace" => *self.now.trace.get_or_insert(0.0) += value,
+            "noise.signal" => *self.now.signal.get_or_insert(0.0) += value,
+            "weight_norm" => *self.now.square.get_or_insert(0.0) += value * value,
+            metric => {
+                for (rule, (name, _, asked, index)) in RULES.iter().enumerate() {
+                    // What is asked of the whole model has rows at layer -1, or at one site of several.
+                    let layer = if rule == 2 { key.layer } else { -1 };
+                    if metric == *asked && key.index == *index {
+                        self.now.keys.entry((rule, layer)).or_default().0 = true;
+                    }
+                    if metric == *name {
+                        self.now.keys.entry((rule, layer)).or_default().1.insert(key.index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Works out what followed from the step.
+    pub(super) fn end_of_step(&mut self, step: i64, watched: &mut Watched) {
+        let now = std::mem::take(&mut self.now);
+        for (place, (asked, keys)) in now.keys {
+            let (known, count) = self.counts.entry(place).or_default();
+            *known |= !keys.is_empty();
+            if asked {
+                push(count, step, keys.len() as f32);
+                if place.0 == LOGITS {
+                    watched.keys(step as u64, &keys);
+                }
+            }
+        }
+        if let (Some(trace), Some(signal)) = (now.trace, now.signal) {
+            let (t, s) = self.means.unwrap_or((trace, signal));
+            let (t, s) = (t + RENEWED * (trace - t), s + RENEWED * (signal - s));
+            self.means = Some((t, s));
+            push(&mut self.scale, step, if s > 0.0 { (t / s) as f32 } else { f32::NAN });
+        }
+        if let Some(square) = now.square {
+            push(&mut self.norm, step, square.sqrt() as f32);
+        }
+    }
+
+    /// Adds everything that was derived, and what follows from whole series.
+    pub(super) fn finish(self, replica: i32, series: &mut BTreeMap<Key, Series>) {
+        let key = |metric: &str, site: String, layer: i32| Key {
             metric: metric.to_owned(),
-            site: site.to_owned(),
-            layer: -1,
+            site,
+            layer,
             head: -1,
             index: -1,
             replica,
         };
-        for (metric, name, asked, index) in RULES {
-            found.extend(key_count(series, replica, metric, asked, index).map(|s| (key(KEY_COUNT, name), s)));
+        let mut found = Vec::new();
+        for ((rule, layer), (known, count)) in self.counts {
+            // A task may know the one rule and not the other.
+            let name = RULES[rule].1;
+            let site = if layer < 0 { name.to_owned() } else { format!("{name} L{layer}") };
+            found.extend(count.filter(|_| known).map(|count| (key(KEY_COUNT, site, layer), count.finish())));
         }
-        found.extend(noise_scale(series, replica).map(|s| (key(NOISE_SCALE, ""), s)));
+        found.extend(self.scale.map(|scale| (key(NOISE_SCALE, String::new(), -1), scale.finish())));
+        found.extend(self.norm.map(|norm| (key(NORM, String::new(), -1), norm.finish())));
+        for (key, given) in series.iter().filter(|(key, _)| key.replica == replica) {
+            match key.metric.as_str() {
+                "phase_synchrony" => {
+                    let followers = series.get(&Key { metric: "fsd.participation".to_owned(), ..key.clone() });
+                    found.push((Key { metric: FOLLOWED.to_owned(), ..key.clone() }, followed(given, followers)));
+                }
+                "probe.calibration" | "ablation.calibration" => {
+                    let values = given.values.iter().map(|v| v.signum() * v.abs().sqrt()).collect();
+                    // The metric stays known: of the probe, or of what ablation changes.
+                    let site = format!("{} {}", key.metric, key.site);
+                    let key = Key { metric: DEBIASED.to_owned(), site, ..key.clone() };
+                    found.push((key, Series { steps: given.steps.clone(), values }));
+                }
+                _ => {}
+            }
+        }
+        series.extend(found);
     }
-    for (key, phases) in series.iter().filter(|(key, _)| key.metric == "phase_synchrony") {
-        let followers = series.get(&Key { metric: "fsd.participation".to_owned(), ..key.clone() });
-        found.push((Key { metric: FOLLOWED.to_owned(), ..key.clone() }, followed(phases, followers)));
-    }
-    series.extend(found);
 }
 
 /// No number where fewer than [`FOLLOWERS`] neurons follow.
@@ -57,91 +151,89 @@ fn followed(phases: &Series, followers: Option<&Series>) -> Series {
     Series { steps: phases.steps.clone(), values: phases.steps.iter().zip(&phases.values).map(value).collect() }
 }
 
-/// A key has a row only where it is one, so that steps without any are known by another metric.
-fn key_count(series: &BTreeMap<Key, Series>, replica: i32, metric: &str, asked: &str, index: i32) -> Option<Series> {
-    let (_, looked) =
-        series.iter().find(|(key, _)| key.metric == asked && key.index == index && key.replica == replica)?;
-    let mut count: BTreeMap<i64, f32> = looked.steps.iter().map(|step| (*step, 0.0)).collect();
-    let rows = series.iter().filter(|(key, _)| key.metric == metric && key.replica == replica);
-    for step in rows.flat_map(|(_, s)| &s.steps) {
-        *count.entry(*step).or_default() += 1.0;
-    }
-    let (steps, values) = count.into_iter().unzip();
-    // A task may know the one rule and not the other.
-    series.keys().any(|key| key.metric == metric).then_some(Series { steps, values })
-}
-
-fn noise_scale(series: &BTreeMap<Key, Series>, replica: i32) -> Option<Series> {
-    let total = |metric: &str| {
-        let mut total: BTreeMap<i64, f64> = BTreeMap::new();
-        let rows = series.iter().filter(|(key, _)| key.metric == metric && key.replica == replica);
-        for (step, value) in rows.flat_map(|(_, s)| s.steps.iter().zip(&s.values)) {
-            *total.entry(*step).or_default() += f64::from(*value);
-        }
-        total
-    };
-    let (trace, signal) = (total("noise.trace"), total("noise.signal"));
-    let mut means: Option<(f64, f64)> = None;
-    let mut scale = Series::default();
-    for (step, trace) in trace {
-        let signal = *signal.get(&step)?;
-        let (t, s) = means.unwrap_or((trace, signal));
-        let now = (t + RENEWED * (trace - t), s + RENEWED * (signal - s));
-        means = Some(now);
-        // Below 0 the signal is lost in its own noise, and there is no scale.
-        if now.1 > 0.0 {
-            scale.steps.push(step);
-            scale.values.push((now.0 / now.1) as f32);
-        }
-    }
-    (!scale.steps.is_empty()).then_some(scale)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Catalog;
+
+    fn key(metric: &str, layer: i32, index: i32) -> Key {
+        Key { metric: metric.to_owned(), site: String::new(), layer, head: -1, index, replica: 0 }
+    }
+
+    /// What follows from rows of (metric, layer, index, step, value), in order of step.
+    fn derived(rows: &[(&str, i32, i32, i64, f32)]) -> BTreeMap<Key, Series> {
+        let (mut derived, mut series) = (Derived::default(), BTreeMap::new());
+        let mut watched = Watched::new(&Catalog::default(), 0, 1000);
+        for step in rows.chunk_by(|a, b| a.3 == b.3) {
+            for (metric, layer, index, step, value) in step {
+                derived.take(&key(metric, *layer, *index), *value);
+                let whole: &mut Series = series.entry(key(metric, *layer, *index)).or_default();
+                whole.steps.push(*step);
+                whole.values.push(*value);
+            }
+            derived.end_of_step(step[0].3, &mut watched);
+        }
+        derived.finish(0, &mut series);
+        series
+    }
 
     #[test]
     fn phases_are_shown_where_enough_neurons_follow() {
-        let phases = Series { steps: vec![0, 10, 20], values: vec![1.0, 0.5, 0.25] };
+        let [phase, follow] = ["phase_synchrony", "fsd.participation"];
         // Not every step has both.
-        let followers = Series { steps: vec![0, 20], values: vec![4.0, 5.0] };
-        let mut series =
-            BTreeMap::from([(key("phase_synchrony", 3), phases), (key("fsd.participation", 3), followers)]);
-        add(&mut series);
-        let shown = &series[&key(FOLLOWED, 3)];
+        let rows = [
+            (phase, 0, 3, 0, 1.0),
+            (follow, 0, 3, 0, 4.0),
+            (phase, 0, 3, 10, 0.5),
+            (phase, 0, 3, 20, 0.25),
+            (follow, 0, 3, 20, 5.0),
+        ];
+        let series = derived(&rows);
+        let shown = &series[&key(FOLLOWED, 0, 3)];
         assert_eq!(shown.steps, [0, 10, 20]);
         assert!(shown.values[0].is_nan() && shown.values[1].is_nan() && shown.values[2] == 0.25, "{shown:?}");
-        assert!(!series.contains_key(&key(FOLLOWED, 4)));
-    }
-
-    fn key(metric: &str, index: i32) -> Key {
-        Key { metric: metric.to_owned(), site: String::new(), layer: -1, head: -1, index, replica: 0 }
+        assert!(!series.contains_key(&key(FOLLOWED, 0, 4)));
     }
 
     #[test]
-    fn steps_without_keys_count_none() {
-        let mut series = BTreeMap::new();
-        series.insert(key("gini", -1), Series { steps: vec![0, 1, 2], values: vec![0.0; 3] });
-        series.insert(key("key_frequencies", 3), Series { steps: vec![1, 2], values: vec![1.0; 2] });
-        series.insert(key("key_frequencies", 5), Series { steps: vec![2], values: vec![1.0] });
-        add(&mut series);
-        let count = &series[&Key { site: "W_E".to_owned(), ..key(KEY_COUNT, -1) }];
-        assert_eq!(count.values, [0.0, 1.0, 2.0]);
-        assert!(!series.keys().any(|key| key.site == "neurons"));
+    fn steps_without_keys_count_none_and_layers_count_for_themselves() {
+        let series = derived(&[
+            ("gini", -1, -1, 0, 0.0),
+            ("gini", -1, -1, 1, 0.0),
+            ("key_frequencies", -1, 3, 1, 1.0),
+            ("neuron_fve", 0, 0, 2, 0.5),
+            ("neuron_fve", 1, 0, 2, 0.5),
+            ("key_frequencies", -1, 3, 2, 1.0),
+            ("key_frequencies", -1, 5, 2, 1.0),
+            ("gini", -1, -1, 2, 0.0),
+            ("key_frequencies.neurons", 0, 3, 2, 1.0),
+            ("key_frequencies.neurons", 0, 5, 2, 1.0),
+            ("key_frequencies.neurons", 1, 3, 2, 1.0),
+        ]);
+        let count =
+            |site: &str, layer: i32| &series[&Key { site: site.to_owned(), ..key(KEY_COUNT, layer, -1) }].values;
+        assert_eq!(count("W_E", -1), &[0.0, 1.0, 2.0]);
+        assert_eq!((count("neurons L0", 0), count("neurons L1", 1)), (&vec![2.0], &vec![1.0]));
+        assert!(!series.keys().any(|key| key.site == "logits"));
     }
 
     #[test]
-    fn the_noise_scale_is_a_ratio_of_averages() {
-        let steps: Vec<i64> = (0..400).collect();
-        // Signal 2 on average and often below 0: the mean of ratios would be far off.
-        let signal: Vec<f32> = steps.iter().map(|step| if step % 2 == 0 { 5.0 } else { -1.0 }).collect();
-        let mut series = BTreeMap::new();
-        series.insert(key("noise.signal", -1), Series { steps: steps.clone(), values: signal });
-        series.insert(key("noise.trace", -1), Series { steps, values: vec![60.0; 400] });
-        add(&mut series);
-        let last = *series[&key(NOISE_SCALE, -1)].values.last().unwrap();
+    fn the_noise_scale_is_a_ratio_of_averages_and_has_gaps() {
+        let mut rows = Vec::new();
+        for step in 0..400 {
+            // Signal 2 on average and often below 0: the mean of ratios would be far off.
+            rows.push(("noise.signal", 0, -1, step, if step % 2 == 0 { 5.0 } else { -1.0 }));
+            rows.push(("noise.trace", 0, -1, step, 60.0));
+        }
+        for step in 400..500 {
+            rows.push(("noise.signal", 0, -1, step, -1.0));
+            rows.push(("noise.trace", 0, -1, step, 60.0));
+        }
+        let series = derived(&rows);
+        let scale = &series[&key(NOISE_SCALE, -1, -1)];
         // 60 / 2, within the ripple of the running average: 0.1 of 3.
-        assert!((last - 30.0).abs() < 5.0, "{last}");
+        assert!((scale.values[399] - 30.0).abs() < 5.0, "{}", scale.values[399]);
+        // Without a signal there is a measurement and no number.
+        assert!(scale.steps.contains(&450) && scale.values[450].is_nan());
     }
 }

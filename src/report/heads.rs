@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::dataset::{Lines, number, thin};
 use super::marks::Turn;
-use crate::record::{Key, RATE, Series};
+use crate::record::{HeadRole, Key, Series, threshold};
 use crate::stats::two_sided;
 
 /// Small charts at most.
@@ -71,7 +71,7 @@ impl Heads {
         let limit = (POINTS / effects.len().max(1)).clamp(20, SERIES_POINTS);
         let mut lines = Lines::default();
         for (name, key, series) in &effects {
-            lines.add(&format!("{name}|{}", BASELINES[key.index as usize]), key.replica, series, limit);
+            lines.add(&format!("{name}|{}", BASELINES[key.index as usize]), key.replica, series, limit, false);
         }
         let map = map(series, &shown, turns);
         let end = |field: &str| {
@@ -116,38 +116,45 @@ fn map(series: &BTreeMap<Key, Series>, shown: &impl Fn(i32) -> bool, turns: &[Tu
     let last = |key: &Key, metric: &str, index: i32| {
         series.get(&Key { metric: metric.to_owned(), index, ..key.clone() }).and_then(|s| s.values.last()).copied()
     };
-    let heads =
-        series.iter().filter(|(key, _)| key.metric == EFFECT && key.index == 0 && key.head >= 0 && shown(key.replica));
-    let row = |(key, effect): (&Key, &Series)| {
-        let place = format!("L{} H{}", key.layer, key.head);
-        let sides = [1, 3].map(|side| last(key, "ablation.p", side).map(f64::from));
-        let p = match (effect.values.last(), sides) {
-            (Some(effect), [Some(raised), Some(lowered)]) => {
-                Some(two_sided(f64::from(*effect), raised, lowered) as f32)
-            }
-            _ => None,
-        };
-        let role = Turn::role(turns, key.replica as usize, &place);
-        let clears = role.is_some() && p.is_some_and(|p| p <= RATE as f32);
+    let heads: Vec<(&Key, &Series)> = series
+        .iter()
+        .filter(|(key, _)| key.metric == EFFECT && key.index == 0 && key.head >= 0 && shown(key.replica))
+        .collect();
+    let p_of = |key: &Key, effect: &Series| {
+        let [raised, lowered] = [1, 3].map(|side| last(key, "ablation.p", side).map(f64::from));
+        Some(two_sided(f64::from(*effect.values.last()?), raised?, lowered?))
+    };
+    // The rule of births: what clears is decided among all heads of a replica.
+    let mut found: BTreeMap<i32, Vec<f64>> = BTreeMap::new();
+    for (key, effect) in &heads {
+        found.entry(key.replica).or_default().extend(p_of(key, effect).filter(|p| p.is_finite()));
+    }
+    let least: BTreeMap<i32, f64> =
+        found.into_iter().filter_map(|(replica, p)| Some((replica, threshold(&p)?))).collect();
+    let row = |(key, effect): &(&Key, &Series)| {
+        let p = p_of(key, effect);
+        let role = Turn::role(turns, key.replica as usize, key.layer, key.head);
+        let clears = role.is_some() && p.zip(least.get(&key.replica)).is_some_and(|(p, least)| p <= *least);
+        let letter = |role| if role == HeadRole::Suppressor { " S" } else { " C" };
         json!({
             "replica": key.replica,
             "layer": format!("L{}", key.layer),
             "head": format!("H{}", key.head),
             "effect": effect.values.last().map(|value| number(*value)),
             "loss": last(key, "ablation.loss", 0).map(number),
-            "p": p.map(number),
+            "p": p.map(|p| number(p as f32)),
             "clears": clears,
-            "role": role.map_or_else(String::new, |(role, step)| format!("{role} since step {step}")),
-            "letter": role.filter(|_| clears).map_or("", |(role, _)| if role == "suppressor" { " S" } else { " C" }),
+            "role": role.map_or_else(String::new, |(role, onset)| format!("{} since {}", role.word(), onset.words())),
+            "letter": role.filter(|_| clears).map_or("", |(role, _)| letter(role)),
         })
     };
-    json!({ "rows": heads.map(row).collect::<Vec<_>>() })
+    json!({ "rows": heads.iter().map(row).collect::<Vec<_>>() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Event;
+    use crate::record::{Event, Subject, Turned, What};
 
     #[test]
     fn a_head_is_marked_where_it_clears_the_null_and_was_born() {
@@ -157,7 +164,7 @@ mod tests {
             let key = Key { metric: metric.to_owned(), site, layer: 0, head, index, replica: 0 };
             series.insert(key, Series { steps: vec![0, 100], values: values.to_vec() });
         };
-        for (head, p) in [(0, 0.005), (1, 0.005), (2, 0.03), (3, 0.01)] {
+        for (head, p) in [(0, 0.005), (1, 0.3), (2, 0.024), (3, 0.3)] {
             add(EFFECT, head, 0, [0.0, 2.0 + head as f32]);
             add("ablation.loss", head, 0, [0.0, -1.0]);
             add("ablation.p", head, 1, [0.9, p]);
@@ -169,13 +176,27 @@ mod tests {
         add("ablation.p", 4, 3, [0.9, 0.01]);
         add("ablation.null", -1, 3, [-1.0, -2.0]);
         add("ablation.null", -1, 5, [1.0, 3.0]);
-        let text = |head: i32| format!("suppressor layer 0 head {head}, replica 0: zeroing it raises");
-        let event = |kind: &str, step, head| Event { step, kind: kind.to_owned(), text: text(head) };
-        // Head 0 lives, 1 was never born, 2 has no low p for both sides now, 3 died, and 4 contributes.
-        let mut contributor = event("birth", 50, 4);
-        contributor.text = contributor.text.replace("suppressor", "contributor");
-        let events =
-            [event("birth", 40, 0), event("birth", 40, 2), event("birth", 40, 3), event("death", 70, 3), contributor];
+        let turned = |head, role| Turned {
+            subject: Subject {
+                metric: EFFECT.to_owned(),
+                site: "blocks.0.attn.hook_result".to_owned(),
+                layer: 0,
+                head,
+                index: -1,
+                role: Some(role),
+            },
+            numbers: BTreeMap::new(),
+        };
+        let event = |step, what| Event { replica: Some(0), ..Event::at(step, what) };
+        let born = |head| event(40, What::Birth(turned(head, HeadRole::Suppressor)));
+        // Head 0 lives, 1 was never born, 2 has no low p now, 3 died, and 4 contributes.
+        let events = [
+            born(0),
+            born(2),
+            born(3),
+            event(50, What::Birth(turned(4, HeadRole::Contributor))),
+            event(70, What::Death(turned(3, HeadRole::Suppressor))),
+        ];
         let turns: Vec<Turn> = events.iter().filter_map(Turn::of).collect();
         let heads = Heads::new(&series, |_| true, &turns).unwrap();
         let clears: Vec<bool> =
@@ -183,7 +204,7 @@ mod tests {
         assert_eq!(clears, [true, false, false, false, true]);
         let letters = [0, 4].map(|head| heads.map["rows"][head]["letter"].as_str().unwrap().to_owned());
         assert_eq!(letters, [" S", " C"]);
-        assert_eq!(heads.map["rows"][0]["role"], "suppressor since step 40");
+        assert_eq!(heads.map["rows"][0]["role"], "suppressor since step 40 ± 0");
         assert_eq!(heads.parts, ["L0 H0", "L0 H1", "L0 H2", "L0 H3", "L0 H4"]);
         assert_eq!((heads.ends, heads.null["high"].clone()), ([5.0, 1.0], json!([1, 3])));
         assert!(Heads::new(&BTreeMap::new(), |_| true, &[]).is_none());

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::record::Event;
+use crate::record::{Event, HeadRole, Turned, What};
+use crate::stats::Onset;
 
 /// Lines of the list.
 const LISTED: usize = 20;
@@ -34,53 +35,65 @@ impl Who {
 /// An event of `events.jsonl` that is a turn.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Turn {
-    step: u64,
+    onset: Onset,
     /// `birth`, `death` or `flip`.
-    kind: String,
+    kind: &'static str,
     who: Who,
     replica: usize,
-    /// In short words.
-    text: String,
+    /// Layer, head and index, -1 where one does not apply.
+    place: [i32; 3],
+    role: Option<HeadRole>,
 }
 
 impl Turn {
     /// `None` for other events, and for sets that are no circuits.
     pub(super) fn of(event: &Event) -> Option<Self> {
-        if !["birth", "death", "flip"].contains(&event.kind.as_str()) {
-            return None;
-        }
-        let (name, rest) = event.text.split_once(", replica ")?;
-        let (replica, members) = rest.split_once(": ")?;
-        let who = match name.split(' ').next()? {
-            "suppressor" | "contributor" => Who::Head,
-            "key_frequencies.logits" => Who::LogitKey,
-            "key_frequencies.neurons" => Who::NeuronKey,
-            "key_frequencies" => Who::EmbeddingKey,
+        let (What::Birth(turned) | What::Death(turned) | What::Flip(turned)) = &event.what else { return None };
+        let Turned { subject, .. } = turned;
+        let who = match (subject.role, subject.metric.as_str()) {
+            (Some(_), _) => Who::Head,
+            (_, "key_frequencies.logits") => Who::LogitKey,
+            (_, "key_frequencies.neurons") => Who::NeuronKey,
+            (_, "key_frequencies") => Who::EmbeddingKey,
             _ => return None,
         };
-        let text = if who == Who::Head {
-            name.replace(" layer ", " L").replace(" head ", " H")
-        } else {
-            let members: Vec<&str> = members.split("index ").skip(1).map(|m| m.trim_end_matches([',', ' '])).collect();
-            let frequencies = if members.len() == 1 { "frequency" } else { "frequencies" };
-            format!("{frequencies} {}", members.join(", "))
-        };
-        Some(Self { step: event.step, kind: event.kind.clone(), who, replica: replica.parse().ok()?, text })
+        Some(Self {
+            onset: event.onset(),
+            kind: event.kind(),
+            who,
+            replica: event.replica? as usize,
+            place: [subject.layer, subject.head, subject.index],
+            role: subject.role,
+        })
     }
 
-    /// A line of the list: step, kind, what.
-    pub(super) fn words(&self) -> (u64, &str, String) {
+    fn step(&self) -> u64 {
+        self.onset.step
+    }
+
+    /// In short words.
+    fn text(&self) -> String {
+        let [layer, head, index] = self.place;
+        match (self.role, self.who) {
+            (Some(role), _) => format!("{} L{layer} H{head}", role.word()),
+            (None, Who::NeuronKey) => format!("frequency {index} in layer {layer}"),
+            (None, _) => format!("frequency {index}"),
+        }
+    }
+
+    /// A line of the list: when, kind, what.
+    pub(super) fn words(&self) -> (String, &'static str, String) {
         let set = if self.who == Who::Head { String::new() } else { format!(", {}", self.who.lane()) };
-        (self.step, &self.kind, self.text.clone() + &set)
+        (self.onset.words(), self.kind, self.text() + &set)
     }
 
-    /// What a head is at the end, `suppressor` or `contributor`, and since when, if anything.
-    pub(super) fn role<'a>(turns: &'a [Self], replica: usize, place: &str) -> Option<(&'a str, u64)> {
-        let of_head = turns.iter().filter(|turn| turn.who == Who::Head && turn.replica == replica);
-        let named = of_head.filter_map(|turn| turn.text.split_once(' ').map(|(role, name)| (turn, role, name)));
+    /// What a head is at the end, and since when, if anything.
+    pub(super) fn role(turns: &[Self], replica: usize, layer: i32, head: i32) -> Option<(HeadRole, Onset)> {
+        let of_head =
+            |turn: &&Self| turn.who == Who::Head && turn.replica == replica && turn.place[..2] == [layer, head];
         // A flip is written behind the death that it goes with.
-        let last = named.rev().find(|(_, _, name)| *name == place)?;
-        (last.0.kind != "death").then_some((last.1, last.0.step))
+        let last = turns.iter().rev().find(of_head)?;
+        Some((last.role.filter(|_| last.kind != "death")?, last.onset))
     }
 
     pub(super) fn replica(&self) -> usize {
@@ -91,15 +104,15 @@ impl Turn {
 /// The turns worth a line, in order of step, and how many are left out, by lane: heads come first, then keys of the
 /// logits, then the rest. Births at the first step are a beginning rather than an event.
 pub(super) fn list(turns: &[Turn]) -> (Vec<&Turn>, Vec<(&'static str, usize)>) {
-    let mut chosen: Vec<&Turn> = turns.iter().filter(|turn| turn.who != Who::EmbeddingKey || turn.step > 0).collect();
+    let mut chosen: Vec<&Turn> = turns.iter().filter(|turn| turn.who != Who::EmbeddingKey || turn.step() > 0).collect();
     // Of equals the last ones: what happens late stays.
-    chosen.sort_by_key(|turn| (turn.who, turn.replica, std::cmp::Reverse(turn.step)));
+    chosen.sort_by_key(|turn| (turn.who, turn.replica, std::cmp::Reverse(turn.step())));
     chosen.truncate(LISTED);
     let mut left: BTreeMap<Who, usize> = BTreeMap::new();
     for turn in turns.iter().filter(|turn| !chosen.iter().any(|known| std::ptr::eq(*known, *turn))) {
         *left.entry(turn.who).or_default() += 1;
     }
-    chosen.sort_by_key(|turn| (turn.step, turn.who, turn.replica));
+    chosen.sort_by_key(|turn| (turn.step(), turn.who, turn.replica));
     (chosen, left.into_iter().map(|(who, count)| (who.lane(), count)).collect())
 }
 
@@ -107,15 +120,15 @@ pub(super) fn list(turns: &[Turn]) -> (Vec<&Turn>, Vec<(&'static str, usize)>) {
 pub(super) fn rows(turns: &[Turn], last_step: i64) -> Vec<Value> {
     let mut marks: BTreeMap<_, Vec<&Turn>> = BTreeMap::new();
     for turn in turns {
-        let pixel = turn.step as i64 * PIXELS / last_step.max(1);
-        marks.entry((turn.replica, turn.who, &turn.kind, pixel)).or_default().push(turn);
+        let pixel = turn.step() as i64 * PIXELS / last_step.max(1);
+        marks.entry((turn.replica, turn.who, turn.kind, pixel)).or_default().push(turn);
     }
-    let row = |((replica, who, kind, _), turns): ((usize, Who, &String, i64), Vec<&Turn>)| {
-        let mut text = turns[0].text.clone();
+    let row = |((replica, who, kind, _), turns): ((usize, Who, &str, i64), Vec<&Turn>)| {
+        let mut text = turns[0].text();
         if turns.len() > 1 {
             text += &format!(", and {} more", turns.len() - 1);
         }
-        json!({ "step": turns[0].step, "lane": who.lane(), "kind": kind, "replica": replica, "what": text })
+        json!({ "step": turns[0].step(), "when": turns[0].onset.words(), "lane": who.lane(), "kind": kind, "replica": replica, "what": text })
     };
     marks.into_iter().map(row).collect()
 }
@@ -123,40 +136,49 @@ pub(super) fn rows(turns: &[Turn], last_step: i64) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Subject;
 
-    fn event(step: u64, kind: &str, text: &str) -> Event {
-        Event { step, kind: kind.to_owned(), text: text.to_owned() }
+    fn event(step: u64, kind: fn(Turned) -> What, subject: Subject) -> Event {
+        let onset = Onset { step, resolution: 10, censored: None };
+        Event::dated(onset, step + 20, 2, kind(Turned { subject, numbers: BTreeMap::new() }))
+    }
+
+    fn subject(metric: &str, [layer, head, index]: [i32; 3], role: Option<HeadRole>) -> Subject {
+        Subject { metric: metric.to_owned(), site: "x".to_owned(), layer, head, index, role }
     }
 
     #[test]
     fn events_become_short_words() {
-        let words = |kind, text| Turn::of(&event(7, kind, text)).map(|turn| (turn.replica, turn.words().2));
+        let words = |kind: fn(Turned) -> What, subject| {
+            Turn::of(&event(7, kind, subject)).map(|turn| (turn.replica, turn.words().1, turn.words().2))
+        };
         assert_eq!(
-            words("birth", "key_frequencies.logits logits, replica 2: index 6, index 23"),
-            Some((2, "frequencies 6, 23, logit keys".to_owned()))
+            words(What::Birth, subject("key_frequencies.logits", [-1, -1, 6], None)),
+            Some((2, "birth", "frequency 6, logit keys".to_owned()))
         );
         assert_eq!(
-            words("flip", "suppressor layer 0 head 3, replica 0: zeroing it raises the logit difference"),
-            Some((0, "suppressor L0 H3".to_owned()))
+            words(What::Flip, subject("ablation.logit_difference", [0, 3, -1], Some(HeadRole::Suppressor))),
+            Some((2, "flip", "suppressor L0 H3".to_owned()))
         );
         assert_eq!(
-            words("death", "key_frequencies.neurons blocks.0.mlp.hook_post, replica 1: layer 0 index 4"),
-            Some((1, "frequency 4, neuron keys".to_owned()))
+            words(What::Death, subject("key_frequencies.neurons", [1, -1, 4], None)),
+            Some((2, "death", "frequency 4 in layer 1, neuron keys".to_owned()))
         );
-        assert_eq!(words("warning", "suppressor, replica 0: x"), None);
-        assert_eq!(words("birth", "previous_token_score x, replica 0: head 1"), None);
+        assert_eq!(words(What::Birth, subject("previous_token_score", [0, 1, -1], None)), None);
+        assert_eq!(Turn::of(&Event::at(7, What::Diverged)), None);
     }
 
     #[test]
     fn heads_are_listed_before_hundreds_of_keys() {
         let mut events: Vec<Event> =
-            (0..300).map(|at| event(at, "birth", "key_frequencies embed.W_E, replica 0: index 5")).collect();
-        events.push(event(50, "birth", "contributor layer 1 head 2, replica 0: zeroing it lowers"));
+            (0..300).map(|at| event(at, What::Birth, subject("key_frequencies", [-1, -1, 5], None))).collect();
+        let head = subject("ablation.logit_difference", [1, 2, -1], Some(HeadRole::Contributor));
+        events.push(event(50, What::Birth, head));
         let turns: Vec<Turn> = events.iter().filter_map(Turn::of).collect();
         let (listed, left) = list(&turns);
         assert_eq!(listed.len(), LISTED);
-        assert_eq!(listed[0].words(), (50, "birth", "contributor L1 H2".to_owned()));
-        assert_eq!(listed.last().unwrap().step, 299);
+        assert_eq!(listed[0].words(), ("step 50 ± 10".to_owned(), "birth", "contributor L1 H2".to_owned()));
+        assert_eq!(listed.last().unwrap().step(), 299);
         assert_eq!(left, [("W_E keys", 301 - LISTED)]);
         // A picture of few pixels has few marks.
         assert!(rows(&turns, 1_000_000).len() <= 2);

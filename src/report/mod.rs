@@ -5,6 +5,7 @@ mod charts;
 mod claims;
 mod dataset;
 mod derived;
+mod gather;
 mod heads;
 mod marks;
 mod phases;
@@ -12,6 +13,7 @@ mod topics;
 
 use std::path::{Path, PathBuf};
 
+use gather::Gathered;
 use marks::Turn;
 pub use phases::Phase;
 
@@ -19,7 +21,8 @@ use minijinja::{Environment, Value, context};
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::record::{Manifest, RunDir, Status, read_metrics};
+use crate::record::{Catalog, Manifest, RunDir, Status};
+use crate::train::ReplicaConfig;
 
 const PAGE: &str = include_str!("page.html");
 const VEGA: &str = include_str!("vendor/vega.min.js");
@@ -52,30 +55,24 @@ pub struct Arm {
 /// Where the folder holds no run, or a file cannot be read or written.
 pub fn write(run: &Path) -> Result<Report> {
     let manifest = RunDir::read_manifest(run)?;
-    let mut series = read_metrics(run, |_| true)?;
-    derived::add(&mut series);
+    let catalog = Catalog::read(run)?;
     let names = names(&manifest);
     let replicas = manifest.config["replicas"].as_u64().unwrap_or(1) as usize;
-    let find = |(replica, name): (i32, &String)| Arm { name: name.clone(), phases: phases::find(&series, replica) };
-    let arms: Vec<Arm> =
-        if names.is_empty() { vec![find((0, &"replica 0".to_owned()))] } else { (0..).zip(&names).map(find).collect() };
+    let steps = manifest.config["steps"].as_u64().unwrap_or(0);
+    let Gathered { series, watched, last_step } = Gathered::read(run, &catalog, replicas, steps)?;
+    let phases: Vec<Vec<Phase>> = watched.iter().map(phases::Watched::phases).collect();
+    let called = |replica: usize| names.get(replica).cloned().unwrap_or_else(|| format!("replica {replica}"));
+    let shown = if names.is_empty() { 1 } else { replicas };
+    let arms: Vec<Arm> = (0..shown).map(|at| Arm { name: called(at), phases: phases[at].clone() }).collect();
     let events = RunDir::read_events(run)?;
-    let warnings = events.iter().filter(|event| event.kind == "warning");
-    let warnings: Vec<String> = warnings.map(|event| format!("step {}: {}", event.step, event.text)).collect();
+    let warnings = events.iter().filter(|event| event.is_warning());
+    let warnings: Vec<String> = warnings.map(|event| format!("{}: {}", event.onset().words(), event.text())).collect();
     let turns: Vec<Turn> = events.iter().filter_map(Turn::of).collect();
     let (listed, left) = marks::list(&turns);
-    let called = |replica: usize| names.get(replica).cloned().unwrap_or_else(|| format!("replica {replica}"));
-    let claims = if names.len() > 1 {
-        claims::judge(&series, &names, &claims::Change::of(&manifest.config))
-    } else {
-        Vec::new()
-    };
-    let phases: Vec<Vec<Phase>> = if names.is_empty() {
-        (0..replicas as i32).map(|replica| phases::find(&series, replica)).collect()
-    } else {
-        arms.iter().map(|arm| arm.phases.clone()).collect()
-    };
-    let charts = charts::Charts::new(&series, &phases, &turns, names.clone());
+    let configs: Vec<ReplicaConfig> =
+        serde_json::from_value(manifest.config["replica"].clone()).unwrap_or_else(|_| Vec::new());
+    let judged = if names.len() > 1 { judge(&manifest, &names, &configs, &watched) } else { Vec::new() };
+    let charts = charts::Charts::new(&series, &catalog, &phases, &turns, names.clone());
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
     let mut environment = Environment::new();
     environment.add_template("page.html", PAGE).map_err(fail)?;
@@ -84,19 +81,18 @@ pub fn write(run: &Path) -> Result<Report> {
         .render(context! {
             name => manifest.config["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("run"),
             description => manifest.config["description"].as_str().unwrap_or_default(),
-            status => status(&manifest, charts.last_step()),
+            status => status(&manifest, last_step),
             arms => arms.iter().map(|arm| context! {
                 name => if replicas > 1 { arm.name.as_str() } else { "" },
-                phases => arm.phases.iter().map(|p| context! { name => p.name, step => p.step, meaning => &p.meaning }).collect::<Vec<_>>(),
+                phases => arm.phases.iter().map(|p| context! { name => p.name, when => p.onset.words(), meaning => &p.meaning }).collect::<Vec<_>>(),
             }).collect::<Vec<_>>(),
             happened => replicas > 1 || !arms[0].phases.is_empty(),
             turns => listed.iter().map(|turn| {
-                let (step, kind, text) = turn.words();
-                context! { step, kind, text, name => if replicas > 1 { called(turn.replica()) } else { String::new() } }
+                let (when, kind, text) = turn.words();
+                context! { when, kind, text, name => if replicas > 1 { called(turn.replica()) } else { String::new() } }
             }).collect::<Vec<_>>(),
             left => left.iter().map(|(lane, count)| format!("{lane} {count}")).collect::<Vec<_>>().join(", "),
-            names => &names,
-            claims => claims.iter().map(claim).collect::<Vec<_>>(),
+            groups => judged,
             warnings => warnings,
             facts => facts(&manifest),
             config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
@@ -113,11 +109,41 @@ pub fn write(run: &Path) -> Result<Report> {
     Ok(Report { page: path, arms, replicas })
 }
 
-/// A row of the table of claims.
+/// Tables of claims, one for each group of arms.
+fn judge(manifest: &Manifest, names: &[String], configs: &[ReplicaConfig], watched: &[phases::Watched]) -> Vec<Value> {
+    let config = &manifest.config;
+    let arms: Vec<claims::Arm<'_>> = names
+        .iter()
+        .zip(configs)
+        .zip(watched)
+        .map(|((name, own), watched)| claims::Arm {
+            name,
+            config: own,
+            decay: own.weight_decay.or(config["optimizer"]["weight_decay"].as_f64()).unwrap_or(0.0),
+            fraction: own.train_fraction.or(config["task"]["train_fraction"].as_f64()).unwrap_or(0.0),
+            watched,
+        })
+        .collect();
+    let groups = claims::groups(&arms);
+    let table = |group: &claims::Group<'_>| {
+        context! {
+            name => group.name.unwrap_or_default(),
+            arms => group.arms.iter().map(|at| names[*at].clone()).collect::<Vec<_>>(),
+            claims => claims::judge(&arms, group).iter().map(claim).collect::<Vec<_>>(),
+        }
+    };
+    groups.iter().map(table).collect()
+}
+
+/// A row of a table of claims.
 fn claim(verdict: &claims::Verdict) -> Value {
     let cell = |(outcome, control): &(Option<claims::Outcome>, bool)| {
         context! {
-            mark => outcome.as_ref().map_or("not measured", |outcome| if outcome.holds { "holds" } else { "fails" }),
+            mark => outcome.as_ref().map_or("not measured", |outcome| match outcome.found {
+                claims::Found::Holds => "holds",
+                claims::Found::Fails => "fails",
+                claims::Found::Open => "open",
+            }),
             why => outcome.as_ref().map_or("", |outcome| outcome.why.as_str()),
             control => control,
         }

@@ -1,159 +1,354 @@
-//! When a replica did what: first crossings that hold.
+//! When a replica did what: first crossings that last, seen at every measurement.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::record::{Key, Series};
+use super::derived::NORM;
+use crate::record::{Catalog, Key, Series};
+use crate::stats::{Births, Censored, LASTING, Onset, Sample, Watch};
 
 /// An event on the step axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
     /// Short name for the charts.
     pub name: &'static str,
-    /// First step at which it holds.
-    pub step: i64,
+    /// When, and how exactly that is known.
+    pub onset: Onset,
     /// What was found, for the table.
     pub meaning: String,
 }
 
-/// Measurements in a row for which a crossing must hold; fewer are noise.
-pub(super) const HOLD: usize = 5;
-
 /// Accuracy from which a split counts as learned.
-pub(super) const HIGH_ACCURACY: f32 = 0.99;
-
-/// First step from which `holds` is true for [`HOLD`] measurements, or to the end.
-pub(super) fn crossing(series: &Series, holds: impl Fn(f32) -> bool) -> Option<i64> {
-    (0..series.values.len())
-        .find(|at| series.values[*at..].iter().take(HOLD).all(|value| holds(*value)))
-        .map(|at| series.steps[at])
-}
-
+const HIGH_ACCURACY: f64 = 0.99;
 /// A spike takes the train loss from below `LOW` to above `HIGH`, nats.
 const LOW: f32 = 1e-4;
 const HIGH: f32 = 1e-3;
+/// Rise of FSD over its first value that counts: neurons without relation keep within 0.1 of it.
+const FSD_RISE: f32 = 0.2;
+/// Share of its first value to which the dimension of W_E falls.
+const FALL: f32 = 0.75;
 
-/// The steps at which spikes begin.
-fn spikes(loss: &Series) -> Vec<i64> {
-    let mut was_low = false;
-    let mut spikes = Vec::new();
-    for (step, value) in loss.steps.iter().zip(&loss.values) {
-        if was_low && *value > HIGH {
-            spikes.push(*step);
-            was_low = false;
-        }
-        was_low |= *value < LOW;
-    }
-    spikes
+/// An accuracy that is to reach a threshold; see [`Sample`].
+#[derive(Clone, Debug)]
+struct Reach {
+    sample: Sample,
+    threshold: f64,
+    /// Stretches of measurements that a run of this length has.
+    looks: u64,
+    window: VecDeque<(u64, f64)>,
+    /// Step of the measurement before the window.
+    before: Option<u64>,
+    found: Option<Onset>,
 }
 
-/// The events of a replica, in order of step.
-pub(super) fn find(series: &BTreeMap<Key, Series>, replica: i32) -> Vec<Phase> {
-    let get =
-        |metric: &str| series.iter().find(|(key, _)| key.metric == metric && key.replica == replica).map(|(_, s)| s);
-    let mut phases = Vec::new();
-    if series.values().all(|s| s.steps.len() < 2) {
-        // One measurement is no history.
-        return phases;
+impl Reach {
+    fn new(sample: Sample, threshold: f64, looks: u64) -> Self {
+        Self { sample, threshold, looks, window: VecDeque::new(), before: None, found: None }
     }
-    if let Some(step) = get("loss.train").and_then(|loss| crossing(loss, |value| !value.is_finite())) {
-        phases.push(Phase {
-            name: "diverged",
-            step,
-            meaning: "the train loss is no finite number any more; nothing after this means anything".to_owned(),
-        });
-        return phases;
+
+    fn measure(&mut self, step: u64, share: f32) {
+        if self.found.is_some() {
+            return;
+        }
+        self.window.push_back((step, f64::from(share)));
+        if self.window.len() > self.sample.window() as usize {
+            self.before = self.window.pop_front().map(|(step, _)| step);
+        }
+        let first = self.window[0];
+        let shares = self.window.iter().map(|(_, share)| *share);
+        let whole = self.window.len() == self.sample.window() as usize;
+        if whole && first.1 >= self.threshold - 1e-6 && self.sample.reaches(shares, self.threshold, self.looks) {
+            self.found = Some(match self.before {
+                Some(before) => Onset { step: first.0, resolution: first.0 - before, censored: None },
+                None => Onset { step: first.0, resolution: 0, censored: Some(Censored::Before) },
+            });
+        }
     }
-    let mut add = |name, step: Option<i64>, meaning: &str| {
-        phases.extend(step.map(|step| Phase { name, step, meaning: meaning.to_owned() }));
-    };
-    if let Some(loss) = get("loss.train") {
-        let spikes = spikes(loss);
-        let meaning = format!(
+
+    /// When; censored where it did not, by the end, or for too short a time before it. `None` where nothing was measured.
+    fn onset(&self) -> Option<Onset> {
+        self.window.back()?;
+        let below = self.window.iter().rev().find(|(_, share)| *share < self.threshold - 1e-6);
+        let not_by = below.map(|(step, _)| *step).or(self.before).unwrap_or(0);
+        Some(self.found.unwrap_or(Onset { step: not_by, resolution: 0, censored: Some(Censored::After) }))
+    }
+}
+
+/// A number that is to cross a threshold, which may follow from its first value.
+#[derive(Clone, Debug, Default)]
+struct Crossing {
+    first: Option<f32>,
+    watch: Watch,
+    found: Option<Onset>,
+}
+
+impl Crossing {
+    fn measure(&mut self, step: u64, value: f32, beyond: impl Fn(f32, f32) -> bool) {
+        let first = *self.first.get_or_insert(value);
+        let now = self.watch.measure(step, beyond(first, value), LASTING);
+        if self.found.is_none() {
+            self.found = now;
+        }
+    }
+
+    fn onset(&self) -> Option<Onset> {
+        self.found.or_else(|| self.watch.until())
+    }
+}
+
+/// What is watched in one replica while its rows are read.
+pub(super) struct Watched {
+    train: Option<Reach>,
+    half: Option<Reach>,
+    test: Option<Reach>,
+    loss: Crossing,
+    loss_is_low: bool,
+    spikes: Vec<u64>,
+    fsd: Crossing,
+    dimension: Crossing,
+    sparsity: Option<f32>,
+    /// Site of the first layer at which neurons were looked at.
+    fsd_site: Option<String>,
+    /// Mean cosine of attention patterns, by layer, at the last measurement.
+    similarity: BTreeMap<i32, f32>,
+    keys: Births<i32>,
+    /// Keys of the logits that live, and since when.
+    living: BTreeMap<i32, Onset>,
+    keys_asked: Option<u64>,
+    cleaned_up: Option<Onset>,
+    measurements: u64,
+}
+
+impl Watched {
+    /// Nothing seen yet of a replica of a run of so many steps.
+    pub(super) fn new(catalog: &Catalog, replica: usize, steps: u64) -> Self {
+        let reach = |metric: &str, train: bool, threshold: f64| {
+            let every = catalog.metrics.get(metric)?.every.max(1);
+            Some(Reach::new(catalog.sample(replica, train)?, threshold, steps / every + 1))
+        };
+        Self {
+            train: reach("accuracy.train", true, HIGH_ACCURACY),
+            half: reach("accuracy.test", false, 0.5),
+            test: reach("accuracy.test", false, HIGH_ACCURACY),
+            loss: Crossing::default(),
+            loss_is_low: false,
+            spikes: Vec::new(),
+            fsd: Crossing::default(),
+            dimension: Crossing::default(),
+            sparsity: None,
+            fsd_site: None,
+            similarity: BTreeMap::new(),
+            keys: Births::default(),
+            living: BTreeMap::new(),
+            keys_asked: None,
+            cleaned_up: None,
+            measurements: 0,
+        }
+    }
+
+    /// Takes in a number of this replica.
+    pub(super) fn take(&mut self, key: &Key, step: u64, value: f32) {
+        match (key.metric.as_str(), key.index) {
+            ("accuracy.train", _) => {
+                if let Some(train) = &mut self.train {
+                    train.measure(step, value);
+                }
+            }
+            ("accuracy.test", _) => {
+                for reach in [&mut self.half, &mut self.test].into_iter().flatten() {
+                    reach.measure(step, value);
+                }
+            }
+            ("loss.train", _) => {
+                self.measurements += 1;
+                self.loss.measure(step, value, |_, value| !value.is_finite());
+                if self.loss_is_low && value > HIGH {
+                    self.spikes.push(step);
+                    self.loss_is_low = false;
+                }
+                self.loss_is_low |= value < LOW;
+            }
+            ("fsd", -1) => {
+                let site = self.fsd_site.get_or_insert_with(|| key.site.clone());
+                if *site == key.site {
+                    self.fsd.measure(step, value, |first, value| value >= first + FSD_RISE);
+                }
+            }
+            ("participation_ratio", -1) if key.site == "embed.W_E" => {
+                self.dimension.measure(step, value, |first, value| value <= FALL * first);
+            }
+            ("gini", -1) if key.site == "embed.W_E" => self.sparsity = Some(value),
+            ("sync.similarity", 0) => {
+                self.similarity.insert(key.layer, value);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in the key frequencies of the logits at a step at which they were asked for.
+    pub(super) fn keys(&mut self, step: u64, keys: &BTreeSet<i32>) {
+        self.keys_asked = Some(step);
+        for turn in self.keys.measure(step, keys, LASTING) {
+            if turn.born {
+                self.living.insert(turn.label, turn.onset);
+            } else {
+                self.living.remove(&turn.label);
+            }
+        }
+    }
+
+    /// What follows from whole series.
+    pub(super) fn finish(&mut self, series: &BTreeMap<Key, Series>, replica: i32) {
+        let norm = series.iter().find(|(key, _)| key.metric == NORM && key.replica == replica);
+        let grokked = self.generalized().and_then(|onset| onset.began());
+        self.cleaned_up = norm.zip(grokked).and_then(|((_, norm), from)| cleaned_up(norm, from as i64));
+    }
+
+    /// Train accuracy reaches 99 %.
+    pub(super) fn memorized(&self) -> Option<Onset> {
+        self.train.as_ref()?.onset()
+    }
+
+    /// Test accuracy reaches 99 %.
+    pub(super) fn generalized(&self) -> Option<Onset> {
+        self.test.as_ref()?.onset()
+    }
+
+    /// FSD of the first layer rises by 0.2 over its first value.
+    pub(super) fn synchronized(&self) -> Option<Onset> {
+        self.fsd.onset()
+    }
+
+    /// The participation ratio of W_E falls to 3/4 of its first value.
+    pub(super) fn lost_dimensions(&self) -> Option<Onset> {
+        self.dimension.onset()
+    }
+
+    /// The last Gini coefficient of W_E.
+    pub(super) fn sparsity(&self) -> Option<f32> {
+        self.sparsity
+    }
+
+    /// The last mean cosine of attention patterns, over layers.
+    pub(super) fn similarity(&self) -> Option<f32> {
+        let count = self.similarity.len() as f32;
+        (count > 0.0).then(|| self.similarity.values().sum::<f32>() / count)
+    }
+
+    /// The birth of the oldest of the keys of the logits that live at the end.
+    pub(super) fn first_key(&self) -> Option<Onset> {
+        let none = self.keys_asked.map(|step| Onset { step, resolution: 0, censored: Some(Censored::After) });
+        self.living.values().copied().min_by_key(|onset| onset.step).or(none)
+    }
+
+    /// The events, in order of step.
+    pub(super) fn phases(&self) -> Vec<Phase> {
+        let mut phases = Vec::new();
+        if self.measurements == 1 {
+            // One measurement is no history.
+            return phases;
+        }
+        let mut add = |name, onset: Option<Onset>, meaning: &str| {
+            let began = onset.filter(|onset| onset.began().is_some());
+            phases.extend(began.map(|onset| Phase { name, onset, meaning: meaning.to_owned() }));
+        };
+        let diverged = self.loss.found;
+        add("diverged", diverged, "the train loss is no finite number any more; nothing after this means anything");
+        if diverged.is_some() {
+            return phases;
+        }
+        let spikes = format!(
             "the train loss rises above {HIGH} after having been below {LOW}: {} such episodes from here on",
-            spikes.len()
+            self.spikes.len()
         );
-        add("spikes", spikes.first().copied(), &meaning);
-    }
-    if let Some(accuracy) = get("accuracy.train") {
-        add("memorized", crossing(accuracy, |a| a >= HIGH_ACCURACY), "training accuracy reaches 99 %");
-    }
-    if let Some(accuracy) = get("accuracy.test") {
-        add("generalizing", crossing(accuracy, |a| a >= 0.5), "test accuracy reaches 50 %");
-        let grokked = crossing(accuracy, |a| a >= HIGH_ACCURACY);
-        add("grokked", grokked, "test accuracy reaches 99 %");
-        let clean = grokked.and_then(|from| cleaned_up(&weight_norm(series, replica), from));
+        add("spikes", self.spikes.first().map(|step| Onset { step: *step, resolution: 1, censored: None }), &spikes);
+        add("memorized", self.memorized(), "training accuracy reaches 99 %");
+        add("generalizing", self.half.as_ref().and_then(Reach::onset), "test accuracy reaches 50 %");
+        add("grokked", self.generalized(), "test accuracy reaches 99 %");
         add(
             "cleaned up",
-            clean,
+            self.cleaned_up,
             "nine tenths of what the norm of all weights loses from grokking to its least are lost",
         );
-    }
-    if let Some(step) = first_key(series, replica) {
-        add("first key", Some(step.0), &step.1);
-    }
-    phases.sort_by_key(|phase| phase.step);
-    phases
-}
-
-/// Norm of all weights together.
-fn weight_norm(series: &BTreeMap<Key, Series>, replica: i32) -> Series {
-    let mut squares: BTreeMap<i64, f32> = BTreeMap::new();
-    for (_, norm) in series.iter().filter(|(key, _)| key.metric == "weight_norm" && key.replica == replica) {
-        for (step, value) in norm.steps.iter().zip(&norm.values) {
-            *squares.entry(*step).or_default() += value * value;
+        if let Some((first, onset)) = self.living.iter().min_by_key(|(_, onset)| onset.step) {
+            let mut all: Vec<(u64, i32)> = self.living.iter().map(|(k, onset)| (onset.step, *k)).collect();
+            all.sort_unstable();
+            let all: Vec<String> = all.iter().map(|(step, k)| format!("{k} (from step {step})")).collect();
+            let text =
+                format!("frequency {first} becomes key in the logits and stays; keys at the end: {}", all.join(", "));
+            add("first key", Some(*onset), &text);
         }
+        phases.sort_by_key(|phase| phase.onset.step);
+        phases
     }
-    let (steps, values) = squares.into_iter().map(|(step, square)| (step, square.sqrt())).unzip();
-    Series { steps, values }
 }
 
-/// The step at which 9/10 of the fall of the norm after step `from` are done; `None` where it loses less than a
-/// twentieth, or is still falling at the end of the run.
-fn cleaned_up(norm: &Series, from: i64) -> Option<i64> {
+/// When 9/10 of the fall of the norm after step `from` are done; `None` where it loses less than a twentieth, or is still
+/// falling at the end of the run.
+fn cleaned_up(norm: &Series, from: i64) -> Option<Onset> {
     let at = norm.steps.partition_point(|step| *step < from);
     let (steps, values) = (&norm.steps[at..], &norm.values[at..]);
     let first = *values.first()?;
     let least = values.iter().copied().fold(first, f32::min);
     let done = values.iter().position(|value| *value <= least + 0.1 * (first - least))?;
     // A fall that ends with the run has not come to its end.
-    (least < 0.95 * first && done < values.len() * 9 / 10).then(|| steps[done])
-}
-
-/// The first step from which one of the keys the run ends with stays key in the logits.
-pub(super) fn first_key(series: &BTreeMap<Key, Series>, replica: i32) -> Option<(i64, String)> {
-    const METRIC: &str = "key_frequencies.logits";
-    let keys: Vec<(&Key, &Series)> =
-        series.iter().filter(|(key, _)| key.metric == METRIC && key.replica == replica).collect();
-    // Steps at which the logits were looked at: those of the restricted loss, which is always written.
-    let looked: Vec<i64> = series
-        .iter()
-        .find(|(key, _)| key.metric == "loss.restricted" && key.replica == replica && key.index == 0)
-        .map(|(_, s)| s.steps.clone())?;
-    let born = |steps: &[i64]| {
-        let present: BTreeSet<i64> = steps.iter().copied().collect();
-        looked.iter().rev().take_while(|step| present.contains(step)).last().copied()
-    };
-    let births: Vec<(i64, i32)> = keys.iter().filter_map(|(key, s)| Some((born(&s.steps)?, key.index))).collect();
-    let first = births.iter().min()?;
-    let all: Vec<String> = births.iter().map(|(step, k)| format!("{k} (from step {step})")).collect();
-    Some((
-        first.0,
-        format!("frequency {} becomes key in the logits and stays; keys at the end: {}", first.1, all.join(", ")),
-    ))
+    (least < 0.95 * first && done < values.len() * 9 / 10).then(|| {
+        let before = steps[done.saturating_sub(1)];
+        Onset { step: steps[done] as u64, resolution: (steps[done] - before) as u64, censored: None }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn reached(sample: Sample, shares: impl Iterator<Item = f32>) -> Onset {
+        let mut reach = Reach::new(sample, HIGH_ACCURACY, 1000);
+        shares.enumerate().for_each(|(at, share)| reach.measure(10 * at as u64, share));
+        reach.onset().unwrap()
+    }
+
     #[test]
-    fn a_crossing_must_hold() {
-        let series =
-            Series { steps: (0..10).collect(), values: vec![0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0] };
-        assert_eq!(crossing(&series, |v| v > 0.5), Some(4));
-        let late = Series { steps: vec![0, 5], values: vec![0.0, 1.0] };
-        assert_eq!(crossing(&late, |v| v > 0.5), Some(5));
-        assert_eq!(crossing(&late, |v| v > 2.0), None);
+    fn an_accuracy_must_last_and_its_date_has_a_resolution() {
+        let whole = Sample { trials: 1000, fresh: false, chance: 0.01 };
+        let from = |at: usize, count: usize| (0..count).map(move |now| if now >= at { 1.0 } else { 0.2 });
+        assert_eq!(reached(whole, from(4, 9)), Onset { step: 40, resolution: 10, censored: None });
+        // At the very last measurements it is no event yet: they may be the first of many, so not by the step before.
+        assert_eq!(reached(whole, from(5, 9)), Onset { step: 40, resolution: 0, censored: Some(Censored::After) });
+        assert_eq!(reached(whole, from(99, 9)).words(), "not by step 80");
+        assert_eq!(reached(whole, from(0, 9)).words(), "by step 0");
+    }
+
+    #[test]
+    fn guesses_in_small_batches_are_no_milestone() {
+        // A model that guesses between two classes on batches of one: a coin has runs of nine heads in 1,000 throws.
+        let coin = |at: u64| (crate::gpu::Philox::new(7, crate::gpu::Stream::Probe, 0).below(at, 2)) as f32;
+        let one = Sample { trials: 1, fresh: true, chance: 0.5 };
+        let runs = (0..996).filter(|at| (*at..at + 5).all(|at| coin(at) == 1.0)).count();
+        assert!(runs > 0, "five in a row come by chance");
+        assert_eq!(reached(one, (0..1000).map(coin)).began(), None);
+        // One that knows is seen through batches of one too, and dated by the first of many right answers.
+        let learned = reached(one, (0..1000).map(|at| if at < 300 { coin(at) } else { 1.0 }));
+        assert!((250..=300).contains(&(learned.step / 10)), "{learned:?}");
+        // A test set of three examples says nothing, however often it is looked at.
+        assert_eq!(reached(Sample { trials: 3, fresh: false, chance: 0.5 }, (0..500).map(|_| 1.0)).began(), None);
+    }
+
+    #[test]
+    fn a_key_dates_from_where_it_stays_and_one_at_the_end_is_none() {
+        let mut watched = Watched::new(&Catalog::default(), 0, 1000);
+        for step in 0..20u64 {
+            let mut keys = BTreeSet::new();
+            keys.extend((step >= 6).then_some(5));
+            // There for a while, and only just there.
+            keys.extend((2..8).contains(&step).then_some(3));
+            keys.extend((step >= 17).then_some(9));
+            watched.keys(10 * step, &keys);
+        }
+        assert_eq!(watched.first_key(), Some(Onset { step: 60, resolution: 10, censored: None }));
+        let mut late = Watched::new(&Catalog::default(), 0, 1000);
+        (0..20u64).for_each(|step| late.keys(step, &(step >= 17).then_some(9).into_iter().collect()));
+        assert_eq!(late.first_key().unwrap().began(), None);
+        assert_eq!(Watched::new(&Catalog::default(), 0, 1000).first_key(), None);
     }
 
     #[test]
@@ -164,14 +359,19 @@ mod tests {
         };
         // From 50 at step 20 to 30 at step 60: nine tenths are 32, at step 56.
         let falling = norm(&|step| 50.0 - 0.5 * (step - 20.0).clamp(0.0, 40.0));
-        assert_eq!(cleaned_up(&falling, 10), Some(56));
+        assert_eq!(cleaned_up(&falling, 10).map(|onset| onset.step), Some(56));
         assert_eq!(cleaned_up(&norm(&|_| 50.0), 10), None);
         assert_eq!(cleaned_up(&norm(&|step| 150.0 - step), 10), None, "it goes on to the end");
     }
 
     #[test]
     fn a_spike_needs_a_low_loss_before_it() {
-        let values = vec![1.0, 5e-4, 2e-3, 5e-5, 5e-4, 2e-3, 3e-3, 5e-4, 2e-3, 9e-5, 1.1e-3];
-        assert_eq!(spikes(&Series { steps: (0..11).collect(), values }), [5, 10]);
+        let mut watched = Watched::new(&Catalog::default(), 0, 1000);
+        let loss = Key { metric: "loss.train".into(), site: String::new(), layer: -1, head: -1, index: -1, replica: 0 };
+        for (step, value) in [1.0, 5e-4, 2e-3, 5e-5, 5e-4, 2e-3, 3e-3, 5e-4, 2e-3, 9e-5, 1.1e-3].into_iter().enumerate()
+        {
+            watched.take(&loss, step as u64, value);
+        }
+        assert_eq!(watched.spikes, [5, 10]);
     }
 }

@@ -1,4 +1,5 @@
-//! What the report shows: topics, and in each the charts that belong to it.
+//! What the report shows: topics, and in each the charts that are put together by hand. Metrics that none of them shows
+//! have charts of their own, made from their cards alone.
 
 use crate::record::Key;
 
@@ -16,8 +17,6 @@ pub(super) struct Chart {
     /// Name of its table.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// Title of the value axis.
-    pub(super) unit: &'static str,
     /// The name under which the chart shows a series, if it does.
     pub(super) select: fn(&Key) -> Option<String>,
 }
@@ -36,14 +35,8 @@ pub(super) enum Kind {
     Heads,
 }
 
-const fn chart(
-    name: &'static str,
-    kind: Kind,
-    title: &'static str,
-    unit: &'static str,
-    select: fn(&Key) -> Option<String>,
-) -> Chart {
-    Chart { title, name, kind, unit, select }
+const fn chart(name: &'static str, kind: Kind, title: &'static str, select: fn(&Key) -> Option<String>) -> Chart {
+    Chart { title, name, kind, select }
 }
 
 /// Series that are one number: the metric's own name, or that of the index.
@@ -85,6 +78,11 @@ fn by_part(key: &Key, metric: &str) -> Option<String> {
     shown.then(|| format!("L{} {part}", key.layer))
 }
 
+/// A debiased calibration error of the probe, or of what ablation changes.
+fn debiased(key: &Key, of: &str) -> Option<Key> {
+    (key.metric == super::derived::DEBIASED && key.site.starts_with(of)).then(|| key.clone())
+}
+
 /// A pair (i, j) with i < j, row by row; the number of heads is not known here, so the number stands for it.
 fn by_pair(key: &Key, metric: &str) -> Option<String> {
     let circuit = ["QK", "OV"].into_iter().find(|name| key.site.ends_with(&format!(".{name}")));
@@ -104,54 +102,46 @@ pub(super) const TOPICS: &[Topic] = &[
         title: "Loss and accuracy",
         note: "Memorizing is train accuracy without test accuracy; grokking is test accuracy that follows much later.",
         charts: &[
-            chart("loss", Kind::LogLines, "Loss", "nats", |key| own_name(key, &["loss.train", "loss.test"])),
-            chart("accuracy", Kind::Lines, "Accuracy", "share right", |key| {
-                own_name(key, &["accuracy.train", "accuracy.test"])
-            }),
+            chart("loss", Kind::LogLines, "Loss", |key| own_name(key, &["loss.train", "loss.test"])),
+            chart("accuracy", Kind::Lines, "Accuracy", |key| own_name(key, &["accuracy.train", "accuracy.test"])),
             chart(
                 "margin",
                 Kind::Lines,
                 "Margin on the test set: how far the right logit exceeds the best other",
-                "logits",
                 |key| by_index(key, "margin.test", &["min", "mean", "max"]),
             ),
-            chart("marks", Kind::Marks, "Births, deaths and flips of keys and heads", "", |_| None),
+            chart("marks", Kind::Marks, "Births, deaths and flips of keys and heads", |_| None),
         ],
     },
     Topic {
         title: "Grokking circuits",
         note: "Restricted loss keeps only the key frequencies of the logits, excluded loss removes them: a circuit is complete where the first is low, and in use where the second is high.",
         charts: &[
-            chart(
-                "circuit_loss",
-                Kind::LogLines,
-                "Restricted and excluded loss, beside the train loss",
-                "nats",
-                |key| own_name(key, &["loss.restricted", "loss.excluded", "loss.excluded.max", "loss.train"]),
-            ),
-            chart("key_count", Kind::Lines, "Number of key frequencies, by rule", "keys", |key| {
+            chart("circuit_loss", Kind::LogLines, "Restricted and excluded loss, beside the train loss", |key| {
+                own_name(key, &["loss.restricted", "loss.excluded", "loss.excluded.max", "loss.train"])
+            }),
+            chart("key_count", Kind::Lines, "Number of key frequencies, by rule", |key| {
                 by_site(key, super::derived::KEY_COUNT)
             }),
-            chart("keys", Kind::Flags, "Which frequencies are key", "frequency k", |key| match key.metric.as_str() {
+            chart("keys", Kind::Flags, "Which frequencies are key", |key| match key.metric.as_str() {
                 "key_frequencies" => Some("W_E: norm above a quarter of the largest".to_owned()),
                 "key_frequencies.logits" => Some("logits: more than 1 % of the power".to_owned()),
                 _ => None,
             }),
-            chart("fourier_w_e", Kind::Heat, "Frequencies in the embedding W_E", "norm", |key| {
+            chart("fourier_w_e", Kind::Heat, "Frequencies in the embedding W_E", |key| {
                 (key.metric == "fourier_norm" && key.site == "embed.W_E").then(String::new)
             }),
-            chart("fourier_w_l", Kind::Heat, "Frequencies in W_L = W_out W_U", "norm", |key| {
+            chart("fourier_w_l", Kind::Heat, "Frequencies in W_L = W_out W_U", |key| {
                 (key.metric == "fourier_norm" && key.site == "W_L").then(String::new)
             }),
-            chart("gini", Kind::Lines, "Sparsity of the spectra", "Gini coefficient", |key| by_site(key, "gini")),
-            chart("irreps", Kind::LogLines, "Power by irreducible representation, logits", "power", |key| {
+            chart("gini", Kind::Lines, "Sparsity of the spectra", |key| by_site(key, "gini")),
+            chart("irreps", Kind::LogLines, "Power by irreducible representation, logits", |key| {
                 (key.metric == "irrep_power" && key.site == "logits").then(|| format!("irrep {}", key.index))
             }),
             chart(
                 "fsd",
                 Kind::Lines,
                 "Frequency synchronization of neurons, and share that follows one frequency",
-                "share",
                 |key| {
                     by_layer(key, "fsd", -1, "FSD")
                         .or_else(|| by_layer(key, "fsd.grid", -1, "FSD, all pairs"))
@@ -159,14 +149,13 @@ pub(super) const TOPICS: &[Topic] = &[
                         .or_else(|| by_layer(key, "neuron_fve", 1, "FVE above 0.85"))
                 },
             ),
-            chart("participation", Kind::Heat, "Neurons that follow each frequency, first layer", "neurons", |key| {
+            chart("participation", Kind::Heat, "Neurons that follow each frequency, first layer", |key| {
                 (key.metric == "fsd.participation" && key.layer == 0).then(String::new)
             }),
             chart(
                 "phase",
                 Kind::Heat,
                 "Synchrony of their phases, where five or more follow (chance: 0.4 with five, 0.2 with twenty)",
-                "synchrony",
                 |key| (key.metric == super::derived::FOLLOWED && key.layer == 0).then(String::new),
             ),
         ],
@@ -175,33 +164,39 @@ pub(super) const TOPICS: &[Topic] = &[
         title: "Ablation",
         note: "What removing one head does to the logit difference of the probe, at every step it was measured. Grey: where 95 % of random subspaces of the same size in the same layer fall. A head that raises it beyond the band suppresses; one that lowers it contributes.",
         charts: &[
-            chart("heads", Kind::Heads, "", "logits", |_| None),
-            chart("ablation_loss", Kind::Lines, "Change of the loss, zero ablation", "nats", |key| {
+            chart("heads", Kind::Heads, "", |_| None),
+            chart("ablation_loss", Kind::Lines, "Change of the loss, zero ablation", |key| {
                 by_part(key, "ablation.loss")
             }),
-            chart("ablation_kl", Kind::LogLines, "Change of the predictions, zero ablation: KL", "nats", |key| {
+            chart("ablation_kl", Kind::LogLines, "Change of the predictions, zero ablation: KL", |key| {
                 by_part(key, "ablation.kl")
             }),
         ],
     },
     Topic {
         title: "Calibration",
-        note: "On the probe. A best temperature above 1 means overconfidence. A head that changes temperature and nothing else is a confidence knob.",
+        note: "On the probe. A debiased error that wanders around 0 is none. A best temperature above 1 means overconfidence. A head that changes temperature and nothing else is a confidence knob.",
         charts: &[
-            chart("calibration", Kind::Lines, "Calibration error and Brier score", "1", |key| {
-                own_name(key, &["probe.ece", "probe.brier"])
-            }),
-            chart("probe_entropy", Kind::Lines, "Entropy of the predictions", "nats", |key| {
-                own_name(key, &["probe.entropy"])
-            }),
-            chart("temperature", Kind::LogLines, "Best temperature", "T", |key| own_name(key, &["probe.temperature"])),
-            chart("ablation_brier", Kind::Lines, "Change of the Brier score, zero ablation", "1", |key| {
+            chart(
+                "calibration",
+                Kind::Lines,
+                "Calibration error: ECE, which chance alone raises, and debiased",
+                |key| own_name(key, &["probe.ece"]).or_else(|| debiased(key, "probe.").map(|_| "debiased".to_owned())),
+            ),
+            chart("brier", Kind::Lines, "Brier score", |key| own_name(key, &["probe.brier"])),
+            chart("probe_entropy", Kind::Lines, "Entropy of the predictions", |key| own_name(key, &["probe.entropy"])),
+            chart("temperature", Kind::LogLines, "Best temperature", |key| own_name(key, &["probe.temperature"])),
+            chart("ablation_brier", Kind::Lines, "Change of the Brier score, zero ablation", |key| {
                 by_part(key, "ablation.brier")
             }),
-            chart("ablation_ece", Kind::Lines, "Change of the calibration error, zero ablation", "1", |key| {
-                by_part(key, "ablation.ece")
-            }),
-            chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", "T", |key| {
+            chart("ablation_ece", Kind::Lines, "Change of the ECE, zero ablation", |key| by_part(key, "ablation.ece")),
+            chart(
+                "ablation_debiased",
+                Kind::Lines,
+                "Change of the squared calibration error, debiased, as a root with its sign",
+                |key| debiased(key, "ablation.").and_then(|key| by_part(&key, super::derived::DEBIASED)),
+            ),
+            chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", |key| {
                 by_part(key, "ablation.temperature")
             }),
         ],
@@ -210,124 +205,99 @@ pub(super) const TOPICS: &[Topic] = &[
         title: "Induction",
         note: "On random tokens that repeat. Dashed: what attention spread evenly would score.",
         charts: &[
-            chart("previous", Kind::Lines, "Looking at the previous token", "share of attention", |key| {
+            chart("previous", Kind::Lines, "Looking at the previous token", |key| {
                 by_head_or_uniform(key, "previous_token_score.probe")
             }),
-            chart(
-                "prefix",
-                Kind::Lines,
-                "Looking at what followed the same token: prefix matching",
-                "share of attention",
-                |key| by_head_or_uniform(key, "prefix_matching_score.probe"),
-            ),
-            chart("duplicate", Kind::Lines, "Looking at the same token", "share of attention", |key| {
+            chart("prefix", Kind::Lines, "Looking at what followed the same token: prefix matching", |key| {
+                by_head_or_uniform(key, "prefix_matching_score.probe")
+            }),
+            chart("duplicate", Kind::Lines, "Looking at the same token", |key| {
                 by_head_or_uniform(key, "duplicate_token_score.probe")
             }),
-            chart("in_context", Kind::Lines, "In-context learning: late loss less early loss", "nats", |key| match key
-                .metric
-                .as_str()
-            {
-                "in_context_learning_score" => Some("test set".to_owned()),
-                "in_context_learning_score.probe" if key.index == 1 => {
-                    Some("repeated tokens, less another order".to_owned())
+            chart("in_context", Kind::Lines, "In-context learning: late loss less early loss", |key| {
+                match (key.metric.as_str(), key.index) {
+                    ("in_context_learning_score", _) => Some("test set".to_owned()),
+                    ("in_context_learning_score.probe", 1) => Some("repeated tokens, less another order".to_owned()),
+                    ("in_context_learning_score.probe", _) => Some("repeated tokens".to_owned()),
+                    _ => None,
                 }
-                "in_context_learning_score.probe" => Some("repeated tokens".to_owned()),
-                _ => None,
             }),
-            chart("composition_k", Kind::Lines, "K composition: a head reads what an earlier one writes", "1", |key| {
+            chart("composition_k", Kind::Lines, "K composition: a head reads what an earlier one writes", |key| {
                 // Only readers above the first layer have writers below them.
                 (key.metric == "composition.k")
                     .then(|| format!("L{} H{} reads head {}", key.layer, key.head, key.index))
             }),
-            chart("copying", Kind::Lines, "Copying, from the weights alone", "1", |key| by_head(key, "copying_score")),
+            chart("copying", Kind::Lines, "Copying, from the weights alone", |key| by_head(key, "copying_score")),
         ],
     },
     Topic {
         title: "Synchronization of heads",
         note: "Likeness of attention patterns as they are is near 1 wherever positions decide; without each head's mean pattern, unrelated heads have 0.",
         charts: &[
-            chart("similarity", Kind::Lines, "Mean cosine of attention patterns", "cosine", |key| {
+            chart("similarity", Kind::Lines, "Mean cosine of attention patterns", |key| {
                 by_layer(key, "sync.similarity", 0, "as it is")
                     .or_else(|| by_layer(key, "sync.similarity", 1, "without mean pattern"))
             }),
-            chart(
-                "sync_participation",
-                Kind::Lines,
-                "Participation ratio: 0 equal heads, 1 orthogonal heads",
-                "1",
-                |key| {
-                    by_layer(key, "sync.participation", 0, "as it is")
-                        .or_else(|| by_layer(key, "sync.participation", 1, "without mean pattern"))
-                },
-            ),
-            chart("entropy", Kind::Lines, "Attention entropy", "nats", |key| by_head(key, "attention_entropy")),
-            chart("z_norm", Kind::Lines, "Length of z, what a head brings along", "activations", |key| {
-                by_head(key, "z_norm")
+            chart("sync_participation", Kind::Lines, "Participation ratio: 0 equal heads, 1 orthogonal heads", |key| {
+                by_layer(key, "sync.participation", 0, "as it is")
+                    .or_else(|| by_layer(key, "sync.participation", 1, "without mean pattern"))
             }),
-            chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", "nats", |key| {
+            chart("entropy", Kind::Lines, "Attention entropy", |key| by_head(key, "attention_entropy")),
+            chart("z_norm", Kind::Lines, "Length of z, what a head brings along", |key| by_head(key, "z_norm")),
+            chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", |key| {
                 by_layer(key, "sync.entropy_spread", -1, "spread")
             }),
-            chart("sync_gradient", Kind::Lines, "Gradients of heads, by pair", "cosine", |key| {
-                by_pair(key, "sync.gradient")
-            }),
-            chart("sync_drift", Kind::Lines, "Updates of heads, by pair", "cosine", |key| by_pair(key, "sync.drift")),
+            chart("sync_gradient", Kind::Lines, "Gradients of heads, by pair", |key| by_pair(key, "sync.gradient")),
+            chart("sync_drift", Kind::Lines, "Updates of heads, by pair", |key| by_pair(key, "sync.drift")),
         ],
     },
     Topic {
         title: "Noise and pressure",
-        note: "The noise scale is the batch size at which noise and signal of the gradient are equally large: running averages of both over about ten measurements, then their ratio.",
+        note: "The noise scale is the batch size at which noise and signal of the gradient are equally large: running averages of both over about ten measurements, then their ratio. A gap: the signal is lost in its own noise.",
         charts: &[
-            chart(
-                "noise_scale",
-                Kind::LogLines,
-                "Gradient noise scale, tensors with rows by example",
-                "examples",
-                |key| (key.metric == super::derived::NOISE_SCALE).then(|| "all together".to_owned()),
-            ),
-            chart("dispersion", Kind::LogLines, "Dispersion of gradients over examples", "nats²", |key| {
+            chart("noise_scale", Kind::LogLines, "Gradient noise scale, tensors with rows by example", |key| {
+                (key.metric == super::derived::NOISE_SCALE).then(|| "all together".to_owned())
+            }),
+            chart("dispersion", Kind::LogLines, "Dispersion of gradients over examples", |key| {
                 by_tensor_and_head(key, "gradient_dispersion")
             }),
-            chart("snr", Kind::LogLines, "Squared gradient by its variance over examples", "1", |key| {
+            chart("snr", Kind::LogLines, "Squared gradient by its variance over examples", |key| {
                 by_tensor_and_head(key, "gradient_snr")
             }),
-            chart("step_size", Kind::LogLines, "Step size of the optimizer, decay excluded", "1", |key| {
+            chart("step_size", Kind::LogLines, "Step size of the optimizer, decay excluded", |key| {
                 by_site(key, "step_size")
             }),
             chart(
                 "decay_share",
                 Kind::Lines,
                 "Share of decay: 1/2 where decay and gradient are equally strong",
-                "1",
                 |key| by_site(key, "decay_share"),
             ),
             chart(
                 "softmax_collapse",
                 Kind::Lines,
                 "Targets whose softmax is 1 in f32 (naive losses stop learning there)",
-                "share",
                 |key| own_name(key, &["softmax_collapse"]),
             ),
-            chart("logit_scale", Kind::Lines, "Logit scale", "logits", |key| own_name(key, &["logit_scale"])),
+            chart("logit_scale", Kind::Lines, "Logit scale", |key| own_name(key, &["logit_scale"])),
         ],
     },
     Topic {
         title: "Norms",
         note: "By tensor.",
         charts: &[
-            chart("weight_norm", Kind::Lines, "Weights", "norm", |key| by_site(key, "weight_norm")),
-            chart("grad_norm", Kind::LogLines, "Gradients", "norm", |key| by_site(key, "grad_norm")),
-            chart("update_norm", Kind::LogLines, "Updates, decay included", "norm", |key| by_site(key, "update_norm")),
+            chart("weight_norm", Kind::Lines, "Weights", |key| by_site(key, "weight_norm")),
+            chart("grad_norm", Kind::LogLines, "Gradients", |key| by_site(key, "grad_norm")),
+            chart("update_norm", Kind::LogLines, "Updates, decay included", |key| by_site(key, "update_norm")),
         ],
     },
     Topic {
         title: "Geometry",
         note: "How many dimensions the embedding and the last residual stream fill. They lose dimensions in runs that never generalize too.",
         charts: &[
-            chart("participation_ratio", Kind::Lines, "Participation ratio", "dimensions", |key| {
-                by_site(key, "participation_ratio")
-            }),
-            chart("spectral_entropy", Kind::Lines, "Spectral entropy", "1", |key| by_site(key, "spectral_entropy")),
-            chart("effective_rank", Kind::Lines, "Effective rank", "dimensions", |key| by_site(key, "effective_rank")),
+            chart("participation_ratio", Kind::Lines, "Participation ratio", |key| by_site(key, "participation_ratio")),
+            chart("spectral_entropy", Kind::Lines, "Spectral entropy", |key| by_site(key, "spectral_entropy")),
+            chart("effective_rank", Kind::Lines, "Effective rank", |key| by_site(key, "effective_rank")),
         ],
     },
 ];

@@ -109,6 +109,28 @@ impl Feed {
         }
     }
 
+    /// For each replica, how many predictions the training batch and the test set ask for; of drawn batches the mean.
+    pub fn predictions(&self, replicas: usize, batch: Option<usize>) -> Vec<[u64; 2]> {
+        let counts = |examples: &Examples, split: &Split| {
+            let train = examples.counted(&split.train);
+            let train = batch.map_or(train, |size| (size * train).div_ceil(split.train.len().max(1)));
+            [train as u64, examples.counted(&split.test) as u64]
+        };
+        match self {
+            Self::Examples(examples) => examples.splits.iter().map(|split| counts(examples, split)).collect(),
+            Self::Endless(source) => {
+                // Batches are drawn as test sets are.
+                let (examples, lists) = source.test_set();
+                let of_list = |ids: &Vec<u32>| {
+                    let test = examples.counted(ids);
+                    [(batch.unwrap_or(0) * test).div_ceil(ids.len().max(1)) as u64, test as u64]
+                };
+                let list = |replica: usize| lists.get(replica).or(lists.last());
+                (0..replicas).map(|replica| list(replica).map_or([0; 2], of_list)).collect()
+            }
+        }
+    }
+
     /// The test set in pieces of at most `piece` sequences.
     ///
     /// # Errors

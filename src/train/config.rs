@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, check_between};
 use crate::instrument::MeasureConfig;
 use crate::model::{ModelConfig, WeightTable};
-use crate::task::{ReplicaData, Task};
+use crate::task::{Feed, ReplicaData, Task};
 
 /// A whole run. `T` is the task, one of `crate::task`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +227,18 @@ impl Default for CheckpointConfig {
     }
 }
 
+/// What a replica is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmRole {
+    /// What claims are about.
+    Main,
+    /// Changed such that claims should fail in it.
+    Control,
+    /// Changed in something that must not matter: claims should hold in it as in the main one.
+    Sham,
+}
+
 /// What one replica has for itself; everything left out is the run's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -235,6 +247,17 @@ pub struct ReplicaConfig {
     /// A name for tables and pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What it is there for. Default: `"control"` where `control_of` is set; else the first of its group is the main
+    /// one, and others are more of the same, such as other seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<ArmRole>,
+    /// Name of the replica that this one is a control of: it is expected not to do what that one does. Default for a
+    /// control: the main one of its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_of: Option<String>,
+    /// Name of the experiment that it belongs to, where a run holds several; claims are judged in each by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Seed of the weights, and of split and batches unless `data_seed` says otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -257,6 +280,13 @@ pub struct ReplicaConfig {
     /// left. Test targets stay true. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shuffle_labels: bool,
+}
+
+impl ReplicaConfig {
+    /// Whether it was declared a control.
+    pub fn is_control(&self) -> bool {
+        self.role == Some(ArmRole::Control) || self.control_of.is_some()
+    }
 }
 
 impl<T> RunConfig<T> {
@@ -352,6 +382,7 @@ impl<T: Task> RunConfig<T> {
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
             return fail(format!("two [[replica]] tables are named {}; names must differ", twice.1));
         }
+        self.check_roles()?;
         if self.batch.count().is_some_and(|size| size == 0 || size > 1 << 24) {
             return fail("batch.size must be \"full\" or a number between 1 and 16777216".to_owned());
         }
@@ -377,6 +408,33 @@ impl<T: Task> RunConfig<T> {
             ));
         }
         Ok(ResolvedRun(self))
+    }
+
+    fn check_roles(&self) -> Result<()> {
+        for (at, arm) in self.replica.iter().enumerate() {
+            let Some(of) = &arm.control_of else { continue };
+            let called = arm.name.clone().unwrap_or_else(|| format!("replica {at}"));
+            let fail = |what: &str| Err(Error::Config(format!("[[replica]] {called}: control_of = \"{of}\" {what}")));
+            match self.replica.iter().find(|other| other.name.as_ref() == Some(of)) {
+                None => return fail("names no [[replica]]; give that one this name"),
+                Some(other) if other.is_control() => return fail("names a control; name what both are controls of"),
+                Some(_) if arm.role.is_some_and(|role| role != ArmRole::Control) => {
+                    return fail("makes it a control; leave role out, or set role = \"control\"");
+                }
+                Some(other) if arm.group.is_some() && arm.group != other.group => {
+                    return fail("is of another group; leave group out");
+                }
+                Some(_) => {}
+            }
+        }
+        let mains: Vec<&Option<String>> =
+            self.replica.iter().filter(|arm| arm.role == Some(ArmRole::Main)).map(|arm| &arm.group).collect();
+        if mains.iter().enumerate().any(|(at, group)| mains[..at].contains(group)) {
+            return Err(Error::Config(
+                "two [[replica]] tables of one group have role = \"main\"; leave it out in all but one".to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<()> {
@@ -469,6 +527,15 @@ impl<T: Task> ResolvedRun<T> {
             .collect()
     }
 
+    /// For each replica, how many predictions a measurement on the training batch and on the test set is a mean of; on
+    /// drawn batches about as many.
+    ///
+    /// # Errors
+    /// Where the task's examples cannot be had.
+    pub fn predictions(&self) -> Result<Vec<[u64; 2]>> {
+        Ok(Feed::new(&self.task, &self.data())?.predictions(self.replicas as usize, self.batch.count()))
+    }
+
     /// For each tensor of the table, whether it decays.
     pub fn decays(&self, table: &WeightTable) -> Vec<bool> {
         table.specs().iter().map(|spec| !self.optimizer.no_decay.iter().any(|p| matches(p, &spec.name))).collect()
@@ -538,6 +605,13 @@ mod tests {
                 }),
                 "sham",
             ),
+            (
+                with(&|c| {
+                    c.replica = vec![ReplicaConfig { control_of: Some("nobody".to_owned()), ..Default::default() }];
+                }),
+                "nobody",
+            ),
+            (with(&|c| c.replica = vec![ReplicaConfig { role: Some(ArmRole::Main), ..Default::default() }; 2]), "main"),
             (
                 with(&|c| {
                     c.replicas = 2;

@@ -9,8 +9,8 @@ mod session;
 
 pub use builder::SessionBuilder;
 pub use config::{
-    BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, Precision, ReplicaConfig, ResolvedRun,
-    RunConfig, ScheduleConfig, ScheduleKind,
+    ArmRole, BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, Precision, ReplicaConfig,
+    ResolvedRun, RunConfig, ScheduleConfig, ScheduleKind,
 };
 pub(crate) use optimizer::CHECKS;
 pub use optimizer::{Hyper, shaders as optimizer_shaders};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
-use thermoscope::record::{Finding, Roles, Setup};
+use thermoscope::record::{Finding, HeadRole, Roles, Setup, What};
 use thermoscope::stats::HOLD;
 use thermoscope::train::Session;
 
@@ -289,8 +289,11 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
                     events.extend(roles.measure(u64::from(100 * probe), &findings));
                 }
             }
-            let suppressors = events.iter().filter(|event| event.text.starts_with("suppressor"));
-            suppressors.map(|event| event.text.split(',').next().unwrap().to_owned()).collect::<Vec<_>>()
+            let suppressors = events.iter().filter_map(|event| match &event.what {
+                What::Birth(who) if who.subject.role == Some(HeadRole::Suppressor) => Some(who.subject.words()),
+                _ => None,
+            });
+            suppressors.collect::<Vec<_>>()
         };
         assert!(found_in(&mut session, &trained).is_empty());
 

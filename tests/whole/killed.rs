@@ -66,8 +66,8 @@ fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
         series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
     let events = RunDir::read_events(&run).unwrap().into_iter();
     let kinds = ["birth", "death", "flip", "checkpoint"];
-    let kept: Vec<_> = events.filter(|event| kinds.contains(&event.kind.as_str())).collect();
-    let saved = kept.iter().filter(|event| event.kind == "checkpoint").count();
+    let kept: Vec<_> = events.filter(|event| kinds.contains(&event.kind())).collect();
+    let saved = kept.iter().filter(|event| event.kind() == "checkpoint").count();
     assert_eq!(saved, 300, "each checkpoint is told once");
     assert!(kept.len() > saved + 20, "the run has births and deaths: {kept:?}");
     lines.extend(kept.iter().map(|event| format!("{event:?}")));
@@ -148,6 +148,6 @@ fn signals_save_and_exit_with_their_codes() {
         assert!(manifest.steps_done >= 3);
         assert!(run.join(format!("checkpoints/step-{:06}/state.json", manifest.steps_done)).exists());
         let events = RunDir::read_events(&run).unwrap();
-        assert!(events.iter().any(|event| event.kind == "stop" && event.step == manifest.steps_done));
+        assert!(events.iter().any(|event| event.kind() == "stop" && event.step == manifest.steps_done));
     }
 }

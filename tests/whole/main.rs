@@ -18,6 +18,8 @@ mod induction;
 #[cfg(unix)]
 mod killed;
 #[cfg(target_os = "linux")]
+mod long;
+#[cfg(target_os = "linux")]
 mod lost;
 mod own;
 mod padding;

@@ -8,7 +8,7 @@ use headless_chrome::browser::tab::RequestPausedDecision;
 use headless_chrome::browser::transport::{SessionId, Transport};
 use headless_chrome::protocol::cdp::{Fetch, Input};
 use headless_chrome::{Browser, LaunchOptions, Tab};
-use thermoscope::record::{Manifest, RunDir, Setup, Status};
+use thermoscope::record::{Catalog, Manifest, RunDir, Setup, Status};
 use thermoscope::train::Session;
 
 const RUN: &str = r#"
@@ -34,7 +34,8 @@ fn page(dir: &std::path::Path) -> std::path::PathBuf {
     let gpu = &crate::common::gpus()[0];
     let setup = Setup::from_toml(RUN).unwrap();
     let mut session = Session::new(gpu, setup.config).unwrap();
-    let mut out = RunDir::create(dir, Manifest::new(setup.resolved, Default::default(), gpu.caps(), None)).unwrap();
+    let manifest = Manifest::new(setup.resolved, Default::default(), gpu.caps(), None);
+    let mut out = RunDir::create(dir, manifest, &Catalog::of(&session).unwrap()).unwrap();
     for _ in 0..12 {
         session.submit(10);
         gpu.wait().unwrap();

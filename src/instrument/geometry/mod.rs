@@ -23,6 +23,7 @@ const CARDS: &[Card] = &[
         control: "near D N / (D + N) for N rows of noise in D dimensions, 1 where all vary along one line, 0 where nothing varies",
         source: "definition; Verma 2026 (2605.20441) for heads",
         not_for: "a lead over grokking by itself: it falls in runs that never generalize too",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -35,6 +36,7 @@ const CARDS: &[Card] = &[
         control: "participation_ratio; 1 for noise with many more rows than dimensions",
         source: "2604.13123: 0.61 where addition modulo 97 generalizes",
         not_for: "generalization: nets reach low values without it",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
     Card {
@@ -47,6 +49,7 @@ const CARDS: &[Card] = &[
         control: "participation_ratio, which is never larger",
         source: "Roy and Vetterli 2007",
         not_for: "rank: small eigenvalues count little",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
 ];

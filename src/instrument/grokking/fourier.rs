@@ -12,7 +12,7 @@ use crate::autograd::ops::{
 };
 use crate::autograd::{Tape, Var, gcd};
 use crate::error::Result;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
 use crate::model::Model;
 use crate::task::{Examples, Feed, Pass, Split};
 
@@ -33,6 +33,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         control: "a flat spectrum: what initial weights have",
         source: "Nanda et al. 2023, section 4",
         not_for: "whether the model uses the frequency: embeddings may hold what the logits ignore",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -45,6 +46,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         control: "about 0.05 for initial weights; 0.18 for a net that generalizes without sparsity (no decay, 90 % of the data)",
         source: "Nanda et al. 2023, section 5.1",
         not_for: "generalization: perfect nets without a sparse circuit exist",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
     Card {
@@ -72,6 +74,8 @@ const LOSS_CARDS: &[Card] = &[
         control: "loss of all data; index n shows where the knee is, without choosing keys by hand",
         source: "Nanda et al. 2023, section 5.1",
         not_for: "tasks without a cyclic group",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
         ..Card::BASE
     },
     Card {
@@ -84,6 +88,8 @@ const LOSS_CARDS: &[Card] = &[
         control: "train loss: what excluding nothing gives",
         source: "Nanda et al. 2023, section 5.1",
         not_for: "tasks without a cyclic group",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
         ..Card::BASE
     },
     Card {
@@ -96,6 +102,8 @@ const LOSS_CARDS: &[Card] = &[
         control: "train loss: what excluding a frequency gives that nothing depends on",
         source: "Nanda et al. 2023, section 5.1, per frequency",
         not_for: "shares: what two frequencies do together is more than the sum of both",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
         ..Card::BASE
     },
     Card {
@@ -108,6 +116,8 @@ const LOSS_CARDS: &[Card] = &[
         control: "train loss; needs no keys, so nothing was chosen in hindsight",
         source: "Nanda et al. 2023, with the maximum in place of chosen keys",
         not_for: "how much all keys matter together: that is loss.excluded",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
         ..Card::BASE
     },
     Card {
@@ -144,6 +154,8 @@ const LOSS_CARDS: &[Card] = &[
         control: "about 0.05 for initial weights of the published size, none above 0.85; 0 for a neuron that never varies",
         source: "Nanda et al. 2023, section 4.2 (84.6 % of neurons above 0.85)",
         not_for: "whether the logits use what the neurons follow",
+        bounds: Card::SHARE,
+        index: &["mean over neurons", "share above 0.85"],
         ..Card::BASE
     },
     Card {
@@ -180,6 +192,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "about 0.08 for initial weights of the published size; 0 for a pattern that never varies",
         source: "Nanda et al. 2023, section 4.2 (0.98 to 0.99)",
         not_for: "how much a head matters: a pattern that hardly varies may follow one frequency",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
 ];

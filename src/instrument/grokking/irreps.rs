@@ -22,6 +22,7 @@ const CARDS: &[Card] = &[Card {
     control: "in proportion to d_ρ², 1 16 16 25 25 36 for S5, for initial weights; all irreps together are everything but the mean",
     source: "Chughtai et al. 2023 (2302.03025); isotypic projection",
     not_for: "whether the model uses the representation: embeddings may hold what the logits ignore",
+    bounds: Card::SIZE,
     ..Card::BASE
 }];
 

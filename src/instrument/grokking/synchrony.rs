@@ -37,6 +37,7 @@ const CARDS: &[Card] = &[
         control: "n/K for neurons spread evenly, more where neurons are few",
         source: "Sivasankar 2026 (2606.12966): FSD_k",
         not_for: "how strongly neurons follow: a dominant frequency may hold little of a neuron",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
     Card {
@@ -49,6 +50,7 @@ const CARDS: &[Card] = &[
         control: "M/K for M neurons spread evenly",
         source: "Sivasankar 2026 (2606.12966)",
         not_for: "see fsd.top",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -61,6 +63,7 @@ const CARDS: &[Card] = &[
         control: "√π / (2 √N) for N random phases, with N from fsd.participation",
         source: "Kuramoto's order parameter",
         not_for: "frequencies with few neurons; a circuit that reads every phase has a value near 0",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
 ];

@@ -6,7 +6,7 @@ use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, ROUNDING};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, ROUNDING};
 use crate::model::Forward;
 use crate::task::count_targets;
 
@@ -24,6 +24,7 @@ const CARDS: &[Card] = &[
         control: "ln n for uniform attention over n keys",
         source: "definition; Verma 2026 (2605.20441) for its spread over heads",
         not_for: "importance: a head may look sharply and write nothing",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -36,6 +37,7 @@ const CARDS: &[Card] = &[
         control: "the head's own at step 0; attention_entropy: averaging over n unrelated values shrinks them by √n",
         source: "definition",
         not_for: "importance: W_O may lead what a head brings along nowhere; see ablation",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -48,6 +50,7 @@ const CARDS: &[Card] = &[
         control: "head_similarity.centered: patterns are positive, so unrelated heads have cosines near 1 too",
         source: "Verma 2026 (2605.20441)",
         not_for: "synchronization by itself: short sequences give 0.9 with no relation at all",
+        bounds: Card::COSINE,
         ..Card::BASE
     },
     Card {
@@ -60,6 +63,8 @@ const CARDS: &[Card] = &[
         control: "0 for heads that vary independently",
         source: "head_similarity with the position template removed",
         not_for: "heads whose pattern hardly varies: a cosine of almost nothing; 0 where it varies by less than 2^-18 of its size, which is rounding",
+        bounds: Card::COSINE,
+        chance: Some(Chance::At(0.0)),
         ..Card::BASE
     },
 ];

@@ -27,6 +27,8 @@ const CARDS: &[Card] = &[
         control: "index 1, which is 0 for heads without relation, and for pairs of which one does not vary; short sequences give index 0 near 0.9 then",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers",
         not_for: "predicting grokking: its author found nothing beyond clock, loss and norm",
+        bounds: Card::COSINE,
+        index: &["as it is", "without mean pattern"],
         ..Card::BASE
     },
     Card {
@@ -39,6 +41,8 @@ const CARDS: &[Card] = &[
         control: "0 for equal heads, 1 for orthogonal heads of equal size",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers of index 1",
         not_for: "counting circuits: a head whose pattern hardly varies hardly enters index 1. Where fewer than two heads vary there is no row",
+        bounds: Card::SHARE,
+        index: &["as it is", "without mean pattern"],
         ..Card::BASE
     },
     Card {
@@ -51,6 +55,7 @@ const CARDS: &[Card] = &[
         control: "0 for equal heads, and for heads that all look everywhere alike",
         source: "Verma 2026 (2605.20441), whose value is the mean over layers",
         not_for: "specialization by itself: heads of equal entropy may look at different places",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -63,6 +68,7 @@ const CARDS: &[Card] = &[
         control: "its own values at step 0, of untrained heads: heads of a layer read one stream and one gradient, so chance is many times wider than for independent numbers; 1 for heads that started equal",
         source: "definition, before clipping; rotating a head's basis changes nothing",
         not_for: "one run's pairs by themselves: compare with many untrained pairs. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
+        bounds: Card::COSINE,
         ..Card::BASE
     },
     Card {
@@ -75,6 +81,7 @@ const CARDS: &[Card] = &[
         control: "sync.gradient; under strong decay circuits shrink towards 0, whose cosines between heads are near 0",
         source: "definition; rotating a head's basis changes nothing",
         not_for: "the path: it is one step, and steps may undo each other",
+        bounds: Card::COSINE,
         ..Card::BASE
     },
 ];

@@ -22,6 +22,7 @@ const CARDS: &[Card] = &[
         control: "0 until margins near 16; a naive loss in f32 stops learning from these targets, ours does not",
         source: "softmax collapse: Prieto et al. 2025, at the edge of numerical stability",
         not_for: "a fault of this run: its loss and gradients keep their precision down to 1e-38",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
     Card {
@@ -58,6 +59,7 @@ const CARDS: &[Card] = &[
         control: "weight_norm: without a norm before the unembedding, scaled weights scale the logits",
         source: "naive loss minimization: Prieto et al. 2025",
         not_for: "being right: wrong predictions grow with the scale too",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
 ];

@@ -5,7 +5,7 @@ use crate::autograd::ops::{IGNORE, LogitRows};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label};
 use crate::task::Pass;
 
 /// `loss.train`, `accuracy.train`.
@@ -28,6 +28,8 @@ const TRAIN_CARDS: &[Card] = &[
         control: "ln(classes): the loss of knowing nothing",
         source: "definition; form after Nanda et al. 2023, appendix on float64 losses",
         not_for: "comparing runs with other batch sizes step by step: it is the loss of the batch at hand",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
         ..Card::BASE
     },
     Card {
@@ -40,6 +42,8 @@ const TRAIN_CARDS: &[Card] = &[
         control: "1/classes",
         source: "definition",
         not_for: "telling memorizing from generalizing",
+        bounds: Card::SHARE,
+        chance: Some(Chance::OneOfClasses),
         ..Card::BASE
     },
 ];
@@ -55,6 +59,8 @@ const TEST_CARDS: &[Card] = &[
         control: "ln(classes): the loss of knowing nothing",
         source: "definition",
         not_for: "choosing when to stop and then reporting it as held out",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
         ..Card::BASE
     },
     Card {
@@ -67,6 +73,8 @@ const TEST_CARDS: &[Card] = &[
         control: "1/classes",
         source: "definition",
         not_for: "dating a transition more finely than its cadence",
+        bounds: Card::SHARE,
+        chance: Some(Chance::OneOfClasses),
         ..Card::BASE
     },
     Card {
@@ -79,6 +87,8 @@ const TEST_CARDS: &[Card] = &[
         control: "0: the border between right and wrong",
         source: "Nanda et al. 2023 (released weights: 9.61, 17.1, 21.6)",
         not_for: "comparing models of other logit scale",
+        chance: Some(Chance::At(0.0)),
+        index: &["min", "mean", "max"],
         ..Card::BASE
     },
 ];

@@ -12,7 +12,7 @@ use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 use crate::instrument::grokking::fourier_ops::RowSquares;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, ROUNDING, UNKNOWN};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence, ROUNDING, UNKNOWN};
 use crate::model::{Model, Rows};
 use crate::task::Pass;
 
@@ -34,6 +34,7 @@ const CARDS: &[Card] = &[
         control: "grad_norm, which is smaller by what examples disagree about",
         source: "Gram identity (Goodfellow 2015); squares of these heads add up to the tensor's",
         not_for: LEFT_OUT,
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -46,6 +47,7 @@ const CARDS: &[Card] = &[
         control: "the noise scale is average of trace / average of signal over steps, never an average of ratios",
         source: "McCandlish et al. 2018, with small batches of 1 and the batch as the large one",
         not_for: LEFT_OUT,
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -58,6 +60,7 @@ const CARDS: &[Card] = &[
         control: "0 on average for pure noise, and so below 0 about half the time",
         source: "McCandlish et al. 2018",
         not_for: "a single step: only averages over steps mean something, and their ratio with noise.trace",
+        chance: Some(Chance::At(0.0)),
         ..Card::BASE
     },
     Card {
@@ -70,6 +73,7 @@ const CARDS: &[Card] = &[
         control: "grad_norm²: what examples agree about",
         source: "definition",
         not_for: "noise: a full batch draws nothing",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -82,6 +86,7 @@ const CARDS: &[Card] = &[
         control: "1/B: what independent noise around 0 gives",
         source: "definition",
         not_for: "averaging over steps, or a noise scale: a ratio of two noisy numbers is biased; b_K without rotary positions, whose gradient is 0 but for rounding; where examples agree to 2^-18 there is no row",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
 ];

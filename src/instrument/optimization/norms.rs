@@ -76,6 +76,7 @@ const CARDS: &[Card] = &[
         control: "decay alone shrinks it by the factor (1 - rate decay) a step: half-life 693 steps at rate 0.001, decay 1",
         source: "Loshchilov and Hutter 2019; Omnigrok (Liu et al. 2023)",
         not_for: "telling circuits apart: all heads of a layer share a tensor",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -88,6 +89,7 @@ const CARDS: &[Card] = &[
         control: "the loss itself: late in training both fall together",
         source: "definition",
         not_for: "noise: a full batch has none, and one batch cannot tell noise from signal",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -100,6 +102,7 @@ const CARDS: &[Card] = &[
         control: "rate decay ‖w‖, the part that decay alone contributes",
         source: "definition",
         not_for: "distance travelled: steps may undo each other",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
 ];

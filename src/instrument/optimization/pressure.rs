@@ -1,7 +1,7 @@
 //! What pushes the weights: the optimizer's step, decay against gradient, and the loss they should change.
 
 use crate::error::Result;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UpdateSummary};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence, UpdateSummary};
 
 /// `update_ratio`, `step_size`, `epsilon_share`, `decay_share`, `decay_cosine`, `loss_change.predicted`,
 /// `loss_scale`.
@@ -18,6 +18,7 @@ const CARDS: &[Card] = &[
         control: "rate times decay, what decay alone gives",
         source: "definition; about 1e-3 is a rule of thumb",
         not_for: "tensors that begin at 0, such as biases",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -30,6 +31,7 @@ const CARDS: &[Card] = &[
         control: "the learning rate: Adam's step for a gradient that never changes; far below it gradients change sign",
         source: "Kingma and Ba 2015",
         not_for: "Adam and SGD with decay, where decay is part of the step and cannot be taken out",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
     Card {
@@ -42,6 +44,7 @@ const CARDS: &[Card] = &[
         control: "0 while gradients are large; parameters that never had a gradient, as rows of absent tokens, count",
         source: "definition, for Adam and AdamW",
         not_for: "SGD, which has no eps",
+        bounds: Card::SHARE,
         ..Card::BASE
     },
     Card {
@@ -54,6 +57,8 @@ const CARDS: &[Card] = &[
         control: "1 for decay alone, 0 without decay, 1/2 where the two are equally strong; their ratio is s / (1 - s)",
         source: "force balance; sizes alone, for directions see decay_cosine",
         not_for: "equilibrium: forces of one size need not oppose each other",
+        bounds: Card::SHARE,
+        chance: Some(Chance::At(0.5)),
         ..Card::BASE
     },
     Card {
@@ -66,6 +71,8 @@ const CARDS: &[Card] = &[
         control: "-1: the gradient holds against decay; 1: it shrinks the weights too; 0 also where nothing pushes",
         source: "radial part of the step; defined without decay too",
         not_for: "large tensors without a guess of what chance gives: ±1/√parameters",
+        bounds: Card::COSINE,
+        chance: Some(Chance::At(0.0)),
         ..Card::BASE
     },
     Card {
@@ -90,6 +97,7 @@ const CARDS: &[Card] = &[
         control: "stays the same: the step before each halving moved no weight",
         source: "loss scaling, Micikevicius et al. 2018; it never grows again here",
         not_for: "precision f32 and f16-forward, which scale nothing and have no rows",
+        bounds: Card::SIZE,
         ..Card::BASE
     },
 ];

@@ -1,0 +1,239 @@
+//! Takes a run's table in, in one pass and in bounded memory: every series thinned for the pictures, and what must see
+//! every row.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::derived::Derived;
+use super::phases::Watched;
+use crate::error::Result;
+use crate::record::{Catalog, Key, Series, Sink, scan_metrics};
+
+/// Points of all series together, and of one at least and at most.
+const POINTS: usize = 12_000_000;
+const LEAST: usize = 64;
+const MOST: usize = 1024;
+
+/// What a report is made of.
+pub(super) struct Gathered {
+    /// Every series and what was derived, thinned.
+    pub(super) series: BTreeMap<Key, Series>,
+    /// What each replica was seen to do.
+    pub(super) watched: Vec<Watched>,
+    /// The last step measured.
+    pub(super) last_step: i64,
+}
+
+impl Gathered {
+    /// Of a run of so many replicas and steps.
+    pub(super) fn read(run: &Path, catalog: &Catalog, replicas: usize, steps: u64) -> Result<Self> {
+        let mut gather = Gather {
+            catalog,
+            open: Vec::new(),
+            watched: (0..replicas).map(|replica| Watched::new(catalog, replica, steps)).collect(),
+            derived: (0..replicas).map(|_| Derived::default()).collect(),
+            step: 0,
+        };
+        scan_metrics(run, &mut gather)?;
+        gather.end_of_step();
+        let mut series: BTreeMap<Key, Series> =
+            gather.open.into_iter().map(|(key, thinned)| (key, thinned.finish())).collect();
+        for (replica, derived) in gather.derived.into_iter().enumerate() {
+            derived.finish(replica as i32, &mut series);
+        }
+        let mut watched = gather.watched;
+        for (replica, watched) in watched.iter_mut().enumerate() {
+            watched.finish(&series, replica as i32);
+        }
+        Ok(Self { series, watched, last_step: gather.step })
+    }
+}
+
+struct Gather<'a> {
+    catalog: &'a Catalog,
+    open: Vec<(Key, Thinned)>,
+    watched: Vec<Watched>,
+    derived: Vec<Derived>,
+    step: i64,
+}
+
+impl Gather<'_> {
+    fn end_of_step(&mut self) {
+        for (derived, watched) in self.derived.iter_mut().zip(&mut self.watched) {
+            derived.end_of_step(self.step, watched);
+        }
+    }
+}
+
+impl Sink for Gather<'_> {
+    fn open(&mut self, key: Key) -> Option<usize> {
+        usize::try_from(key.replica).ok().filter(|replica| *replica < self.watched.len())?;
+        let known = self.catalog.metrics.get(&key.metric);
+        let way = match known {
+            Some(metric) if metric.set => Way::Stretches { every: metric.every as i64, gap: metric.every as i64 },
+            // What is counted is drawn side by side, and both ends of a band too: at the same steps.
+            Some(metric) if key.index >= 0 && (metric.index.is_empty() || key.metric == "ablation.null") => {
+                Way::Grid { stride: 1, seen: 0 }
+            }
+            _ => Way::Extremes,
+        };
+        self.open.push((key, Thinned::new(way)));
+        Some(self.open.len() - 1)
+    }
+
+    fn take(&mut self, series: usize, step: i64, value: f32) {
+        if step != self.step {
+            self.end_of_step();
+            self.step = step;
+        }
+        let most = (POINTS / self.open.len()).clamp(LEAST, MOST);
+        let (key, thinned) = &mut self.open[series];
+        thinned.push(step, value, most);
+        let replica = key.replica as usize;
+        self.watched[replica].take(key, step as u64, value);
+        self.derived[replica].take(key, value);
+    }
+}
+
+/// How a series is thinned once it is long.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Of each stretch the smallest and the largest value.
+    Extremes,
+    /// Every second, fourth, eighth ... measurement, the same ones in every series that is measured as often.
+    Grid { stride: usize, seen: usize },
+    /// First and last step of each stretch of measurements without a gap; gaps are passed over where stretches are many.
+    Stretches { every: i64, gap: i64 },
+}
+
+/// A series that stays short.
+pub(super) struct Thinned {
+    way: Way,
+    points: Vec<(i64, f32)>,
+    last: Option<(i64, f32)>,
+}
+
+impl Thinned {
+    fn new(way: Way) -> Self {
+        Self { way, points: Vec::new(), last: None }
+    }
+
+    /// One that keeps its extremes.
+    pub(super) fn extremes() -> Self {
+        Self::new(Way::Extremes)
+    }
+
+    /// Adds a point; `most` are kept.
+    pub(super) fn push(&mut self, step: i64, value: f32, most: usize) {
+        self.last = Some((step, value));
+        match &mut self.way {
+            Way::Extremes => self.points.push((step, value)),
+            Way::Grid { stride, seen } => {
+                if seen.is_multiple_of(*stride) {
+                    self.points.push((step, value));
+                }
+                *seen += 1;
+            }
+            Way::Stretches { gap, .. } => match self.points.last_mut() {
+                Some(end) if step - end.0 <= *gap => end.0 = step,
+                _ => self.points.extend([(step, value); 2]),
+            },
+        }
+        while self.points.len() > most {
+            self.halve();
+        }
+    }
+
+    fn halve(&mut self) {
+        let before = std::mem::take(&mut self.points);
+        match &mut self.way {
+            Way::Extremes => {
+                for four in before.chunks(4) {
+                    let by_value = |a: &&(i64, f32), b: &&(i64, f32)| a.1.total_cmp(&b.1);
+                    let ends = [four.iter().min_by(by_value), four.iter().max_by(by_value)];
+                    let mut ends: Vec<(i64, f32)> = ends.into_iter().flatten().copied().collect();
+                    ends.sort_by_key(|end| end.0);
+                    ends.dedup();
+                    self.points.extend(ends);
+                }
+            }
+            Way::Grid { stride, .. } => {
+                *stride *= 2;
+                self.points.extend(before.into_iter().step_by(2));
+            }
+            Way::Stretches { gap, .. } => {
+                *gap *= 2;
+                for stretch in before.chunks_exact(2) {
+                    match self.points.last_mut() {
+                        Some(end) if stretch[0].0 - end.0 <= *gap => end.0 = stretch[1].0,
+                        _ => self.points.extend_from_slice(stretch),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Its points. The last is the last that was measured; a stretch ends where the next measurement would be.
+    pub(super) fn finish(mut self) -> Series {
+        match self.way {
+            Way::Extremes => self.points.extend(self.last.filter(|last| self.points.last() != Some(last))),
+            Way::Grid { .. } => {}
+            Way::Stretches { every, .. } => self.points.iter_mut().skip(1).step_by(2).for_each(|end| end.0 += every),
+        }
+        let (steps, values) = self.points.into_iter().unzip();
+        Series { steps, values }
+    }
+}
+
+/// Points of a derived series.
+pub(super) const DERIVED: usize = MOST;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thinned(way: Way, points: impl Iterator<Item = (i64, f32)>) -> Series {
+        let mut thinned = Thinned::new(way);
+        for (step, value) in points {
+            thinned.push(step, value, 100);
+            assert!(thinned.points.len() <= 101);
+        }
+        thinned.finish()
+    }
+
+    #[test]
+    fn extremes_and_the_end_stay() {
+        let value = |step: i64| match step {
+            4321 => 50.0,
+            8765 => -50.0,
+            step => (step as f32 * 0.01).sin(),
+        };
+        let short = thinned(Way::Extremes, (0..10_000).map(|step| (step, value(step))));
+        assert!(short.steps.len() <= 102 && short.steps.windows(2).all(|pair| pair[0] < pair[1]));
+        for step in [4321, 8765, 9999] {
+            let at = short.steps.binary_search(&step).unwrap();
+            assert_eq!(short.values[at], value(step));
+        }
+    }
+
+    #[test]
+    fn series_on_a_grid_keep_the_same_steps() {
+        let way = Way::Grid { stride: 1, seen: 0 };
+        let of = |scale: f32| thinned(way, (0..777).map(|at| (5 * at, scale * at as f32)));
+        let (a, b) = (of(1.0), of(-2.0));
+        assert_eq!(a.steps, b.steps);
+        assert!(a.steps.len() > 50 && a.values.iter().zip(&b.values).all(|(a, b)| -2.0 * a == *b));
+    }
+
+    #[test]
+    fn stretches_are_joined_where_they_are_many() {
+        let way = Way::Stretches { every: 10, gap: 10 };
+        // There at steps 0 to 50, and at 200.
+        let few = thinned(way, [0, 10, 20, 30, 40, 50, 200].into_iter().map(|step| (step, 1.0)));
+        assert_eq!(few.steps, [0, 60, 200, 210]);
+        // Gaps of thirty steps are closed, one of twenty thousand is not.
+        let step = |at: i64| 30 * at + if at < 9_000 { 0 } else { 20_000 };
+        let many = thinned(way, (0..10_000).map(|at| (step(at), 1.0)));
+        assert_eq!(many.steps, [0, 30 * 8_999 + 10, 290_000, 319_970 + 10]);
+    }
+}
