@@ -160,8 +160,8 @@ fn a_run_goes_on_to_more_steps_than_it_had() {
     assert!(weights("out") == weights("whole"), "the bits of a run that was to go so far from its start");
     assert_eq!(table(&place.path("out")), table(&place.path("whole")));
     let events = RunDir::read_events(&place.path("out")).unwrap();
-    assert_eq!(events.iter().filter(|event| event.kind == "finish").count(), 1, "{events:?}");
-    assert!(events.iter().any(|event| event.text.contains("6 steps instead of 4")), "{events:?}");
+    assert_eq!(events.iter().filter(|event| event.kind() == "finish").count(), 1, "{events:?}");
+    assert!(events.iter().any(|event| event.text().contains("now to step 6")), "{events:?}");
     place.bad("run --resume --out out --steps 12 --seed 3", &["leave out"]);
 
     let cosine = "--set schedule.kind=cosine";
