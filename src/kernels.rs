@@ -10,7 +10,7 @@ pub(crate) fn registry() -> Vec<&'static Shader<'static>> {
         crate::autograd::ops::shaders(),
         crate::task::sampler_shaders(),
         crate::train::optimizer_shaders(),
-        crate::intervene::SHADERS.to_vec(),
+        crate::intervene::SHADERS.concat(),
         crate::instrument::shaders(),
     ]
     .concat()
@@ -28,7 +28,7 @@ pub(crate) fn is_own(shader: &Shader<'_>) -> bool {
 pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
     crate::autograd::check::self_check(
         gpu,
-        &[vec![crate::train::CHECKS, crate::intervene::CHECKS], crate::instrument::checks()].concat(),
+        &[vec![crate::train::CHECKS], crate::intervene::CHECKS.to_vec(), crate::instrument::checks()].concat(),
     )
 }
 

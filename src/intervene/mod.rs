@@ -4,16 +4,27 @@
 //! the heads of a layer, or its MLP block. An [`Intervention`] takes away a share of what each of them wrote and puts a
 //! [`Baseline`] in its place; only what lies above is computed again ([`Model::resume`](crate::model::Model::resume)), many
 //! interventions one behind the other along the batch axis. What comes out are *outcomes*: a var with [`OUTCOMES`] numbers
-//! for every prediction under every intervention, to be kept, averaged ([`GroupMeans`]) or compared with the clean ones.
+//! for every prediction under every intervention, to be kept, summed by example ([`ExampleSums`]), averaged ([`GroupMeans`]),
+//! or compared, example by example, with the clean ones or with others ([`Contrasts`]): a difference with its standard error.
 //! When it happens is the tape's matter: [`Tape::at_cadence`](crate::autograd::Tape::at_cadence).
 
+mod contrast;
 mod ops;
 mod probe;
 
+pub use contrast::{Contrasts, ExampleSums};
 pub use ops::{Ablate, AblateEach, GroupMeans, OUTCOMES, Outcomes, column};
 pub use probe::{Changed, Probe, Writers};
 
-pub(crate) use ops::{CHECKS, SHADERS, like};
+pub(crate) use ops::like;
+
+use crate::autograd::check::Build;
+use crate::gpu::Shader;
+
+/// Every kernel of this room.
+pub(crate) const SHADERS: &[&[&Shader<'_>]] = &[ops::SHADERS, contrast::SHADERS];
+/// Its ops, for the self-check.
+pub(crate) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, contrast::CHECKS];
 
 /// One way of changing what writers wrote.
 #[derive(Clone, Debug, PartialEq)]

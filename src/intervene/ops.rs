@@ -63,7 +63,7 @@ static GROUP_MEANS: Shader<'_> = Shader {
     knobs: &[Knob { name: "BEFORE", values: &[0, 1] }],
     params: MeansParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader<'_>] = &[&ABLATE, &OUTCOME, &GROUP_MEANS];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&ABLATE, &OUTCOME, &GROUP_MEANS];
 
 /// Floats, owned where any input is.
 pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
@@ -245,9 +245,10 @@ impl Op for Outcomes {
 }
 
 /// Means of outcomes over the predictions of each intervention, [F + I, 8], behind the F rows of an earlier
-/// result. Inputs: outcomes [I * N, 8], how many predictions count `[1]`, and the earlier result.
+/// result. Inputs: outcomes of predictions or sums of those of examples, [I * N, 8] or [I, N, 8]; how many predictions count
+/// `[1]`; and the earlier result.
 pub struct GroupMeans {
-    /// N: predictions of one intervention.
+    /// N: predictions or examples of one intervention.
     pub rows: usize,
 }
 
@@ -287,7 +288,7 @@ impl Op for GroupMeans {
     }
 }
 
-pub(crate) const CHECKS: &[(&str, Build)] = &[("interventions", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
+pub(super) const CHECKS: &[(&str, Build)] = &[("interventions", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
 
 /// Every op of this file, on one case: `n` predictions of `v` classes, and `h` heads.
 fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>> {

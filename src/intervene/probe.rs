@@ -1,7 +1,10 @@
 //! The clean pass over a probe, and the same under interventions.
 
-use super::Intervention;
+use std::ops::Range;
+
+use super::contrast::{Contrasts, ExampleSums};
 use super::ops::{Ablate, AblateEach, GroupMeans, Outcomes};
+use super::{Intervention, OUTCOMES};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ColumnSum, GatherRows, Scale};
 use crate::autograd::{Tape, Var};
@@ -41,8 +44,10 @@ pub struct Probe<'a> {
     pub chunk: usize,
     /// Outcomes of the clean pass, [N, 8].
     pub rows: Var,
-    /// Their means, [1, 8].
+    /// The same by example, [1, E, 8].
     pub clean: Var,
+    /// Their means, [1, 8].
+    pub levels: Var,
 }
 
 /// Logits [I * N, V] under interventions, and the last residual streams [I * N, D] that gave them.
@@ -62,9 +67,10 @@ impl<'a> Probe<'a> {
         let pass = Pass::new(tape, model, batch, read)?;
         let logits = pass.forward.logits;
         let chunk = (piece / batch.size).max(1);
-        let mut probe = Self { model, pass, read, chunk, rows: logits, clean: logits };
+        let mut probe = Self { model, pass, read, chunk, rows: logits, clean: logits, levels: logits };
         probe.rows = probe.rows_of(tape, logits)?;
-        probe.clean = probe.means(tape, probe.rows, None)?;
+        probe.clean = probe.examples(tape, probe.rows, None)?;
+        probe.levels = probe.means(tape, probe.clean, None)?;
         Ok(probe)
     }
 
@@ -121,14 +127,60 @@ impl<'a> Probe<'a> {
         tape.push1(Outcomes, &[logits, self.pass.forward.logits, self.pass.batch.targets])
     }
 
-    /// Means [F + I, 8] of outcomes [I * N, 8], behind the F rows of an earlier result.
+    /// Outcomes by example [F + I, E, 8], sums over its predictions, of outcomes [I * N, 8]; behind the F of an earlier result.
     ///
     /// # Errors
     /// Where the outcomes are not those of this batch.
-    pub fn means(&self, tape: &mut Tape, rows: Var, before: Option<Var>) -> Result<Var> {
-        let group = tape.shape(self.pass.batch.targets).len();
-        let inputs: Vec<Var> = [rows, self.pass.batch.count].into_iter().chain(before).collect();
-        tape.push1(GroupMeans { rows: group }, &inputs)
+    pub fn examples(&self, tape: &mut Tape, rows: Var, before: Option<Var>) -> Result<Var> {
+        let examples = self.pass.batch.size;
+        let predictions = tape.shape(self.pass.batch.targets).len() / examples;
+        if predictions == 1 && before.is_none() {
+            let interventions = tape.shape(rows).rows().0 / examples;
+            return tape.reshape(rows, &[interventions, examples, OUTCOMES]);
+        }
+        let inputs: Vec<Var> = [rows].into_iter().chain(before).collect();
+        tape.push1(ExampleSums { examples, predictions }, &inputs)
+    }
+
+    /// Means over predictions [F + I, 8] of outcomes by example [I, E, 8], behind the F rows of an earlier result.
+    ///
+    /// # Errors
+    /// Where the outcomes are not those of this batch.
+    pub fn means(&self, tape: &mut Tape, examples: Var, before: Option<Var>) -> Result<Var> {
+        let inputs: Vec<Var> = [examples, self.pass.batch.count].into_iter().chain(before).collect();
+        tape.push1(GroupMeans { rows: self.pass.batch.size }, &inputs)
+    }
+
+    /// What is changed in the mean, and the standard error of that over examples: [16 I + 1], see [`Contrasts`]. Of each
+    /// intervention i of x [I, E, 8], with `terms(i)` of against [J, E, 8], times their factors, added.
+    ///
+    /// # Errors
+    /// Where the outcomes are not those of this batch, or interventions differ in how many terms they have.
+    pub fn contrast(
+        &self,
+        tape: &mut Tape,
+        x: Var,
+        against: Var,
+        terms: impl Fn(usize) -> Vec<(usize, f32)>,
+    ) -> Result<Var> {
+        let interventions = tape.shape(x).dims[0];
+        let (term, factor): (Vec<u32>, Vec<f32>) =
+            (0..interventions).flat_map(terms).map(|(term, factor)| (term as u32, factor)).unzip();
+        if !term.len().is_multiple_of(interventions) {
+            return Err(misfit("contrast", format!("{} terms of {interventions} interventions", term.len())));
+        }
+        let dims = [interventions, term.len() / interventions];
+        let (term, factor) = (tape.constant_u32(&dims, &term), tape.constant(&dims, &factor));
+        let (targets, count) = (self.pass.batch.targets, self.pass.batch.count);
+        tape.push1(Contrasts, &[x, against, targets, count, term, factor])
+    }
+
+    /// The same against the clean pass: effects, changed minus clean.
+    ///
+    /// # Errors
+    /// Where the outcomes are not those of this batch.
+    pub fn effects(&self, tape: &mut Tape, x: Var) -> Result<Var> {
+        self.contrast(tape, x, self.clean, |_| vec![(0, -1.0)])
     }
 
     /// The rest of the pass above a changed stream [I * N, D], with `frozen` under the clean pass's attention patterns.
@@ -164,7 +216,7 @@ impl<'a> Probe<'a> {
         self.above(tape, on, stream, frozen)
     }
 
-    /// Means of outcomes [F + I, 8] under interventions, behind the F rows of an earlier result.
+    /// Outcomes by example [F + I, E, 8] under interventions, behind the F of an earlier result.
     ///
     /// # Errors
     /// As [`Probe::under`], and where there is nothing to do.
@@ -174,22 +226,22 @@ impl<'a> Probe<'a> {
         on: &Writers,
         what: &[Intervention],
         frozen: bool,
-        mut means: Option<Var>,
+        mut examples: Option<Var>,
     ) -> Result<Var> {
         for part in what.chunks(self.chunk) {
             let logits = self.under(tape, on, part, frozen)?.logits;
             let rows = self.rows_of(tape, logits)?;
-            means = Some(self.means(tape, rows, means)?);
+            examples = Some(self.examples(tape, rows, examples)?);
         }
-        means.ok_or_else(|| misfit("ablation", "nothing to intervene on"))
+        examples.ok_or_else(|| misfit("interventions", "nothing to intervene on"))
     }
 
-    /// Means of outcomes [H, 8] where what each wrote is missing from the last residual stream only, under the final norm's
-    /// clean scale.
+    /// Outcomes by example [I, E, 8] where what each of some writers wrote is missing from the last residual stream only,
+    /// under the final norm's clean scale.
     ///
     /// # Errors
-    /// Where the model does not fit.
-    pub fn direct(&self, tape: &mut Tape, on: &Writers) -> Result<Var> {
+    /// Where there are no such writers.
+    pub fn direct(&self, tape: &mut Tape, on: &Writers, some: Range<usize>) -> Result<Var> {
         let (config, forward) = (&self.model.config, &self.pass.forward);
         let last = forward.hook(&format!("blocks.{}.hook_resid_post", config.n_layers - 1))?;
         let rows = tape.shape(last).len() / config.d_model;
@@ -205,20 +257,14 @@ impl<'a> Probe<'a> {
             let picked = tape.push1(GatherRows, &[flat, at])?;
             result = tape.reshape(picked, &[rows, on.count, config.d_model])?;
         }
-        let stream = tape.push1(AblateEach, &[last, result])?;
-        let mut means = None;
-        for first in (0..on.count).step_by(self.chunk) {
-            let heads = first..(first + self.chunk).min(on.count);
-            let mut part = stream;
-            if heads.len() < on.count {
-                let at: Vec<u32> = (heads.start * rows..heads.end * rows).map(|row| row as u32).collect();
-                let at = tape.constant_u32(&[at.len()], &at);
-                part = tape.push1(GatherRows, &[stream, at])?;
-            }
-            let logits = self.model.logits_at_scale_of(tape, part, forward)?;
-            let rows = self.rows_of(tape, logits)?;
-            means = Some(self.means(tape, rows, means)?);
+        let mut stream = tape.push1(AblateEach, &[last, result])?;
+        if some.len() < on.count {
+            let at: Vec<u32> = (some.start * rows..some.end * rows).map(|row| row as u32).collect();
+            let at = tape.constant_u32(&[at.len()], &at);
+            stream = tape.push1(GatherRows, &[stream, at])?;
         }
-        means.ok_or_else(|| misfit("ablation", "no heads"))
+        let logits = self.model.logits_at_scale_of(tape, stream, forward)?;
+        let rows = self.rows_of(tape, logits)?;
+        self.examples(tape, rows, None)
     }
 }

@@ -223,21 +223,30 @@ fn effects_split_into_their_paths() {
     }
 }
 
-/// p-values of all heads of `count` models that were never trained, by loss and by logit difference.
-fn untrained_p(gpu: &Gpu, count: u32) -> [Vec<f32>; 2] {
+/// p-values of all heads of `count` models that were never trained: of loss and of logit difference raised, and of both
+/// lowered. The first head of each layer keeps its z eightfold, and the last is bent, which changes no model.
+fn untrained_p(gpu: &Gpu, count: u32) -> [Vec<f32>; 4] {
     let text = MODULAR.replace("steps = 1", &format!("steps = 1\nreplicas = {count}"));
     let text = text.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
     let mut session = session(gpu, &text);
+    let mut weights = session.snapshot().unwrap().weights;
+    for weights in &mut weights {
+        for layer in 0..2 {
+            *weights = in_basis(&session, weights, layer, 0, Basis::Scaled(8.0));
+            *weights = in_basis(&session, weights, layer, 2, Basis::Bent(30.0));
+        }
+    }
+    session.set_weights(&weights).unwrap();
     let all = measured(gpu, &mut session);
     let of = |index| {
         let p = all.iter().flatten().filter(|(key, _)| key.0 == "ablation.p" && key.3 == index);
         p.map(|(_, p)| *p).collect()
     };
-    [of(0), of(1)]
+    [of(0), of(1), of(2), of(3)]
 }
 
 #[test]
-fn p_values_of_untrained_models_are_uniform() {
+fn p_values_of_untrained_models_are_uniform_in_any_basis() {
     const COUNT: u32 = 64;
     for mut p in untrained_p(&gpus()[0], COUNT) {
         let count = p.len() as f32;
@@ -289,11 +298,11 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
                     events.extend(roles.measure(u64::from(100 * probe), &findings));
                 }
             }
-            let suppressors = events.iter().filter_map(|event| match &event.what {
-                What::Birth(who) if who.subject.role == Some(HeadRole::Suppressor) => Some(who.subject.words()),
+            let turns = events.iter().filter_map(|event| match &event.what {
+                What::Birth(who) | What::Death(who) | What::Flip(who) => Some(who.subject.words()),
                 _ => None,
             });
-            suppressors.collect::<Vec<_>>()
+            turns.collect::<Vec<_>>()
         };
         assert!(found_in(&mut session, &trained).is_empty());
 
@@ -331,4 +340,162 @@ fn a_probe_that_fits_does_not_depend_on_the_splits_of_other_replicas() {
             assert_eq!(alone[key].to_bits(), beside[key].to_bits(), "{key:?}");
         }
     }
+}
+
+/// What a change of basis of one head's z is made of.
+#[derive(Clone, Copy, Debug)]
+enum Basis {
+    /// z times this.
+    Scaled(f64),
+    /// z turned.
+    Turned,
+    /// z turned, its numbers stretched by up to this, and turned again.
+    Bent(f64),
+}
+
+/// The same model with other weights: head `head` of a layer keeps z A in place of z. W_V A, b_V A, A⁻¹ W_O.
+fn in_basis(session: &Session, weights: &[f32], layer: usize, head: usize, basis: Basis) -> Vec<f32> {
+    let place = |name: &str| {
+        let table = session.table();
+        let spec = &table.specs()[table.find(&format!("blocks.{layer}.attn.{name}")).unwrap()];
+        (spec.offset, spec.dims.clone())
+    };
+    let ((w_v, dims), (b_v, _), (w_o, _)) = (place("W_V"), place("b_V"), place("W_O"));
+    let (d, k) = (dims[1], dims[2]);
+    // A = U S V with U and V reflections, which are their own inverses and transposes.
+    let reflected = |seed: f64, x: &[f64]| -> Vec<f64> {
+        let u: Vec<f64> = (0..k).map(|i| (seed + 1.7 * i as f64).sin() + 0.1).collect();
+        let along = 2.0 * u.iter().zip(x).map(|(a, b)| a * b).sum::<f64>() / u.iter().map(|a| a * a).sum::<f64>();
+        x.iter().zip(&u).map(|(x, u)| x - along * u).collect()
+    };
+    let stretched = |x: &[f64], power: f64| -> Vec<f64> {
+        let factor = |i: usize| match basis {
+            Basis::Scaled(factor) => factor,
+            Basis::Turned => 1.0,
+            Basis::Bent(most) => most.powf(i as f64 / (k - 1) as f64 - 0.5),
+        };
+        x.iter().enumerate().map(|(i, x)| x * factor(i).powf(power)).collect()
+    };
+    // Rows of W_V times A; columns of W_O times its inverse, in which the reflections change places.
+    let through = |x: &[f64], power: f64| match basis {
+        Basis::Scaled(_) => stretched(x, power),
+        _ => reflected(2.0, &stretched(&reflected(1.0, x), power)),
+    };
+    let (forward, inverse) = (|x: &[f64]| through(x, 1.0), |x: &[f64]| through(x, -1.0));
+    let mut changed = weights.to_vec();
+    let mut change = |at: &[usize], by: &dyn Fn(&[f64]) -> Vec<f64>| {
+        let before: Vec<f64> = at.iter().map(|at| f64::from(weights[*at])).collect();
+        at.iter().zip(by(&before)).for_each(|(at, x)| changed[*at] = x as f32);
+    };
+    for i in 0..d {
+        let row: Vec<usize> = (0..k).map(|c| w_v + (head * d + i) * k + c).collect();
+        change(&row, &forward);
+        let column: Vec<usize> = (0..k).map(|c| w_o + (head * k + c) * d + i).collect();
+        change(&column, &inverse);
+    }
+    change(&(0..k).map(|c| b_v + head * k + c).collect::<Vec<_>>(), &forward);
+    changed
+}
+
+#[test]
+fn nothing_depends_on_the_basis_in_which_a_head_keeps_z() {
+    let text = MODULAR.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
+    for gpu in gpus() {
+        let mut session = session(gpu, &text);
+        let original = weights(&session);
+        // A head that can write in two directions alone, and one that writes nothing.
+        let mut poor = original.clone();
+        let w_o = session.table().specs()[session.table().find("blocks.0.attn.W_O").unwrap()].offset;
+        for (row, i) in (2..8).flat_map(|row| (0..24).map(move |i| (row, i))) {
+            let [a, b] = [0, 1].map(|from| original[w_o + (8 + from) * 24 + i]);
+            poor[w_o + (8 + row) * 24 + i] = a * (row as f32).sin() + b * (row as f32).cos();
+        }
+        poor[w_o + 16 * 24..][..8 * 24].fill(0.0);
+        for (which, plain) in [("full", original), ("poor", poor)] {
+            session.set_weights(&[plain.clone()]).unwrap();
+            let before = measured(gpu, &mut session).remove(0);
+            for basis in [Basis::Scaled(8.0), Basis::Scaled(0.01), Basis::Turned, Basis::Bent(3.0), Basis::Bent(100.0)]
+            {
+                let changed = in_basis(&session, &plain, 0, 1, basis);
+                session.set_weights(&[in_basis(&session, &changed, 1, 0, basis)]).unwrap();
+                let after = measured(gpu, &mut session).remove(0);
+                let mut compared = 0;
+                for (key, a) in before.iter().filter(|(key, _)| !key.0.contains("reliability")) {
+                    // A ratio of effects of which one may be close to 0, and a search that may turn at its last steps.
+                    if !key.0.starts_with("ablation.")
+                        || key.0 == "ablation.path" && key.3 == 3
+                        || key.0.contains("temp")
+                    {
+                        continue;
+                    }
+                    let b = after[key];
+                    assert!((a - b).abs() <= 1e-4 * a.abs().max(1.0), "{which} {basis:?} {key:?}: {a} and {b}");
+                    compared += 1;
+                }
+                assert!(compared > 200, "{compared}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_null_of_all_that_is_written_takes_all_of_it() {
+    // Only one head writes, and no more than the K dimensions that a draw has.
+    let text = MODULAR.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
+    let gpu = &gpus()[0];
+    let mut session = session(gpu, &text);
+    let one = scaled(&session, &weights(&session), "blocks.1.attn.W_O", (1, 3), 0.0);
+    let one = scaled(&session, &one, "blocks.1.attn.W_O", (2, 3), 0.0);
+    session.set_weights(&[one]).unwrap();
+    let values = measured(gpu, &mut session).remove(0);
+    let value =
+        |name: &str, head, index| values[&(name.to_owned(), "blocks.1.attn.hook_result".to_owned(), head, index)];
+    let effect = value("ablation.loss", 0, 0);
+    assert!(effect.abs() > 1e-2);
+    for index in 0..3 {
+        assert!((value("ablation.null", -1, index) - effect).abs() < 1e-4 * effect.abs().max(1.0), "{index}");
+    }
+    // Heads that write nothing have an effect of exactly 0, and no error but rounding.
+    assert_eq!(value("ablation.loss", 1, 0), 0.0);
+    assert!(value("ablation.loss.se", 1, 0) < 1e-5 && value("ablation.loss.se", 0, 0) > 1e-3);
+}
+
+#[test]
+fn heads_that_share_their_work_alike_matter_and_are_no_more_than_average() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = copying(folder.path());
+    let gpu = &gpus()[0];
+    let mut session = session(gpu, &text);
+    // Three heads that look at everything alike, read which of twelve tokens is there, and write a third of its logit each.
+    let mut planted = vec![0.0; session.table().len()];
+    let place = |name: &str| session.table().specs()[session.table().find(name).unwrap()].offset;
+    let (d, k, v) = (36, 12, session.config().model.d_vocab_out);
+    for token in 0..k {
+        planted[place("embed.W_E") + token * d + token] = 1.0;
+        planted[place("unembed.W_U") + (k + token) * v + token] = 9.0 + 0.1 * token as f32;
+        for head in 0..3 {
+            planted[place("blocks.0.attn.W_V") + (head * d + token) * k + token] = 1.0;
+            planted[place("blocks.0.attn.W_O") + (head * k + token) * d + k + token] = 1.0;
+        }
+    }
+    session.set_weights(&[planted]).unwrap();
+    let (mut roles, mut events) = (Roles::new(1), Vec::new());
+    for probe in 0..HOLD {
+        session.submit(0);
+        for row in arrived(gpu, &mut session) {
+            let findings: Vec<Finding> = session.rows(&row).filter_map(|row| Finding::of(&row)).collect();
+            events.extend(roles.measure(u64::from(100 * probe), &findings));
+        }
+    }
+    let values = measured(gpu, &mut session).remove(0);
+    let value =
+        |name: &str, head, index| values[&(name.to_owned(), "blocks.0.attn.hook_result".to_owned(), head, index)];
+    for head in 0..3 {
+        let (effect, error) =
+            (value("ablation.logit_difference", head, 0), value("ablation.logit_difference.se", head, 0));
+        assert!(effect < -1.0 && -effect > 20.0 * error, "head {head}: {effect} with an error of {error}");
+        let p = value("ablation.p", head, 1).min(value("ablation.p", head, 3));
+        assert!(p > 0.1, "head {head} is beyond its layer's average: {p}");
+    }
+    assert!(events.is_empty(), "{events:?}");
 }

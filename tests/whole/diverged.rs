@@ -35,9 +35,11 @@ const REPEATED: &str = r#"
 
 /// Counts, and shares of what is certain: no prediction is right, no p-value is small, no neuron follows a frequency.
 /// And `drift.orthogonal`, which the optimizer's own pass gives as 0 where the weights are infinite.
-const COUNTS: [&str; 14] = [
+const COUNTS: [&str; 17] = [
     "ablation.accuracy",
+    "ablation.accuracy.se",
     "ablation.argmax_changed",
+    "ablation.argmax_changed.se",
     "ablation.p",
     "ablation.reliability",
     "accuracy.test",
@@ -48,6 +50,7 @@ const COUNTS: [&str; 14] = [
     "fsd.participation",
     "phase_synchrony",
     "probe.accuracy",
+    "probe.n",
     "probe.reliability",
     "softmax_collapse",
 ];

@@ -5,302 +5,251 @@
 
 pub(crate) mod calibration;
 pub(crate) mod ops;
+mod subspaces;
 
 use crate::autograd::check::Build;
-use crate::autograd::op::misfit;
-use crate::autograd::ops::{HeadResult, Linear, TransposedProduct};
-use crate::autograd::{Tape, Var, gcd, length};
+use crate::autograd::{Var, gcd};
 use crate::error::Result;
-use crate::gpu::{Philox, Shader, Stream};
+use crate::gpu::Shader;
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
-use crate::intervene::{AblateEach, Baseline, Intervention, OUTCOMES, Probe, Writers};
+use crate::intervene::{Baseline, Intervention, OUTCOMES, Probe, Writers, column};
 use calibration::{BINS, calibration};
-use ops::{Effects, Interactions, NullSummary, Paths};
+use ops::{Effects, NullSummary, SelfRepair};
+use subspaces::Draws;
 
 pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[&Ablation];
-pub(super) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, calibration::CHECKS];
-pub(super) const SHADERS: &[&[&Shader<'_>]] = &[ops::SHADERS, calibration::SHADERS];
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, subspaces::CHECKS, calibration::CHECKS];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[ops::SHADERS, subspaces::SHADERS, calibration::SHADERS];
 
 /// `probe.*` and `ablation.*`.
 pub(crate) struct Ablation;
 
-const ABLATION: &str = "TransformerLens's definitions of zero, mean and resample ablation";
-const PATHS: &str = "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024";
-const NULL: &str = "definition; add-one p-values after Davison and Hinkley 1997";
-const CALIBRATION: &str = "Guo et al. 2017; debiased after Kumar, Liang and Ma 2019";
-const HEADS: &str = "site: hook_result or hook_mlp_out, layer, head (-1: the MLP, or all heads together), index: 0 zero, 1 mean over examples, 2 resample (the next example's), 3 zero with the later layers' patterns frozen";
-const ZEROED: &str = "site: hook_result or hook_mlp_out, layer, head (-1: MLP)";
 /// Steps between two measurements.
 const EVERY: u64 = 200;
 /// Of what is dearer or smoother.
 const SLOW: u64 = 1000;
 
-#[expect(clippy::too_many_arguments, reason = "a card has these parts")]
-const fn card(
-    name: &'static str,
-    formula: &'static str,
-    unit: &'static str,
-    axes: &'static str,
-    every: u64,
-    control: &'static str,
-    not_for: &'static str,
-    source: &'static str,
-) -> Card {
-    Card { name, formula, unit, axes, cost: CostClass::M, every, control, source, not_for, ..Card::BASE }
+const LEVEL: Card = Card {
+    name: "",
+    formula: "",
+    unit: "1",
+    axes: "none",
+    cost: CostClass::M,
+    every: EVERY,
+    control: "loss.test over the whole test set",
+    source: "definition",
+    not_for: "replacing the test set: the probe is a small part of it",
+    ..Card::BASE
+};
+const EFFECT: Card = Card {
+    axes: "site: hook_result or hook_mlp_out, layer, head (-1: the MLP, or all heads together), index: 0 zero, 1 mean over examples, 2 resample (the next example's), 3 zero with the later layers' patterns frozen",
+    control: "its .se: whether it differs from 0; ablation.p: whether it is more than an average share of its layer",
+    source: "TransformerLens's definitions of zero, mean and resample ablation",
+    not_for: "telling what a head does when nothing is ablated; baselines rank heads differently, compare all",
+    ..LEVEL
+};
+const ZEROED: Card =
+    Card { axes: "site: hook_result or hook_mlp_out, layer, head (-1: MLP)", source: CALIBRATED.source, ..EFFECT };
+const CALIBRATED: Card = Card { source: "Guo et al. 2017; debiased after Kumar, Liang and Ma 2019", ..LEVEL };
+const GATE: Card = Card {
+    axes: "site: hook_result, layer, head, index: 100 ξ",
+    every: SLOW,
+    control: "0 at ξ = 1",
+    not_for: "extrapolating: the curve is not linear",
+    ..EFFECT
+};
+const PAIR: Card = Card {
+    axes: "site: hook_result, layer, index: pair (i, j) with i < j, row by row",
+    every: SLOW,
+    control: "0 where heads add up",
+    not_for: "heads of different layers: pairs are of one layer",
+    ..EFFECT
+};
+const PATH: Card = Card {
+    axes: "site: hook_result, layer, head, index: 0 direct, 1 mediated, 2 norm, 3 self-repair",
+    control: "direct + mediated = total",
+    source: "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024",
+    not_for: "self-repair where the direct effect is near 0",
+    ..EFFECT
+};
+const NULL: Card = Card { source: "definition; add-one p-values after Davison and Hinkley 1997", ..EFFECT };
+
+/// The standard error of an effect, under the labels of the effect.
+const fn error_of(name: &'static str, effect: Card) -> Card {
+    Card {
+        name,
+        formula: "standard error over the probe's examples of the difference from clean, paired; of mean m over N predictions, n_e in example e, of which u_e is the sum: √(E/(E - 1) Σ_e (u_e - n_e m)²)/N, and at least what f32 can tell",
+        control: "probe.n: how many examples that are; ablation.p asks another question, whether the effect is more than a share of its layer",
+        source: "cluster-robust error of a mean, Liang and Zeger 1986",
+        not_for: "neighbouring steps as independent evidence: they see the same examples; few examples: it is exact for many",
+        ..effect
+    }
 }
 
-const LEVEL_CONTROL: &str = "loss.test over the whole test set";
-const LEVEL_NOT: &str = "replacing the test set: the probe is a small part of it";
-const EFFECT_CONTROL: &str = "ablation.null, ablation.p: random subspaces of the same size in the same layer";
-const EFFECT_NOT: &str =
-    "telling what a head does when nothing is ablated; baselines rank heads differently, compare all";
-
 const CARDS: &[Card] = &[
-    card(
-        "probe.loss",
-        "mean cross-entropy of the probe",
-        "nats",
-        "none",
-        EVERY,
-        LEVEL_CONTROL,
-        LEVEL_NOT,
-        "definition",
+    Card { name: "probe.n", formula: "examples of the probe with predictions that count", unit: "examples", ..LEVEL },
+    Card { name: "probe.loss", formula: "mean cross-entropy of the probe", unit: "nats", ..LEVEL },
+    Card { name: "probe.logit_difference", formula: "mean of z_y - mean_{v≠y} z_v", unit: "logits", ..LEVEL },
+    Card { name: "probe.accuracy", formula: "share of predictions whose logit exceeds every other", ..LEVEL },
+    Card { name: "probe.entropy", formula: "mean of -Σ p ln p", unit: "nats", ..LEVEL },
+    Card { name: "probe.brier", formula: "mean of Σ_v (p_v - 1_{v=y})²", ..LEVEL },
+    Card {
+        name: "probe.ece",
+        formula: "Σ_b n_b/N |acc_b - conf_b| over 15 bins of equal mass",
+        control: "probe.calibration: a calibrated model has a positive ece too",
+        not_for: "few predictions: it grows as 1/√n_b by chance alone",
+        ..CALIBRATED
+    },
+    Card {
+        name: "probe.calibration",
+        formula: "Σ_b n_b/N ((acc_b - conf_b)² - acc_b (1 - acc_b)/(n_b - 1)), debiased (Kumar, Liang, Ma 2019)",
+        control: "0 in expectation for a calibrated model",
+        not_for: "single values: it is noisy and may be negative",
+        ..CALIBRATED
+    },
+    Card {
+        name: "probe.reliability",
+        formula: "rows, sum of correct, sum of confidence of each bin",
+        axes: "index: 3 bin + 0, 1, 2",
+        control: "the diagonal",
+        ..CALIBRATED
+    },
+    Card {
+        name: "probe.temperature",
+        formula: "argmin over T in [1/32, 32] of the mean loss of z/T",
+        control: "1: logits scaled as they should be",
+        not_for: "models without errors: there T runs into its bound, which is no number and has no row",
+        ..CALIBRATED
+    },
+    LOSS,
+    error_of("ablation.loss.se", LOSS),
+    LOGIT_DIFFERENCE,
+    error_of("ablation.logit_difference.se", LOGIT_DIFFERENCE),
+    ACCURACY,
+    error_of("ablation.accuracy.se", ACCURACY),
+    KL,
+    error_of("ablation.kl.se", KL),
+    ARGMAX_CHANGED,
+    error_of("ablation.argmax_changed.se", ARGMAX_CHANGED),
+    ENTROPY,
+    error_of("ablation.entropy.se", ENTROPY),
+    BRIER,
+    error_of("ablation.brier.se", BRIER),
+    Card {
+        name: "ablation.ece",
+        formula: "change of probe.ece, zero ablation",
+        control: "ablation.calibration",
+        not_for: "few predictions",
+        ..ZEROED
+    },
+    Card {
+        name: "ablation.calibration",
+        formula: "change of probe.calibration, zero ablation",
+        control: "ablation.matched_loss: whether more than the temperature changed",
+        not_for: "single values: it is noisy",
+        ..ZEROED
+    },
+    Card {
+        name: "ablation.reliability",
+        formula: "rows, sum of correct, sum of confidence of each bin, zero ablation",
+        axes: "site, layer, head (-1: MLP), index: 3 bin + 0, 1, 2",
+        control: "probe.reliability",
+        ..ZEROED
+    },
+    Card {
+        name: "ablation.temperature",
+        formula: "change of the best temperature, zero ablation",
+        control: "0: the head does not scale logits",
+        not_for: "models without errors: there T runs into its bound, with or without the head, and there is no row",
+        ..ZEROED
+    },
+    Card {
+        name: "ablation.matched_loss",
+        formula: "change of the mean loss, clean and ablated each at its best temperature",
+        unit: "nats",
+        control: "0: the head is a temperature knob and nothing else; no row where ablation.temperature has none",
+        ..ZEROED
+    },
+    Card {
+        name: "ablation.path",
+        formula: "zero ablation's change of the logit difference: direct (final norm's scale frozen), mediated = total - direct, through the final norm = total - total with frozen scale, self-repair = -mediated/direct",
+        unit: "logits; self-repair 1",
+        ..PATH
+    },
+    error_of(
+        "ablation.path.se",
+        Card { unit: "logits", axes: "site: hook_result, layer, head, index: 0 direct, 1 mediated, 2 norm", ..PATH },
     ),
-    card(
-        "probe.logit_difference",
-        "mean of z_y - mean_{v≠y} z_v",
-        "logits",
-        "none",
-        EVERY,
-        LEVEL_CONTROL,
-        LEVEL_NOT,
-        "definition",
-    ),
-    card(
-        "probe.accuracy",
-        "share of predictions whose logit exceeds every other",
-        "1",
-        "none",
-        EVERY,
-        LEVEL_CONTROL,
-        LEVEL_NOT,
-        "definition",
-    ),
-    card("probe.entropy", "mean of -Σ p ln p", "nats", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT, "definition"),
-    card("probe.brier", "mean of Σ_v (p_v - 1_{v=y})²", "1", "none", EVERY, LEVEL_CONTROL, LEVEL_NOT, "definition"),
-    card(
-        "probe.ece",
-        "Σ_b n_b/N |acc_b - conf_b| over 15 bins of equal mass",
-        "1",
-        "none",
-        EVERY,
-        "probe.calibration: a calibrated model has a positive ece too",
-        "few predictions: it grows as 1/√n_b by chance alone",
-        CALIBRATION,
-    ),
-    card(
-        "probe.calibration",
-        "Σ_b n_b/N ((acc_b - conf_b)² - acc_b (1 - acc_b)/(n_b - 1)), debiased (Kumar, Liang, Ma 2019)",
-        "1",
-        "none",
-        EVERY,
-        "0 in expectation for a calibrated model",
-        "single values: it is noisy and may be negative",
-        CALIBRATION,
-    ),
-    card(
-        "probe.reliability",
-        "rows, sum of correct, sum of confidence of each bin",
-        "1",
-        "index: 3 bin + 0, 1, 2",
-        EVERY,
-        "the diagonal",
-        LEVEL_NOT,
-        CALIBRATION,
-    ),
-    card(
-        "probe.temperature",
-        "argmin over T in [1/32, 32] of the mean loss of z/T",
-        "1",
-        "none",
-        EVERY,
-        "1: logits scaled as they should be",
-        "models without errors: there T runs into its bound, which is no number and has no row",
-        CALIBRATION,
-    ),
-    card(
-        "ablation.loss",
-        "change of the mean cross-entropy",
-        "nats",
-        HEADS,
-        EVERY,
-        EFFECT_CONTROL,
-        EFFECT_NOT,
-        ABLATION,
-    ),
-    card(
-        "ablation.logit_difference",
-        "change of the mean of z_y - mean_{v≠y} z_v; a head that raises it beyond the null is a suppressor",
-        "logits",
-        HEADS,
-        EVERY,
-        EFFECT_CONTROL,
-        EFFECT_NOT,
-        ABLATION,
-    ),
-    card(
-        "ablation.accuracy",
-        "change of the share of right predictions",
-        "1",
-        HEADS,
-        EVERY,
-        EFFECT_CONTROL,
-        EFFECT_NOT,
-        ABLATION,
-    ),
-    card("ablation.kl", "mean of KL(clean, ablated)", "nats", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT, ABLATION),
-    card(
-        "ablation.argmax_changed",
-        "share of predictions with another greatest logit",
-        "1",
-        HEADS,
-        EVERY,
-        EFFECT_CONTROL,
-        EFFECT_NOT,
-        ABLATION,
-    ),
-    card(
-        "ablation.entropy",
-        "change of the mean entropy of the prediction",
-        "nats",
-        HEADS,
-        EVERY,
-        EFFECT_CONTROL,
-        "confidence in the right answer: see brier",
-        ABLATION,
-    ),
-    card("ablation.brier", "change of the mean Brier score", "1", HEADS, EVERY, EFFECT_CONTROL, EFFECT_NOT, ABLATION),
-    card(
-        "ablation.ece",
-        "change of probe.ece, zero ablation",
-        "1",
-        ZEROED,
-        EVERY,
-        "ablation.calibration",
-        "few predictions",
-        CALIBRATION,
-    ),
-    card(
-        "ablation.calibration",
-        "change of probe.calibration, zero ablation",
-        "1",
-        ZEROED,
-        EVERY,
-        "ablation.matched_loss: whether more than the temperature changed",
-        "single values: it is noisy",
-        CALIBRATION,
-    ),
-    card(
-        "ablation.reliability",
-        "rows, sum of correct, sum of confidence of each bin, zero ablation",
-        "1",
-        "site, layer, head (-1: MLP), index: 3 bin + 0, 1, 2",
-        EVERY,
-        "probe.reliability",
-        EFFECT_NOT,
-        CALIBRATION,
-    ),
-    card(
-        "ablation.temperature",
-        "change of the best temperature, zero ablation",
-        "1",
-        ZEROED,
-        EVERY,
-        "0: the head does not scale logits",
-        "models without errors: there T runs into its bound, with or without the head, and there is no row",
-        CALIBRATION,
-    ),
-    card(
-        "ablation.matched_loss",
-        "change of the mean loss, clean and ablated each at its best temperature",
-        "nats",
-        ZEROED,
-        EVERY,
-        "0: the head is a temperature knob and nothing else; no row where ablation.temperature has none",
-        EFFECT_NOT,
-        CALIBRATION,
-    ),
-    card(
-        "ablation.path",
-        "zero ablation's change of the logit difference: direct (final norm's scale frozen), mediated = total - direct, through the final norm = total - total with frozen scale, self-repair = -mediated/direct",
-        "logits; self-repair 1",
-        "site: hook_result, layer, head, index: 0 direct, 1 mediated, 2 norm, 3 self-repair",
-        EVERY,
-        "direct + mediated = total",
-        "self-repair where the direct effect is near 0",
-        PATHS,
-    ),
-    card(
-        "ablation.p",
-        "(1 + #{null ≥ effect})/(N + 1), and the same for ≤; zero ablation",
-        "1",
-        "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
-        EVERY,
-        "uniform on an untrained model",
-        "many heads or steps without a correction for their number; neighbouring steps as independent evidence, for they see the same examples and subspaces",
-        NULL,
-    ),
-    card(
-        "ablation.null",
-        "points that 2.5 %, 50 % and 97.5 % of the null's effects do not exceed; the null zeroes random K-dimensional subspaces of the layer's concatenated z",
-        "nats, logits",
-        "site: hook_result, layer, index: 0-2 loss, 3-5 logit difference",
-        EVERY,
-        "it is the control",
-        "heads of other layers",
-        NULL,
-    ),
-    card(
-        "ablation.gate.loss",
-        "change of the mean cross-entropy with the head's output times ξ",
-        "nats",
-        "site: hook_result, layer, head, index: 100 ξ",
-        SLOW,
-        "0 at ξ = 1",
-        "extrapolating: the curve is not linear",
-        ABLATION,
-    ),
-    card(
-        "ablation.gate.logit_difference",
-        "change of the mean logit difference with the head's output times ξ",
-        "logits",
-        "site: hook_result, layer, head, index: 100 ξ",
-        SLOW,
-        "0 at ξ = 1",
-        "extrapolating: the curve is not linear",
-        ABLATION,
-    ),
-    card(
-        "ablation.pair.loss",
-        "Δ_ij - Δ_i - Δ_j of the mean cross-entropy, zero ablation",
-        "nats",
-        "site: hook_result, layer, index: pair (i, j) with i < j, row by row",
-        SLOW,
-        "0 where heads add up",
-        "heads of different layers: pairs are of one layer",
-        ABLATION,
-    ),
-    card(
-        "ablation.pair.logit_difference",
-        "Δ_ij - Δ_i - Δ_j of the mean logit difference, zero ablation",
-        "logits",
-        "site: hook_result, layer, index: pair (i, j) with i < j, row by row",
-        SLOW,
-        "0 where heads add up",
-        "heads of different layers: pairs are of one layer",
-        ABLATION,
-    ),
+    Card {
+        name: "ablation.p",
+        formula: "(1 + #{null ≥ effect})/(N + 1), and the same for ≤; zero ablation: whether a head does more than an average K-dimensional share of its layer",
+        axes: "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
+        control: "uniform on an untrained model",
+        not_for: "whether a head matters: of heads that matter alike none is beyond its layer's average, ask .se; many heads or steps without a correction for their number; neighbouring steps as independent evidence, for they see the same examples and subspaces",
+        ..NULL
+    },
+    Card {
+        name: "ablation.null",
+        formula: "points that 2.5 %, 50 % and 97.5 % of the null's effects do not exceed: an average K-dimensional share of the layer. The null takes away random K-dimensional subspaces of what the layer's heads write, drawn in the residual stream and projected on the rows of each W_O: the basis of z does not matter",
+        unit: "nats, logits",
+        axes: "site: hook_result, layer, index: 0-2 loss, 3-5 logit difference",
+        control: "it is the control",
+        not_for: "heads of other layers; what would happen if nothing were taken away: that is 0",
+        ..NULL
+    },
+    GATE_LOSS,
+    error_of("ablation.gate.loss.se", GATE_LOSS),
+    GATE_LOGITS,
+    error_of("ablation.gate.logit_difference.se", GATE_LOGITS),
+    PAIR_LOSS,
+    error_of("ablation.pair.loss.se", PAIR_LOSS),
+    PAIR_LOGITS,
+    error_of("ablation.pair.logit_difference.se", PAIR_LOGITS),
 ];
+const LOSS: Card = Card { name: "ablation.loss", formula: "change of the mean cross-entropy", unit: "nats", ..EFFECT };
+const LOGIT_DIFFERENCE: Card = Card {
+    name: "ablation.logit_difference",
+    formula: "change of the mean of z_y - mean_{v≠y} z_v; a head that raises it, beyond its error and beyond the null, is a suppressor",
+    unit: "logits",
+    ..EFFECT
+};
+const ACCURACY: Card =
+    Card { name: "ablation.accuracy", formula: "change of the share of right predictions", ..EFFECT };
+const KL: Card = Card { name: "ablation.kl", formula: "mean of KL(clean, ablated)", unit: "nats", ..EFFECT };
+const ARGMAX_CHANGED: Card =
+    Card { name: "ablation.argmax_changed", formula: "share of predictions with another greatest logit", ..EFFECT };
+const ENTROPY: Card = Card {
+    name: "ablation.entropy",
+    formula: "change of the mean entropy of the prediction",
+    unit: "nats",
+    not_for: "confidence in the right answer: see brier",
+    ..EFFECT
+};
+const BRIER: Card = Card { name: "ablation.brier", formula: "change of the mean Brier score", ..EFFECT };
+const GATE_LOSS: Card = Card {
+    name: "ablation.gate.loss",
+    formula: "change of the mean cross-entropy with the head's output times ξ",
+    unit: "nats",
+    ..GATE
+};
+const GATE_LOGITS: Card = Card {
+    name: "ablation.gate.logit_difference",
+    formula: "change of the mean logit difference with the head's output times ξ",
+    unit: "logits",
+    ..GATE
+};
+const PAIR_LOSS: Card = Card {
+    name: "ablation.pair.loss",
+    formula: "Δ_ij - Δ_i - Δ_j of the mean cross-entropy, zero ablation",
+    unit: "nats",
+    ..PAIR
+};
+const PAIR_LOGITS: Card = Card {
+    name: "ablation.pair.logit_difference",
+    formula: "Δ_ij - Δ_i - Δ_j of the mean logit difference, zero ablation",
+    unit: "logits",
+    ..PAIR
+};
 
 /// Metric of each column of an outcome, behind `probe.` or `ablation.`; confidence serves the bins only.
 const COLUMNS: [&str; OUTCOMES - 1] =
@@ -313,9 +262,8 @@ struct Panel<'a> {
     probe: Probe<'a>,
     /// See [`calibration()`].
     calibration: [Var; 3],
-    /// Bases of random subspaces, [H K, draws K] for as many draws as are computed at once: each draw's is K
-    /// neighbouring columns. The same for all layers, replicas and steps.
-    subspaces: Vec<Var>,
+    /// What the null draws; nothing where there is none.
+    draws: Vec<Draws>,
 }
 
 impl Instrument for Ablation {
@@ -332,24 +280,43 @@ impl Instrument for Ablation {
         let (model, read, batch) = (cx.model, cx.task.shape().read, cx.probe_batch()?);
         let mut panel = cx.tape.at_cadence(every, |tape| {
             let probe = Probe::new(tape, model, batch, read, cx.piece)?;
-            Panel::new(tape, probe)
+            let calibration = calibration(tape, &probe, probe.pass.forward.logits, probe.rows)?;
+            Ok(Panel { probe, calibration, draws: Vec::new() })
         })?;
-        // The only head of a layer is all of its z: there is nothing else to draw.
-        if self.null_every(cx).is_some() && model.config.n_heads > 1 {
-            panel.draw_subspaces(cx.tape, cx.null_draws());
+        // The only head of a layer is all that it writes: there is nothing else to draw.
+        let config = &model.config;
+        if self.null_every(cx).is_some() && config.n_heads > 1 {
+            let (sizes, draws) = ([config.n_heads, config.d_head, config.d_model], cx.null_draws());
+            panel.draws = subspaces::draw(cx.tape, sizes, draws, panel.probe.chunk);
         }
-        self.levels(cx, &panel);
-        for layer in 0..model.config.n_layers {
+        self.levels(cx, every, &panel)?;
+        for layer in 0..config.n_layers {
             let heads = cx.tape.at_cadence(every, |tape| panel.probe.heads(tape, layer))?;
             self.effects(cx, &panel, &heads)?;
-            self.gates_and_pairs(cx, &panel, &heads)?;
-            if model.config.has_mlp() {
+            self.gates_and_pairs(cx, &panel.probe, &heads)?;
+            if config.has_mlp() {
                 let block = cx.tape.at_cadence(every, |tape| panel.probe.mlp(tape, layer))?;
                 self.effects(cx, &panel, &block)?;
             }
         }
         Ok(())
     }
+}
+
+/// One of `writers` alone: its layer, its number where it is a head, and an index.
+fn label(writers: &Writers, writer: usize, index: i32) -> Label {
+    Label { layer: writers.layer as i32, head: if writers.heads { writer as i32 } else { -1 }, index }
+}
+
+/// All of a layer's writers together.
+fn layer_label(writers: &Writers, index: i32) -> Label {
+    Label { layer: writers.layer as i32, head: -1, index }
+}
+
+/// Each of `writers` ablated alone, under labels of this index.
+fn each(writers: &Writers, baseline: Baseline, index: i32) -> impl Iterator<Item = (Intervention, Label)> {
+    let all = Intervention::each(writers.count, baseline).into_iter().enumerate();
+    all.map(move |(writer, what)| (what, label(writers, writer, index)))
 }
 
 impl Ablation {
@@ -363,226 +330,187 @@ impl Ablation {
     }
 
     /// `probe.*`: what the model does when nothing is changed.
-    fn levels(&self, cx: &mut Attach<'_>, panel: &Panel<'_>) {
+    fn levels(&self, cx: &mut Attach<'_>, every: u64, panel: &Panel<'_>) -> Result<()> {
+        let probe = &panel.probe;
+        let levels =
+            cx.tape.at_cadence(every, |tape| probe.contrast(tape, probe.clean, probe.clean, |_| vec![(0, 0.0)]))?;
         for (column, name) in COLUMNS.iter().enumerate() {
-            cx.record(self, &format!("probe.{name}"), "", panel.probe.clean, column, vec![Label::NONE]);
+            cx.record(self, &format!("probe.{name}"), "", levels, column, vec![Label::NONE]);
         }
+        cx.record(self, "probe.n", "", levels, 2 * OUTCOMES, vec![Label::NONE]);
         let [bins, error, temperature] = panel.calibration;
         cx.record(self, "probe.ece", "", error, 0, vec![Label::NONE]);
         cx.record(self, "probe.calibration", "", error, 1, vec![Label::NONE]);
         cx.record(self, "probe.reliability", "", bins, 0, Label::indices(0..3 * BINS as i32));
         cx.record_where(Presence::WhereKnown, self, "probe.temperature", "", temperature, 0, vec![Label::NONE]);
+        Ok(())
+    }
+
+    /// Declares one column of contrasts to be a metric, and their errors that metric's `.se`.
+    fn record_contrast(&self, cx: &mut Attach<'_>, name: &str, site: &str, column: usize, of: Var, labels: &[Label]) {
+        let count = labels.len();
+        cx.record(self, name, site, of, column * count, labels.to_vec());
+        let (error, first) = (format!("{name}.se"), (OUTCOMES + column) * count);
+        cx.record_where(Presence::WhereKnown, self, &error, site, of, first, labels.to_vec());
+    }
+
+    /// Declares what interventions change.
+    fn record_effects(&self, cx: &mut Attach<'_>, site: &str, effects: Var, labels: &[Label]) {
+        for (column, name) in COLUMNS.iter().enumerate() {
+            self.record_contrast(cx, &format!("ablation.{name}"), site, column, effects, labels);
+        }
     }
 
     /// Every baseline at every head of a layer or at an MLP block; for heads also the ways an effect takes,
     /// and the null.
     fn effects(&self, cx: &mut Attach<'_>, panel: &Panel<'_>, writers: &Writers) -> Result<()> {
-        let probe = &panel.probe;
         let gate_or_pair = |name: &str| name.contains(".gate.") || name.contains(".pair.");
         let Some(every) = self.every(cx, |name| name.starts_with("ablation.") && !gate_or_pair(name)) else {
             return Ok(());
         };
-        let site = writers.site.as_str();
-        let heads = writers.count;
-        let zero = Intervention::each(heads, Baseline::Zero);
-        let others: Vec<_> =
-            [Baseline::Mean, Baseline::Resample].into_iter().flat_map(|base| Intervention::each(heads, base)).collect();
-        let together: Vec<_> = [Baseline::Zero, Baseline::Mean, Baseline::Resample]
-            .into_iter()
-            .map(|baseline| Intervention::all(heads, baseline))
-            .collect();
-        let above = writers.layer + 1 < probe.model.config.n_layers;
+        let (probe, site, count) = (&panel.probe, writers.site.as_str(), writers.count);
+        let zero: Vec<(Intervention, Label)> = each(writers, Baseline::Zero, 0).collect();
+        let mut others: Vec<(Intervention, Label)> =
+            each(writers, Baseline::Mean, 1).chain(each(writers, Baseline::Resample, 2)).collect();
+        if count > 1 {
+            let together = [Baseline::Zero, Baseline::Mean, Baseline::Resample].into_iter().zip(0..);
+            others.extend(together.map(|(base, index)| (Intervention::all(count, base), layer_label(writers, index))));
+        }
 
         // Zero ablation is looked at more closely than the others.
-        let mut seen = 0;
-        let (mut means, mut frozen_norm) = (None, None);
-        for part in zero.chunks(probe.chunk) {
-            let (bins, moved) = cx.tape.at_cadence(every, |tape| {
-                let changed = probe.under(tape, writers, part, false)?;
+        let mut means = None;
+        for (part, first) in zero.chunks(probe.chunk).zip((0..).step_by(probe.chunk)) {
+            let (what, labels): (Vec<Intervention>, Vec<Label>) = part.iter().cloned().unzip();
+            let (examples, effects, frozen, bins, moved) = cx.tape.at_cadence(every, |tape| {
+                let changed = probe.under(tape, writers, &what, false)?;
                 let rows = probe.rows_of(tape, changed.logits)?;
-                means = Some(probe.means(tape, rows, means)?);
+                let examples = probe.examples(tape, rows, None)?;
+                means = Some(probe.means(tape, examples, means)?);
+                let effects = probe.effects(tape, examples)?;
                 let frozen = probe.model.logits_at_scale_of(tape, changed.last, &probe.pass.forward)?;
                 let frozen = probe.rows_of(tape, frozen)?;
-                frozen_norm = Some(probe.means(tape, frozen, frozen_norm)?);
+                let frozen = probe.examples(tape, frozen, None)?;
                 let after = calibration(tape, probe, changed.logits, rows)?;
                 let moved = [1, 2].map(|which| tape.push1(Effects, &[after[which], panel.calibration[which]]));
-                Ok((after[0], moved.into_iter().collect::<Result<Vec<_>>>()?))
+                Ok((examples, effects, frozen, after[0], moved.into_iter().collect::<Result<Vec<_>>>()?))
             })?;
-            let labels: Vec<Label> = (0..part.len()).map(|at| label(writers, seen + at, -1)).collect();
+            self.record_effects(cx, site, effects, &labels);
+            let without: Vec<Label> = labels.iter().map(|label| Label { index: -1, ..*label }).collect();
             let names = ["ablation.ece", "ablation.calibration", "ablation.temperature", "ablation.matched_loss"];
             for (at, name) in names.into_iter().enumerate() {
                 let (values, first) = (moved[at / 2], at % 2 * part.len());
-                cx.record_where(Presence::WhereKnown, self, name, site, values, first, labels.clone());
+                cx.record_where(Presence::WhereKnown, self, name, site, values, first, without.clone());
             }
-            let cells = |at: usize| (0..3 * BINS as i32).map(move |index| (at, index));
-            let labels = (0..part.len()).flat_map(cells).map(|(at, index)| label(writers, seen + at, index)).collect();
-            cx.record(self, "ablation.reliability", site, bins, 0, labels);
-            seen += part.len();
-        }
-        let (Some(zeroed), Some(frozen_norm)) = (means, frozen_norm) else { return Ok(()) };
+            let cells = |label: &Label| {
+                (0..3 * BINS as i32).map({
+                    let label = *label;
+                    move |index| Label { index, ..label }
+                })
+            };
+            cx.record(self, "ablation.reliability", site, bins, 0, labels.iter().flat_map(cells).collect());
 
-        let effects = cx.tape.at_cadence(every, |tape| {
-            let mut means = probe.outcomes(tape, writers, &others, false, Some(zeroed))?;
-            if above {
-                means = probe.outcomes(tape, writers, &zero, true, Some(means))?;
+            if writers.heads {
+                let ways = cx.tape.at_cadence(every, |tape| {
+                    let direct = probe.direct(tape, writers, first..first + part.len())?;
+                    let alone = probe.effects(tape, direct)?;
+                    let mediated = probe.contrast(tape, examples, direct, |head| vec![(head, -1.0)])?;
+                    let norm = probe.contrast(tape, examples, frozen, |head| vec![(head, -1.0)])?;
+                    let repair = tape.push1(SelfRepair { heads: part.len() }, &[mediated, alone])?;
+                    Ok(([alone, mediated, norm], repair))
+                })?;
+                let of = |index: i32| labels.iter().map(|label| Label { index, ..*label }).collect::<Vec<_>>();
+                for (way, index) in ways.0.into_iter().zip(0..) {
+                    self.record_contrast(cx, "ablation.path", site, column::LOGIT_DIFFERENCE, way, &of(index));
+                }
+                cx.record(self, "ablation.path", site, ways.1, 0, of(3));
             }
-            if heads > 1 {
-                means = probe.outcomes(tape, writers, &together, false, Some(means))?;
-            }
-            tape.push1(Effects, &[means, probe.clean])
-        })?;
-        let mut labels: Vec<Label> = (0..3 + i32::from(above))
-            .flat_map(|base| (0..heads).map(move |head| (head, base)))
-            .map(|(head, base)| label(writers, head, base))
-            .collect();
-        if heads > 1 {
-            labels.extend((0..together.len() as i32).map(|base| layer_label(writers, base)));
         }
-        for (column, name) in COLUMNS.iter().enumerate() {
-            cx.record(self, &format!("ablation.{name}"), site, effects, column * labels.len(), labels.clone());
-        }
-        if !writers.heads {
-            return Ok(());
+        self.changes(cx, every, probe, writers, &others, false)?;
+        if writers.layer + 1 < probe.model.config.n_layers {
+            let frozen: Vec<_> = each(writers, Baseline::Zero, 3).collect();
+            self.changes(cx, every, probe, writers, &frozen, true)?;
         }
 
-        let ways = cx.tape.at_cadence(every, |tape| {
-            let direct = probe.direct(tape, writers)?;
-            tape.push1(Paths { heads }, &[zeroed, direct, frozen_norm, probe.clean])
-        })?;
-        let labels = (0..4).flat_map(|way| (0..heads).map(move |head| label(writers, head, way))).collect();
-        cx.record(self, "ablation.path", site, ways, 0, labels);
-
-        if let (Some(every), false) = (self.null_every(cx), panel.subspaces.is_empty()) {
+        if let (Some(every), Some(zeroed), true) =
+            (self.null_every(cx), means, writers.heads && !panel.draws.is_empty())
+        {
             let summary = cx.tape.at_cadence(every, |tape| {
-                let null = panel.null(tape, writers)?;
-                tape.push1(NullSummary { heads }, &[zeroed, null, probe.clean])
+                let null = subspaces::null(tape, probe, writers, &panel.draws)?;
+                tape.push1(NullSummary { heads: count }, &[zeroed, null, probe.levels])
             })?;
-            let labels = (0..4).flat_map(|of| (0..heads).map(move |head| label(writers, head, of))).collect();
+            let labels = (0..4).flat_map(|of| (0..count).map(move |head| label(writers, head, of))).collect();
             cx.record(self, "ablation.p", site, summary, 0, labels);
             let labels = (0..6).map(|index| layer_label(writers, index)).collect();
-            cx.record(self, "ablation.null", site, summary, 4 * heads, labels);
+            cx.record(self, "ablation.null", site, summary, 4 * count, labels);
+        }
+        Ok(())
+    }
+
+    /// What interventions change, as many at once as fit.
+    fn changes(
+        &self,
+        cx: &mut Attach<'_>,
+        every: u64,
+        probe: &Probe<'_>,
+        writers: &Writers,
+        what: &[(Intervention, Label)],
+        frozen: bool,
+    ) -> Result<()> {
+        for part in what.chunks(probe.chunk) {
+            let (what, labels): (Vec<Intervention>, Vec<Label>) = part.iter().cloned().unzip();
+            let effects = cx.tape.at_cadence(every, |tape| {
+                let examples = probe.outcomes(tape, writers, &what, frozen, None)?;
+                probe.effects(tape, examples)
+            })?;
+            self.record_effects(cx, &writers.site, effects, &labels);
         }
         Ok(())
     }
 
     /// Heads turned down and up, and removed in pairs.
-    fn gates_and_pairs(&self, cx: &mut Attach<'_>, panel: &Panel<'_>, writers: &Writers) -> Result<()> {
-        let probe = &panel.probe;
+    fn gates_and_pairs(&self, cx: &mut Attach<'_>, probe: &Probe<'_>, writers: &Writers) -> Result<()> {
         let (site, heads) = (writers.site.as_str(), writers.count);
+        let logit_difference = column::LOGIT_DIFFERENCE;
         if let Some(every) = self.every(cx, |name| name.contains(".gate.")) {
-            let gates: Vec<Intervention> = GATES
-                .iter()
-                .flat_map(|gate| (0..heads).map(move |head| (head, 1.0 - *gate as f32 / 100.0)))
-                .map(|(head, share)| Intervention::one(head, heads, share, Baseline::Zero))
-                .collect();
-            let effects = cx.tape.at_cadence(every, |tape| {
-                let means = probe.outcomes(tape, writers, &gates, false, None)?;
-                tape.push1(Effects, &[means, probe.clean])
-            })?;
-            let labels: Vec<Label> =
-                GATES.iter().flat_map(|gate| (0..heads).map(|head| label(writers, head, *gate))).collect();
-            cx.record(self, "ablation.gate.loss", site, effects, 0, labels.clone());
-            cx.record(self, "ablation.gate.logit_difference", site, effects, labels.len(), labels);
+            let gate = |(percent, head): (i32, usize)| {
+                let share = 1.0 - percent as f32 / 100.0;
+                (Intervention::one(head, heads, share, Baseline::Zero), label(writers, head, percent))
+            };
+            let gates = GATES.into_iter().flat_map(|percent| (0..heads).map(move |head| (percent, head)));
+            for part in gates.map(gate).collect::<Vec<_>>().chunks(probe.chunk) {
+                let (what, labels): (Vec<Intervention>, Vec<Label>) = part.iter().cloned().unzip();
+                let effects = cx.tape.at_cadence(every, |tape| {
+                    let examples = probe.outcomes(tape, writers, &what, false, None)?;
+                    probe.effects(tape, examples)
+                })?;
+                self.record_contrast(cx, "ablation.gate.loss", site, column::LOSS, effects, &labels);
+                self.record_contrast(cx, "ablation.gate.logit_difference", site, logit_difference, effects, &labels);
+            }
         }
         if let (Some(every), true) = (self.every(cx, |name| name.contains(".pair.")), heads > 1) {
-            let pairs: Vec<Intervention> = (0..heads)
-                .flat_map(|i| (i + 1..heads).map(move |j| (i, j)))
-                .map(|(i, j)| {
-                    let removed = (0..heads).map(|h| f32::from(u8::from(h == i || h == j))).collect();
-                    Intervention { removed, baseline: Baseline::Zero }
-                })
-                .collect();
-            let extra = cx.tape.at_cadence(every, |tape| {
-                let single = probe.outcomes(tape, writers, &Intervention::each(heads, Baseline::Zero), false, None)?;
-                let both = probe.outcomes(tape, writers, &pairs, false, None)?;
-                tape.push1(Interactions { heads }, &[both, single, probe.clean])
+            let pairs: Vec<[usize; 2]> = (0..heads).flat_map(|i| (i + 1..heads).map(move |j| [i, j])).collect();
+            let both = |[i, j]: [usize; 2]| {
+                let removed = (0..heads).map(|h| f32::from(u8::from(h == i || h == j))).collect();
+                Intervention { removed, baseline: Baseline::Zero }
+            };
+            // The clean pass, and each head alone.
+            let against = cx.tape.at_cadence(every, |tape| {
+                let alone = Intervention::each(heads, Baseline::Zero);
+                probe.outcomes(tape, writers, &alone, false, Some(probe.clean))
             })?;
-            let labels: Vec<Label> = (0..pairs.len() as i32).map(|index| layer_label(writers, index)).collect();
-            cx.record(self, "ablation.pair.loss", site, extra, 0, labels.clone());
-            cx.record(self, "ablation.pair.logit_difference", site, extra, labels.len(), labels);
+            for (part, first) in pairs.chunks(probe.chunk).zip((0..).step_by(probe.chunk)) {
+                let what: Vec<Intervention> = part.iter().copied().map(both).collect();
+                let extra = cx.tape.at_cadence(every, |tape| {
+                    let examples = probe.outcomes(tape, writers, &what, false, None)?;
+                    let terms = |at: usize| vec![(0, 1.0), (1 + part[at][0], -1.0), (1 + part[at][1], -1.0)];
+                    probe.contrast(tape, examples, against, terms)
+                })?;
+                let labels: Vec<Label> =
+                    (first..first + part.len()).map(|pair| layer_label(writers, pair as i32)).collect();
+                self.record_contrast(cx, "ablation.pair.loss", site, column::LOSS, extra, &labels);
+                self.record_contrast(cx, "ablation.pair.logit_difference", site, logit_difference, extra, &labels);
+            }
         }
         Ok(())
     }
-}
-
-/// Label of one of `writers`: its layer, its number where it is a head, and an index.
-fn label(writers: &Writers, writer: usize, index: i32) -> Label {
-    Label { layer: writers.layer as i32, head: if writers.heads { writer as i32 } else { -1 }, index }
-}
-
-/// Label of the layer as a whole.
-fn layer_label(writers: &Writers, index: i32) -> Label {
-    Label { layer: writers.layer as i32, head: -1, index }
-}
-
-impl<'a> Panel<'a> {
-    fn new(tape: &mut Tape, probe: Probe<'a>) -> Result<Self> {
-        let calibration = calibration(tape, &probe, probe.pass.forward.logits, probe.rows)?;
-        Ok(Self { probe, calibration, subspaces: Vec::new() })
-    }
-
-    /// Draws the subspaces of the null.
-    fn draw_subspaces(&mut self, tape: &mut Tape, draws: usize) {
-        let (k, width) =
-            (self.probe.model.config.d_head, self.probe.model.config.n_heads * self.probe.model.config.d_head);
-        for first in (0..draws).step_by(self.probe.chunk) {
-            let count = self.probe.chunk.min(draws - first);
-            let mut bases = vec![0.0; width * count * k];
-            for draw in 0..count {
-                for (column, vector) in random_subspace(width, k, (first + draw) as u32).iter().enumerate() {
-                    for (row, value) in vector.iter().enumerate() {
-                        bases[row * count * k + draw * k + column] = *value as f32;
-                    }
-                }
-            }
-            self.subspaces.push(tape.constant(&[width, count * k], &bases));
-        }
-    }
-
-    /// Means of outcomes [draws, 8] where a random K-dimensional subspace of the layer's concatenated z is
-    /// zeroed: z' = z - z Q Qᵀ, so that the stream loses (z Q)(Qᵀ W_O). All replicas and all steps see the same
-    /// subspaces.
-    fn null(&self, tape: &mut Tape, on: &Writers) -> Result<Var> {
-        let (config, layer) = (&self.probe.model.config, on.layer);
-        let (k, width) = (config.d_head, config.n_heads * config.d_head);
-        let z = self.probe.pass.forward.hook(&format!("blocks.{layer}.attn.hook_z"))?;
-        let rows = tape.shape(on.stream).rows().0;
-        let z = tape.reshape(z, &[rows, width])?;
-        let w_o = self.probe.model.need(&format!("blocks.{layer}.attn.W_O"))?;
-        let w_o = tape.reshape(w_o, &[width, config.d_model])?;
-        let mut means = None;
-        for q in self.subspaces.iter().copied() {
-            let count = tape.shape(q).rows().1 / k;
-            let inside = tape.push1(Linear::default(), &[z, q])?;
-            let inside = tape.reshape(inside, &[rows * count, k])?;
-            let out = tape.push1(TransposedProduct { dims: vec![count * k, config.d_model] }, &[q, w_o])?;
-            let out = tape.reshape(out, &[count, k, config.d_model])?;
-            let result = tape.push1(HeadResult, &[inside, out])?;
-            let stream = tape.push1(AblateEach, &[on.stream, result])?;
-            let logits = self.probe.above(tape, on, stream, false)?.logits;
-            let rows = self.probe.rows_of(tape, logits)?;
-            means = Some(self.probe.means(tape, rows, means)?);
-        }
-        means.ok_or_else(|| misfit("ablation", "no draws"))
-    }
-}
-
-/// `k` orthonormal vectors of `width` numbers, uniformly drawn: Gaussian vectors made orthogonal one by one.
-fn random_subspace(width: usize, k: usize, draw: u32) -> Vec<Vec<f64>> {
-    let stream = Philox::new(0, Stream::Subspace, draw);
-    let mut basis: Vec<Vec<f64>> = Vec::with_capacity(k);
-    for column in 0..k {
-        let mut vector: Vec<f64> = (0..width).map(|row| stream.normals((1 + column * width + row) as u64)[0]).collect();
-        // Twice: once leaves rounding along what was subtracted.
-        for _ in 0..2 {
-            for other in &basis {
-                let along: f64 = vector.iter().zip(other).map(|(a, b)| a * b).sum();
-                vector.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
-            }
-        }
-        let size = length(&vector);
-        vector.iter_mut().for_each(|x| *x /= size);
-        basis.push(vector);
-    }
-    basis
 }

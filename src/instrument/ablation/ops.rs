@@ -1,4 +1,4 @@
-//! What ablation makes of outcomes: effects, their ways, and how they compare with random subspaces.
+//! What ablation makes of outcomes: what the rest of the model makes up for, and how heads compare with random subspaces.
 
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
@@ -28,26 +28,15 @@ static NULL_SUMMARY: Shader<'_> = Shader {
     params: NullParams::FIELDS,
 };
 crate::params! {
-    struct InteractionParams { heads: u32, pairs_replica: u32, x_replica: u32, clean_replica: u32, y_replica: u32 }
+    struct RepairParams { heads: u32, column: u32, mediated_replica: u32, direct_replica: u32, y_replica: u32 }
 }
-static INTERACTIONS: Shader<'_> = Shader {
-    name: "instrument/ablation/interactions",
-    source: include_str!("../../../shaders/instrument/ablation/interactions.wgsl"),
+static SELF_REPAIR: Shader<'_> = Shader {
+    name: "instrument/ablation/self_repair",
+    source: include_str!("../../../shaders/instrument/ablation/self_repair.wgsl"),
     knobs: &[],
-    params: InteractionParams::FIELDS,
+    params: RepairParams::FIELDS,
 };
-crate::params! {
-    struct PathParams {
-        heads: u32, x_replica: u32, direct_replica: u32, frozen_replica: u32, clean_replica: u32, y_replica: u32,
-    }
-}
-static PATHS: Shader<'_> = Shader {
-    name: "instrument/ablation/effect_paths",
-    source: include_str!("../../../shaders/instrument/ablation/effect_paths.wgsl"),
-    knobs: &[],
-    params: PathParams::FIELDS,
-};
-pub(crate) const SHADERS: &[&Shader<'_>] = &[&EFFECTS, &NULL_SUMMARY, &INTERACTIONS, &PATHS];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&EFFECTS, &NULL_SUMMARY, &SELF_REPAIR];
 
 /// y [C, I] = x[i, c] - clean[c]. Inputs: x [I, C], clean [1, C].
 pub(crate) struct Effects;
@@ -138,109 +127,55 @@ impl Op for NullSummary {
     }
 }
 
-/// x_ij - x_i - x_j + clean of every pair of heads i < j, for loss and logit difference, [2, H (H - 1)/2]: 0 where
-/// heads add up. Inputs: pairs [H (H - 1)/2, 8], outcomes [I, 8] whose first H rows are heads, clean [1, 8].
-pub(crate) struct Interactions {
+/// How much of a head's direct effect on the logit difference the rest makes up for, `[H]`: -mediated/direct, 0 where nothing
+/// is direct. Inputs: contrasts [16 H + 1] of the mediated and of the direct effect (see
+/// [`Contrasts`](crate::intervene::Contrasts)).
+pub(crate) struct SelfRepair {
     /// H.
     pub(crate) heads: usize,
 }
 
-impl Op for Interactions {
+impl Op for SelfRepair {
     fn name(&self) -> &'static str {
-        "interactions"
+        "self-repair"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![like(inputs, &[2, self.heads * (self.heads - 1) / 2])])
+        Ok(vec![like(inputs, &[self.heads])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let params = InteractionParams {
+        let params = RepairParams {
             heads: self.heads as u32,
-            pairs_replica: inputs[0].replica_stride,
-            x_replica: inputs[1].replica_stride,
-            clean_replica: inputs[2].replica_stride,
-            y_replica: outputs[0].replica_stride,
-        };
-        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
-        let grid = [(self.heads * self.heads).div_ceil(64) as u32, 1, cx.replicas];
-        cx.dispatch(&INTERACTIONS, &[], &params, &tensors, grid)
-    }
-
-    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let pairs: Vec<(usize, usize)> =
-            (0..self.heads).flat_map(|i| (i + 1..self.heads).map(move |j| (i, j))).collect();
-        vec![Array::from_fn(&[2, pairs.len()], |at| {
-            let (c, pair) = (at / pairs.len(), at % pairs.len());
-            let x = |head: usize| inputs[1].data[head * OUTCOMES + c];
-            let (i, j) = pairs[pair];
-            inputs[0].data[pair * OUTCOMES + c] - x(i) - x(j) + inputs[2].data[c]
-        })]
-    }
-}
-
-/// Ways of a head's effect on the logit difference, [4, H]: direct, mediated = total - direct, through the final
-/// norm = total - total with its scale frozen, self-repair = -mediated/direct (0 where nothing is direct). Inputs:
-/// outcomes [I, 8] whose first H rows are heads, the same for the direct path alone and for a frozen final norm,
-/// clean [1, 8].
-pub(crate) struct Paths {
-    /// H.
-    pub(crate) heads: usize,
-}
-
-impl Op for Paths {
-    fn name(&self) -> &'static str {
-        "effect paths"
-    }
-
-    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![like(inputs, &[4, self.heads])])
-    }
-
-    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let params = PathParams {
-            heads: self.heads as u32,
-            x_replica: inputs[0].replica_stride,
+            column: LOGIT_DIFFERENCE as u32,
+            mediated_replica: inputs[0].replica_stride,
             direct_replica: inputs[1].replica_stride,
-            frozen_replica: inputs[2].replica_stride,
-            clean_replica: inputs[3].replica_stride,
             y_replica: outputs[0].replica_stride,
         };
         let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
-        cx.dispatch(&PATHS, &[], &params, &tensors, [self.heads.div_ceil(64) as u32, 1, cx.replicas])
+        cx.dispatch(&SELF_REPAIR, &[], &params, &tensors, [self.heads.div_ceil(64) as u32, 1, cx.replicas])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let clean = inputs[3].data[LOGIT_DIFFERENCE];
-        vec![Array::from_fn(&[4, self.heads], |at| {
-            let [total, direct, frozen] =
-                [0, 1, 2].map(|i| inputs[i].data[at % self.heads * OUTCOMES + LOGIT_DIFFERENCE] - clean);
-            match at / self.heads {
-                0 => direct,
-                1 => total - direct,
-                2 => total - frozen,
-                _ if direct == 0.0 => 0.0,
-                _ => -(total - direct) / direct,
-            }
+        vec![Array::from_fn(&[self.heads], |head| {
+            let [mediated, direct] = [0, 1].map(|i| inputs[i].data[LOGIT_DIFFERENCE * self.heads + head]);
+            if direct == 0.0 { 0.0 } else { -mediated / direct }
         })]
     }
 }
 
 pub(crate) const CHECKS: &[(&str, Build)] = &[("ablation", |case| Ok((everything(case, 31, 2)?, Vec::new())))];
 
-/// Every op of this file, on one case: outcomes of `h` heads and their pairs, of `n` draws, and of no intervention.
+/// Every op of this file, on one case: outcomes of `h` heads, of `n` draws, and of no intervention.
 fn everything(case: &mut Case, n: usize, h: usize) -> Result<Vec<Var>> {
-    let (means, direct, frozen) =
-        (case.owned(&[h + 1, OUTCOMES]), case.owned(&[h, OUTCOMES]), case.owned(&[h, OUTCOMES]));
-    let (null, clean) = (case.owned(&[n, OUTCOMES]), case.owned(&[1, OUTCOMES]));
-    let mut all = vec![case.tape.push1(Effects, &[means, clean])?];
-    all.push(case.tape.push1(NullSummary { heads: h }, &[means, null, clean])?);
-    all.push(case.tape.push1(Paths { heads: h }, &[means, direct, frozen, clean])?);
-    if h > 1 {
-        let pairs = case.owned(&[h * (h - 1) / 2, OUTCOMES]);
-        all.push(case.tape.push1(Interactions { heads: h }, &[pairs, means, clean])?);
-    }
-    Ok(all)
+    let (means, null, clean) = (case.owned(&[h + 1, OUTCOMES]), case.owned(&[n, OUTCOMES]), case.owned(&[1, OUTCOMES]));
+    let [mediated, direct] = [0, 1].map(|_| case.owned(&[2 * OUTCOMES * h + 1]));
+    let tape = &mut case.tape;
+    Ok(vec![
+        tape.push1(Effects, &[means, clean])?,
+        tape.push1(NullSummary { heads: h }, &[means, null, clean])?,
+        tape.push1(SelfRepair { heads: h }, &[mediated, direct])?,
+    ])
 }
 
 #[cfg(test)]
@@ -253,7 +188,7 @@ mod tests {
             let mut case = Case::new(&format!("ablation {n} {h}"));
             let all = everything(&mut case, n, h).unwrap();
             // Differences of numbers of order 1; self-repair divides by effects that may be small.
-            case.agree(&all, 3e-4);
+            case.agree(&all, 1e-4);
         }
     }
 }

@@ -1,0 +1,73 @@
+// orthonormal: each group of vectors made orthonormal, one after the other; one that adds no direction becomes 0
+// shapes   x [R, G, K, n]  y [R, G, K, n]  turned [R, G, n, K], the same by coordinates
+//          DRAWS: x [R, B K, H k]; coordinate c of vector v of group g is x[(g + h) mod B, v, c] where c is one of head h's k
+// grid     [G, 1, R]; vectors begin to end of one sweep, after those before them
+// numerics f32, serial over coordinates, modified Gram and Schmidt. A vector of which less than 2^-13 is left is one that the
+//          others span: of what is left, a hundredth would be rounding
+// knobs    DRAWS: see above; turned is not there
+struct Params {
+    vectors: u32, width: u32, of_head: u32, blocks: u32, begin: u32, end: u32, sweep: u32, last: u32,
+    x_replica: u32, y_replica: u32, turned_replica: u32,
+}
+const WG: u32 = 64u;
+const LEFT: f32 = 1.4901161e-8; // 2^-26, of squares
+#import reduce
+@tensor var<storage, read> x: array<f32>;
+@tensor var<storage, read_write> y: array<f32>;
+#if DRAWS
+fn source(r: u32, g: u32, v: u32, c: u32) -> f32 {
+    let block = (g + c / params.of_head) % params.blocks;
+    return x[r * params.x_replica + (block * params.vectors + v) * params.width + c];
+}
+fn turn(r: u32, g: u32, lid: u32) {}
+#else
+@tensor var<storage, read_write> turned: array<f32>;
+fn source(r: u32, g: u32, v: u32, c: u32) -> f32 {
+    return x[r * params.x_replica + (g * params.vectors + v) * params.width + c];
+}
+fn turn(r: u32, g: u32, lid: u32) {
+    let size = params.vectors * params.width;
+    for (var at = lid; at < size; at += WG) {
+        let place = at % params.vectors * params.width + at / params.vectors;
+        turned[r * params.turned_replica + g * size + at] = y[r * params.y_replica + g * size + place];
+    }
+}
+#endif
+
+@compute @workgroup_size(WG)
+fn orthonormal(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+    let r = wid.z;
+    let g = wid.x;
+    let n = params.width;
+    let base = r * params.y_replica + g * params.vectors * n;
+    if (params.sweep == 0u && params.begin == 0u) {
+        for (var v = 0u; v < params.vectors; v++) {
+            for (var c = lid; c < n; c += WG) { y[base + v * n + c] = source(r, g, v, c); }
+        }
+        storageBarrier();
+    }
+    for (var j = params.begin; j < params.end; j++) {
+        var own = 0.0;
+        var left = 0.0;
+        for (var c = lid; c < n; c += WG) {
+            let before = source(r, g, j, c);
+            let now = y[base + j * n + c];
+            own += before * before;
+            left += now * now;
+        }
+        own = workgroup_sum(own, lid);
+        left = workgroup_sum(left, lid);
+        // The second sweep finds what the first has left, of length 1 or 0.
+        let least = max(1e-30, LEFT * own);
+        let unit = select(0.0, inverseSqrt(max(left, 1e-30)), left > select(0.25, least, params.sweep == 0u));
+        for (var c = lid; c < n; c += WG) { y[base + j * n + c] *= unit; }
+        storageBarrier();
+        for (var i = j + 1u + lid; i < params.vectors; i += WG) {
+            var along = 0.0;
+            for (var c = 0u; c < n; c++) { along += y[base + j * n + c] * y[base + i * n + c]; }
+            for (var c = 0u; c < n; c++) { y[base + i * n + c] -= along * y[base + j * n + c]; }
+        }
+        storageBarrier();
+    }
+    if (params.last == 1u) { turn(r, g, lid); }
+}

@@ -1,0 +1,282 @@
+//! The null of ablation: random K-dimensional subspaces of what a layer's heads write.
+//!
+//! Such a subspace must depend on the model alone, not on the basis in which a head happens to keep its z: W_V A and A⁻¹ W_O
+//! are the same model for every invertible A. So it is drawn in the residual stream. What head h writes lies in the rows of
+//! W_O,h, which have an orthonormal basis Q_h; its coordinates there are y_h = result_h Q_hᵀ, and a Gaussian direction g_h of
+//! the stream has the coordinates Q_h g_h. K directions for each head, one behind the other over all heads and made
+//! orthonormal, are B [H K, K], and the stream loses y B Bᵀ Q. Another basis turns y_h and Q_h g_h alike, so B Bᵀ stays what
+//! it was. Each head has directions of its own, so that the subspaces are uniformly distributed also where heads write to the
+//! same part of the stream. What W_O cannot write, as its rank is lower than K, has no coordinates.
+
+use crate::autograd::check::{Build, Case};
+use crate::autograd::op::misfit;
+use crate::autograd::ops::{HeadResult, Linear};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::error::Result;
+use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor};
+use crate::intervene::{AblateEach, Probe, Writers, like};
+
+crate::params! {
+    struct OrthonormalParams {
+        vectors: u32, width: u32, of_head: u32, blocks: u32, begin: u32, end: u32, sweep: u32, last: u32,
+        x_replica: u32, y_replica: u32, turned_replica: u32,
+    }
+}
+static ORTHONORMAL: Shader<'_> = Shader {
+    name: "instrument/ablation/orthonormal",
+    source: include_str!("../../../shaders/instrument/ablation/orthonormal.wgsl"),
+    knobs: &[Knob { name: "DRAWS", values: &[0, 1] }],
+    params: OrthonormalParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader<'_>] = &[&ORTHONORMAL];
+
+/// Directions of the residual stream for as many draws as are computed at once.
+pub(super) struct Draws {
+    count: usize,
+    /// Gaussian, [B K, D] for B blocks of K: head h of draw d takes block (d + h) mod B. The same for all layers, replicas and
+    /// steps.
+    directions: Var,
+}
+
+/// Draws directions for `draws` subspaces, at most `chunk` at once, of heads `[H, K, D]`.
+pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Draws> {
+    let part = |first: usize| {
+        let count = chunk.min(draws - first);
+        // No two heads of a draw share a block.
+        let blocks = count.max(heads);
+        let of_block = |block: usize| {
+            let stream = Philox::new(0, Stream::Subspace, (first + block) as u32);
+            (0..(k * d).div_ceil(2)).flat_map(move |at| stream.normals(at as u64)).take(k * d)
+        };
+        let directions: Vec<f32> = (0..blocks).flat_map(of_block).map(|x| x as f32).collect();
+        Draws { count, directions: tape.constant(&[blocks * k, d], &directions) }
+    };
+    (0..draws).step_by(chunk).map(part).collect()
+}
+
+/// Means of outcomes [draws, 8] where a random K-dimensional subspace of what a layer's heads write is taken away.
+pub(super) fn null(tape: &mut Tape, probe: &Probe<'_>, on: &Writers, draws: &[Draws]) -> Result<Var> {
+    let w_o = probe.model.need(&format!("blocks.{}.attn.W_O", on.layer))?;
+    let [heads, k, d] = tape.shape(w_o).dims[..] else { return Err(misfit("null", "W_O")) };
+    let rows = tape.shape(on.stream).rows().0;
+    let spaces = tape.push(RowSpaces, &[w_o])?;
+    let q = tape.reshape(spaces[0], &[heads * k, d])?;
+    let y = tape.push1(HeadResult, &[on.result, spaces[1]])?;
+    let y = tape.reshape(y, &[rows, heads * k])?;
+    let transposed = Linear { transposed: true, ..Linear::default() };
+    let mut means = None;
+    for part in draws {
+        let count = part.count;
+        let drawn = tape.push1(transposed, &[part.directions, q])?;
+        let b = tape.push1(Subspaces { heads, vectors: k, count }, &[drawn])?;
+        let b = tape.reshape(b, &[count * k, heads * k])?;
+        let inside = tape.push1(transposed, &[y, b])?;
+        let inside = tape.reshape(inside, &[rows * count, k])?;
+        let out = tape.push1(Linear::default(), &[b, q])?;
+        let out = tape.reshape(out, &[count, k, d])?;
+        let result = tape.push1(HeadResult, &[inside, out])?;
+        let stream = tape.push1(AblateEach, &[on.stream, result])?;
+        let logits = probe.above(tape, on, stream, false)?.logits;
+        let outcomes = probe.rows_of(tape, logits)?;
+        let examples = probe.examples(tape, outcomes, None)?;
+        means = Some(probe.means(tape, examples, means)?);
+    }
+    means.ok_or_else(|| misfit("null", "no draws"))
+}
+
+/// Orthonormal bases of the rows of each head's W_O: q [H, K, D], and the same as [H, D, K]. Where the rank is lower than K
+/// the rest is 0. Input: W_O [H, K, D].
+struct RowSpaces;
+
+impl Op for RowSpaces {
+    fn name(&self) -> &'static str {
+        "row spaces"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [h, k, d] = inputs[0].dims[..] else { return Err(misfit("row spaces", format!("{:?}", inputs[0].dims))) };
+        Ok(vec![like(inputs, &[h, k, d]), like(inputs, &[h, d, k])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [groups, vectors, width] = inputs[0].dims[..] else { return Err(misfit("row spaces", "W_O")) };
+        let params = OrthonormalParams {
+            vectors: vectors as u32,
+            width: width as u32,
+            of_head: 0,
+            blocks: 0,
+            begin: 0,
+            end: 0,
+            sweep: 0,
+            last: 0,
+            x_replica: inputs[0].replica_stride,
+            y_replica: outputs[0].replica_stride,
+            turned_replica: outputs[1].replica_stride,
+        };
+        // Once leaves rounding along what was subtracted; rows of trained weights may be nearly dependent.
+        orthonormalize(cx, params, groups, 2, &[&inputs[0], &outputs[0], &outputs[1]])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [h, k, d] = inputs[0].dims[..] else { return Vec::new() };
+        let q: Vec<f64> = inputs[0].data.chunks_exact(k * d).flat_map(|head| gram_schmidt(head, d, 2)).collect();
+        let turned = Array::from_fn(&[h, d, k], |at| q[(at / (k * d) * k + at % k) * d + at / k % d]);
+        vec![Array::new(&[h, k, d], q), turned]
+    }
+}
+
+/// Orthonormal bases of drawn subspaces, [draws, K, H K]. Input: coordinates [B K, H k] of drawn directions, of which
+/// coordinate c of draw d is that of block (d + h) mod B where c is one of head h's.
+struct Subspaces {
+    heads: usize,
+    /// K.
+    vectors: usize,
+    count: usize,
+}
+
+impl Op for Subspaces {
+    fn name(&self) -> &'static str {
+        "subspaces"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (rows, width) = inputs[0].rows();
+        if !rows.is_multiple_of(self.vectors) || !width.is_multiple_of(self.heads) {
+            return Err(misfit("subspaces", format!("{:?} of {} heads", inputs[0].dims, self.heads)));
+        }
+        Ok(vec![like(inputs, &[self.count, self.vectors, width])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (rows, width) = (inputs[0].dims[0], inputs[0].dims[1]);
+        let params = OrthonormalParams {
+            vectors: self.vectors as u32,
+            width: width as u32,
+            of_head: (width / self.heads) as u32,
+            blocks: (rows / self.vectors) as u32,
+            begin: 0,
+            end: 0,
+            sweep: 0,
+            last: 0,
+            x_replica: inputs[0].replica_stride,
+            y_replica: outputs[0].replica_stride,
+            turned_replica: 0,
+        };
+        // Gaussian vectors are far from dependent.
+        orthonormalize(cx, params, self.count, 1, &[&inputs[0], &outputs[0]])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (rows, width) = inputs[0].rows();
+        let (k, blocks) = (self.vectors, rows / self.vectors);
+        let of_draw = |draw: usize| {
+            let place = move |v: usize, c: usize| ((draw + c / (width / self.heads)) % blocks * k + v) * width + c;
+            (0..k).flat_map(move |v| (0..width).map(move |c| place(v, c)))
+        };
+        let bases = (0..self.count).flat_map(|draw| {
+            let drawn: Vec<f64> = of_draw(draw).map(|at| inputs[0].data[at]).collect();
+            gram_schmidt(&drawn, width, 1)
+        });
+        vec![Array::new(&[self.count, k, width], bases.collect())]
+    }
+}
+
+/// Rounds of an invocation's loops that one dispatch takes: software drivers end them, without a word, after 65,535.
+const ROUNDS: usize = 40_000;
+
+/// Records sweeps of Gram and Schmidt over `groups` of vectors, in as many dispatches as it takes.
+fn orthonormalize(
+    cx: &mut Lower<'_>,
+    params: OrthonormalParams,
+    groups: usize,
+    sweeps: u32,
+    tensors: &[&Tensor],
+) -> Result<()> {
+    let (vectors, width) = (params.vectors as usize, params.width as usize);
+    let part = (ROUNDS / (2 * width * vectors.div_ceil(64) + 2 * width.div_ceil(64))).max(1);
+    for sweep in 0..sweeps {
+        for begin in (0..vectors).step_by(part) {
+            let end = (begin + part).min(vectors);
+            let last = u32::from(sweep + 1 == sweeps && end == vectors);
+            let params = OrthonormalParams { begin: begin as u32, end: end as u32, sweep, last, ..params };
+            cx.dispatch(
+                &ORTHONORMAL,
+                &[u32::from(tensors.len() == 2)],
+                &params,
+                tensors,
+                [groups as u32, 1, cx.replicas],
+            )?;
+            let later: usize = (begin..end).map(|j| vectors - 1 - j).sum();
+            cx.count_flops((4 * later * width * groups) as u64 * u64::from(cx.replicas));
+        }
+    }
+    Ok(())
+}
+
+/// Vectors of `width` numbers made orthonormal one after the other; one of which less than 2^-13 is left becomes 0.
+fn gram_schmidt(vectors: &[f64], width: usize, sweeps: usize) -> Vec<f64> {
+    let mut y = vectors.to_vec();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    for sweep in 0..sweeps {
+        for j in 0..y.len() / width {
+            let own = if sweep == 0 { &vectors[j * width..][..width] } else { &[1.0][..] };
+            let least = if sweep == 0 { (dot(own, own) * 2f64.powi(-26)).max(1e-30) } else { 0.25 };
+            let (done, later) = y.split_at_mut((j + 1) * width);
+            let pivot = &mut done[j * width..];
+            let left = dot(pivot, pivot);
+            let unit = if left > least { 1.0 / left.sqrt() } else { 0.0 };
+            pivot.iter_mut().for_each(|x| *x *= unit);
+            for other in later.chunks_exact_mut(width) {
+                let along = dot(pivot, other);
+                other.iter_mut().zip(&*pivot).for_each(|(x, p)| *x -= along * p);
+            }
+        }
+    }
+    y
+}
+
+pub(super) const CHECKS: &[(&str, Build)] =
+    &[("random subspaces", |case| Ok((everything(case, 3, 8, 31)?, Vec::new())))];
+
+/// Every op of this file, on one case: five subspaces of `h` heads that write `k` numbers to a stream of `d`.
+fn everything(case: &mut Case, h: usize, k: usize, d: usize) -> Result<Vec<Var>> {
+    let w_o = case.owned(&[h, k, d]);
+    let directions = case.shared(&[h.max(5) * k, d]);
+    let tape = &mut case.tape;
+    let spaces = tape.push(RowSpaces, &[w_o])?;
+    let q = tape.reshape(spaces[0], &[h * k, d])?;
+    let drawn = tape.push1(Linear { transposed: true, ..Linear::default() }, &[directions, q])?;
+    Ok(vec![spaces[0], spaces[1], tape.push1(Subspaces { heads: h, vectors: k, count: 5 }, &[drawn])?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_match_their_references() {
+        // More vectors than coordinates among them.
+        for (h, k, d) in [(1, 1, 1), (2, 3, 2), (2, 3, 3), (3, 8, 31), (4, 31, 64), (2, 65, 257)] {
+            let mut case = Case::new(&format!("subspaces {h} {k} {d}"));
+            let all = everything(&mut case, h, k, d).unwrap();
+            // Of the last of as many random vectors as coordinates a hundredth may be left.
+            case.agree(&all, 1e-4);
+        }
+    }
+
+    #[test]
+    fn bases_are_orthonormal_and_span_the_rows() {
+        // Rank 2 of 3: the third row is a sum of the others, in another scale.
+        let row = |a: f64, b: f64| (0..7).map(move |i| a * f64::from(i).sin() + b * f64::from(i).cos());
+        let w: Vec<f64> = [row(1.0, 0.0), row(1e-6, 1e-6), row(50.0, 20.0)].into_iter().flatten().collect();
+        let q = gram_schmidt(&w, 7, 2);
+        let dot = |a: usize, b: usize| q[a * 7..][..7].iter().zip(&q[b * 7..][..7]).map(|(x, y)| x * y).sum::<f64>();
+        for (a, b, expected) in [(0, 0, 1.0), (1, 1, 1.0), (2, 2, 0.0), (0, 1, 0.0), (1, 2, 0.0)] {
+            assert!((dot(a, b) - expected).abs() < 1e-12, "{a} {b}: {}", dot(a, b));
+        }
+        let mut case = Case::new("deficient");
+        let w_o = case.tape.constant(&[1, 3, 7], &w.iter().map(|x| *x as f32).collect::<Vec<_>>());
+        let spaces = case.tape.push(RowSpaces, &[w_o]).unwrap();
+        case.agree(&spaces, 1e-5);
+    }
+}
