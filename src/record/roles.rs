@@ -1,14 +1,17 @@
 //! Birth records of heads: when a head's effect on the logit difference first clears the null and stays.
 //!
-//! A head is called a *suppressor* where zeroing it raises the logit difference of the probe, and more than zeroing
-//! random subspaces of the same size in the same layer does; a *contributor* where zeroing it lowers it, and more than
-//! that; by no other rule. More means: twice the one-sided p-value of that direction (`ablation.p`) is among those that
-//! Benjamini and Hochberg's procedure rejects at a false discovery rate of [`RATE`], taken over the heads of a replica
-//! at that probe. It counts once it has held at [`HOLD`] probes in a row, and at an eighth of all so far.
+//! A head is called a *suppressor* where zeroing it raises the logit difference of the probe, and a *contributor* where
+//! zeroing it lowers it; by no other rule, and only where two questions are answered yes. Does the effect differ from 0? By
+//! Student's t of the paired differences of the probe's examples (`ablation.logit_difference.se`, `probe.n`). Is it more than
+//! what an average share of its layer does, which is what random subspaces of the same size stand for? By twice the one-sided
+//! p-value of its direction (`ablation.p`). Heads that share their layer's work alike are never born: none is beyond the
+//! average. A head's p-value is the greater of the two, so that it is small only where both are (Berger 1982), and it is born
+//! where that is among those that Benjamini and Hochberg's procedure rejects at a false discovery rate of [`RATE`], taken over
+//! the heads of a replica at that probe. It counts once it has held at [`HOLD`] probes in a row, and at an eighth of all so far.
 //!
 //! That it held says that it stayed, not that it was found so often: probes share their examples and their subspaces. It
-//! is there because a long run has many probes: heads that no null tells from chance, but whose effects wander slowly,
-//! clear one now and then. With it at most some 0.2 of them are born in a replica's whole run, however slowly they
+//! is there because a long run has many probes: heads that neither question tells from chance, but whose effects wander
+//! slowly, clear one now and then. With it at most some 0.2 of them are born in a replica's whole run, however slowly they
 //! wander and however many probes there are (a test simulates it). A rate over all heads and all probes so far would be
 //! stricter, and blind: a head that begins to matter in the middle of a run could not make up for the probes before,
 //! since the least p-value that a few hundred draws can give is not small enough.
@@ -20,7 +23,7 @@ use super::events::{Event, HeadRole, Subject, Turned, What};
 use super::read_metrics;
 use crate::error::Result;
 use crate::instrument::Label;
-use crate::stats::{Births, HOLD, Onset, false_discovery_threshold, two_sided};
+use crate::stats::{Births, HOLD, Onset, Paired, false_discovery_threshold, two_sided};
 use crate::train::Row;
 
 /// Share of false discoveries among the heads that clear the null.
@@ -30,6 +33,10 @@ pub const RATE: f64 = 0.05;
 const P: &str = "ablation.p";
 /// Effects, of which index 0 is zero ablation's.
 const EFFECT: &str = "ablation.logit_difference";
+/// Their standard errors.
+const ERROR: &str = "ablation.logit_difference.se";
+/// Over how many examples.
+const EXAMPLES: &str = "probe.n";
 
 /// A head, and whether removing it raises the logit difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +61,7 @@ pub struct Roles {
     replicas: Vec<Heads>,
 }
 
-/// What a probe says of one head: its p-value, or its effect.
+/// What a probe says of one head: a p-value, its effect, or the error of that; or over how many examples.
 #[derive(Clone, Copy, Debug)]
 pub struct Finding {
     replica: usize,
@@ -68,6 +75,8 @@ enum Value {
     Raised(f64),
     Lowered(f64),
     Effect(f64),
+    Error(f64),
+    Examples(f64),
 }
 
 impl Finding {
@@ -83,6 +92,8 @@ impl Finding {
             (P, 1) => Value::Raised(f64::from(value)),
             (P, 3) => Value::Lowered(f64::from(value)),
             (EFFECT, 0) if head >= 0 => Value::Effect(f64::from(value)),
+            (ERROR, 0) if head >= 0 => Value::Error(f64::from(value)),
+            (EXAMPLES, _) => Value::Examples(f64::from(value)),
             _ => return None,
         };
         Some(Self { replica, layer, head, value })
@@ -101,7 +112,7 @@ impl Roles {
     /// Where a segment cannot be read.
     pub fn replay(&mut self, run: &Path, before: u64) -> Result<()> {
         let mut steps: BTreeMap<u64, Vec<Finding>> = BTreeMap::new();
-        for (key, series) in read_metrics(run, |metric| [P, EFFECT].contains(&metric))? {
+        for (key, series) in read_metrics(run, |metric| [P, EFFECT, ERROR, EXAMPLES].contains(&metric))? {
             let label = Label { layer: key.layer, head: key.head, index: key.index };
             for (step, value) in series.steps.iter().zip(&series.values).filter(|(step, _)| **step < before as i64) {
                 let found = Finding::new(&key.metric, key.replica as usize, label, *value);
@@ -118,21 +129,27 @@ impl Roles {
     pub fn measure(&mut self, step: u64, findings: &[Finding]) -> Vec<Event> {
         let mut events = Vec::new();
         for (replica, heads) in self.replicas.iter_mut().enumerate() {
-            let mut of_head: BTreeMap<(i32, i32), [f64; 3]> = BTreeMap::new();
+            let mut of_head: BTreeMap<(i32, i32), [f64; 4]> = BTreeMap::new();
+            let mut examples = 0.0;
             for found in findings.iter().filter(|found| found.replica == replica) {
-                let values = of_head.entry((found.layer, found.head)).or_insert([f64::NAN; 3]);
+                let values = of_head.entry((found.layer, found.head)).or_insert([f64::NAN; 4]);
                 match found.value {
                     Value::Raised(p) => values[0] = p,
                     Value::Lowered(p) => values[1] = p,
                     Value::Effect(effect) => values[2] = effect,
+                    Value::Error(error) => values[3] = error,
+                    Value::Examples(count) => examples = count,
                 }
             }
             let known: Vec<(Role, f64)> = of_head
                 .iter()
                 .filter(|(_, values)| values.iter().all(|value| value.is_finite()))
-                .map(|((layer, head), [raised, lowered, effect])| {
+                .map(|((layer, head), [raised, lowered, effect, error])| {
                     let role = Role { layer: *layer, head: *head, raises: *effect > 0.0 };
-                    (role, two_sided(*effect, *raised, *lowered))
+                    let (exceeds, differs) =
+                        (two_sided(*effect, *raised, *lowered), differs(*effect, *error, examples));
+                    // NaN, where one example is all, clears nothing.
+                    (role, if differs >= 0.0 { differs.max(exceeds) } else { 1.0 })
                 })
                 .collect();
             if known.is_empty() {
@@ -148,15 +165,20 @@ impl Roles {
                     index: -1,
                     role: Some(if role.raises { HeadRole::Suppressor } else { HeadRole::Contributor }),
                 };
-                let [raised, lowered, effect] = of_head[&(role.layer, role.head)];
+                let [raised, lowered, effect, error] = of_head[&(role.layer, role.head)];
                 let numbers = [
-                    ("p", Some(two_sided(effect, raised, lowered))),
+                    ("p_exceeds_null", Some(two_sided(effect, raised, lowered))),
+                    ("p_differs_from_0", Some(differs(effect, error, examples))),
                     ("effect", Some(effect)),
+                    ("standard_error", Some(error)),
+                    ("examples", Some(examples)),
                     ("threshold", threshold),
                     ("rate", Some(RATE)),
                     ("hold", Some(f64::from(heads.hold()))),
                 ];
+                // A head that dies may have no number for one of them any more; JSON has none for NaN.
                 let numbers = numbers.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?)));
+                let numbers = numbers.filter(|(_, value)| value.is_finite());
                 let turned = Turned { subject, numbers: numbers.collect() };
                 let what = match turn {
                     Turning::Birth => What::Birth(turned),
@@ -181,6 +203,11 @@ enum Turning {
     Birth,
     Death,
     Flip,
+}
+
+/// The p-value of an effect that is none, from its standard error over so many examples; NaN of fewer than two.
+fn differs(effect: f64, standard_error: f64, examples: f64) -> f64 {
+    Paired { mean: effect, standard_error, count: examples as u64 }.p()
 }
 
 impl Heads {
@@ -212,28 +239,47 @@ mod tests {
     use super::*;
     use crate::gpu::{Philox, Stream};
 
+    /// What of the two questions chance alone answers, where a head has no role.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Chance {
+        /// It matters, but no more than its layer's average: the null's p-values wander.
+        Share,
+        /// It is beyond the null, but the effect is that of the probe's choice of examples: the t-test's p-values wander.
+        Examples,
+        /// Both, on their own.
+        Both,
+    }
+
     /// Births of the heads of a run of 100 probes, with the least p-values that the usual number of draws can give. Every
-    /// head's effect wanders as a first-order autoregression of correlation `slow` within the null; from probe
-    /// `from` on that of head 0 is five deviations beyond.
-    fn born(seed: u32, slow: f64, from: usize) -> Vec<(u64, i32)> {
+    /// head's effect wanders as a first-order autoregression of correlation `slow`, in units of the null's spread, of its
+    /// error over examples, or of both; from probe `from` on that of head 0 is five deviations beyond in both.
+    fn born(seed: u32, chance: Chance, slow: f64, from: usize) -> Vec<(u64, i32)> {
         const HEADS: usize = 8;
         const DRAWS: f64 = 320.0;
         let stream = Philox::new(u64::from(seed), Stream::Probe, 0);
         let mut heads = Heads::default();
-        let mut effects = [0.0; HEADS];
+        let mut effects = [[0.0; 2]; HEADS];
         let mut births = Vec::new();
         for probe in 0..100 {
             for (head, effect) in effects.iter_mut().enumerate() {
                 let kept = if probe == 0 { 0.0 } else { slow };
                 let fresh = (1.0 - kept * kept).sqrt();
-                *effect = kept * *effect + fresh * stream.normals((probe * HEADS + head) as u64)[0];
+                let drawn = stream.normals((probe * HEADS + head) as u64);
+                *effect = [0, 1].map(|question| kept * effect[question] + fresh * drawn[question]);
             }
             let known: Vec<(Role, f64)> = (0..HEADS)
                 .map(|head| {
                     let beyond = if head == 0 && probe >= from { 5.0 } else { 0.0 };
-                    let effect = effects[head] + beyond;
-                    let reached = (DRAWS * upper_tail(effect.abs())).round();
-                    (Role { layer: 0, head: head as i32, raises: effect > 0.0 }, 2.0 * (1.0 + reached) / (DRAWS + 1.0))
+                    let [share, examples] = effects[head].map(|effect| effect + beyond);
+                    let reached = (DRAWS * upper_tail(share.abs())).round();
+                    let exceeds = 2.0 * (1.0 + reached) / (DRAWS + 1.0);
+                    let differs = Paired { mean: examples, standard_error: 1.0, count: 256 }.p();
+                    let (p, sign) = match chance {
+                        Chance::Share => (exceeds, share),
+                        Chance::Examples => (differs, examples),
+                        Chance::Both => (exceeds.max(differs), examples),
+                    };
+                    (Role { layer: 0, head: head as i32, raises: sign > 0.0 }, p)
                 })
                 .collect();
             let events = heads.measure(100 * probe as u64, &known);
@@ -253,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_head_that_begins_to_matter_late_is_found_and_dated() {
-        let found = (0..50).filter_map(|seed| born(seed, 0.9, 60).into_iter().find(|(_, head)| *head == 0));
+        let found =
+            (0..50).filter_map(|seed| born(seed, Chance::Both, 0.9, 60).into_iter().find(|(_, head)| *head == 0));
         let steps: Vec<u64> = found.map(|(step, _)| step).collect();
         assert!(steps.len() >= 48, "{} of 50", steps.len());
         let close = steps.iter().filter(|step| (6000..6300).contains(*step)).count();
@@ -263,24 +310,27 @@ mod tests {
     #[test]
     fn few_heads_without_a_role_are_born_however_slowly_they_wander() {
         for slow in [0.0, 0.7, 0.9, 0.95, 0.98, 1.0] {
-            let births: usize = (0..300).map(|seed| born(seed, slow, usize::MAX).len()).sum();
+            let [share, examples, both] = [Chance::Share, Chance::Examples, Chance::Both]
+                .map(|chance| (0..300).map(|seed| born(seed, chance, slow, usize::MAX).len()).sum::<usize>());
             // 300 runs of about 0.2 have a standard deviation of 8.
-            assert!(births <= 75, "{births} births in 300 runs at {slow}");
+            assert!(share.max(examples) <= 75, "{share} and {examples} births in 300 runs at {slow}");
+            assert!(both <= 15, "{both} births in 300 runs at {slow}");
         }
     }
 
     /// Events of a run of two heads in layer 0, from their p-values, negative where zeroing the head lowers the
-    /// logit difference.
-    fn events(probes: &[[f32; 2]]) -> Vec<String> {
+    /// logit difference, and errors of effects of size 1.
+    fn events(probes: &[[f32; 2]], error: f32) -> Vec<String> {
         let mut roles = Roles::new(1);
         let label = |head: usize, index| Label { layer: 0, head: head as i32, index };
         let measure = |(step, p): (usize, &[f32; 2])| {
             let of = |head: usize| {
                 let (raised, lowered) = if p[head] > 0.0 { (p[head], 1.0) } else { (1.0, -p[head]) };
-                let effect = (EFFECT, label(head, 0), p[head].signum());
-                [(P, label(head, 1), raised), (P, label(head, 3), lowered), effect]
+                let (effect, error) = ((EFFECT, label(head, 0), p[head].signum()), (ERROR, label(head, 0), error));
+                [(P, label(head, 1), raised), (P, label(head, 3), lowered), effect, error]
             };
-            let found = [of(0), of(1)].concat().into_iter().filter_map(|(m, l, v)| Finding::new(m, 0, l, v));
+            let all = [of(0), of(1), [(EXAMPLES, Label::NONE, 256.0); 4]].concat();
+            let found = all.into_iter().filter_map(|(m, l, v)| Finding::new(m, 0, l, v));
             roles.measure(100 * step as u64, &found.collect::<Vec<_>>())
         };
         let words = |event: Event| {
@@ -300,11 +350,11 @@ mod tests {
     fn births_flips_and_deaths_are_dated_by_their_first_probe() {
         let (low, no) = (0.0025, 0.5);
         let calm = [no, no];
-        assert!(events(&[calm, calm, [low, no], [low, no], calm, calm]).is_empty(), "two probes are not three");
-        assert_eq!(events(&[calm, [low, no], [low, no], [low, no]]), ["100 birth suppressor layer 0 head 0"]);
+        assert!(events(&[calm, calm, [low, no], [low, no], calm, calm], 0.1).is_empty(), "two probes are not three");
+        assert_eq!(events(&[calm, [low, no], [low, no], [low, no]], 0.1), ["100 birth suppressor layer 0 head 0"]);
         let flipped = [[low, -low], [low, -low], [low, -low], [-low, -low], [-low, -low], [-low, -low]];
         assert_eq!(
-            events(&flipped),
+            events(&flipped, 0.1),
             [
                 "0 birth suppressor layer 0 head 0",
                 "0 birth contributor layer 0 head 1",
@@ -312,6 +362,15 @@ mod tests {
                 "300 flip contributor layer 0 head 0",
             ]
         );
+    }
+
+    #[test]
+    fn who_is_beyond_the_null_by_an_effect_that_is_none_is_not_born() {
+        let low = [[0.0025, 0.5]; 5];
+        // One error from 0, and one example.
+        assert!(events(&low, 1.0).is_empty());
+        assert!(events(&low, f32::NAN).is_empty());
+        assert_eq!(events(&low, 0.1), ["0 birth suppressor layer 0 head 0"]);
     }
 
     /// Whether a head is born that has this p-value at each of thirty steps, among 39 that have 0.5.

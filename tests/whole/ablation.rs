@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
-use thermoscope::record::{Finding, HeadRole, Roles, Setup, What};
+use thermoscope::record::{Finding, Roles, Setup, What};
 use thermoscope::stats::HOLD;
 use thermoscope::train::Session;
 
@@ -306,12 +306,13 @@ fn a_planted_suppressor_is_found_and_nothing_else_is() {
         };
         assert!(found_in(&mut session, &trained).is_empty());
 
-        // Head 1 reads which token it looks at, and writes against that token's logit.
+        // Head 1 reads which token it looks at, and writes against that token's logit. The others write nothing: that is
+        // less than all random subspaces do now, and contributes nothing.
         let place = |name: &str| session.table().specs()[session.table().find(name).unwrap()].offset;
         let (w_e, w_u) = (place("embed.W_E"), place("unembed.W_U"));
         let (w_v, w_o) = (place("blocks.0.attn.W_V"), place("blocks.0.attn.W_O"));
         let (d, k, v) = (36, 12, session.config().model.d_vocab_out);
-        let mut planted = trained.clone();
+        let mut planted = scaled(&session, &trained, "blocks.0.attn.W_O", (0, 1), 0.0);
         for token in 0..k {
             let read: Vec<f32> = (0..d).map(|i| trained[w_e + token * d + i]).collect();
             let write: Vec<f32> = (0..d).map(|i| trained[w_u + i * v + token]).collect();
@@ -400,6 +401,7 @@ fn in_basis(session: &Session, weights: &[f32], layer: usize, head: usize, basis
 #[test]
 fn nothing_depends_on_the_basis_in_which_a_head_keeps_z() {
     let text = MODULAR.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
+    let text = format!("{text}draws = 50\n");
     for gpu in gpus() {
         let mut session = session(gpu, &text);
         let original = weights(&session);
@@ -414,8 +416,7 @@ fn nothing_depends_on_the_basis_in_which_a_head_keeps_z() {
         for (which, plain) in [("full", original), ("poor", poor)] {
             session.set_weights(&[plain.clone()]).unwrap();
             let before = measured(gpu, &mut session).remove(0);
-            for basis in [Basis::Scaled(8.0), Basis::Scaled(0.01), Basis::Turned, Basis::Bent(3.0), Basis::Bent(100.0)]
-            {
+            for basis in [Basis::Scaled(8.0), Basis::Turned, Basis::Bent(30.0)] {
                 let changed = in_basis(&session, &plain, 0, 1, basis);
                 session.set_weights(&[in_basis(&session, &changed, 1, 0, basis)]).unwrap();
                 let after = measured(gpu, &mut session).remove(0);
