@@ -1,5 +1,5 @@
 // sample_windows: tokens[b, t] = corpus[start_b + t], targets[b, t] = corpus[start_b + t + 1], start_b at random
-// shapes   corpus [n]  seeds [R, 2]  clock [2]  tokens, targets [R, B, T]
+// shapes   corpus [ceil(n / 4)], four tokens to a word  seeds [R, 2]  clock [2]  tokens, targets [R, B, T]
 // grid     ceil(B T / 64) groups folded into x and y, R
 struct Params {
     size: u32, seq: u32, length: u32, stream: u32,
@@ -12,6 +12,8 @@ struct Params {
 @tensor var<storage, read_write> tokens: array<u32>;
 @tensor var<storage, read_write> next: array<u32>;
 
+fn token(replica: u32, place: u32) -> u32 { return (corpus[replica + place / 4u] >> (place % 4u * 8u)) & 0xffu; }
+
 @compute @workgroup_size(64)
 fn sample_windows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
     let at = (wid.y * groups.x + wid.x) * 64u + lid;
@@ -19,7 +21,7 @@ fn sample_windows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let r = wid.z;
     let seed = vec2<u32>(seeds[r * params.seeds_replica], seeds[r * params.seeds_replica + 1u]);
     let start = below(philox(at / params.seq, clock[0], params.stream, seed).x, params.length - params.seq);
-    let place = r * params.pool_replica + start + at % params.seq;
-    tokens[r * params.out_replica + at] = corpus[place];
-    next[r * params.out_replica + at] = corpus[place + 1u];
+    let place = start + at % params.seq;
+    tokens[r * params.out_replica + at] = token(r * params.pool_replica, place);
+    next[r * params.out_replica + at] = token(r * params.pool_replica, place + 1u);
 }

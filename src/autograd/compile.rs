@@ -87,6 +87,14 @@ impl Tape {
                     (slot, self.narrow(stride)?)
                 }
                 (None, Source::Constant(bits)) if read[var.index()] => {
+                    let (bytes, caps) = (4 * bits.len() as u64, gpu.caps());
+                    if bytes > caps.max_binding {
+                        let what = self.name(var).unwrap_or("a table made from the examples");
+                        return Err(Error::Limit(format!(
+                            "{what} has {bytes} bytes, and {} binds at most {}. Use less data, or a device that binds more",
+                            caps.name, caps.max_binding
+                        )));
+                    }
                     self.narrow(bits.len() as u64)?;
                     let buffer = gpu.upload(Class::Data, bits)?;
                     let size = buffer.size();

@@ -315,9 +315,18 @@ impl Tape {
         std::mem::replace(&mut self.scope, scope)
     }
 
+    /// Says what a constant is, for messages.
+    pub(crate) fn describe(&mut self, var: Var, what: &str) {
+        self.vars[var.index()].name = Some(what.to_owned());
+    }
+
+    pub(super) fn name(&self, var: Var) -> Option<&str> {
+        self.vars[var.index()].name.as_deref()
+    }
+
     /// A variable's name, or its number.
     pub fn label(&self, var: Var) -> String {
-        self.vars[var.index()].name.clone().unwrap_or_else(|| format!("value {}", var.0))
+        self.name(var).map_or_else(|| format!("value {}", var.0), ToOwned::to_owned)
     }
 
     /// A variable's shape.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::examples::Distinct;
 use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
 use super::{Examples, ReplicaData, Split, Task};
@@ -96,7 +97,7 @@ impl Feed {
                 let counts: Vec<usize> = ids.iter().map(|ids| examples.counted(ids)).collect();
                 let labels: Vec<&[u32]> = (0..ids.len()).map(|replica| examples.trained(replica)).collect();
                 // However short the longest list is: a replica alone must not go another way than in company.
-                fixed(tape, examples, &ids, &labels, &counts, true)
+                fixed(tape, examples, examples.distinct().as_ref(), &ids, &labels, &counts, true)
             }
             (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
             (_, None) => {
@@ -192,7 +193,7 @@ impl Feed {
             _ => examples.targets.as_slice(),
         };
         let labels: Vec<&[u32]> = (0..chosen.len()).map(label).collect();
-        fixed(tape, examples, &chosen, &labels, &counts, false)
+        fixed(tape, examples, examples.distinct().as_ref(), &chosen, &labels, &counts, false)
     }
 
     /// The training set of each replica in pieces of at most `piece` examples, with the true targets.
@@ -219,7 +220,9 @@ impl Feed {
 /// All examples in a random order, with targets where they are of a replica's test set.
 fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
     let order = Philox::new(0, Stream::Probe, 0).permutation(examples.len() as u32);
-    let batch = fixed(tape, examples, &[&order], &[&examples.targets], &[examples.counted(&order)], false)?;
+    let distinct = examples.distinct();
+    let batch =
+        fixed(tape, examples, distinct.as_ref(), &[&order], &[&examples.targets], &[examples.counted(&order)], false)?;
     let width = examples.width;
     let (mut targets, mut counts) = (Vec::new(), Vec::new());
     for split in &examples.splits {
@@ -256,22 +259,25 @@ impl Batch {
 fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usize) -> Result<Vec<Batch>> {
     let longest = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let counts: Vec<usize> = lists.iter().map(|ids| examples.counted(ids)).collect();
+    let distinct = examples.distinct();
     (0..longest)
         .step_by(piece.max(1))
         .map(|first| {
             let parts: Vec<&[u32]> =
                 lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
-            fixed(tape, examples, &parts, &vec![examples.targets.as_slice(); lists.len()], &counts, false)
+            let labels = vec![examples.targets.as_slice(); lists.len()];
+            fixed(tape, examples, distinct.as_ref(), &parts, &labels, &counts, false)
         })
         .collect()
 }
 
 /// A batch that never changes: one list of examples for all replicas, or one for each, with a table of
-/// targets for each. Shorter lists are filled up with rows that do not count. Distinct rows are shared where the set
-/// of all examples makes that worth it, and then `always` or only where these lists are long enough.
+/// targets for each. Shorter lists are filled up with rows that do not count. The examples' distinct rows are shared where
+/// that is worth it, and then `always` or only where these lists are long enough.
 fn fixed(
     tape: &mut Tape,
     examples: &Examples,
+    distinct: Option<&Distinct>,
     lists: &[&[u32]],
     labels: &[&[u32]],
     counts: &[usize],
@@ -287,13 +293,13 @@ fn fixed(
     let gather = |table: &[u32], width: usize, filler: Option<u32>| -> Vec<u32> {
         lists.iter().flat_map(|ids| Examples::rows(table, width, ids, size, filler)).collect()
     };
-    let rows = match examples.distinct() {
+    let rows = match distinct {
         Some((tokens, positions, pairs)) if always || size * seq > tokens.len() => {
             let last: Vec<u32> = pairs.chunks_exact(seq).map(|example| example[seq - 1]).collect();
             Rows::Distinct {
-                tokens: tape.constant_u32(&[tokens.len()], &tokens),
-                positions: tape.constant_u32(&[positions.len()], &positions),
-                index: tape.constant_u32(&[size * seq], &gather(&pairs, seq, None)),
+                tokens: tape.constant_u32(&[tokens.len()], tokens),
+                positions: tape.constant_u32(&[positions.len()], positions),
+                index: tape.constant_u32(&[size * seq], &gather(pairs, seq, None)),
                 last: tape.constant_u32(&[size], &gather(&last, 1, None)),
             }
         }
@@ -359,8 +365,11 @@ fn seed_words(tape: &mut Tape, seeds: &[u64]) -> Var {
 /// Windows at random places of a long sequence.
 impl Source for Corpus {
     fn draw(&self, tape: &mut Tape, size: usize, seeds: Var, clock: Var) -> Result<Batch> {
-        let stream = tape.constant_u32(&[self.train.len()], &self.train);
-        let out = tape.push(SampleWindows { size, seq: self.seq }, &[stream, seeds, clock])?;
+        let words = self.packed();
+        let stream = tape.constant_u32(&[words.len()], &words);
+        tape.describe(stream, "the part of the text that is trained on");
+        let windows = SampleWindows { size, seq: self.seq, length: self.train.len() };
+        let out = tape.push(windows, &[stream, seeds, clock])?;
         let count = tape.constant(&[1], &[(size * self.seq) as f32]);
         Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq: self.seq })
     }
@@ -540,11 +549,13 @@ impl Op for TakeRows {
     }
 }
 
-/// Tokens and next tokens [B * T] u32 of windows at random places. Inputs: corpus [n], seed words [2],
-/// clock [2].
+/// Tokens and next tokens [B * T] u32 of windows at random places. Inputs: corpus [ceil(n / 4)], four tokens to a word,
+/// seed words [2], clock [2].
 struct SampleWindows {
     size: usize,
     seq: usize,
+    /// Tokens n of the corpus.
+    length: usize,
 }
 
 impl Op for SampleWindows {
@@ -553,8 +564,8 @@ impl Op for SampleWindows {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        if inputs[0].len() <= self.seq {
-            return Err(misfit("sample windows", format!("windows of {} in {} tokens", self.seq, inputs[0].len())));
+        if self.length <= self.seq || inputs[0].len() != self.length.div_ceil(4) {
+            return Err(misfit("sample windows", format!("windows of {} in {} tokens", self.seq, self.length)));
         }
         let shape = Shape::u32(&[self.size * self.seq]);
         Ok(vec![shape.clone(), shape])
@@ -564,7 +575,7 @@ impl Op for SampleWindows {
         let params = SampleParams {
             size: self.size as u32,
             seq: self.seq as u32,
-            length: inputs[0].len() as u32,
+            length: self.length as u32,
             stream: Stream::Batch as u32,
             pool_replica: inputs[0].replica_stride,
             sizes_replica: 0,
@@ -578,11 +589,12 @@ impl Op for SampleWindows {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let stream = Philox::new(seed_of(inputs[1]), Stream::Batch, inputs[2].data[0] as u32);
-        let places = (inputs[0].data.len() - self.seq) as u32;
+        let places = (self.length - self.seq) as u32;
         let token = |shift: usize| {
             Array::from_fn(&[self.size * self.seq], |at| {
                 let start = stream.below((at / self.seq) as u64, places) as usize;
-                inputs[0].data[start + at % self.seq + shift]
+                let place = start + at % self.seq + shift;
+                f64::from(inputs[0].index(place / 4) as u32 >> (place % 4 * 8) & 0xff)
             })
         };
         vec![token(0), token(1)]
@@ -680,7 +692,9 @@ impl Op for CountTargets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::Bindings;
     use crate::autograd::check::Case;
+    use crate::gpu::{Class, Gpu, Storage};
 
     /// A clock that stands at `step`, and seeds for the two replicas of a case.
     fn clock_and_seeds(case: &mut Case, step: u32) -> (Var, [u64; 2]) {
@@ -716,14 +730,47 @@ mod tests {
 
     #[test]
     fn windows_are_those_of_the_reference() {
-        let corpus =
-            Corpus { train: (0..500).map(|i| i * i % 251).collect(), test: vec![0; 50], seq: 31, test_sequences: 2 };
-        let feed = Feed::Endless(Arc::new(corpus));
-        let mut case = Case::new("windows");
-        let (clock, seeds) = clock_and_seeds(&mut case, 12);
-        let batch = feed.train_batch(&mut case.tape, Some(7), clock, &seeds).unwrap();
-        let Rows::Each { tokens } = batch.rows else { panic!("rows for each token") };
-        case.agree_bits(&[tokens, batch.targets]);
+        // Lengths that fill the last word and that do not, and one with a single place for a window.
+        for length in [500, 501, 503, 32] {
+            let train: Vec<u8> = (0..length).map(|i: u32| (i * i % 251) as u8).collect();
+            let corpus = Corpus { train: train.clone(), test: vec![0; 50], seq: 31, test_sequences: 2 };
+            let feed = Feed::Endless(Arc::new(corpus));
+            let mut case = Case::new("windows");
+            let (clock, seeds) = clock_and_seeds(&mut case, 12);
+            let batch = feed.train_batch(&mut case.tape, Some(7), clock, &seeds).unwrap();
+            let Rows::Each { tokens } = batch.rows else { panic!("rows for each token") };
+            case.agree_bits(&[tokens, batch.targets]);
+            let [tokens, next] = &case.reference(1, &[tokens, batch.targets]).unwrap()[..] else {
+                panic!("two values")
+            };
+            for (window, following) in tokens.data.chunks(31).zip(next.data.chunks(31)) {
+                let found = |place: usize| {
+                    let text = train[place..place + 32].iter().map(|byte| f64::from(*byte));
+                    text.eq(window.iter().chain(following.last()).copied())
+                };
+                assert!((0..train.len() - 31).any(found), "{window:?} stands in the text of {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_beyond_what_the_device_binds_is_refused_in_words_about_data() {
+        let gpu = Gpu::noop();
+        let bytes = gpu.caps().max_binding as usize;
+        let mut case = Case::new("a long text");
+        let (clock, seeds) = clock_and_seeds(&mut case, 0);
+        let mut record = |length: usize| {
+            let corpus = Corpus { train: vec![b'a'; length], test: vec![0; 50], seq: 31, test_sequences: 2 };
+            let feed = Feed::Endless(Arc::new(corpus));
+            let batch = feed.train_batch(&mut case.tape, Some(2), clock, &seeds).unwrap();
+            let mut bindings = Bindings::new();
+            bindings.bind(batch.targets, Storage::whole(&gpu.buffer(Class::Data, 200).unwrap(), 64));
+            case.tape.record(&gpu, &bindings).map(|_| ())
+        };
+        record(bytes).unwrap();
+        let error = record(bytes + 1).unwrap_err().to_string();
+        assert!(error.contains("the text that is trained on") && error.contains("less data"), "{error}");
+        assert!(error.contains(&bytes.to_string()) && !error.contains("batch"), "{error}");
     }
 
     #[test]

@@ -74,6 +74,9 @@ impl Split {
     }
 }
 
+/// Distinct rows of a finite set: the tokens U and the positions U of each, and which stands at each place, [E, T].
+pub(super) type Distinct = (Vec<u32>, Vec<u32>, Vec<u32>);
+
 impl Examples {
     /// With the targets of the train set dealt out anew among its examples, at random, for replicas that ask
     /// for it: there is nothing left to understand, and as much to memorize.
@@ -123,7 +126,7 @@ impl Examples {
 
     /// The distinct pairs of token and position, and which of them stands at each place, [E, T]; `None`
     /// where they are too many to be worth it.
-    pub(crate) fn distinct(&self) -> Option<(Vec<u32>, Vec<u32>, Vec<u32>)> {
+    pub(super) fn distinct(&self) -> Option<Distinct> {
         let mut numbers = std::collections::BTreeMap::new();
         for (at, token) in self.tokens.iter().enumerate() {
             numbers.entry(((at % self.seq) as u32, *token)).or_insert(0u32);

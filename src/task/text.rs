@@ -53,13 +53,13 @@ impl Text {
     }
 }
 
-/// A long sequence of tokens, cut in two.
+/// A long sequence of tokens, a byte each, cut in two.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     /// Trained on.
-    pub train: Vec<u32>,
+    pub train: Vec<u8>,
     /// Held out.
-    pub test: Vec<u32>,
+    pub test: Vec<u8>,
     /// Tokens of a window.
     pub seq: usize,
     /// Windows of the test set, spread evenly over the held-out part.
@@ -71,8 +71,16 @@ impl Corpus {
     pub fn test_windows(&self) -> (Vec<u32>, Vec<u32>) {
         let room = self.test.len() - self.seq - 1;
         let starts: Vec<usize> = (0..self.test_sequences).map(|w| w * room / self.test_sequences.max(1)).collect();
-        let window = |shift: usize| starts.iter().flat_map(|s| &self.test[s + shift..][..self.seq]).copied().collect();
+        let window = |shift: usize| {
+            starts.iter().flat_map(|s| &self.test[s + shift..][..self.seq]).map(|b| (*b).into()).collect()
+        };
         (window(0), window(1))
+    }
+
+    /// What is trained on, four tokens to a word, the first in the lowest byte.
+    pub(super) fn packed(&self) -> Vec<u32> {
+        let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        self.train.chunks(4).map(word).collect()
     }
 }
 
@@ -116,23 +124,22 @@ impl Task for Text {
                 ),
             ));
         }
-        let tokens: Vec<u32> = text.into_iter().map(u32::from).collect();
-        let cut = (tokens.len() as f64 * self.train_fraction) as usize;
+        let cut = (text.len() as f64 * self.train_fraction) as usize;
         let need = self.seq as usize + 2;
-        if cut < need || tokens.len() - cut < need {
+        if cut < need || text.len() - cut < need {
             return Err(Error::format(
                 &self.path,
                 format!(
                     "has {} bytes: too short for sequences of {} on both sides of the split at {}. Use a longer text or shorter task.seq",
-                    tokens.len(),
+                    text.len(),
                     self.seq,
                     self.train_fraction
                 ),
             ));
         }
         let corpus = Corpus {
-            train: tokens[..cut].to_vec(),
-            test: tokens[cut..].to_vec(),
+            train: text[..cut].to_vec(),
+            test: text[cut..].to_vec(),
             seq: self.seq as usize,
             test_sequences: self.test_sequences as usize,
         };

@@ -148,9 +148,8 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new(gpu: &Gpu, config: &ResolvedRun, instruments: &[&dyn Instrument]) -> Result<Self> {
+    fn new(gpu: &Gpu, config: &ResolvedRun, feed: &Feed, instruments: &[&dyn Instrument]) -> Result<Self> {
         let replicas = config.replicas;
-        let feed = Feed::new(config.task.as_ref(), &config.data())?;
         let shape = config.task.shape();
         let mut tape = Tape::new(replicas);
         let mut bindings = Bindings::new();
@@ -176,7 +175,7 @@ impl Recorded {
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
-        let mut attach = Attach::new(&mut tape, &model, task, &feed, &train, &grads, pieces, full, measure);
+        let mut attach = Attach::new(&mut tape, &model, task, feed, &train, &grads, pieces, full, measure);
         for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;
@@ -261,7 +260,9 @@ impl Session {
                 gpu.caps().name
             )));
         }
-        let mut recorded = Recorded::new(gpu, &config, instruments)?;
+        // Files are read and examples made once, however often the step is recorded.
+        let feed = Feed::new(config.task.as_ref(), &config.data())?;
+        let mut recorded = Recorded::new(gpu, &config, &feed, instruments)?;
         if config.measure.cadences.is_none() {
             let mut cadences = BTreeMap::new();
             // Work that two measures shared may become one's own when the other comes to be taken less often.
@@ -274,7 +275,7 @@ impl Session {
                 cadences.extend(found);
                 config = config.with_cadences(cadences.clone());
                 drop(recorded);
-                recorded = Recorded::new(gpu, &config, instruments)?;
+                recorded = Recorded::new(gpu, &config, &feed, instruments)?;
             }
             config = config.with_cadences(cadences);
         }

@@ -27,6 +27,18 @@ fn a_run_leaves_a_readable_directory_and_a_report() {
     assert!(place.good("report out").contains("report.html"));
 }
 
+/// Its tokens lie four to a word on the device: a word each would be more than the 128 MiB that any device binds.
+#[test]
+fn a_text_of_forty_megabytes_is_trained_on() {
+    let place = Place::new();
+    place.write("book.txt", "It was a dark and stormy night.\n".repeat(1_250_000));
+    let set = "--set task.path=book.txt --set task.seq=8 --set task.test_sequences=2 --set batch.size=2 --set model.n_layers=1 \
+               --set model.d_model=8 --set model.n_heads=1 --set model.d_mlp=8 --set measure.off=[\"ablation\"]";
+    place.good(&format!("run text {set} --steps 1 --out out"));
+    let manifest = RunDir::read_manifest(&place.path("out")).unwrap();
+    assert_eq!((manifest.status, manifest.steps_done), (Status::Finished, 1));
+}
+
 #[test]
 fn a_model_folder_can_be_measured_and_trained_on() {
     let place = Place::new();
