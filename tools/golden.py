@@ -1,4 +1,4 @@
-"""Golden numbers for tests/golden.rs: gradients and AdamW loss curves of two tiny models, in f64 by JAX.
+"""Golden numbers for tests/whole/golden.rs: gradients and AdamW loss curves of two tiny models, in f64 by JAX.
 
     pip install jax
     python3 tools/golden.py tests/golden
