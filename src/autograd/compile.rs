@@ -30,6 +30,12 @@ impl Bindings {
 }
 
 impl Tape {
+    /// Whether what an effect or a bound output depends on reads an input.
+    pub(crate) fn reads(&self, bindings: &Bindings, input: Var) -> bool {
+        let wanted: Vec<Var> = bindings.places.keys().copied().collect();
+        self.inputs_of(&self.needed(&wanted)).any(|var| self.root(var) == self.root(input))
+    }
+
     /// Records the tape for a device. What neither an effect nor a bound output depends on is dropped.
     ///
     /// # Errors

@@ -382,6 +382,11 @@ impl Tape {
         needed
     }
 
+    /// What the needed nodes read.
+    pub(super) fn inputs_of<'a>(&'a self, needed: &'a [bool]) -> impl Iterator<Item = Var> + 'a {
+        self.nodes.iter().zip(needed).filter(|(_, needed)| **needed).flat_map(|(node, _)| node.inputs.iter().copied())
+    }
+
     /// When each needed node runs, and who it belongs to. What the step itself recorded, and only instruments read,
     /// runs when they do: at the steps that the greatest common divisor of their cadences divides. It belongs to
     /// the first of them.

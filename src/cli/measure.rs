@@ -64,8 +64,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let files = config.task.files();
     let ticker = Ticker::start("getting ready to measure");
     let gpu = device.open()?;
-    // There is one step, at which everything is due.
-    let mut session = Session::new(&gpu, config.with_cadences(BTreeMap::new()))?;
+    let mut session = Session::builder(&gpu, config).measuring().build()?;
     session.set_weights(&folder.replicas)?;
     let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
     let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&files)?;

@@ -38,6 +38,8 @@ pub struct Attach<'a> {
     /// Forward passes over the test set that were appended, and their cadence: see [`Attach::test_passes`].
     tested: Option<(u64, Rc<[Pass]>)>,
     config: &'a MeasureConfig,
+    /// Whether there are updates to measure.
+    trains: bool,
     kept: BTreeMap<Var, Var>,
     /// Products of patterns that were appended, and their cadence: see [`Attach::pattern_products`].
     pub(super) products: BTreeMap<Var, (u64, Var)>,
@@ -61,6 +63,7 @@ impl<'a> Attach<'a> {
         [piece, probe_piece]: [usize; 2],
         full_batch: bool,
         config: &'a MeasureConfig,
+        trains: bool,
     ) -> Self {
         let (kept, products) = (BTreeMap::new(), BTreeMap::new());
         Self {
@@ -75,6 +78,7 @@ impl<'a> Attach<'a> {
             full_batch,
             tested: None,
             config,
+            trains,
             kept,
             products,
             trained: None,
@@ -209,6 +213,9 @@ impl<'a> Attach<'a> {
     ) {
         let Some(card) = instrument.cards().iter().find(|card| card.name == name) else { return };
         let Some(every) = self.every(instrument, card) else { return };
+        if !self.trains && presence == Presence::InUpdates {
+            return;
+        }
         debug_assert!(first + labels.len() <= self.tape.shape(var).len(), "{name} reads beyond its value");
         let site = site.to_owned();
         self.metrics.push(Metric {

@@ -180,20 +180,21 @@ pub(super) struct State {
 }
 
 /// Appends one step of the optimizer. When the program only measures, the same kernels run and leave
-/// everything as it is.
+/// everything as it is; where it never `trains`, only what is read of them.
 pub(super) fn append(
     tape: &mut Tape,
     table: &WeightTable,
     decays: &[bool],
     kind: OptimizerKind,
     clip: bool,
+    trains: bool,
     state: State,
 ) -> Result<UpdateSummary> {
     let blocks = Blocks::new(table, decays);
     let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
     let tensors = tape.constant_u32(&[table.specs().len(), 4], &blocks.tensors);
     let mut loss_scale = None;
-    if clip || state.scale.is_some() {
+    if trains && (clip || state.scale.is_some()) {
         // The gradient's norm must be known before anything moves: one reading pass more.
         let sums = tape.push1(SquareSums, &[state.grads, rows])?;
         let mut inputs = vec![sums, state.hyper];
@@ -201,7 +202,7 @@ pub(super) fn append(
         loss_scale = tape.effect(ClipFactor, &inputs)?.first().copied();
     }
     let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, state.clock, rows];
-    let sums = tape.effect(Update { kind }, &inputs)?[0];
+    let sums = if trains { tape.effect(Update { kind }, &inputs)? } else { tape.push(Update { kind }, &inputs)? }[0];
     // Only instruments read it, and several do.
     let before = tape.in_scope("update summary");
     let tensors = tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, state.clock])?;

@@ -97,7 +97,7 @@ impl Rig {
             }),
         };
         let clip = configs[0].clip > 0.0;
-        let out = append(&mut tape, &table, &decays, configs[0].kind, clip, state).unwrap();
+        let out = append(&mut tape, &table, &decays, configs[0].kind, clip, true, state).unwrap();
         let row = tape.constant(&[1], &[0.0]);
         let ring = tape.input("ring", Shape::f32(&[1, 1 + STAMP]).shared());
         tape.effect(FileRow { slots: 1 }, &[row, ring, state.clock]).unwrap();

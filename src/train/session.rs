@@ -30,9 +30,9 @@ pub struct Session {
     table: WeightTable,
     program: Program,
     row: MetricRow,
+    purpose: Purpose,
     weights: wgpu::Buffer,
-    first: wgpu::Buffer,
-    second: wgpu::Buffer,
+    moments: Option<[wgpu::Buffer; 2]>,
     clock: wgpu::Buffer,
     /// Where gradients are scaled: by what, and its inverse, `[R]`.
     scale: Option<(wgpu::Buffer, wgpu::Buffer)>,
@@ -47,6 +47,15 @@ pub struct Session {
     /// Steps whose rows lie in the ring and were not copied yet.
     uncopied: Vec<Filed>,
     readback: Readback<Vec<Filed>>,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Steps train.
+    Train,
+    /// Every step is a measurement. Gradients and moments are there only where something that is measured reads them.
+    Measure,
 }
 
 /// How often cadences are lengthened anew at most.
@@ -141,14 +150,21 @@ struct Recorded {
     row: MetricRow,
     table: WeightTable,
     weights: wgpu::Buffer,
-    first: wgpu::Buffer,
-    second: wgpu::Buffer,
+    /// Of weights, gradients and moments.
+    elements: u64,
+    moments: Option<[wgpu::Buffer; 2]>,
     clock: wgpu::Buffer,
     scale: Option<(wgpu::Buffer, wgpu::Buffer)>,
 }
 
 impl Recorded {
-    fn new(gpu: &Gpu, config: &ResolvedRun, feed: &Feed, instruments: &[&dyn Instrument]) -> Result<Self> {
+    fn new(
+        gpu: &Gpu,
+        config: &ResolvedRun,
+        feed: &Feed,
+        instruments: &[&dyn Instrument],
+        purpose: Purpose,
+    ) -> Result<Self> {
         let replicas = config.replicas;
         let shape = config.task.shape();
         let mut tape = Tape::new(replicas);
@@ -160,9 +176,12 @@ impl Recorded {
         let len = model.table.len();
         let elements = u64::from(replicas) * len as u64;
         let weights = gpu.buffer(Class::Weights, elements)?;
-        let gradients = gpu.buffer(Class::Gradients, elements)?;
-        let first = gpu.buffer(Class::Optimizer, elements)?;
-        let second = gpu.buffer(Class::Optimizer, elements)?;
+        let moving = || -> Result<[wgpu::Buffer; 3]> {
+            let [gradients, first, second] = [Class::Gradients, Class::Optimizer, Class::Optimizer];
+            Ok([gpu.buffer(gradients, elements)?, gpu.buffer(first, elements)?, gpu.buffer(second, elements)?])
+        };
+        let trains = purpose == Purpose::Train;
+        let mut state_buffers = trains.then(moving).transpose()?;
         let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
         let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
         let (forward, backward) = (config.precision != Precision::F32, config.precision == Precision::F16);
@@ -175,7 +194,7 @@ impl Recorded {
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
-        let mut attach = Attach::new(&mut tape, &model, task, feed, &train, &grads, pieces, full, measure);
+        let mut attach = Attach::new(&mut tape, &model, task, feed, &train, &grads, pieces, full, measure, trains);
         for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;
@@ -194,12 +213,15 @@ impl Recorded {
         };
         let decays = config.decays(&model.table);
         let clip = config.optimizer.clip > 0.0;
-        let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, state)?;
+        let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, trains, state)?;
         for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach_to_update(&mut attach, &norms)?;
         }
         let row = attach.finish(gpu, clock_var, &mut bindings)?;
+        if !trains && tape.reads(&bindings, state.grads) {
+            state_buffers = Some(moving()?);
+        }
 
         let clock = gpu.upload(Class::State, &[0u32; CLOCK])?;
         let hyper: Vec<Hyper> = (0..replicas as usize)
@@ -208,15 +230,16 @@ impl Recorded {
         let hyper_words: &[f32] = bytemuck::cast_slice(&hyper);
         let hyper = gpu.upload(Class::State, hyper_words)?;
         model.table.bind(&mut bindings, &model.weights.iter().copied().map(Some).collect::<Vec<_>>(), &weights);
-        model.table.bind(&mut bindings, &grads, &gradients);
-        for (var, buffer, stride) in [
-            (state.weights, &weights, len),
-            (state.grads, &gradients, len),
-            (state.first, &first, len),
-            (state.second, &second, len),
-            (state.hyper, &hyper, Hyper::LEN),
-            (state.clock, &clock, 0),
-        ] {
+        if let Some([gradients, first, second]) = &state_buffers {
+            // Bound, gradients of all weights are computed.
+            model.table.bind(&mut bindings, &grads, gradients);
+            for (var, buffer) in [(state.grads, gradients), (state.first, first), (state.second, second)] {
+                bindings.bind(var, Storage::whole(buffer, len as u64));
+            }
+        }
+        for (var, buffer, stride) in
+            [(state.weights, &weights, len), (state.hyper, &hyper, Hyper::LEN), (state.clock, &clock, 0)]
+        {
             bindings.bind(var, Storage::whole(buffer, stride as u64));
         }
         let scale = match state.scale {
@@ -231,7 +254,9 @@ impl Recorded {
             None => None,
         };
         let recording = tape.record(gpu, &bindings)?;
-        Ok(Self { recording, row, table: model.table, weights, first, second, clock, scale })
+        let elements = elements * if state_buffers.is_some() { 4 } else { 1 };
+        let moments = state_buffers.map(|[_, first, second]| [first, second]);
+        Ok(Self { recording, row, table: model.table, weights, elements, moments, clock, scale })
     }
 }
 
@@ -252,7 +277,12 @@ impl Session {
         SessionBuilder::new(gpu, run)
     }
 
-    pub(super) fn record(gpu: &Gpu, mut config: ResolvedRun, instruments: &[&dyn Instrument]) -> Result<Self> {
+    pub(super) fn record(
+        gpu: &Gpu,
+        mut config: ResolvedRun,
+        instruments: &[&dyn Instrument],
+        purpose: Purpose,
+    ) -> Result<Self> {
         instrument::check_names(&config.measure, instruments)?;
         if config.precision != Precision::F32 && gpu.cooperative().is_none() {
             return Err(Error::Unsupported(format!(
@@ -262,7 +292,7 @@ impl Session {
         }
         // Files are read and examples made once, however often the step is recorded.
         let feed = Feed::new(config.task.as_ref(), &config.data())?;
-        let mut recorded = Recorded::new(gpu, &config, &feed, instruments)?;
+        let mut recorded = Recorded::new(gpu, &config, &feed, instruments, purpose)?;
         if config.measure.cadences.is_none() {
             let mut cadences = BTreeMap::new();
             // Work that two measures shared may become one's own when the other comes to be taken less often.
@@ -275,11 +305,11 @@ impl Session {
                 cadences.extend(found);
                 config = config.with_cadences(cadences.clone());
                 drop(recorded);
-                recorded = Recorded::new(gpu, &config, &feed, instruments)?;
+                recorded = Recorded::new(gpu, &config, &feed, instruments, purpose)?;
             }
             config = config.with_cadences(cadences);
         }
-        let Recorded { recording, row, table, weights, first, second, clock, scale } = recorded;
+        let Recorded { recording, row, table, weights, elements, moments, clock, scale } = recorded;
         let program = recording.finish()?;
         gpu.check()?;
         let replicas = config.replicas as usize;
@@ -287,7 +317,7 @@ impl Session {
         let mut session = Self {
             gpu: gpu.clone(),
             readback: Readback::new(gpu),
-            state_bytes: (replicas * table.len() * 16) as u64,
+            state_bytes: elements * 4,
             step: 0,
             replays: 0,
             next: 0,
@@ -297,9 +327,9 @@ impl Session {
             table,
             program,
             row,
+            purpose,
             weights,
-            first,
-            second,
+            moments,
             clock,
             scale,
         };
@@ -428,9 +458,12 @@ impl Session {
         self.filed(select);
     }
 
-    /// What the next training step replays.
+    /// What the next step replays.
     fn training(&self) -> Select {
-        Select { step: self.step, update: true }
+        match self.purpose {
+            Purpose::Train => Select { step: self.step, update: true },
+            Purpose::Measure => MEASUREMENT,
+        }
     }
 
     /// Notes the row of the replay just encoded, and goes on to the next step behind one that trains. The row whose slot
@@ -543,9 +576,12 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] where the device failed.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        let Some([first, second]) = &self.moments else {
+            return Err(Error::Unsupported("a session that only measures has no state to go on from".to_owned()));
+        };
         let bytes = u64::from(self.config.replicas) * self.table.len() as u64 * 4;
         let mut parts = vec![(&self.clock, 0..CLOCK as u64 * 4)];
-        parts.extend([&self.weights, &self.first, &self.second].map(|buffer| (buffer, 0..bytes)));
+        parts.extend([&self.weights, first, second].map(|buffer| (buffer, 0..bytes)));
         parts.extend(self.scale.iter().map(|(scale, _)| (scale, 0..scale.size())));
         let read = read_together(&self.gpu, &parts)?;
         let floats = |words: &[u32]| words.iter().map(|word| f32::from_bits(*word)).collect::<Vec<_>>();
@@ -568,8 +604,11 @@ impl Session {
     /// [`Error::Config`] where it belongs to another model; [`Error::Refused`] while a host holds a pass with steps that it
     /// has not submitted.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let Some(buffers) = self.moments.clone() else {
+            return Err(Error::Unsupported("a session that only measures cannot go on; set its weights".to_owned()));
+        };
         let moments = [&snapshot.first, &snapshot.second].map(|moments| moments.concat());
-        if moments.iter().any(|all| all.len() as u64 * 4 != self.first.size()) {
+        if moments.iter().any(|all| all.len() as u64 * 4 != buffers[0].size()) {
             return Err(Error::Config("the optimizer's state belongs to another model".to_owned()));
         }
         let scales = &snapshot.loss_scale;
@@ -581,7 +620,7 @@ impl Session {
         }
         // Nothing is changed before all of it is known to fit.
         self.set_weights(&snapshot.weights)?;
-        for (buffer, all) in [&self.first, &self.second].into_iter().zip(&moments) {
+        for (buffer, all) in buffers.iter().zip(&moments) {
             self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(all));
         }
         if let Some((scale, inverse)) = &self.scale {
@@ -871,6 +910,49 @@ mod tests {
                 }
                 assert!(Session::new(&gpu, Setup::from_toml(RUN).unwrap().config).is_err());
             }
+        }
+    }
+
+    #[test]
+    fn measuring_takes_no_memory_for_gradients_that_nobody_asks_for_and_measures_the_same() {
+        let text = |off: &str| {
+            format!(
+                "steps = 8\n[task]\nkind = \"modular\"\np = 7\n[model]\nd_model = 16\nn_heads = 2\nd_mlp = 64\n\
+                 [measure]\noff = [{off}]\n[measure.probe]\nsize = 8\ndraws = 20\n"
+            )
+        };
+        let free = r#""norms", "noise", "sync.gradient""#;
+        let resolve = |off: &str| Setup::from_toml(&text(off)).unwrap().config.with_cadences(BTreeMap::new());
+        for gpu in gpus() {
+            let measured = |mut session: Session| {
+                session.submit(0);
+                let mut found = BTreeMap::new();
+                while session.in_flight() > 0 {
+                    gpu.wait().unwrap();
+                    for row in session.take_rows().unwrap().into_iter().flatten() {
+                        for one in session.rows(&row) {
+                            let place =
+                                (one.metric.card.name, one.metric.site.clone(), one.label.layer, one.label.head);
+                            found.insert((place, one.label.index), one.value.to_bits());
+                        }
+                    }
+                }
+                (found, session)
+            };
+            let (trains, training) = measured(Session::new(gpu, resolve("")).unwrap());
+            let (all, with_gradients) = measured(Session::builder(gpu, resolve("")).measuring().build().unwrap());
+            assert!(all == trains, "{}", gpu.caps().name);
+            assert_eq!(with_gradients.memory().0, training.memory().0);
+            let (some, alone) = measured(Session::builder(gpu, resolve(free)).measuring().build().unwrap());
+            assert!(some.len() > 30 && some.iter().all(|(place, bits)| all[place] == *bits), "{}", gpu.caps().name);
+            assert!(all.keys().any(|((name, ..), _)| *name == "grad_norm"));
+            // The weights alone, no more for activations, and no kernel of the backward pass.
+            assert_eq!(alone.memory().0, training.weights().size());
+            assert!(alone.memory().1 <= training.memory().1);
+            let backward = |label: &&str| label.contains("backward") || label.starts_with("optim/");
+            let kernels =
+                |session: &Session| session.program().labels(MEASUREMENT).iter().filter(|l| backward(l)).count();
+            assert!(kernels(&alone) == 0 && kernels(&training) > 0, "{:?}", alone.program().labels(MEASUREMENT));
         }
     }
 
