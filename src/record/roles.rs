@@ -146,10 +146,7 @@ impl Roles {
                 .filter(|(_, values)| values.iter().all(|value| value.is_finite()))
                 .map(|((layer, head), [raised, lowered, effect, error])| {
                     let role = Role { layer: *layer, head: *head, raises: *effect > 0.0 };
-                    let (exceeds, differs) =
-                        (two_sided(*effect, *raised, *lowered), differs(*effect, *error, examples));
-                    // NaN, where one example is all, clears nothing.
-                    (role, if differs >= 0.0 { differs.max(exceeds) } else { 1.0 })
+                    (role, p_of_head(*effect, *error, examples, [*raised, *lowered]))
                 })
                 .collect();
             if known.is_empty() {
@@ -203,6 +200,14 @@ enum Turning {
     Birth,
     Death,
     Flip,
+}
+
+/// The p-value that a head's role rests on, from its effect on the logit difference, the standard error of that over so many
+/// examples, and the one-sided p-values of the null, raised and lowered: the greater of those of both questions.
+pub fn p_of_head(effect: f64, standard_error: f64, examples: f64, [raised, lowered]: [f64; 2]) -> f64 {
+    let differs = differs(effect, standard_error, examples);
+    // NaN, where one example is all, clears nothing.
+    if differs >= 0.0 { differs.max(two_sided(effect, raised, lowered)) } else { 1.0 }
 }
 
 /// The p-value of an effect that is none, from its standard error over so many examples; NaN of fewer than two.

@@ -192,7 +192,7 @@ impl Charts {
                         heads.parts.len()
                     );
                 }
-                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record that clear the null at the last probe too, by the rule of births.";
+                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record of which both questions are answered yes at the last probe too: their effect differs from 0, by its error over the probe's examples, and is more than an average share of their layer. Heads that share their layer's work alike have no letter, however much they matter.";
                 let mut drawn = vec![map(&heads)];
                 let (mlps, own): (Vec<&String>, Vec<&String>) = heads.parts.iter().partition(|p| p.ends_with("MLP"));
                 for (title, parts) in [("one head", own), ("the MLP", mlps)] {

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::dataset::{Lines, number, thin};
 use super::marks::Turn;
-use crate::record::{HeadRole, Key, Series, threshold};
-use crate::stats::two_sided;
+use crate::record::{HeadRole, Key, Series, p_of_head, threshold};
 
 /// Small charts at most.
 const CHARTS: usize = 16;
@@ -122,7 +121,11 @@ fn map(series: &BTreeMap<Key, Series>, shown: &impl Fn(i32) -> bool, turns: &[Tu
         .collect();
     let p_of = |key: &Key, effect: &Series| {
         let [raised, lowered] = [1, 3].map(|side| last(key, "ablation.p", side).map(f64::from));
-        Some(two_sided(f64::from(*effect.values.last()?), raised?, lowered?))
+        let error = last(key, "ablation.logit_difference.se", 0)?;
+        let probe = Key { site: String::new(), layer: -1, head: -1, index: -1, ..key.clone() };
+        let examples = last(&probe, "probe.n", -1)?;
+        let effect = f64::from(*effect.values.last()?);
+        Some(p_of_head(effect, f64::from(error), f64::from(examples), [raised?, lowered?]))
     };
     // The rule of births: what clears is decided among all heads of a replica.
     let mut found: BTreeMap<i32, Vec<f64>> = BTreeMap::new();
@@ -164,18 +167,28 @@ mod tests {
             let key = Key { metric: metric.to_owned(), site, layer: 0, head, index, replica: 0 };
             series.insert(key, Series { steps: vec![0, 100], values: values.to_vec() });
         };
-        for (head, p) in [(0, 0.005), (1, 0.3), (2, 0.024), (3, 0.3)] {
+        for (head, p) in [(0, 0.004), (1, 0.3), (2, 0.024), (3, 0.3)] {
             add(EFFECT, head, 0, [0.0, 2.0 + head as f32]);
             add("ablation.loss", head, 0, [0.0, -1.0]);
             add("ablation.p", head, 1, [0.9, p]);
             add("ablation.p", head, 3, [0.1, 1.0 - p]);
         }
+        // All effects but that of head 5 differ from 0.
+        for (head, error) in [(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.1), (4, 0.1), (5, 4.0)] {
+            add("ablation.logit_difference.se", head, 0, [0.0, error]);
+        }
+        add(EFFECT, 5, 0, [0.0, 1.0]);
+        add("ablation.p", 5, 1, [0.9, 0.005]);
+        add("ablation.p", 5, 3, [0.9, 0.995]);
         // Zeroing head 4 lowers the logit difference.
         add(EFFECT, 4, 0, [0.0, -1.0]);
         add("ablation.p", 4, 1, [0.9, 0.99]);
-        add("ablation.p", 4, 3, [0.9, 0.01]);
+        add("ablation.p", 4, 3, [0.9, 0.008]);
         add("ablation.null", -1, 3, [-1.0, -2.0]);
         add("ablation.null", -1, 5, [1.0, 3.0]);
+        let probe =
+            Key { metric: "probe.n".to_owned(), site: String::new(), layer: -1, head: -1, index: -1, replica: 0 };
+        series.insert(probe, Series { steps: vec![0, 100], values: vec![64.0, 64.0] });
         let turned = |head, role| Turned {
             subject: Subject {
                 metric: EFFECT.to_owned(),
@@ -189,11 +202,12 @@ mod tests {
         };
         let event = |step, what| Event { replica: Some(0), ..Event::at(step, what) };
         let born = |head| event(40, What::Birth(turned(head, HeadRole::Suppressor)));
-        // Head 0 lives, 1 was never born, 2 has no low p now, 3 died, and 4 contributes.
+        // Head 0 lives, 1 was never born, 2 has no low p now, 3 died, 4 contributes, and 5 may do nothing at all.
         let events = [
             born(0),
             born(2),
             born(3),
+            born(5),
             event(50, What::Birth(turned(4, HeadRole::Contributor))),
             event(70, What::Death(turned(3, HeadRole::Suppressor))),
         ];
@@ -201,11 +215,11 @@ mod tests {
         let heads = Heads::new(&series, |_| true, &turns).unwrap();
         let clears: Vec<bool> =
             heads.map["rows"].as_array().unwrap().iter().map(|row| row["clears"].as_bool().unwrap()).collect();
-        assert_eq!(clears, [true, false, false, false, true]);
+        assert_eq!(clears, [true, false, false, false, true, false]);
         let letters = [0, 4].map(|head| heads.map["rows"][head]["letter"].as_str().unwrap().to_owned());
         assert_eq!(letters, [" S", " C"]);
         assert_eq!(heads.map["rows"][0]["role"], "suppressor since step 40 ± 0");
-        assert_eq!(heads.parts, ["L0 H0", "L0 H1", "L0 H2", "L0 H3", "L0 H4"]);
+        assert_eq!(heads.parts, ["L0 H0", "L0 H1", "L0 H2", "L0 H3", "L0 H4", "L0 H5"]);
         assert_eq!((heads.ends, heads.null["high"].clone()), ([5.0, 1.0], json!([1, 3])));
         assert!(Heads::new(&BTreeMap::new(), |_| true, &[]).is_none());
     }

@@ -162,7 +162,7 @@ pub(super) const TOPICS: &[Topic] = &[
     },
     Topic {
         title: "Ablation",
-        note: "What removing one head does to the logit difference of the probe, at every step it was measured. Grey: where 95 % of random subspaces of the same size in the same layer fall. A head that raises it beyond the band suppresses; one that lowers it contributes.",
+        note: "What removing one head does to the logit difference of the probe, at every step it was measured. Grey: where 95 % of random subspaces of the same size fall, of what the same layer writes: an average share of the layer. A head that raises it beyond the band suppresses, one that lowers it contributes, where its effect differs from 0 too (its standard errors are drawn below).",
         charts: &[
             chart("heads", Kind::Heads, "", |_| None),
             chart("ablation_loss", Kind::Lines, "Change of the loss, zero ablation", |key| {

@@ -11,7 +11,7 @@ use crate::autograd::check::Build;
 use crate::autograd::{Var, gcd};
 use crate::error::Result;
 use crate::gpu::Shader;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
 use crate::intervene::{Baseline, Intervention, OUTCOMES, Probe, Writers, column};
 use calibration::{BINS, calibration};
 use ops::{Effects, NullSummary, SelfRepair};
@@ -28,6 +28,11 @@ pub(crate) struct Ablation;
 const EVERY: u64 = 200;
 /// Of what is dearer or smoother.
 const SLOW: u64 = 1000;
+
+/// Names of the baselines, by index.
+const BASELINES: &[&str] = &["zero", "mean", "resample", "zero, later patterns frozen"];
+/// A change that is a size or a share.
+const CHANGE: Card = Card { chance: None, ..EFFECT };
 
 const LEVEL: Card = Card {
     name: "",
@@ -46,15 +51,22 @@ const EFFECT: Card = Card {
     control: "its .se: whether it differs from 0; ablation.p: whether it is more than an average share of its layer",
     source: "TransformerLens's definitions of zero, mean and resample ablation",
     not_for: "telling what a head does when nothing is ablated; baselines rank heads differently, compare all",
+    chance: Some(Chance::At(0.0)),
+    index: BASELINES,
     ..LEVEL
 };
-const ZEROED: Card =
-    Card { axes: "site: hook_result or hook_mlp_out, layer, head (-1: MLP)", source: CALIBRATED.source, ..EFFECT };
+const ZEROED: Card = Card {
+    axes: "site: hook_result or hook_mlp_out, layer, head (-1: MLP)",
+    source: CALIBRATED.source,
+    index: &[],
+    ..EFFECT
+};
 const CALIBRATED: Card = Card { source: "Guo et al. 2017; debiased after Kumar, Liang and Ma 2019", ..LEVEL };
 const GATE: Card = Card {
     axes: "site: hook_result, layer, head, index: 100 ξ",
     every: SLOW,
     control: "0 at ξ = 1",
+    index: &[],
     not_for: "extrapolating: the curve is not linear",
     ..EFFECT
 };
@@ -62,6 +74,7 @@ const PAIR: Card = Card {
     axes: "site: hook_result, layer, index: pair (i, j) with i < j, row by row",
     every: SLOW,
     control: "0 where heads add up",
+    index: &[],
     not_for: "heads of different layers: pairs are of one layer",
     ..EFFECT
 };
@@ -70,9 +83,11 @@ const PATH: Card = Card {
     control: "direct + mediated = total",
     source: "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024",
     not_for: "self-repair where the direct effect is near 0",
+    index: &["direct", "mediated", "through the final norm", "self-repair"],
     ..EFFECT
 };
-const NULL: Card = Card { source: "definition; add-one p-values after Davison and Hinkley 1997", ..EFFECT };
+const NULL: Card =
+    Card { source: "definition; add-one p-values after Davison and Hinkley 1997", chance: None, ..EFFECT };
 
 /// The standard error of an effect, under the labels of the effect.
 const fn error_of(name: &'static str, effect: Card) -> Card {
@@ -82,22 +97,51 @@ const fn error_of(name: &'static str, effect: Card) -> Card {
         control: "probe.n: how many examples that are; ablation.p asks another question, whether the effect is more than a share of its layer",
         source: "cluster-robust error of a mean, Liang and Zeger 1986",
         not_for: "neighbouring steps as independent evidence: they see the same examples; few examples: it is exact for many",
+        bounds: Card::SIZE,
+        chance: None,
         ..effect
     }
 }
 
 const CARDS: &[Card] = &[
-    Card { name: "probe.n", formula: "examples of the probe with predictions that count", unit: "examples", ..LEVEL },
-    Card { name: "probe.loss", formula: "mean cross-entropy of the probe", unit: "nats", ..LEVEL },
+    Card {
+        name: "probe.n",
+        formula: "examples of the probe with predictions that count",
+        unit: "examples",
+        bounds: Card::SIZE,
+        ..LEVEL
+    },
+    Card {
+        name: "probe.loss",
+        formula: "mean cross-entropy of the probe",
+        unit: "nats",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
+        ..LEVEL
+    },
     Card { name: "probe.logit_difference", formula: "mean of z_y - mean_{v≠y} z_v", unit: "logits", ..LEVEL },
-    Card { name: "probe.accuracy", formula: "share of predictions whose logit exceeds every other", ..LEVEL },
-    Card { name: "probe.entropy", formula: "mean of -Σ p ln p", unit: "nats", ..LEVEL },
-    Card { name: "probe.brier", formula: "mean of Σ_v (p_v - 1_{v=y})²", ..LEVEL },
+    Card {
+        name: "probe.accuracy",
+        formula: "share of predictions whose logit exceeds every other",
+        bounds: Card::SHARE,
+        chance: Some(Chance::OneOfClasses),
+        ..LEVEL
+    },
+    Card {
+        name: "probe.entropy",
+        formula: "mean of -Σ p ln p",
+        unit: "nats",
+        bounds: Card::SIZE,
+        chance: Some(Chance::LnClasses),
+        ..LEVEL
+    },
+    Card { name: "probe.brier", formula: "mean of Σ_v (p_v - 1_{v=y})²", bounds: [0.0, 2.0], ..LEVEL },
     Card {
         name: "probe.ece",
         formula: "Σ_b n_b/N |acc_b - conf_b| over 15 bins of equal mass",
         control: "probe.calibration: a calibrated model has a positive ece too",
         not_for: "few predictions: it grows as 1/√n_b by chance alone",
+        bounds: Card::SHARE,
         ..CALIBRATED
     },
     Card {
@@ -105,6 +149,7 @@ const CARDS: &[Card] = &[
         formula: "Σ_b n_b/N ((acc_b - conf_b)² - acc_b (1 - acc_b)/(n_b - 1)), debiased (Kumar, Liang, Ma 2019)",
         control: "0 in expectation for a calibrated model",
         not_for: "single values: it is noisy and may be negative",
+        chance: Some(Chance::At(0.0)),
         ..CALIBRATED
     },
     Card {
@@ -119,6 +164,8 @@ const CARDS: &[Card] = &[
         formula: "argmin over T in [1/32, 32] of the mean loss of z/T",
         control: "1: logits scaled as they should be",
         not_for: "models without errors: there T runs into its bound, which is no number and has no row",
+        bounds: [1.0 / 32.0, 32.0],
+        chance: Some(Chance::At(1.0)),
         ..CALIBRATED
     },
     LOSS,
@@ -154,6 +201,7 @@ const CARDS: &[Card] = &[
         formula: "rows, sum of correct, sum of confidence of each bin, zero ablation",
         axes: "site, layer, head (-1: MLP), index: 3 bin + 0, 1, 2",
         control: "probe.reliability",
+        chance: None,
         ..ZEROED
     },
     Card {
@@ -185,6 +233,8 @@ const CARDS: &[Card] = &[
         formula: "(1 + #{null ≥ effect})/(N + 1), and the same for ≤; zero ablation: whether a head does more than an average K-dimensional share of its layer",
         axes: "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
         control: "uniform on an untrained model",
+        bounds: Card::SHARE,
+        index: &["loss, raised", "logit difference, raised", "loss, lowered", "logit difference, lowered"],
         not_for: "whether a head matters: of heads that matter alike none is beyond its layer's average, ask .se; many heads or steps without a correction for their number; neighbouring steps as independent evidence, for they see the same examples and subspaces",
         ..NULL
     },
@@ -194,6 +244,14 @@ const CARDS: &[Card] = &[
         unit: "nats, logits",
         axes: "site: hook_result, layer, index: 0-2 loss, 3-5 logit difference",
         control: "it is the control",
+        index: &[
+            "loss, 2.5 %",
+            "loss, 50 %",
+            "loss, 97.5 %",
+            "logit difference, 2.5 %",
+            "logit difference, 50 %",
+            "logit difference, 97.5 %",
+        ],
         not_for: "heads of other layers; what would happen if nothing were taken away: that is 0",
         ..NULL
     },
@@ -215,9 +273,14 @@ const LOGIT_DIFFERENCE: Card = Card {
 };
 const ACCURACY: Card =
     Card { name: "ablation.accuracy", formula: "change of the share of right predictions", ..EFFECT };
-const KL: Card = Card { name: "ablation.kl", formula: "mean of KL(clean, ablated)", unit: "nats", ..EFFECT };
-const ARGMAX_CHANGED: Card =
-    Card { name: "ablation.argmax_changed", formula: "share of predictions with another greatest logit", ..EFFECT };
+const KL: Card =
+    Card { name: "ablation.kl", formula: "mean of KL(clean, ablated)", unit: "nats", bounds: Card::SIZE, ..CHANGE };
+const ARGMAX_CHANGED: Card = Card {
+    name: "ablation.argmax_changed",
+    formula: "share of predictions with another greatest logit",
+    bounds: Card::SHARE,
+    ..CHANGE
+};
 const ENTROPY: Card = Card {
     name: "ablation.entropy",
     formula: "change of the mean entropy of the prediction",
