@@ -22,7 +22,7 @@ demo: setup
 test: setup-tests
 	$(TESTS) --all-features
 
-# The library's tests but those of the longest kernels.
+# The library's tests but those of the instruments and of the longest kernels.
 quick: setup
 	$(TESTS) --all-features --lib -- $(foreach slow,$(SLOW),--skip $(slow))
 

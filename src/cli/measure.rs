@@ -66,6 +66,13 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let gpu = device.open()?;
     let mut session = Session::builder(&gpu, config).measuring().build()?;
     session.set_weights(&folder.replicas)?;
+    let nothing = || {
+        let what = "nothing was measured: measure.off and measure.only leave nothing that this model and task have";
+        Error::Config(what.to_owned())
+    };
+    if session.metrics().is_empty() {
+        return Err(nothing());
+    }
     let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
     let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&files)?;
     let mut dir = RunDir::create(&args.out, manifest, &Catalog::of(&session)?)?;
@@ -105,9 +112,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         }
     }
     if dir.waiting() == 0 {
-        return Err(Error::Config(
-            "nothing was measured: measure.off and measure.only leave nothing that this model and task have".to_owned(),
-        ));
+        return Err(nothing());
     }
     if !not_finite.is_empty() {
         let metrics = not_finite.into_iter().map(str::to_owned).collect();

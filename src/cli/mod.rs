@@ -1,7 +1,7 @@
 //! The command line: arguments, progress and exit codes, and nothing else.
 //!
-//! Exit codes: 0 done, 1 the device failed, 2 an error with a message that says what to do, 130 and 143 stopped by Ctrl-C and
-//! SIGTERM after saving a checkpoint.
+//! Exit codes: 0 done, 1 the device failed, 2 an error with a message that says what to do, 130, 143 and 129 stopped by
+//! Ctrl-C, SIGTERM and SIGHUP after saving a checkpoint.
 
 mod adapters;
 mod bench;

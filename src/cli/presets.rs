@@ -169,6 +169,12 @@ const SPLIT: [&str; 3] = ["train_fraction", "train_pairs", "train_sequences"];
 /// Keys of tasks that say how examples are cut and read, not which there are.
 const READ: [&str; 4] = ["seq", "test_sequences", "loss_on", "loss_mask"];
 
+/// As many replicas as the folder holds, in f32, whatever was asked for.
+fn as_measured(table: &mut Table, folder: &ModelFolder) {
+    table.insert("replicas".to_owned(), Value::from(folder.replicas.len() as i64));
+    table.insert("precision".to_owned(), Value::from("f32"));
+}
+
 /// What a model is measured on: a preset or file, or what the run trained on in whose folder the checkpoint lies. Of such a
 /// checkpoint the run's own split and seeds count, unless settings say otherwise: with others, examples that were trained on
 /// would stand in the test set. Second, what people should know about that.
@@ -202,9 +208,8 @@ pub(super) fn load_for_model(
     beside(&mut draft.table, &label);
     take_model(&mut draft, &label, from, folder)?;
     let table = &mut draft.table;
-    table.insert("replicas".to_owned(), Value::from(folder.replicas.len() as i64));
+    as_measured(table, folder);
     table.entry("steps").or_insert(Value::from(1));
-    table.insert("precision".to_owned(), Value::from("f32"));
     // Measured once, there is time for every example.
     let measure = table.entry("measure").or_insert(Table::new().into()).as_table_mut();
     let probe = measure.and_then(|m| m.entry("probe").or_insert(Table::new().into()).as_table_mut());
@@ -252,6 +257,7 @@ pub(super) fn load_for_model(
             said.push(format!("note: {key} = {own} is the run's own and is taken, not {asked}"));
         }
         draft.set_again()?;
+        as_measured(&mut draft.table, folder);
         beside(&mut draft.table, &label);
     }
     let setup = draft.setup().map_err(named(&label))?;

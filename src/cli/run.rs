@@ -135,7 +135,12 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         device.open()?
     } else {
         let gpu = device.open_cooperative()?;
-        verify_cooperative(&gpu)?;
+        verify_cooperative(&gpu).map_err(|error| match error {
+            Error::Unsupported(text) => {
+                Error::Unsupported(format!("{text}: `thermoscope adapters` says which have them"))
+            }
+            other => other,
+        })?;
         gpu
     };
     let files = setup.config.task.files();

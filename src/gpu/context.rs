@@ -282,6 +282,7 @@ thread_local! {
 
 /// Whether this thread is polling a device: a panic there may be wgpu's way of saying that the device is lost, which becomes
 /// an error.
+#[cfg(feature = "cli")]
 pub(crate) fn polling() -> bool {
     POLLING.get()
 }

@@ -231,6 +231,7 @@ impl<'a> Attach<'a> {
             first,
         });
     }
+
     /// Places every recorded value in the metric row, and appends the kernel that files it.
     pub(crate) fn finish(self, gpu: &Gpu, clock: Var, bindings: &mut Bindings) -> Result<MetricRow> {
         MetricRow::new(gpu, self.tape, self.metrics, clock, bindings)

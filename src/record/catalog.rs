@@ -77,7 +77,7 @@ impl Catalog {
         let config = session.config();
         let drawn = config.batch.count();
         let count = |[train, test]: [u64; 2]| Predictions { train, train_drawn: drawn.is_some(), test };
-        let predictions = config.predictions()?.into_iter().map(count).collect();
+        let predictions = session.predictions().iter().copied().map(count).collect();
         let classes = config.task.shape().classes;
         Ok(Self { classes, predictions, metrics: describe(session.metrics(), classes) })
     }

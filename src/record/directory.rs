@@ -104,9 +104,7 @@ impl Manifest {
             config,
         }
     }
-}
 
-impl Manifest {
     /// The same, knowing the content of the files that the task reads and of the folder that weights are from.
     ///
     /// # Errors
@@ -137,7 +135,7 @@ impl Manifest {
     }
 
     fn is_of_weights(&self, path: &Path) -> bool {
-        self.from.as_ref().is_some_and(|from| path.parent() == Some(from))
+        self.from.as_ref().is_some_and(|from| ModelFolder::FILES.iter().any(|name| from.join(name) == path))
     }
 
     /// The same for some of the files that the run depends on.

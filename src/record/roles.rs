@@ -11,8 +11,9 @@
 //!
 //! That it held says that it stayed, not that it was found so often: probes share their examples and their subspaces. It
 //! is there because a long run has many probes: heads that neither question tells from chance, but whose effects wander
-//! slowly, clear one now and then. With it at most some 0.2 of them are born in a replica's whole run, however slowly they
-//! wander and however many probes there are (a test simulates it). A rate over all heads and all probes so far would be
+//! slowly, clear one now and then. With it at most some 0.3 of them are born in a replica's whole run where chance alone
+//! answers one of the questions, and fewer than 0.01 where it answers both, however slowly they wander and however many probes
+//! there are (a test simulates it). A rate over all heads and all probes so far would be
 //! stricter, and blind: a head that begins to matter in the middle of a run could not make up for the probes before,
 //! since the least p-value that a few hundred draws can give is not small enough.
 
@@ -164,6 +165,7 @@ impl Roles {
                 };
                 let [raised, lowered, effect, error] = of_head[&(role.layer, role.head)];
                 let numbers = [
+                    ("p", Some(p_of_head(effect, error, examples, [raised, lowered]))),
                     ("p_exceeds_null", Some(two_sided(effect, raised, lowered))),
                     ("p_differs_from_0", Some(differs(effect, error, examples))),
                     ("effect", Some(effect)),
@@ -317,9 +319,8 @@ mod tests {
         for slow in [0.0, 0.7, 0.9, 0.95, 0.98, 1.0] {
             let [share, examples, both] = [Chance::Share, Chance::Examples, Chance::Both]
                 .map(|chance| (0..300).map(|seed| born(seed, chance, slow, usize::MAX).len()).sum::<usize>());
-            // 300 runs of about 0.2 have a standard deviation of 8.
-            assert!(share.max(examples) <= 75, "{share} and {examples} births in 300 runs at {slow}");
-            assert!(both <= 15, "{both} births in 300 runs at {slow}");
+            assert!(share.max(examples) <= 90, "{share} and {examples} births in 300 runs at {slow}");
+            assert!(both <= 3, "{both} births in 300 runs at {slow}");
         }
     }
 

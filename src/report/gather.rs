@@ -153,7 +153,7 @@ impl Thinned {
                     let ends = [four.iter().min_by(by_value), four.iter().max_by(by_value)];
                     let mut ends: Vec<(i64, f32)> = ends.into_iter().flatten().copied().collect();
                     ends.sort_by_key(|end| end.0);
-                    ends.dedup();
+                    ends.dedup_by_key(|end| end.0);
                     self.points.extend(ends);
                 }
             }
@@ -176,7 +176,10 @@ impl Thinned {
     /// Its points. The last is the last that was measured; a stretch ends where the next measurement would be.
     pub(super) fn finish(mut self) -> Series {
         match self.way {
-            Way::Extremes => self.points.extend(self.last.filter(|last| self.points.last() != Some(last))),
+            Way::Extremes => {
+                let at_end = self.points.last().map(|point| point.0);
+                self.points.extend(self.last.filter(|last| at_end != Some(last.0)));
+            }
             Way::Grid { .. } => {}
             Way::Stretches { every, .. } => self.points.iter_mut().skip(1).step_by(2).for_each(|end| end.0 += every),
         }

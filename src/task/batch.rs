@@ -28,8 +28,8 @@ pub enum Feed {
 
 /// Training batches without end, drawn on the device, and a test set that stays.
 pub trait Source: Send + Sync {
-    /// Appends the batch of `size` sequences that a training step sees, the same for the same seed and step. `seeds` [2] are
-    /// the two words of each replica's seed, `clock` [2] begins with the step, all u32.
+    /// Appends the batch of `size` sequences that a training step sees, the same for the same seed and step. `seeds`, `[2]`,
+    /// are the two words of each replica's seed, `clock` begins with the step, all u32.
     ///
     /// # Errors
     /// Where an op does not fit.

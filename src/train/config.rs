@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, check_between};
 use crate::instrument::MeasureConfig;
 use crate::model::{ModelConfig, WeightTable};
-use crate::task::{Feed, ReplicaData, Task};
+use crate::task::{ReplicaData, Task};
 
 /// A whole run. `T` is the task, one of `crate::task`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -525,15 +525,6 @@ impl<T: Task> ResolvedRun<T> {
                 shuffle_labels: self.replica[at].shuffle_labels,
             })
             .collect()
-    }
-
-    /// For each replica, how many predictions a measurement on the training batch and on the test set is a mean of; on
-    /// drawn batches about as many.
-    ///
-    /// # Errors
-    /// Where the task's examples cannot be had.
-    pub fn predictions(&self) -> Result<Vec<[u64; 2]>> {
-        Ok(Feed::new(&self.task, &self.data())?.predictions(self.replicas as usize, self.batch.count()))
     }
 
     /// For each tensor of the table, whether it decays.

@@ -31,6 +31,7 @@ pub struct Session {
     program: Program,
     row: MetricRow,
     purpose: Purpose,
+    predictions: Vec<[u64; 2]>,
     weights: wgpu::Buffer,
     moments: Option<[wgpu::Buffer; 2]>,
     clock: wgpu::Buffer,
@@ -309,6 +310,7 @@ impl Session {
             }
             config = config.with_cadences(cadences);
         }
+        let predictions = feed.predictions(config.replicas as usize, config.batch.count());
         let Recorded { recording, row, table, weights, elements, moments, clock, scale } = recorded;
         let program = recording.finish()?;
         gpu.check()?;
@@ -328,6 +330,7 @@ impl Session {
             program,
             row,
             purpose,
+            predictions,
             weights,
             moments,
             clock,
@@ -340,6 +343,12 @@ impl Session {
     /// The resolved configuration.
     pub fn config(&self) -> &ResolvedRun {
         &self.config
+    }
+
+    /// For each replica, how many predictions a measurement on the training batch and on the test set is a mean of; on
+    /// drawn batches about as many.
+    pub fn predictions(&self) -> &[[u64; 2]] {
+        &self.predictions
     }
 
     /// Names, shapes and places of the parameters.
