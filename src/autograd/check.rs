@@ -1,6 +1,6 @@
 //! How every op and instrument is tested: in the middle of a graph, for two replicas, with poisoned
 //! memory, against the f64 reference; and the reference's gradients against central differences. Tests do
-//! so on every adapter at hand, with and without optional features; [`self_check`] on a user's own.
+//! so on every adapter at hand, with and without optional features; `thermoscope::self_check` on a user's own.
 
 use super::ops::{
     ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, IGNORE,

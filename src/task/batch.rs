@@ -647,7 +647,7 @@ impl Op for RepeatedSequences {
     }
 }
 
-/// Appends y [`columns`] = how many targets of each column, seen as [N, `columns`], are not [`IGNORE`].
+/// Appends y `[columns]` = how many targets of each column, seen as `[N, columns]`, are not [`IGNORE`].
 ///
 /// # Errors
 /// Where the targets do not fill the columns.

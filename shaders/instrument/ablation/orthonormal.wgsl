@@ -1,12 +1,14 @@
 // orthonormal: each group of vectors made orthonormal, one after the other; one that adds no direction becomes 0
 // shapes   x [R, G, K, n]  y [R, G, K, n]  turned [R, G, n, K], the same by coordinates
-//          DRAWS: x [R, B K, H k]; coordinate c of vector v of group g is x[(g + h) mod B, v, c] where c is one of head h's k
+//          DRAWS: x [R, B K, H k], fill [B K, H k]; coordinate c of vector v of group g is that of x[g + h, v, c] where c is one
+//          of head h's k, and of fill where that is 0, for x has no such direction
 // grid     [G, 1, R]; vectors begin to end of one sweep, after those before them
 // numerics f32, serial over coordinates, modified Gram and Schmidt. A vector of which less than 2^-13 is left is one that the
 //          others span: of what is left, a hundredth would be rounding
-// knobs    DRAWS: see above; turned is not there
+//          Vectors that became 0 stand behind the others
+// knobs    DRAWS: see above; there is no turned, and vectors stay where they are
 struct Params {
-    vectors: u32, width: u32, of_head: u32, blocks: u32, begin: u32, end: u32, sweep: u32, last: u32,
+    vectors: u32, width: u32, of_head: u32, begin: u32, end: u32, sweep: u32, last: u32,
     x_replica: u32, y_replica: u32, turned_replica: u32,
 }
 const WG: u32 = 64u;
@@ -15,9 +17,11 @@ const LEFT: f32 = 1.4901161e-8; // 2^-26, of squares
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read_write> y: array<f32>;
 #if DRAWS
+@tensor var<storage, read> fill: array<f32>;
 fn source(r: u32, g: u32, v: u32, c: u32) -> f32 {
-    let block = (g + c / params.of_head) % params.blocks;
-    return x[r * params.x_replica + (block * params.vectors + v) * params.width + c];
+    let at = ((g + c / params.of_head) * params.vectors + v) * params.width + c;
+    let drawn = x[r * params.x_replica + at];
+    return select(drawn, fill[at], drawn == 0.0);
 }
 fn turn(r: u32, g: u32, lid: u32) {}
 #else
@@ -27,6 +31,21 @@ fn source(r: u32, g: u32, v: u32, c: u32) -> f32 {
 }
 fn turn(r: u32, g: u32, lid: u32) {
     let size = params.vectors * params.width;
+    let first = r * params.y_replica + g * size;
+    // Each invocation moves the coordinates that are its own.
+    var kept = 0u;
+    for (var v = 0u; v < params.vectors; v++) {
+        var left = 0.0;
+        for (var c = lid; c < params.width; c += WG) { left += y[first + v * params.width + c] * y[first + v * params.width + c]; }
+        left = workgroup_sum(left, lid);
+        for (var c = lid; c < params.width; c += WG) {
+            let own = y[first + v * params.width + c];
+            y[first + v * params.width + c] = 0.0;
+            y[first + kept * params.width + c] = own;
+        }
+        kept += select(0u, 1u, left > 0.25);
+    }
+    storageBarrier();
     for (var at = lid; at < size; at += WG) {
         let place = at % params.vectors * params.width + at / params.vectors;
         turned[r * params.turned_replica + g * size + at] = y[r * params.y_replica + g * size + place];

@@ -6,7 +6,8 @@
 //! the stream has the coordinates Q_h g_h. K directions for each head, one behind the other over all heads and made
 //! orthonormal, are B [H K, K], and the stream loses y B Bᵀ Q. Another basis turns y_h and Q_h g_h alike, so B Bᵀ stays what
 //! it was. Each head has directions of its own, so that the subspaces are uniformly distributed also where heads write to the
-//! same part of the stream. What W_O cannot write, as its rank is lower than K, has no coordinates.
+//! same part of the stream. Where W_O has a rank lower than K, the coordinates that nothing is written with are Gaussian too, so
+//! that a draw takes the same share of the layer whether a head writes with few dimensions or with few that count.
 
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
@@ -18,7 +19,7 @@ use crate::intervene::{AblateEach, Probe, Writers, like};
 
 crate::params! {
     struct OrthonormalParams {
-        vectors: u32, width: u32, of_head: u32, blocks: u32, begin: u32, end: u32, sweep: u32, last: u32,
+        vectors: u32, width: u32, of_head: u32, begin: u32, end: u32, sweep: u32, last: u32,
         x_replica: u32, y_replica: u32, turned_replica: u32,
     }
 }
@@ -33,9 +34,11 @@ pub(super) const SHADERS: &[&Shader<'_>] = &[&ORTHONORMAL];
 /// Directions of the residual stream for as many draws as are computed at once.
 pub(super) struct Draws {
     count: usize,
-    /// Gaussian, [B K, D] for B blocks of K: head h of draw d takes block (d + h) mod B. The same for all layers, replicas and
-    /// steps.
+    /// Gaussian, [B K, D] for B blocks of K: head h of draw d takes block d + h. The same for all layers, replicas and steps,
+    /// however many are computed at once.
     directions: Var,
+    /// Gaussian, [B K, H K]: coordinates that nothing is written with.
+    fill: Var,
 }
 
 /// Draws directions for `draws` subspaces, at most `chunk` at once, of heads `[H, K, D]`.
@@ -43,13 +46,17 @@ pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chu
     let part = |first: usize| {
         let count = chunk.min(draws - first);
         // No two heads of a draw share a block.
-        let blocks = count.max(heads);
-        let of_block = |block: usize| {
-            let stream = Philox::new(0, Stream::Subspace, (first + block) as u32);
-            (0..(k * d).div_ceil(2)).flat_map(move |at| stream.normals(at as u64)).take(k * d)
+        let blocks = count + heads - 1;
+        let mut gaussian = |width: usize, skipped: usize| {
+            let of_block = |block: usize| {
+                let stream = Philox::new(0, Stream::Subspace, (first + block) as u32);
+                let pairs = skipped.div_ceil(2)..skipped.div_ceil(2) + (k * width).div_ceil(2);
+                pairs.flat_map(move |at| stream.normals(at as u64)).take(k * width)
+            };
+            let drawn: Vec<f32> = (0..blocks).flat_map(of_block).map(|x| x as f32).collect();
+            tape.constant(&[blocks * k, width], &drawn)
         };
-        let directions: Vec<f32> = (0..blocks).flat_map(of_block).map(|x| x as f32).collect();
-        Draws { count, directions: tape.constant(&[blocks * k, d], &directions) }
+        Draws { count, directions: gaussian(d, 0), fill: gaussian(heads * k, k * d) }
     };
     (0..draws).step_by(chunk).map(part).collect()
 }
@@ -68,7 +75,7 @@ pub(super) fn null(tape: &mut Tape, probe: &Probe<'_>, on: &Writers, draws: &[Dr
     for part in draws {
         let count = part.count;
         let drawn = tape.push1(transposed, &[part.directions, q])?;
-        let b = tape.push1(Subspaces { heads, vectors: k, count }, &[drawn])?;
+        let b = tape.push1(Subspaces { heads, vectors: k, count }, &[drawn, part.fill])?;
         let b = tape.reshape(b, &[count * k, heads * k])?;
         let inside = tape.push1(transposed, &[y, b])?;
         let inside = tape.reshape(inside, &[rows * count, k])?;
@@ -85,7 +92,7 @@ pub(super) fn null(tape: &mut Tape, probe: &Probe<'_>, on: &Writers, draws: &[Dr
 }
 
 /// Orthonormal bases of the rows of each head's W_O: q [H, K, D], and the same as [H, D, K]. Where the rank is lower than K
-/// the rest is 0. Input: W_O [H, K, D].
+/// the last are 0. Input: W_O [H, K, D].
 struct RowSpaces;
 
 impl Op for RowSpaces {
@@ -104,7 +111,6 @@ impl Op for RowSpaces {
             vectors: vectors as u32,
             width: width as u32,
             of_head: 0,
-            blocks: 0,
             begin: 0,
             end: 0,
             sweep: 0,
@@ -119,14 +125,14 @@ impl Op for RowSpaces {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let [h, k, d] = inputs[0].dims[..] else { return Vec::new() };
-        let q: Vec<f64> = inputs[0].data.chunks_exact(k * d).flat_map(|head| gram_schmidt(head, d, 2)).collect();
+        let q: Vec<f64> = inputs[0].data.chunks_exact(k * d).flat_map(|head| row_space(head, d)).collect();
         let turned = Array::from_fn(&[h, d, k], |at| q[(at / (k * d) * k + at % k) * d + at / k % d]);
         vec![Array::new(&[h, k, d], q), turned]
     }
 }
 
-/// Orthonormal bases of drawn subspaces, [draws, K, H K]. Input: coordinates [B K, H k] of drawn directions, of which
-/// coordinate c of draw d is that of block (d + h) mod B where c is one of head h's.
+/// Orthonormal bases of drawn subspaces, [draws, K, H K]. Inputs: coordinates [B K, H k] of drawn directions, of which
+/// coordinate c of draw d is that of block d + h where c is one of head h's; and what stands for those that are 0.
 struct Subspaces {
     heads: usize,
     /// K.
@@ -141,19 +147,19 @@ impl Op for Subspaces {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let (rows, width) = inputs[0].rows();
-        if !rows.is_multiple_of(self.vectors) || !width.is_multiple_of(self.heads) {
+        let fits = rows == (self.count + self.heads - 1) * self.vectors && inputs[1].rows() == (rows, width);
+        if !fits || !width.is_multiple_of(self.heads) {
             return Err(misfit("subspaces", format!("{:?} of {} heads", inputs[0].dims, self.heads)));
         }
         Ok(vec![like(inputs, &[self.count, self.vectors, width])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (rows, width) = (inputs[0].dims[0], inputs[0].dims[1]);
+        let width = inputs[0].dims[1];
         let params = OrthonormalParams {
             vectors: self.vectors as u32,
             width: width as u32,
             of_head: (width / self.heads) as u32,
-            blocks: (rows / self.vectors) as u32,
             begin: 0,
             end: 0,
             sweep: 0,
@@ -163,18 +169,19 @@ impl Op for Subspaces {
             turned_replica: 0,
         };
         // Gaussian vectors are far from dependent.
-        orthonormalize(cx, params, self.count, 1, &[&inputs[0], &outputs[0]])
+        orthonormalize(cx, params, self.count, 1, &[&inputs[0], &outputs[0], &inputs[1]])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (rows, width) = inputs[0].rows();
-        let (k, blocks) = (self.vectors, rows / self.vectors);
+        let (width, k) = (inputs[0].rows().1, self.vectors);
         let of_draw = |draw: usize| {
-            let place = move |v: usize, c: usize| ((draw + c / (width / self.heads)) % blocks * k + v) * width + c;
+            let place = move |v: usize, c: usize| ((draw + c / (width / self.heads)) * k + v) * width + c;
             (0..k).flat_map(move |v| (0..width).map(move |c| place(v, c)))
         };
         let bases = (0..self.count).flat_map(|draw| {
-            let drawn: Vec<f64> = of_draw(draw).map(|at| inputs[0].data[at]).collect();
+            let coordinate =
+                |at: usize| if inputs[0].data[at] == 0.0 { inputs[1].data[at] } else { inputs[0].data[at] };
+            let drawn: Vec<f64> = of_draw(draw).map(coordinate).collect();
             gram_schmidt(&drawn, width, 1)
         });
         vec![Array::new(&[self.count, k, width], bases.collect())]
@@ -201,7 +208,7 @@ fn orthonormalize(
             let params = OrthonormalParams { begin: begin as u32, end: end as u32, sweep, last, ..params };
             cx.dispatch(
                 &ORTHONORMAL,
-                &[u32::from(tensors.len() == 2)],
+                &[u32::from(params.of_head > 0)],
                 &params,
                 tensors,
                 [groups as u32, 1, cx.replicas],
@@ -211,6 +218,14 @@ fn orthonormalize(
         }
     }
     Ok(())
+}
+
+/// An orthonormal basis of some vectors of `width` numbers; behind it zeros, where they are dependent.
+fn row_space(vectors: &[f64], width: usize) -> Vec<f64> {
+    let q = gram_schmidt(vectors, width, 2);
+    let (kept, gone): (Vec<&[f64]>, Vec<&[f64]>) =
+        q.chunks_exact(width).partition(|vector| vector.iter().any(|x| *x != 0.0));
+    [kept, gone].concat().concat()
 }
 
 /// Vectors of `width` numbers made orthonormal one after the other; one of which less than 2^-13 is left becomes 0.
@@ -241,12 +256,12 @@ pub(super) const CHECKS: &[(&str, Build)] =
 /// Every op of this file, on one case: five subspaces of `h` heads that write `k` numbers to a stream of `d`.
 fn everything(case: &mut Case, h: usize, k: usize, d: usize) -> Result<Vec<Var>> {
     let w_o = case.owned(&[h, k, d]);
-    let directions = case.shared(&[h.max(5) * k, d]);
+    let [directions, fill] = [d, h * k].map(|width| case.shared(&[(4 + h) * k, width]));
     let tape = &mut case.tape;
     let spaces = tape.push(RowSpaces, &[w_o])?;
     let q = tape.reshape(spaces[0], &[h * k, d])?;
     let drawn = tape.push1(Linear { transposed: true, ..Linear::default() }, &[directions, q])?;
-    Ok(vec![spaces[0], spaces[1], tape.push1(Subspaces { heads: h, vectors: k, count: 5 }, &[drawn])?])
+    Ok(vec![spaces[0], spaces[1], tape.push1(Subspaces { heads: h, vectors: k, count: 5 }, &[drawn, fill])?])
 }
 
 #[cfg(test)]
@@ -278,5 +293,19 @@ mod tests {
         let w_o = case.tape.constant(&[1, 3, 7], &w.iter().map(|x| *x as f32).collect::<Vec<_>>());
         let spaces = case.tape.push(RowSpaces, &[w_o]).unwrap();
         case.agree(&spaces, 1e-5);
+        // The second of three depends on the first: the third takes its place.
+        let w: Vec<f64> = [row(1.0, 0.0), row(3.0, 0.0), row(0.0, 1.0)].into_iter().flatten().collect();
+        let q = row_space(&w, 7);
+        assert!(q[7..14].iter().any(|x| *x != 0.0) && q[14..].iter().all(|x| *x == 0.0));
+        let w_o = case.tape.constant(&[1, 3, 7], &w.iter().map(|x| *x as f32).collect::<Vec<_>>());
+        let spaces = case.tape.push(RowSpaces, &[w_o]).unwrap();
+        // Coordinates without a direction are those that fill them.
+        let q = case.tape.reshape(spaces[0], &[3, 7]).unwrap();
+        let [directions, fill] = [7, 3].map(|width| case.shared(&[5 * 3, width]));
+        let drawn = case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[directions, q]).unwrap();
+        let drawn = case.tape.push1(Subspaces { heads: 1, vectors: 3, count: 5 }, &[drawn, fill]).unwrap();
+        case.agree(&[spaces[0], spaces[1], drawn], 1e-4);
+        let found = case.reference(0, &[drawn]).unwrap();
+        assert!(found[0].data.chunks_exact(3).all(|vector| vector[2] != 0.0));
     }
 }
