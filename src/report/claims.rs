@@ -177,6 +177,8 @@ fn before(sign: Onset, then: Onset) -> Outcome {
             };
             let lead = i128::from(then.step) - i128::from(step);
             let found = match () {
+                // The first look showed both already.
+                _ if sign.censored == Some(Censored::Before) && then.censored == sign.censored => Found::Open,
                 _ if step <= earliest(then) && step < then.step => Found::Holds,
                 _ if then.step <= earliest(sign) => Found::Fails,
                 _ if lead < 0 && then.step <= step => Found::Fails,
@@ -450,6 +452,15 @@ mod tests {
                 assert_eq!(found[claim], (Some(false), "does not survive: arm 2 generalizes without it".to_owned()));
             }
         }
+    }
+
+    #[test]
+    fn what_the_first_look_showed_already_has_no_order() {
+        let by = |step, resolution, censored| Onset { step, resolution, censored };
+        let already = Some(Censored::Before);
+        assert_eq!(before(by(0, 0, already), by(0, 0, already)).found, Found::Open);
+        assert_eq!(before(by(0, 0, already), by(50, 10, None)).found, Found::Holds);
+        assert_eq!(before(by(50, 10, None), by(0, 0, already)).found, Found::Fails);
     }
 
     #[test]

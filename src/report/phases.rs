@@ -85,8 +85,9 @@ impl Crossing {
     fn measure(&mut self, step: u64, value: f32, beyond: impl Fn(f32, f32) -> bool) {
         let first = *self.first.get_or_insert(value);
         let now = self.watch.measure(step, beyond(first, value), LASTING);
-        if self.found.is_none() {
-            self.found = now;
+        // What goes back did not stay.
+        if now.is_some() {
+            self.found = now.filter(|_| self.watch.is_yes());
         }
     }
 
@@ -102,7 +103,9 @@ pub(super) struct Watched {
     test: Option<Reach>,
     loss: Crossing,
     loss_is_low: bool,
-    spikes: Vec<u64>,
+    /// Step of the last measurement of the train loss.
+    loss_before: u64,
+    spikes: Vec<Onset>,
     fsd: Crossing,
     dimension: Crossing,
     sparsity: Option<f32>,
@@ -131,6 +134,7 @@ impl Watched {
             test: reach("accuracy.test", false, HIGH_ACCURACY),
             loss: Crossing::default(),
             loss_is_low: false,
+            loss_before: 0,
             spikes: Vec::new(),
             fsd: Crossing::default(),
             dimension: Crossing::default(),
@@ -162,9 +166,10 @@ impl Watched {
                 self.measurements += 1;
                 self.loss.measure(step, value, |_, value| !value.is_finite());
                 if self.loss_is_low && value > HIGH {
-                    self.spikes.push(step);
+                    self.spikes.push(Onset { step, resolution: step - self.loss_before, censored: None });
                     self.loss_is_low = false;
                 }
+                self.loss_before = step;
                 self.loss_is_low |= value < LOW;
             }
             ("fsd", -1) => {
@@ -236,7 +241,9 @@ impl Watched {
 
     /// The birth of the oldest of the keys of the logits that live at the end.
     pub(super) fn first_key(&self) -> Option<Onset> {
-        let none = self.keys_asked.map(|step| Onset { step, resolution: 0, censored: Some(Censored::After) });
+        // A key that shows at the last looks may have come to stay.
+        let not_by = self.keys.until().or(self.keys_asked);
+        let none = not_by.map(|step| Onset { step, resolution: 0, censored: Some(Censored::After) });
         self.living.values().copied().min_by_key(|onset| onset.step).or(none)
     }
 
@@ -260,7 +267,7 @@ impl Watched {
             "the train loss rises above {HIGH} after having been below {LOW}: {} such episodes from here on",
             self.spikes.len()
         );
-        add("spikes", self.spikes.first().map(|step| Onset { step: *step, resolution: 1, censored: None }), &spikes);
+        add("spikes", self.spikes.first().copied(), &spikes);
         add("memorized", self.memorized(), "training accuracy reaches 99 %");
         add("generalizing", self.half.as_ref().and_then(Reach::onset), "test accuracy reaches 50 %");
         add("grokked", self.generalized(), "test accuracy reaches 99 %");
@@ -347,8 +354,23 @@ mod tests {
         assert_eq!(watched.first_key(), Some(Onset { step: 60, resolution: 10, censored: None }));
         let mut late = Watched::new(&Catalog::default(), 0, 1000);
         (0..20u64).for_each(|step| late.keys(step, &(step >= 17).then_some(9).into_iter().collect()));
-        assert_eq!(late.first_key().unwrap().began(), None);
+        // It may have come to stay after step 160.
+        assert_eq!(late.first_key(), Some(Onset { step: 160, resolution: 0, censored: Some(Censored::After) }));
         assert_eq!(Watched::new(&Catalog::default(), 0, 1000).first_key(), None);
+    }
+
+    #[test]
+    fn a_rise_that_goes_back_did_not_stay() {
+        let onset = |values: &str| {
+            let mut rise = Crossing::default();
+            let value = |mark: char| if mark == '#' { 1.0 } else { 0.0 };
+            values.chars().enumerate().for_each(|(at, mark)| rise.measure(10 * at as u64, value(mark), |_, x| x > 0.5));
+            rise.onset().unwrap().began()
+        };
+        assert_eq!(onset("..######"), Some(20));
+        assert_eq!(onset("..######.##.#"), Some(20), "four measurements are no return");
+        assert_eq!(onset("..######......"), None);
+        assert_eq!(onset("..######.....######"), Some(130));
     }
 
     #[test]
@@ -370,8 +392,8 @@ mod tests {
         let loss = Key { metric: "loss.train".into(), site: String::new(), layer: -1, head: -1, index: -1, replica: 0 };
         for (step, value) in [1.0, 5e-4, 2e-3, 5e-5, 5e-4, 2e-3, 3e-3, 5e-4, 2e-3, 9e-5, 1.1e-3].into_iter().enumerate()
         {
-            watched.take(&loss, step as u64, value);
+            watched.take(&loss, 10 * step as u64, value);
         }
-        assert_eq!(watched.spikes, [5, 10]);
+        assert_eq!(watched.spikes, [50, 100].map(|step| Onset { step, resolution: 10, censored: None }));
     }
 }

@@ -86,6 +86,13 @@ impl<L> Default for Births<L> {
 }
 
 impl<L: Ord + Copy> Births<L> {
+    /// How far it is known that nobody more came to stay: to the last measurement, or to the one before those at the end that
+    /// show somebody.
+    pub fn until(&self) -> Option<u64> {
+        let shown = self.members.values().filter(|member| !member.yes).filter_map(Watch::until);
+        shown.map(|onset| onset.step).min().or(self.last)
+    }
+
     /// Takes in one measurement, all that were present in it; returns what has by now held at `hold` measurements in a
     /// row, in order of label.
     pub fn measure(&mut self, step: u64, present: &BTreeSet<L>, hold: u32) -> Vec<Turn<L>> {
@@ -140,6 +147,21 @@ mod tests {
         let born: Vec<(u64, u64)> = all.iter().filter(of(true)).map(|turn| (turn.label, turn.onset.step)).collect();
         assert_eq!(born, [(0, 0), (1, 1), (2, 2), (3, 3)]);
         assert_eq!(all.iter().filter(of(false)).map(|turn| turn.onset.step).collect::<Vec<_>>(), [4, 5, 6]);
+    }
+
+    #[test]
+    fn who_shows_at_the_end_may_have_come_to_stay() {
+        let mut births = Births::default();
+        for step in 0..8u64 {
+            births.measure(
+                10 * step,
+                &[(0, 0), (1, 6)].iter().filter(|(_, from)| step >= *from).map(|one| one.0).collect(),
+                HOLD,
+            );
+        }
+        assert_eq!(births.until(), Some(50));
+        births.measure(80, &[0].into(), HOLD);
+        assert_eq!(births.until(), Some(80));
     }
 
     #[test]
