@@ -354,8 +354,8 @@ mod tests {
         assert_eq!(watched.first_key(), Some(Onset { step: 60, resolution: 10, censored: None }));
         let mut late = Watched::new(&Catalog::default(), 0, 1000);
         (0..20u64).for_each(|step| late.keys(step, &(step >= 17).then_some(9).into_iter().collect()));
-        // It may have come to stay after step 160.
-        assert_eq!(late.first_key(), Some(Onset { step: 160, resolution: 0, censored: Some(Censored::After) }));
+        // It may have come to stay after step 16.
+        assert_eq!(late.first_key(), Some(Onset { step: 16, resolution: 0, censored: Some(Censored::After) }));
         assert_eq!(Watched::new(&Catalog::default(), 0, 1000).first_key(), None);
     }
 
