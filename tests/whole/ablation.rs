@@ -440,8 +440,8 @@ fn nothing_depends_on_the_basis_in_which_a_head_keeps_z() {
 }
 
 #[test]
-fn a_null_of_all_that_is_written_takes_all_of_it() {
-    // Only one head writes, and no more than the K dimensions that a draw has.
+fn draws_differ_also_where_one_head_alone_writes() {
+    // It writes no more than the K dimensions that a draw has, of which each would take all if nothing stood for the rest.
     let text = MODULAR.replace("off = [\"ablation.p\", \"ablation.null\"]", "");
     let gpu = &gpus()[0];
     let mut session = session(gpu, &text);
@@ -453,9 +453,8 @@ fn a_null_of_all_that_is_written_takes_all_of_it() {
         |name: &str, head, index| values[&(name.to_owned(), "blocks.1.attn.hook_result".to_owned(), head, index)];
     let effect = value("ablation.loss", 0, 0);
     assert!(effect.abs() > 1e-2);
-    for index in 0..3 {
-        assert!((value("ablation.null", -1, index) - effect).abs() < 1e-4 * effect.abs().max(1.0), "{index}");
-    }
+    let [low, _, high] = [0, 1, 2].map(|index| value("ablation.null", -1, index));
+    assert!(high - low > 0.05 * effect.abs(), "draws differ: {low} to {high}, all of it {effect}");
     // Heads that write nothing have an effect of exactly 0, and no error but rounding.
     assert_eq!(value("ablation.loss", 1, 0), 0.0);
     assert!(value("ablation.loss.se", 1, 0) < 1e-5 && value("ablation.loss.se", 0, 0) > 1e-3);
