@@ -414,7 +414,7 @@ fn nothing_depends_on_the_basis_in_which_a_head_keeps_z() {
         }
         poor[w_o + 16 * 24..][..8 * 24].fill(0.0);
         for (which, plain) in [("full", original), ("poor", poor)] {
-            session.set_weights(&[plain.clone()]).unwrap();
+            session.set_weights(std::slice::from_ref(&plain)).unwrap();
             let before = measured(gpu, &mut session).remove(0);
             for basis in [Basis::Scaled(8.0), Basis::Turned, Basis::Bent(30.0)] {
                 let changed = in_basis(&session, &plain, 0, 1, basis);
