@@ -3,8 +3,8 @@
 //! so on every adapter at hand, with and without optional features; `thermoscope::self_check` on a user's own.
 
 use super::ops::{
-    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadResult, IGNORE,
-    Linear, MeanRows, Norm, NormKind, Rotary, Scale, StreamedAttention, scatter_rows,
+    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadProduct,
+    HeadResult, IGNORE, Linear, MeanRows, Norm, NormKind, Rotary, Scale, StreamedAttention, scatter_rows,
 };
 use super::{Array, Bindings, DType, Shape, Tape, Var};
 use crate::error::{Error, Result};
@@ -278,6 +278,11 @@ const CHECKS: &[(&str, Build)] = &[
     ("head result", |c| {
         let (z, w) = (c.owned(&[31, 4, 8]), c.owned(&[4, 8, 33]));
         Ok((vec![c.tape.push1(HeadResult, &[z, w])?], Vec::new()))
+    }),
+    ("head product", |c| {
+        let (a, b, residual) = (c.owned(&[4, 31, 8]), c.owned(&[4, 33, 8]), c.owned(&[4, 31, 33]));
+        let op = HeadProduct { residual: true, ..HeadProduct::default() };
+        Ok((vec![c.tape.push1(op, &[a, b, residual])?], Vec::new()))
     }),
     ("gather rows", |c| {
         let (table, index) = (c.owned(&[7, 8]), c.indices(&[257], 7, true));

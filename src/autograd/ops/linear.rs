@@ -273,6 +273,70 @@ impl Op for HeadResult {
     }
 }
 
+/// Products head by head: y [H, N, D] = a [H, N, K] bᵀ of b [H, D, K], or a b of b [H, K, D] in `rows`; with `residual` plus
+/// what lies like y. Inputs: a, b, then the residual where there is one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HeadProduct {
+    /// Whether b's rows are K.
+    pub(crate) rows: bool,
+    pub(crate) residual: bool,
+}
+
+impl Op for HeadProduct {
+    fn name(&self) -> &'static str {
+        "head product"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let (&[h, n, k], &[g, p, q]) = (&inputs[0].dims[..], &inputs[1].dims[..]) else {
+            return Err(misfit("head product", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
+        };
+        let (width, d) = if self.rows { (p, q) } else { (q, p) };
+        if h != g || k != width || inputs.len() != 2 + usize::from(self.residual) {
+            return Err(misfit("head product", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
+        }
+        let owned = inputs.iter().any(|s| s.owned);
+        if inputs.get(2).is_some_and(|residual| residual.dims != [h, n, d] || residual.owned != owned) {
+            return Err(misfit("head product", format!("residual {:?}", inputs[2].dims)));
+        }
+        Ok(vec![Shape { owned, ..Shape::f32(&[h, n, d]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (&[h, n, d], k) = (&outputs[0].dims[..], inputs[0].dims[2]) else {
+            return Err(misfit("head product", "y"));
+        };
+        let (form, b) =
+            if self.rows { (Form::NN, Layout::stacked(d, k, h)) } else { (Form::NT, Layout::stacked(k, d, h)) };
+        Matmul {
+            form,
+            m: n,
+            n: d,
+            k,
+            batches: (1, h),
+            b_group: 1,
+            a: (&inputs[0], Layout::stacked(k, n, h)),
+            b: (&inputs[1], b),
+            c: (&outputs[0], Layout::stacked(d, n, h)),
+            alpha: 1.0,
+            finish: Finish { residual: inputs.get(2), ..Finish::default() },
+        }
+        .record(cx)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (a, b) = (inputs[0], inputs[1]);
+        let (h, n, k) = (a.dims[0], a.dims[1], a.dims[2]);
+        let d = if self.rows { b.dims[2] } else { b.dims[1] };
+        vec![Array::from_fn(&[h, n, d], |at| {
+            let (head, row, i) = (at / (n * d), at / d % n, at % d);
+            let b_at = |x: usize| if self.rows { (head * k + x) * d + i } else { (head * d + i) * k + x };
+            let product: f64 = (0..k).map(|x| a.data[(head * n + row) * k + x] * b.data[b_at(x)]).sum();
+            product + inputs.get(2).map_or(0.0, |residual| residual.data[at])
+        })]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tilings;
@@ -320,6 +384,23 @@ mod tests {
         check(31, 64, &[4, 64, 16], true, false, false);
         check(3, 31, &[3, 31, 5], true, false, false);
         check(64, 8, &[2, 8, 257], false, false, true);
+    }
+
+    #[test]
+    fn products_head_by_head_match_their_reference() {
+        for (h, n, d, k) in [(1, 1, 1, 1), (3, 31, 3, 64), (4, 64, 31, 3), (2, 257, 64, 31)] {
+            let mut case = Case::new(&format!("head product {h} {n} {d} {k}"));
+            let (a, residual) = (case.owned(&[h, n, k]), case.owned(&[h, n, d]));
+            let (columns, rows) = (case.owned(&[h, d, k]), case.owned(&[h, k, d]));
+            let of = |op: HeadProduct| -> Vec<_> {
+                let b = if op.rows { rows } else { columns };
+                if op.residual { vec![a, b, residual] } else { vec![a, b] }
+            };
+            let all = [(false, false), (false, true), (true, false), (true, true)];
+            let all = all.map(|(rows, residual)| HeadProduct { rows, residual });
+            let found = all.map(|op| case.tape.push1(op, &of(op)).unwrap());
+            case.agree(&found, TOLERANCE);
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) use gather::ScatterRows;
 pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
 pub(crate) use gram::Gram;
 pub use join::{Join, Split};
+pub(crate) use linear::HeadProduct;
 pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;

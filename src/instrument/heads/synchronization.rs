@@ -5,10 +5,10 @@
 use super::attention::{Cosines, HeadMeans, pattern_products, varying};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, GatherRows, sum_columns};
+use crate::autograd::ops::{ActFn, Activation, Add, GatherRows, HeadProduct, Scale, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Knob, Params, Shader, Tensor};
+use crate::gpu::{Params, Shader, Tensor};
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UNKNOWN, UpdateSummary};
 use crate::model::Model;
 use crate::task::count_targets;
@@ -181,18 +181,60 @@ impl Circuit {
         Ok([a?, b?])
     }
 
-    /// Cosines of all pairs of heads between changes of their circuits, [1, pairs]. Inputs: A, its gradient, B, its gradient;
-    /// or, where `moved`, A and B before and after a step.
+    /// Cosines of all pairs of heads between changes T = X Bᵀ + A Yᵀ of their circuits A Bᵀ, [1, pairs]. Inputs: A [H, D, K],
+    /// X, B [H, D, K] ([H, K, D] where its rows are K), Y; or, where `moved`, A and B before and after a step, whose circuits
+    /// differ by that with the B after it. Queries may share a B, or an A.
     fn cosines(self, tape: &mut Tape, inputs: [Var; 4], moved: bool, heads: usize) -> Result<Var> {
-        let inputs = inputs.map(|x| {
+        let mut by_head = Vec::with_capacity(4);
+        for x in inputs {
             let dims = [heads, tape.shape(x).dims[1], tape.shape(x).dims[2]];
             let rows = per_head(tape, x, heads)?;
-            tape.reshape(rows, &dims)
-        });
-        let inputs = inputs.into_iter().collect::<Result<Vec<_>>>()?;
-        let products = tape.push1(CircuitProducts { moved, rows: self.rows }, &inputs)?;
+            by_head.push(tape.reshape(rows, &dims)?);
+        }
+        let [a, mut x, mut b, mut y] = by_head[..] else { return Err(misfit("head circuit", "inputs")) };
+        if moved {
+            let after = y;
+            [x, y] = [difference(tape, x, a)?, difference(tape, y, b)?];
+            b = after;
+        }
+        let (depth, width) = (tape.shape(a).dims[1], tape.shape(a).dims[2]);
+        // So many rows of all T at once take as much memory as the layer's four weights.
+        let block = (4 * width).min(depth);
+        let mut products: Option<Var> = None;
+        for first in (0..depth).step_by(block) {
+            let rows = first..(first + block).min(depth);
+            let [x, a] = [rows_of_heads(tape, x, rows.clone())?, rows_of_heads(tape, a, rows)?];
+            let plain = HeadProduct { rows: self.rows, residual: false };
+            let first_part = tape.push1(plain, &[x, b])?;
+            let change = tape.push1(HeadProduct { residual: true, ..plain }, &[a, y, first_part])?;
+            let found = tape.push1(HeadProducts, &[change])?;
+            products = Some(match products {
+                Some(before) => tape.push1(Add, &[before, found])?,
+                None => found,
+            });
+        }
+        let products = products.ok_or_else(|| misfit("head circuit", "no rows"))?;
         tape.push1(Cosines, &[products])
     }
+}
+
+/// x - before.
+fn difference(tape: &mut Tape, x: Var, before: Var) -> Result<Var> {
+    let minus = tape.push1(Scale(-1.0), &[before])?;
+    tape.push1(Add, &[x, minus])
+}
+
+/// Some of the rows of each head's matrix: of x [H, D, K], [H, rows, K].
+fn rows_of_heads(tape: &mut Tape, x: Var, rows: std::ops::Range<usize>) -> Result<Var> {
+    let [heads, depth, width] = tape.shape(x).dims[..] else { return Err(misfit("head circuit", "rows")) };
+    if rows.len() == depth {
+        return Ok(x);
+    }
+    let index: Vec<u32> = (0..heads).flat_map(|h| rows.clone().map(move |row| (h * depth + row) as u32)).collect();
+    let index = tape.constant_u32(&[index.len()], &index);
+    let flat = tape.reshape(x, &[heads * depth, width])?;
+    let picked = tape.push1(GatherRows, &[flat, index])?;
+    tape.reshape(picked, &[heads, rows.len(), width])
 }
 
 impl Synchronization {
@@ -225,15 +267,12 @@ pub(crate) fn per_head(tape: &mut Tape, x: Var, heads: usize) -> Result<Var> {
 }
 
 crate::params! {
-    struct ProductParams {
-        heads: u32, depth: u32, width: u32, a_replica: u32, a_next_replica: u32, b_replica: u32, b_next_replica: u32,
-        out_replica: u32,
-    }
+    struct ProductParams { heads: u32, n: u32, chunk: u32, x_replica: u32, out_replica: u32 }
 }
-static CIRCUIT_PRODUCTS: Shader<'_> = Shader {
-    name: "instrument/heads/circuit_products",
-    source: include_str!("../../../shaders/instrument/heads/circuit_products.wgsl"),
-    knobs: &[Knob { name: "MOVED", values: &[0, 1] }, Knob { name: "ROWS", values: &[0, 1] }],
+static HEAD_PRODUCTS: Shader<'_> = Shader {
+    name: "instrument/heads/head_products",
+    source: include_str!("../../../shaders/instrument/heads/head_products.wgsl"),
+    knobs: &[],
     params: ProductParams::FIELDS,
 };
 crate::params! {
@@ -245,80 +284,47 @@ static HEAD_SYNCHRONY: Shader<'_> = Shader {
     knobs: &[],
     params: SynchronyParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader<'_>] = &[&CIRCUIT_PRODUCTS, &HEAD_SYNCHRONY];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
 
-/// y [1, H, H], upper triangle: products ⟨T_h, T_g⟩ of how the circuits A Bᵀ of two heads change, T = X Bᵀ + A Yᵀ. Inputs: A
-/// [H, D, K], X, B [H, D, K] ([H, K, D] in `rows`), Y; or, where `moved`, A and B before and after a step, whose circuits
-/// differ by that with the B after it.
-struct CircuitProducts {
-    moved: bool,
-    rows: bool,
-}
+/// y [1, H, H], upper triangle: products of two heads' numbers. Input: x [H, ..].
+struct HeadProducts;
 
-impl Op for CircuitProducts {
+impl Op for HeadProducts {
     fn name(&self) -> &'static str {
-        "circuit products"
+        "head products"
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let dims: Vec<_> = inputs.iter().map(|s| s.dims.as_slice()).collect();
-        match dims[..] {
-            [&[h, d, k], next, &[g, e, l], other]
-                if next == dims[0]
-                    && other == dims[2]
-                    && h == g
-                    && [e, l] == if self.rows { [k, d] } else { [d, k] } =>
-            {
-                Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1, h, h]) }])
-            }
-            _ => Err(misfit("circuit products", format!("{dims:?} do not fit"))),
-        }
+        let heads = inputs[0].dims[0];
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[1, heads, heads]) }])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let [heads, depth, width] = inputs[0].dims[..] else { return Err(misfit("circuit products", "inputs")) };
-        let chunks = (4 * width * width).div_ceil(64);
+        const CHUNK: usize = 2048;
+        let heads = outputs[0].dims[1];
+        let n = inputs[0].len() / heads;
+        let chunks = n.div_ceil(CHUNK);
         let partial = cx.scratch(&[chunks, heads * heads]);
         let params = ProductParams {
             heads: heads as u32,
-            depth: depth as u32,
-            width: width as u32,
-            a_replica: inputs[0].replica_stride,
-            a_next_replica: inputs[1].replica_stride,
-            b_replica: inputs[2].replica_stride,
-            b_next_replica: inputs[3].replica_stride,
+            n: n as u32,
+            chunk: CHUNK as u32,
+            x_replica: inputs[0].replica_stride,
             out_replica: partial.replica_stride,
         };
-        let tensors: Vec<&Tensor> = inputs.iter().chain([&partial]).collect();
         let grid = [chunks as u32, heads as u32, heads as u32 * cx.replicas];
-        let knobs = [u32::from(self.moved), u32::from(self.rows)];
-        cx.dispatch(&CIRCUIT_PRODUCTS, &knobs, &params, &tensors, grid)?;
+        cx.dispatch(&HEAD_PRODUCTS, &[], &params, &[&inputs[0], &partial], grid)?;
+        cx.count_flops((n * heads * (heads + 1)) as u64 * u64::from(cx.replicas));
         sum_columns(cx, &partial, chunks, heads * heads, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let [heads, depth, width] = inputs[0].dims[..] else { return Vec::new() };
-        let (moved, size) = (f64::from(u8::from(self.moved)), depth * width);
-        let a = |which: usize, h: usize, d: usize, k: usize| inputs[which].data[h * size + d * width + k];
-        let b = |which: usize, h: usize, d: usize, k: usize| {
-            inputs[which].data[h * size + if self.rows { k * depth + d } else { d * width + k }]
-        };
-        let change = |h: usize| -> Vec<f64> {
-            let entry = |d: usize, e: usize| -> f64 {
-                let part = |k: usize| {
-                    let (x, y) = (a(1, h, d, k) - moved * a(0, h, d, k), b(3, h, e, k) - moved * b(2, h, e, k));
-                    x * b(if self.moved { 3 } else { 2 }, h, e, k) + a(0, h, d, k) * y
-                };
-                (0..width).map(part).sum()
-            };
-            (0..depth * depth).map(|at| entry(at / depth, at % depth)).collect()
-        };
-        let changes: Vec<Vec<f64>> = (0..heads).map(change).collect();
-        let mut out = Array::zeros(&[1, heads, heads]);
-        for (h, g) in (0..heads).flat_map(|h| (h..heads).map(move |g| (h, g))) {
-            out.data[h * heads + g] = changes[h].iter().zip(&changes[g]).map(|(x, y)| x * y).sum();
-        }
-        vec![out]
+        let heads = inputs[0].dims[0];
+        let rows: Vec<&[f64]> = inputs[0].data.chunks_exact(inputs[0].data.len() / heads).collect();
+        vec![Array::from_fn(&[1, heads, heads], |at| {
+            let (h, g) = (at / heads, at % heads);
+            if h > g { 0.0 } else { rows[h].iter().zip(rows[g]).map(|(x, y)| x * y).sum() }
+        })]
     }
 }
 
@@ -450,6 +456,31 @@ mod tests {
         }
     }
 
+    /// The same cosines of one replica by their definition, from A, X, B and Y as [`Circuit::cosines`] takes them.
+    fn cosines_by_hand(circuit: Circuit, inputs: &[Array], moved: bool, heads: usize) -> Vec<f64> {
+        let (depth, width) = (inputs[0].dims[1], inputs[0].dims[2]);
+        let entry = |which: usize, h: usize, d: usize, k: usize| {
+            let x = &inputs[which];
+            let first = h * x.dims[0] / heads * depth * width;
+            let rows = which > 1 && circuit.rows;
+            x.data[first + if rows { k * depth + d } else { d * width + k }]
+        };
+        let [x, y] = [(1, 0), (3, 2)]
+            .map(|(next, own)| move |h, d, k| entry(next, h, d, k) - if moved { entry(own, h, d, k) } else { 0.0 });
+        let change = |h: usize| -> Vec<f64> {
+            let at = |d: usize, e: usize| -> f64 {
+                let part =
+                    |k: usize| x(h, d, k) * entry(if moved { 3 } else { 2 }, h, e, k) + entry(0, h, d, k) * y(h, e, k);
+                (0..width).map(part).sum()
+            };
+            (0..depth * depth).map(|i| at(i / depth, i % depth)).collect()
+        };
+        let changes: Vec<Vec<f64>> = (0..heads).map(change).collect();
+        let dot = |h: usize, g: usize| changes[h].iter().zip(&changes[g]).map(|(x, y)| x * y).sum::<f64>();
+        let pairs = (0..heads).flat_map(|h| (h + 1..heads).map(move |g| (h, g)));
+        pairs.map(|(h, g)| dot(h, g) / (dot(h, h) * dot(g, g)).sqrt()).collect()
+    }
+
     #[test]
     fn cosines_of_circuits_match_their_reference() {
         for (d, k) in [(1, 1), (3, 31), (64, 3), (31, 16)] {
@@ -460,12 +491,18 @@ mod tests {
                     let query = [case.owned(&[heads, d, k]), case.owned(&[heads, d, k])];
                     let [key, value] = [(); 2].map(|()| [case.owned(&[groups, d, k]), case.owned(&[groups, d, k])]);
                     let out = [case.owned(&[heads, k, d]), case.owned(&[heads, k, d])];
-                    let found = [
-                        qk.cosines(&mut case.tape, [query[0], query[1], key[0], key[1]], moved, heads).unwrap(),
-                        ov.cosines(&mut case.tape, [value[0], value[1], out[0], out[1]], moved, heads).unwrap(),
-                    ];
+                    let of = [(qk, [query[0], query[1], key[0], key[1]]), (ov, [value[0], value[1], out[0], out[1]])];
+                    let found =
+                        of.map(|(circuit, inputs)| circuit.cosines(&mut case.tape, inputs, moved, heads).unwrap());
                     // Sums of some thousand terms of either sign.
                     case.agree(&found, 1e-4);
+                    for ((circuit, inputs), found) in of.into_iter().zip(found) {
+                        let inputs = case.reference(0, &inputs).unwrap();
+                        let expected = cosines_by_hand(circuit, &inputs, moved, heads);
+                        for (value, expected) in case.reference(0, &[found]).unwrap()[0].data.iter().zip(expected) {
+                            assert!((value - expected).abs() < 1e-9, "{value} instead of {expected}");
+                        }
+                    }
                 }
             }
         }
