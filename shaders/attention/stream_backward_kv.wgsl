@@ -21,10 +21,14 @@ fn store_dv(at: u32, x: u32, value: vec4<f32>) { dv[at / 4u + x] = value; }
 #else
 fn load_dz(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(dz[p.x], dz[p.y], dz[p.z], dz[p.w]), x); }
 fn store_dk(at: u32, x: u32, value: vec4<f32>) {
-    for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { dk[at + 4u * x + e] = value[e]; } }
+#for e < 4
+    if (4u * x + e < params.width) { dk[at + 4u * x + e] = value[e]; }
+#end
 }
 fn store_dv(at: u32, x: u32, value: vec4<f32>) {
-    for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { dv[at + 4u * x + e] = value[e]; } }
+#for e < 4
+    if (4u * x + e < params.width) { dv[at + 4u * x + e] = value[e]; }
+#end
 }
 #endif
 #if SG
@@ -54,12 +58,12 @@ fn stream_backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgr
     var own_v: array<vec4<f32>, VECTORS>;
     var sums_k: array<vec4<f32>, VECTORS>;
     var sums_v: array<vec4<f32>, VECTORS>;
-    for (var x = 0u; x < VECTORS; x++) {
-        own_k[x] = params.scale * load_k(at.r * params.k_replica + row, x);
-        own_v[x] = load_v(at.r * params.v_replica + row, x);
-        sums_k[x] = vec4<f32>(0.0);
-        sums_v[x] = vec4<f32>(0.0);
-    }
+#for x < VECTORS
+    own_k[x] = params.scale * load_k(at.r * params.k_replica + row, x);
+    own_v[x] = load_v(at.r * params.v_replica + row, x);
+    sums_k[x] = vec4<f32>(0.0);
+    sums_v[x] = vec4<f32>(0.0);
+#end
     // The first query that sees the first key of the team.
     let begin = row0 - min(row0, before);
     let group = params.heads / params.groups;
@@ -70,10 +74,10 @@ fn stream_backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgr
 #if SG
             let query = min(tile + lane, params.queries - 1u);
             let q_row = ((at.example * params.queries + query) * params.heads + h) * params.width;
-            for (var x = 0u; x < VECTORS; x++) {
-                first_rows[x] = load_q(at.r * params.q_replica + q_row, x);
-                second_rows[x] = load_dz(at.r * params.dz_replica + q_row, x);
-            }
+#for x < VECTORS
+            first_rows[x] = load_q(at.r * params.q_replica + q_row, x);
+            second_rows[x] = load_dz(at.r * params.dz_replica + q_row, x);
+#end
             of_row = vec2<f32>(lse[at.r * params.lse_replica + line + query], delta[at.r * params.delta_replica + line + query]);
 #else
             workgroupBarrier();
@@ -92,36 +96,42 @@ fn stream_backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgr
             for (var block = 0u; block < TILE; block += BLOCK) {
                 var weights: array<f32, BLOCK>;
                 var pulls: array<f32, BLOCK>;
-                for (var i = 0u; i < BLOCK; i++) { weights[i] = 0.0; pulls[i] = 0.0; }
-                for (var x = 0u; x < VECTORS; x++) {
-                    for (var i = 0u; i < BLOCK; i++) {
-                        weights[i] += dot(own_k[x], first(block + i, x));
-                        pulls[i] += dot(own_v[x], second(block + i, x));
-                    }
-                }
-                for (var i = 0u; i < BLOCK; i++) {
+#for i < BLOCK
+                weights[i] = 0.0; pulls[i] = 0.0;
+#end
+#for x < VECTORS
+#for i < BLOCK
+                weights[i] += dot(own_k[x], first(block + i, x));
+                pulls[i] += dot(own_v[x], second(block + i, x));
+#end
+#end
+#for i < BLOCK
+                {
                     let query = tile + block + i;
                     let known = of_query(block + i);
                     let seen = query < params.queries && key <= before + query;
                     weights[i] = select(0.0, exp(weights[i] - known.x), seen);
                     pulls[i] = weights[i] * (pulls[i] - known.y);
                 }
-                for (var x = 0u; x < VECTORS; x++) {
+#end
+#for x < VECTORS
+                {
                     var to_k = sums_k[x];
                     var to_v = sums_v[x];
-                    for (var i = 0u; i < BLOCK; i++) {
-                        to_k = fma(vec4<f32>(pulls[i]), first(block + i, x), to_k);
-                        to_v = fma(vec4<f32>(weights[i]), second(block + i, x), to_v);
-                    }
+#for i < BLOCK
+                    to_k = fma(vec4<f32>(pulls[i]), first(block + i, x), to_k);
+                    to_v = fma(vec4<f32>(weights[i]), second(block + i, x), to_v);
+#end
                     sums_k[x] = to_k;
                     sums_v[x] = to_v;
                 }
+#end
             }
         }
     }
     if (at.idle || at.row >= params.keys) { return; }
-    for (var x = 0u; x < VECTORS; x++) {
-        store_dk(at.r * params.dk_replica + row, x, params.scale * sums_k[x]);
-        store_dv(at.r * params.dv_replica + row, x, sums_v[x]);
-    }
+#for x < VECTORS
+    store_dk(at.r * params.dk_replica + row, x, params.scale * sums_k[x]);
+    store_dv(at.r * params.dv_replica + row, x, sums_v[x]);
+#end
 }

@@ -22,7 +22,9 @@ fn store_dq(at: u32, x: u32, value: vec4<f32>) { dq[at / 4u + x] = value; }
 fn load_z(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(z[p.x], z[p.y], z[p.z], z[p.w]), x); }
 fn load_dz(at: u32, x: u32) -> vec4<f32> { let p = places(at, x); return clipped(vec4<f32>(dz[p.x], dz[p.y], dz[p.z], dz[p.w]), x); }
 fn store_dq(at: u32, x: u32, value: vec4<f32>) {
-    for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { dq[at + 4u * x + e] = value[e]; } }
+#for e < 4
+    if (4u * x + e < params.width) { dq[at + 4u * x + e] = value[e]; }
+#end
 }
 #endif
 
@@ -48,12 +50,12 @@ fn stream_backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgro
     var flow: array<vec4<f32>, VECTORS>;
     var sums: array<vec4<f32>, VECTORS>;
     var mean = 0.0;
-    for (var x = 0u; x < VECTORS; x++) {
-        own[x] = params.scale * load_q(at.r * params.q_replica + row, x);
-        flow[x] = load_dz(at.r * params.dz_replica + row, x);
-        mean += dot(flow[x], load_z(at.r * params.z_replica + row, x));
-        sums[x] = vec4<f32>(0.0);
-    }
+#for x < VECTORS
+    own[x] = params.scale * load_q(at.r * params.q_replica + row, x);
+    flow[x] = load_dz(at.r * params.dz_replica + row, x);
+    mean += dot(flow[x], load_z(at.r * params.z_replica + row, x));
+    sums[x] = vec4<f32>(0.0);
+#end
     let line = (at.example * params.heads + at.head) * params.queries + query;
     let total = lse[at.r * params.lse_replica + line];
     let end = before + min(row0 + TEAM, params.queries);
@@ -62,25 +64,35 @@ fn stream_backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgro
         for (var block = 0u; block < TILE; block += BLOCK) {
             var scores: array<f32, BLOCK>;
             var pulls: array<f32, BLOCK>;
-            for (var j = 0u; j < BLOCK; j++) { scores[j] = 0.0; pulls[j] = 0.0; }
-            for (var x = 0u; x < VECTORS; x++) {
-                for (var j = 0u; j < BLOCK; j++) {
-                    scores[j] += dot(own[x], first(block + j, x));
-                    pulls[j] += dot(flow[x], second(block + j, x));
-                }
-            }
-            for (var j = 0u; j < BLOCK; j++) {
+#for j < BLOCK
+            scores[j] = 0.0; pulls[j] = 0.0;
+#end
+#for x < VECTORS
+#for j < BLOCK
+            scores[j] += dot(own[x], first(block + j, x));
+            pulls[j] += dot(flow[x], second(block + j, x));
+#end
+#end
+#for j < BLOCK
+            {
                 let seen = tile + block + j <= horizon;
                 scores[j] = select(0.0, exp(scores[j] - total) * (pulls[j] - mean), seen);
             }
-            for (var x = 0u; x < VECTORS; x++) {
+#end
+#for x < VECTORS
+            {
                 var m = sums[x];
-                for (var j = 0u; j < BLOCK; j++) { m = fma(vec4<f32>(scores[j]), first(block + j, x), m); }
+#for j < BLOCK
+                m = fma(vec4<f32>(scores[j]), first(block + j, x), m);
+#end
                 sums[x] = m;
             }
+#end
         }
     }
     if (at.idle || at.row >= params.queries) { return; }
-    for (var x = 0u; x < VECTORS; x++) { store_dq(at.r * params.dq_replica + row, x, params.scale * sums[x]); }
+#for x < VECTORS
+    store_dq(at.r * params.dq_replica + row, x, params.scale * sums[x]);
+#end
     delta[at.r * params.delta_replica + line] = mean;
 }

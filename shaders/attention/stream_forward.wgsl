@@ -21,7 +21,9 @@
 fn store_z(at: u32, x: u32, value: vec4<f32>) { z[at / 4u + x] = value; }
 #else
 fn store_z(at: u32, x: u32, value: vec4<f32>) {
-    for (var e = 0u; e < 4u; e++) { if (4u * x + e < params.width) { z[at + 4u * x + e] = value[e]; } }
+#for e < 4
+    if (4u * x + e < params.width) { z[at + 4u * x + e] = value[e]; }
+#end
 }
 #endif
 
@@ -47,10 +49,10 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let v_at = at.r * params.v_replica + kv_at;
     var own: array<vec4<f32>, VECTORS>;
     var mix: array<vec4<f32>, VECTORS>;
-    for (var x = 0u; x < VECTORS; x++) {
-        own[x] = params.scale * load_q(at.r * params.q_replica + q_row * params.width, x);
-        mix[x] = vec4<f32>(0.0);
-    }
+#for x < VECTORS
+    own[x] = params.scale * load_q(at.r * params.q_replica + q_row * params.width, x);
+    mix[x] = vec4<f32>(0.0);
+#end
     var top = MASKED;
     var sum = 0.0;
     // Sum of e^(s - top) (s - top), for the entropy.
@@ -66,21 +68,26 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
         fetch_keys(tile, k_at, v_at, member);
         for (var block = 0u; block < TILE; block += BLOCK) {
             var scores: array<f32, BLOCK>;
-            for (var j = 0u; j < BLOCK; j++) { scores[j] = 0.0; }
-            for (var x = 0u; x < VECTORS; x++) {
-                for (var j = 0u; j < BLOCK; j++) { scores[j] += dot(own[x], first(block + j, x)); }
-            }
+#for j < BLOCK
+            scores[j] = 0.0;
+#end
+#for x < VECTORS
+#for j < BLOCK
+            scores[j] += dot(own[x], first(block + j, x));
+#end
+#end
             var highest = top;
-            for (var j = 0u; j < BLOCK; j++) {
-                if (tile + block + j > horizon) { scores[j] = MASKED; }
-                highest = max(highest, scores[j]);
-            }
+#for j < BLOCK
+            if (tile + block + j > horizon) { scores[j] = MASKED; }
+            highest = max(highest, scores[j]);
+#end
             let shrink = exp(top - highest);
             spread = shrink * (spread + sum * max(top - highest, MASKED));
             sum *= shrink;
             looked *= shrink;
             top = highest;
-            for (var j = 0u; j < BLOCK; j++) {
+#for j < BLOCK
+            {
                 let key = tile + block + j;
                 let s = scores[j] - top;
                 let e = select(exp(s), 0.0, key > horizon);
@@ -95,20 +102,27 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
 #endif
                 looked += select(vec3<f32>(0.0), vec3<f32>(e), found);
             }
-            for (var x = 0u; x < VECTORS; x++) {
+#end
+#for x < VECTORS
+            {
                 var m = shrink * mix[x];
-                for (var j = 0u; j < BLOCK; j++) { m = fma(vec4<f32>(scores[j]), second(block + j, x), m); }
+#for j < BLOCK
+                m = fma(vec4<f32>(scores[j]), second(block + j, x), m);
+#end
                 mix[x] = m;
             }
+#end
         }
     }
     if (at.idle || at.row >= params.queries) { return; }
     var squares = 0.0;
-    for (var x = 0u; x < VECTORS; x++) {
+#for x < VECTORS
+    {
         let value = mix[x] / sum;
         squares += dot(value, value);
         store_z(at.r * params.z_replica + q_row * params.width, x, value);
     }
+#end
     let line = (at.example * params.heads + at.head) * params.queries + query;
     lse[at.r * params.lse_replica + line] = top + log(sum);
     let taken = at.r * params.statistics_replica + 5u * line;

@@ -15,8 +15,6 @@
 const TV: u32 = TN / 4u;
 const PARTS: u32 = TM / SG;
 const ROW_VECTORS: u32 = TM / 4u;
-// Offsets of B that a lane keeps: one for each vector of columns, or for each column where k runs along rows.
-const B_OFFSETS: u32 = select(TV, TN, FORM == 1u);
 
 // Software drivers hoist nothing out of loops, read parameters anew each time, and divide lane by lane:
 // whatever does not change with k is worked out before the loop and handed down.
@@ -40,92 +38,99 @@ fn matmul_shuffle(
     let b_last = select(params.n, params.k, FORM == 1u) - 1u;
     // Where each of this lane's parts of A begins: a row (forms 0, 1) or a column (form 2).
     var a_at: array<u32, PARTS>;
-    for (var f = 0u; f < PARTS; f++) {
-        let e = f * SG + lane;
-        if (FORM == 2u) {
-            a_at[f] = at.a + min(i0 + e % ROW_VECTORS * 4u, params.m - select(1u, 4u, A4 == 1u));
-        } else {
-            a_at[f] = at.a + min(i0 + e, params.m - 1u) * a_ld;
-        }
+#for f < PARTS
+    if (FORM == 2u) {
+        a_at[f] = at.a + min(i0 + (f * SG + lane) % ROW_VECTORS * 4u, params.m - select(1u, 4u, A4 == 1u));
+    } else {
+        a_at[f] = at.a + min(i0 + f * SG + lane, params.m - 1u) * a_ld;
     }
+#end
     // Where each of this lane's columns of B begins: a row of the stored matrix (form 1), else a column.
-    var b_at: array<u32, B_OFFSETS>;
-    for (var v = 0u; v < B_OFFSETS; v++) {
-        if (FORM == 1u) {
-            b_at[v] = at.b + min(j0 + v, params.n - 1u) * b_ld;
-        } else {
-            b_at[v] = min(j0 + v * 4u, params.n - select(1u, 4u, B4 == 1u));
-            if (B4 == 1u) { b_at[v] = blocked(b_at[v], block, block_stride); }
-        }
+    var b_at: array<u32, TN>;
+#for v < TN
+    if (FORM == 1u) {
+        b_at[v] = at.b + min(j0 + v, params.n - 1u) * b_ld;
+    } else if (v < TV) {
+        b_at[v] = min(j0 + v * 4u, params.n - select(1u, 4u, B4 == 1u));
+        if (B4 == 1u) { b_at[v] = blocked(b_at[v], block, block_stride); }
     }
+#end
     var sums: array<array<vec4<f32>, TV>, TM>;
-    for (var i = 0u; i < TM; i++) { for (var v = 0u; v < TV; v++) { sums[i][v] = vec4<f32>(0.0); } }
     var columns: array<vec4<f32>, TV>;
-    for (var v = 0u; v < TV; v++) { columns[v] = vec4<f32>(0.0); }
     for (var k = 0u; k < depth; k += 4u) {
         // TM x 4 elements of A, spread over the lanes of the subgroup.
         var left: array<vec4<f32>, PARTS>;
-        for (var f = 0u; f < PARTS; f++) {
-            if (FORM == 2u) {
-                let row = k + (f * SG + lane) / ROW_VECTORS;
-                let column = select(i0 + (f * SG + lane) % ROW_VECTORS * 4u, 0u, A4 == 1u);
-                let start = select(at.a, a_at[f], A4 == 1u);
-                left[f] = select(vec4<f32>(0.0), load_a(start + min(row, depth - 1u) * a_ld, column, a_last), row < depth);
-            } else {
-                left[f] = load_a(a_at[f], k, a_last);
-            }
+#for f < PARTS
+        if (FORM == 2u) {
+            let row = k + (f * SG + lane) / ROW_VECTORS;
+            let column = select(i0 + (f * SG + lane) % ROW_VECTORS * 4u, 0u, A4 == 1u);
+            let start = select(at.a, a_at[f], A4 == 1u);
+            left[f] = select(vec4<f32>(0.0), load_a(start + min(row, depth - 1u) * a_ld, column, a_last), row < depth);
+        } else {
+            left[f] = load_a(a_at[f], k, a_last);
         }
+#end
         // 4 x TN elements of B, this lane's columns.
         var right: array<array<vec4<f32>, TV>, 4>;
-        for (var v = 0u; v < TV; v++) {
-            if (FORM == 1u) {
-                var along: array<vec4<f32>, 4>;
-                for (var e = 0u; e < 4u; e++) { along[e] = load_b(b_at[v * 4u + e], k, b_last, block, block_stride); }
-                for (var d = 0u; d < 4u; d++) {
-                    right[d][v] = vec4<f32>(along[0][d], along[1][d], along[2][d], along[3][d]);
-                }
-            } else {
-                for (var d = 0u; d < 4u; d++) {
-                    let row = at.b + min(k + d, depth - 1u) * b_ld;
-                    if (B4 == 1u) {
-                        right[d][v] = load_b(row + b_at[v], 0u, b_last, block, block_stride);
-                    } else {
-                        right[d][v] = load_b(row, b_at[v], b_last, block, block_stride);
-                    }
+#for v < TV
+        if (FORM == 1u) {
+            var along: array<vec4<f32>, 4>;
+#for e < 4
+            along[e] = load_b(b_at[v * 4u + e], k, b_last, block, block_stride);
+#end
+#for d < 4
+            right[d][v] = vec4<f32>(along[0][d], along[1][d], along[2][d], along[3][d]);
+#end
+        } else {
+#for d < 4
+            {
+                let row = at.b + min(k + d, depth - 1u) * b_ld;
+                if (B4 == 1u) {
+                    right[d][v] = load_b(row + b_at[v], 0u, b_last, block, block_stride);
+                } else {
+                    right[d][v] = load_b(row, b_at[v], b_last, block, block_stride);
                 }
             }
+#end
         }
+#end
         if (SUMS == 1u) {
-            for (var d = 0u; d < 4u; d++) {
-                for (var v = 0u; v < TV; v++) { columns[v] += select(vec4<f32>(0.0), right[d][v], k + d < depth); }
-            }
+#for d < 4
+#for v < TV
+            columns[v] += select(vec4<f32>(0.0), right[d][v], k + d < depth);
+#end
+#end
         }
         // A row's sums stay in registers for all four k: they are too many to stay for longer.
-        for (var i = 0u; i < TM; i++) {
-            for (var d = 0u; d < 4u; d++) {
-                var x: f32;
-                if (FORM == 2u) {
-                    let e = d * ROW_VECTORS + i / 4u;
-                    x = subgroupShuffle(left[e / SG][i % 4u], e % SG);
-                } else {
-                    x = subgroupShuffle(left[i / SG][d], i % SG);
-                }
-                for (var v = 0u; v < TV; v++) { sums[i][v] = fma(vec4<f32>(x), right[d][v], sums[i][v]); }
+#for i < TM
+#for d < 4
+        {
+            var x: f32;
+            if (FORM == 2u) {
+                let e = d * ROW_VECTORS + i / 4u;
+                x = subgroupShuffle(left[e / SG][i % 4u], e % SG);
+            } else {
+                x = subgroupShuffle(left[i / SG][d], i % SG);
             }
+#for v < TV
+            sums[i][v] = fma(vec4<f32>(x), right[d][v], sums[i][v]);
+#end
         }
+#end
+#end
     }
-    for (var i = 0u; i < TM; i++) {
-        for (var v = 0u; v < TV; v++) {
-            if (i0 + i < params.m && j0 + v * 4u < params.n) { store_c(sums[i][v], i0 + i, j0 + v * 4u, at); }
-        }
-    }
+#for i < TM
+#for v < TV
+    if (i0 + i < params.m && j0 + v * 4u < params.n) { store_c(sums[i][v], i0 + i, j0 + v * 4u, at); }
+#end
+#end
 #if SUMS
     if (i0 == 0u) {
-        for (var v = 0u; v < TV; v++) {
-            for (var e = 0u; e < 4u; e++) {
-                if (j0 + v * 4u + e < params.n) { sums_of_b[at.sums + j0 + v * 4u + e] = columns[v][e]; }
-            }
-        }
+#for v < TV
+#for e < 4
+        if (j0 + v * 4u + e < params.n) { sums_of_b[at.sums + j0 + v * 4u + e] = columns[v][e]; }
+#end
+#end
     }
 #endif
 }

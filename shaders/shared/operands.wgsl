@@ -53,7 +53,9 @@ fn load_a(at: u32, column: u32, last: u32) -> vec4<f32> {
     return a[(at + column) / 4u];
 #else
     var v: vec4<f32>;
-    for (var e = 0u; e < 4u; e++) { v[e] = select(0.0, a[at + min(column + e, last)], column + e <= last); }
+#for e < 4
+    v[e] = select(0.0, a[at + min(column + e, last)], column + e <= last);
+#end
     return v;
 #endif
 }
@@ -65,7 +67,9 @@ fn load_b(at: u32, column: u32, last: u32, block: u32, block_stride: u32) -> vec
     return b[(at + blocked(column, block, block_stride)) / 4u];
 #else
     var v: vec4<f32>;
-    for (var e = 0u; e < 4u; e++) { v[e] = b[at + blocked(min(column + e, last), block, block_stride)]; }
+#for e < 4
+    v[e] = b[at + blocked(min(column + e, last), block, block_stride)];
+#end
     return v;
 #endif
 }
@@ -84,7 +88,9 @@ fn residual_row(i: u32, at: Bases) -> u32 {
 fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
     var v = params.alpha * value;
 #if BIAS
-    for (var e = 0u; e < 4u; e++) { v[e] += bias[at.bias + min(j + e, params.n - 1u)]; }
+#for e < 4
+    v[e] += bias[at.bias + min(j + e, params.n - 1u)];
+#end
 #endif
 #if C4
     let index = c_index(i, j);
@@ -102,23 +108,23 @@ fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
 #endif
     c[(at.c + index) / 4u] = v;
 #else
-    for (var e = 0u; e < 4u; e++) {
-        if (j + e < params.n) {
-            let index = c_index(i, j + e);
+#for e < 4
+    if (j + e < params.n) {
+        let index = c_index(i, j + e);
 #if RESIDUAL
-            v[e] += residual[at.residual + c_index(residual_row(i, at), j + e)];
+        v[e] += residual[at.residual + c_index(residual_row(i, at), j + e)];
 #endif
 #if KEEP
-            kept[at.beside + index] = v[e];
+        kept[at.beside + index] = v[e];
 #endif
 #if ACTIVATE
-            v[e] = act(v[e]);
+        v[e] = act(v[e]);
 #endif
 #if SLOPE
-            v[e] *= act_derivative(before[at.beside + index]);
+        v[e] *= act_derivative(before[at.beside + index]);
 #endif
-            c[at.c + index] = v[e];
-        }
+        c[at.c + index] = v[e];
     }
+#end
 #endif
 }

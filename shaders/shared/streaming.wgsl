@@ -57,10 +57,10 @@ fn fetch_keys(tile: u32, k_at: u32, v_at: u32, member: u32) {
     let ld = params.groups * params.width;
 #if SG
     let key = min(tile + lane, params.keys - 1u);
-    for (var x = 0u; x < VECTORS; x++) {
-        first_rows[x] = load_k(k_at + key * ld, x);
-        second_rows[x] = load_v(v_at + key * ld, x);
-    }
+#for x < VECTORS
+    first_rows[x] = load_k(k_at + key * ld, x);
+    second_rows[x] = load_v(v_at + key * ld, x);
+#end
 #else
     workgroupBarrier();
     for (var e = member; e < TILE * VECTORS; e += WG) {

@@ -40,6 +40,8 @@ pub struct Caps {
     pub subgroup: Option<(u32, u32)>,
     /// 16-bit floats in shaders.
     pub f16: bool,
+    /// 64-bit integers in shaders.
+    pub int64: bool,
     /// Bytes of immediates a kernel may take; 0 where there are none.
     pub immediates: u32,
     /// Nanoseconds a timestamp tick, where compute passes can be timed.
@@ -81,6 +83,7 @@ impl Caps {
     pub const PREFERRED: wgpu::Features = wgpu::Features::SUBGROUP
         .union(wgpu::Features::SHADER_F16)
         .union(wgpu::Features::IMMEDIATES)
+        .union(wgpu::Features::SHADER_INT64)
         .union(wgpu::Features::TIMESTAMP_QUERY);
 
     /// Features that products through cooperative matrices need. wgpu calls the first of them experimental: a host that
@@ -151,6 +154,7 @@ impl Caps {
             .to_owned(),
             subgroup: has(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
             f16: has(wgpu::Features::SHADER_F16),
+            int64: has(wgpu::Features::SHADER_INT64),
             immediates: if has(wgpu::Features::IMMEDIATES) { limits.max_immediate_size } else { 0 },
             timestamp_period: has(wgpu::Features::TIMESTAMP_QUERY).then_some(timestamp_period),
             cooperative_side: [16, 8].into_iter().find(|side| has(Self::COOPERATIVE) && offers(*side)),
@@ -170,6 +174,14 @@ impl Caps {
     /// Whether the "GPU" is a driver that runs shaders on the CPU.
     pub fn is_software(&self) -> bool {
         self.software
+    }
+
+    /// Whether this is a lavapipe that loads by a loop over lanes, with each element put where a variable says: Mesa 22.3
+    /// does, 25.0 writes the loop out. Loads are then several times as dear.
+    pub(crate) fn loads_by_loops(&self) -> bool {
+        let version =
+            self.driver.split_once("llvmpipe Mesa ").and_then(|(_, rest)| rest.split('.').next()?.parse().ok());
+        version.is_some_and(|major: u32| major < 24)
     }
 
     /// The subgroup size, where it is the same for every kernel.

@@ -1,6 +1,6 @@
 //! A compiled kernel: pipeline, bind-group layout, and what reflection knows of it.
 
-use super::shader::ParamsVia;
+use super::shader::Dialect;
 use super::{Caps, Field, Gpu, Shader};
 use crate::error::{Error, Result};
 
@@ -50,8 +50,8 @@ impl Kernel {
         let caps = gpu.caps();
         let params_bytes = shader.params.last().map_or(0, |field| field.offset + 4);
         let params_in_immediates = params_bytes > 0 && caps.immediates >= Caps::IMMEDIATE_BYTES;
-        let via = if params_in_immediates { ParamsVia::Immediates } else { ParamsVia::Uniform };
-        let reflected = shader.reflect(knobs, via, false)?;
+        let dialect = Dialect { immediates: params_in_immediates, long: caps.is_software() && caps.int64 };
+        let reflected = shader.reflect(knobs, dialect, false)?;
         let label = shader.label(knobs);
         let fail = |detail: String| Error::Shader { kernel: label.clone(), detail };
         if reflected.writes.len() > caps.max_storage_buffers as usize {

@@ -1,12 +1,13 @@
 //! From WGSL files to one validated, reflected module.
 //!
-//! A kernel is one file with one entry point. Its text may use three directives, each alone on a line
-//! and outside of functions: `#import NAME` takes in `shaders/shared/NAME.wgsl` once; `#if KNOB`,
-//! `#else`, `#endif` keep declarations for a knob's non-zero or zero value. Knobs become `const`s in a
-//! header, so bodies choose with ordinary `if`s that the driver folds. `@tensor` in front of a storage
-//! variable stands for the next free binding, in order of appearance. A `struct Params` in the file is
-//! bound behind the tensors as a uniform buffer, or as immediates where the device has them. Lines that
-//! begin with `enable ` move to the top, where WGSL wants them.
+//! A kernel is one file with one entry point. Its text may use directives, each alone on a line. `#import NAME` takes in
+//! `shaders/shared/NAME.wgsl` once. `#if KNOB`, `#else`, `#endif` keep lines for a knob's non-zero or zero value; knobs
+//! become `const`s in a header, so bodies choose with ordinary `if`s too, which the driver folds. `#for i < TV`,
+//! `#end` repeat the lines between them with 0u, 1u, ... for `i`: software drivers leave many a loop as it is, and keep
+//! an array that it indexes in memory, gathered lane by lane. `@tensor` in front of a storage variable stands for the
+//! next free binding, in order of appearance. A `struct Params` in the file is bound behind the tensors as a uniform
+//! buffer, or as immediates where the device has them. Lines that begin with `enable ` move to the top, where WGSL wants
+//! them.
 
 use std::fmt::Write as _;
 
@@ -114,11 +115,14 @@ const SHARED: &[(&str, &str)] = &[
     ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
 ];
 
-/// How a parameter block reaches the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ParamsVia {
-    Uniform,
-    Immediates,
+/// What a kernel's text is made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dialect {
+    /// Parameters are immediates, and no uniform buffer.
+    pub(super) immediates: bool,
+    /// Four floats that are only read are loaded as two words of 64 bits. Software drivers load lane by lane and
+    /// component by component, and what a component costs them does not depend on its width.
+    pub(super) long: bool,
 }
 
 /// What naga says of an assembled kernel.
@@ -150,6 +154,42 @@ impl Text {
         }
         self.code.push('\n');
         self.origin.push((file.to_owned(), number));
+    }
+
+    /// Loads vectors of four floats from tensors that are only read as two words of 64 bits: `x[i]` becomes
+    /// `floats(x[i])`.
+    fn load_long(&mut self) {
+        let of_four = |ty: &str| ty == "vec4<f32>" || self.code.contains(&format!("alias {ty} = vec4<f32>;"));
+        let declared = |line: &str| {
+            let (name, rest) = line.split_once("var<storage, read> ")?.1.split_once(": array<")?;
+            of_four(rest.split_once(">;")?.0).then(|| (name.to_owned(), rest.to_owned()))
+        };
+        let found: Vec<_> = self.code.lines().filter_map(declared).collect();
+        for (name, rest) in &found {
+            let long = |rest: &str| format!("var<storage, read> {name}: array<{rest}");
+            self.code = wrapped(&self.code.replace(&long(rest), &long("vec2<u64>>;")), name);
+        }
+        if !found.is_empty() {
+            self.code.push_str(
+                "fn floats(v: vec2<u64>) -> vec4<f32> { \
+                 return bitcast<vec4<f32>>(vec4<u32>(u32(v.x), u32(v.x >> 32u), u32(v.y), u32(v.y >> 32u))); }\n",
+            );
+        }
+    }
+
+    /// `4`, `TM`, `TN * 2 / SG`: numbers, and constants declared so far, knobs among them, from left to right.
+    fn value(&self, words: &[&str]) -> Option<u32> {
+        let (last, before) = words.split_last()?;
+        let last = last.trim_end_matches('u').parse().ok().or_else(|| {
+            let (_, rest) = self.code.split_once(&format!("const {last}: u32 = "))?;
+            self.value(&rest.split_once(';')?.0.split_whitespace().collect::<Vec<_>>())
+        })?;
+        match before {
+            [] => Some(last),
+            [before @ .., "*"] => self.value(before)?.checked_mul(last),
+            [before @ .., "/"] => self.value(before)?.checked_div(last),
+            _ => None,
+        }
     }
 
     /// File and line an assembled line (from 1) came from.
@@ -193,7 +233,7 @@ impl Shader<'_> {
 
     /// Assembles, parses and reflects one variant. `validate` runs naga's validator too; wgpu runs it
     /// in any case before a kernel reaches a driver.
-    pub(super) fn reflect(&self, knobs: &[u32], via: ParamsVia, validate: bool) -> Result<Reflected> {
+    pub(super) fn reflect(&self, knobs: &[u32], dialect: Dialect, validate: bool) -> Result<Reflected> {
         if knobs.len() != self.knobs.len() {
             return Err(self.error(knobs, format!("takes {} knobs, was given {}", self.knobs.len(), knobs.len())));
         }
@@ -202,7 +242,7 @@ impl Shader<'_> {
                 return Err(self.error(knobs, format!("{} must be one of {:?}", knob.name, knob.values)));
             }
         }
-        let text = assemble_with_origins(self, knobs, via).map_err(|detail| self.error(knobs, detail))?;
+        let text = assemble_with_origins(self, knobs, dialect).map_err(|detail| self.error(knobs, detail))?;
         let module = naga::front::wgsl::parse_str(&text.code).map_err(|error| {
             let place = error.location(&text.code).map(|at| text.origin(at.line_number));
             self.error(knobs, format!("{}{error}", place.map(|p| p + ": ").unwrap_or_default()))
@@ -295,7 +335,7 @@ impl Shader<'_> {
 /// # Errors
 /// [`Error::Shader`] where a directive is wrong.
 pub fn assemble(shader: &Shader<'_>, knobs: &[u32]) -> Result<String> {
-    assemble_with_origins(shader, knobs, ParamsVia::Uniform)
+    assemble_with_origins(shader, knobs, Dialect::default())
         .map(|text| text.code)
         .map_err(|detail| shader.error(knobs, detail))
 }
@@ -303,7 +343,7 @@ pub fn assemble(shader: &Shader<'_>, knobs: &[u32]) -> Result<String> {
 /// What the lines of an extension begin with.
 const ENABLE: &str = "enable ";
 
-fn assemble_with_origins(shader: &Shader<'_>, knobs: &[u32], via: ParamsVia) -> Result<Text, String> {
+fn assemble_with_origins(shader: &Shader<'_>, knobs: &[u32], dialect: Dialect) -> Result<Text, String> {
     let mut text = Text::default();
     for (index, line) in shader.source.lines().enumerate().filter(|(_, line)| line.starts_with(ENABLE)) {
         text.line(line, shader.name, index as u32 + 1);
@@ -315,26 +355,44 @@ fn assemble_with_origins(shader: &Shader<'_>, knobs: &[u32], via: ParamsVia) -> 
     let mut imported = Vec::new();
     include(&mut text, shader.name, shader.source, &value_of, &mut imported)?;
     if !shader.params.is_empty() {
-        let declaration = match via {
-            ParamsVia::Immediates => "var<immediate> params: Params;".to_owned(),
-            ParamsVia::Uniform => format!("@group(0) @binding({}) var<uniform> params: Params;", text.tensors),
+        let declaration = if dialect.immediates {
+            "var<immediate> params: Params;".to_owned()
+        } else {
+            format!("@group(0) @binding({}) var<uniform> params: Params;", text.tensors)
         };
         text.line(&declaration, shader.name, 0);
     }
+    if dialect.long {
+        text.load_long();
+    }
     Ok(text)
 }
+
+type ValueOf<'a> = dyn Fn(&str) -> Option<u32> + 'a;
 
 fn include(
     text: &mut Text,
     file: &str,
     source: &str,
-    value_of: &dyn Fn(&str) -> Option<u32>,
+    value_of: &ValueOf<'_>,
+    imported: &mut Vec<&'static str>,
+) -> Result<(), String> {
+    let lines: Vec<(u32, String)> = (1..).zip(source.lines().map(str::to_owned)).collect();
+    expand(text, file, &lines, value_of, imported)
+}
+
+fn expand(
+    text: &mut Text,
+    file: &str,
+    lines: &[(u32, String)],
+    value_of: &ValueOf<'_>,
     imported: &mut Vec<&'static str>,
 ) -> Result<(), String> {
     // Each open `#if`: whether its lines are kept.
     let mut open: Vec<bool> = Vec::new();
-    for (index, line) in source.lines().enumerate() {
-        let number = index as u32 + 1;
+    let mut at = 0;
+    while let Some((number, line)) = lines.get(at) {
+        at += 1;
         let fail = |what: String| format!("shaders/{file}.wgsl:{number}: {what}");
         let mut words = line.split_whitespace();
         match words.next() {
@@ -362,10 +420,83 @@ fn include(
                     include(text, name, shared, value_of, imported)?;
                 }
             }
-            _ => text.line(line, file, number),
+            Some("#for") => {
+                let (Some(variable), Some("<")) = (words.next(), words.next()) else {
+                    return Err(fail("write #for NAME < NUMBER".to_owned()));
+                };
+                let bound: Vec<&str> = words.collect();
+                let times = text.value(&bound).ok_or_else(|| fail(format!("#for: no value of {}", bound.join(" "))))?;
+                let length = body(&lines[at..]).ok_or_else(|| fail("#for without #end".to_owned()))?;
+                for i in 0..times {
+                    let put = |(n, line): &(u32, String)| (*n, replaced(line, variable, &format!("{i}u")));
+                    let lines: Vec<_> = lines[at..at + length].iter().map(put).collect();
+                    expand(text, file, &lines, value_of, imported)?;
+                }
+                at += length + 1;
+            }
+            Some("#end") => return Err(fail("#end without #for".to_owned())),
+            _ => text.line(line, file, *number),
         }
     }
     if open.is_empty() { Ok(()) } else { Err(format!("shaders/{file}.wgsl: #if without #endif")) }
+}
+
+/// Lines up to the `#end` that belongs to a `#for` in front of them.
+fn body(lines: &[(u32, String)]) -> Option<usize> {
+    let mut depth = 0;
+    lines.iter().position(|(_, line)| match line.split_whitespace().next() {
+        Some("#for") => {
+            depth += 1;
+            false
+        }
+        Some("#end") if depth > 0 => {
+            depth -= 1;
+            false
+        }
+        first => first == Some("#end"),
+    })
+}
+
+/// Where a word stands alone in a text.
+fn places<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).map(|(start, _)| start).filter(move |&start| {
+        let joined = text[..start].ends_with(|c| part_of_word(c) || c == '.');
+        !joined && !text[start + word.len()..].starts_with(part_of_word)
+    })
+}
+
+/// A text with another word in place of one.
+fn replaced(text: &str, word: &str, by: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut rest = 0;
+    for start in places(text, word) {
+        result.extend([&text[rest..start], by]);
+        rest = start + word.len();
+    }
+    result + &text[rest..]
+}
+
+/// A text with `floats(name[...])` in place of every `name[...]`.
+fn wrapped(text: &str, name: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut rest = 0;
+    for start in places(text, name) {
+        let mut depth = 0;
+        let closes = |c: char| {
+            depth += i32::from(c == '[') - i32::from(c == ']');
+            depth == 0
+        };
+        let index = start + name.len();
+        // Elsewhere than in front of an index the name is declared.
+        let Some(length) = text[index..].starts_with('[').then(|| text[index..].find(closes)).flatten() else {
+            continue;
+        };
+        let end = index + length + 1;
+        result.extend([&text[rest..start], "floats(", &text[start..end], ")"]);
+        rest = end;
+    }
+    result + &text[rest..]
 }
 
 #[cfg(test)]
@@ -393,8 +524,8 @@ mod tests {
     #[test]
     fn every_variant_reflects_its_bindings_and_workgroup() {
         for knobs in GOOD.variants() {
-            for via in [ParamsVia::Uniform, ParamsVia::Immediates] {
-                let reflected = GOOD.reflect(&knobs, via, true).unwrap();
+            for (immediates, long) in [(false, false), (true, false), (true, true)] {
+                let reflected = GOOD.reflect(&knobs, Dialect { immediates, long }, true).unwrap();
                 assert_eq!(reflected.writes, [false, true]);
                 assert_eq!(reflected.workgroup, [knobs[0], 1, 1]);
             }
@@ -404,7 +535,7 @@ mod tests {
 
     #[test]
     fn a_knob_value_out_of_its_list_is_refused() {
-        let error = GOOD.reflect(&[48, 0], ParamsVia::Uniform, true).err().unwrap().to_string();
+        let error = GOOD.reflect(&[48, 0], Dialect::default(), true).err().unwrap().to_string();
         assert!(error.contains("WG must be one of"), "{error}");
     }
 
@@ -416,7 +547,7 @@ mod tests {
             knobs: &[Knob { name: "WG", values: &[64] }, Knob { name: "SUBGROUPS", values: &[0] }],
             params: &[],
         };
-        let error = BAD.reflect(&[64, 0], ParamsVia::Uniform, true).err().unwrap().to_string();
+        let error = BAD.reflect(&[64, 0], Dialect::default(), true).err().unwrap().to_string();
         assert!(error.contains("shaders/test/bad.wgsl:2"), "{error}");
     }
 
@@ -425,7 +556,56 @@ mod tests {
         crate::params! { struct Swapped { scale: f32, n: u32 } }
         static SWAPPED: Shader<'_> =
             Shader { name: "test/good", source: GOOD.source, knobs: GOOD.knobs, params: Swapped::FIELDS };
-        let error = SWAPPED.reflect(&[32, 0], ParamsVia::Uniform, true).err().unwrap().to_string();
+        let error = SWAPPED.reflect(&[32, 0], Dialect::default(), true).err().unwrap().to_string();
         assert!(error.contains("differ"), "{error}");
+    }
+
+    fn assembled(source: &str, dialect: Dialect) -> Result<String, String> {
+        let knobs = &[Knob { name: "TM", values: &[4] }, Knob { name: "OFF", values: &[0] }];
+        let shader = Shader { name: "test/loops", source, knobs, params: &[] };
+        let header = "const TM: u32 = 4u;\nconst OFF: u32 = 0u;\n";
+        assemble_with_origins(&shader, &[4, 0], dialect).map(|text| text.code.replace(header, ""))
+    }
+
+    #[test]
+    fn lines_are_repeated_with_numbers_in_place_of_the_variable() {
+        let lines = "const HALF: u32 = TM / 2u;\n#for i < HALF\n#for v < 2\na[i] += v * i0 + x.i + vi;\n#end\n#if OFF\nno\n#endif\n#end\nb";
+        let line = |i: u32, v: u32| format!("a[{i}u] += {v}u * i0 + x.i + vi;\n");
+        let expected = [
+            "const HALF: u32 = TM / 2u;\n".to_owned(),
+            line(0, 0),
+            line(0, 1),
+            line(1, 0),
+            line(1, 1),
+            "b\n".to_owned(),
+        ]
+        .concat();
+        assert_eq!(assembled(lines, Dialect::default()), Ok(expected));
+        for (wrong, says) in [
+            ("#for i < TM\nx", "shaders/test/loops.wgsl:1: #for without #end"),
+            ("y\n#end", "shaders/test/loops.wgsl:2: #end without #for"),
+            ("#for i < TX\n#end", "shaders/test/loops.wgsl:1: #for: no value of TX"),
+            ("#for i < TM / OFF\n#end", "no value of TM / OFF"),
+            ("#for i < max(TM, 2)\n#end", "no value of max(TM, 2)"),
+            ("#for i TM\n#end", "write #for NAME < NUMBER"),
+        ] {
+            let error = assembled(wrong, Dialect::default()).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_vectors_of_four_that_are_only_read_are_loaded_long() {
+        let source = "alias T = vec4<f32>;
+@tensor var<storage, read> x: array<T>;
+@tensor var<storage, read> ids: array<u32>;
+@tensor var<storage, read_write> y: array<vec4<f32>>;
+@compute @workgroup_size(1) fn loops() { y[ids[0]] = x[ids[ids[1]]] + vec4<f32>(y[0].x, x[2].yzw); }";
+        let long = assembled(source, Dialect { long: true, immediates: false }).unwrap();
+        let body = "y[ids[0]] = floats(x[ids[ids[1]]]) + vec4<f32>(y[0].x, floats(x[2]).yzw);";
+        assert!(long.contains(body) && long.contains("x: array<vec2<u64>>;"), "{long}");
+        assert!(long.contains("y: array<vec4<f32>>;") && long.contains("fn floats("), "{long}");
+        let plain = assembled(source, Dialect::default()).unwrap();
+        assert!(plain.contains("x[ids[ids[1]]] + vec4<f32>(y[0].x, x[2].yzw)") && !plain.contains("u64"), "{plain}");
     }
 }

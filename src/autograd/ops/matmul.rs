@@ -286,8 +286,9 @@ impl Matmul<'_> {
 
     fn usual(&self, caps: &Caps) -> Tiling {
         if let Some(subgroup) = shuffles(caps) {
-            // Wide tiles pay where they are filled; with few rows or columns they waste work.
-            let rows = if self.m > 16 { 32 } else { 16 };
+            // Wide tiles pay where they are filled; with few rows or columns they waste work. Tall ones take twice as
+            // long to compile, and pay where loads are dear.
+            let rows = if self.m > 16 && caps.loads_by_loops() { 32 } else { 16 };
             let columns = if self.n as u32 > 4 * subgroup { 8 } else { 4 };
             return Tiling::Registers { subgroup, rows, columns };
         }
