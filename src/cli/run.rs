@@ -68,10 +68,7 @@ impl Args {
         let mut sets = self.set.clone();
         let numbers = [("seed", self.seed), ("replicas", self.replicas.map(u64::from)), ("steps", self.steps)];
         sets.extend(numbers.iter().filter_map(|(key, value)| value.map(|v| format!("{key}={v}"))));
-        match from {
-            Some((from, folder)) => presets::load_from(config, &sets, from, folder).map(Some),
-            None => presets::load(config, &sets).map(Some),
-        }
+        presets::load(config, &sets, from).map(Some)
     }
 }
 
