@@ -12,10 +12,10 @@
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{HeadResult, Linear};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor};
-use crate::intervene::{AblateEach, Probe, Writers, like};
+use crate::intervene::{AblateEach, Probe, Writers};
 
 crate::params! {
     struct OrthonormalParams {
