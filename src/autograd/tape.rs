@@ -69,6 +69,11 @@ impl Shape {
     }
 }
 
+/// Floats of these dimensions, owned where any input is.
+pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
+    Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }
+}
+
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Var(u32);

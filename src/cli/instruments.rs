@@ -31,7 +31,7 @@ const ROUNDS: u32 = 5;
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     if let Some(name) = &args.measure {
-        let setup = presets::load(name, &args.set)?;
+        let setup = presets::load(name, &args.set, None)?;
         let gpu = device.open()?;
         complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
         let session = Session::new(&gpu, setup.config)?;
@@ -40,12 +40,13 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let all: Vec<&dyn Instrument> = registry().into_iter().map(|i| i as &dyn Instrument).collect();
     let known = names_of(&all);
     args.names.iter().try_for_each(|name| check_name(name, &known))?;
+    let list = !args.json && args.names.is_empty();
     for instrument in registry() {
         let wanted = |card: &&Card| {
             args.names.is_empty() || args.names.iter().any(|name| name == instrument.name() || name == card.name)
         };
         let cards: Vec<&Card> = instrument.cards().iter().filter(wanted).collect();
-        if !(args.json || cards.is_empty()) && args.names.is_empty() {
+        if list && !cards.is_empty() {
             print(&format!("instrument {}", instrument.name()));
         }
         for card in cards {
@@ -53,7 +54,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
                 let mut value = serde_json::to_value(card).map_err(|error| Error::Unsupported(error.to_string()))?;
                 value["instrument"] = instrument.name().into();
                 print(&value.to_string());
-            } else if args.names.is_empty() {
+            } else if list {
                 print(&line(card));
             } else {
                 print(&whole(card, instrument.name()));
@@ -65,7 +66,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
             "Cost: F free (some 0.5 % of the step, all together 3 %), L light (at most 3 % at its cadence), M a forward pass of its own,\nH gradients of its own. Cadences are proposals: what would take too much of a run's work is measured less often, unless\nmeasure.every sets it (see measure.budget). measure.off and measure.only take names of instruments and metrics",
         );
     }
-    if !args.json && args.names.is_empty() {
+    if list {
         print(
             "`thermoscope instruments NAME...` prints all about some: formula, axes, control, source, what it is not for",
         );

@@ -23,9 +23,10 @@ task.toml needs a [task] only; the model is read from the folder:
   p = 113
   train_pairs = \"train.json\"
 
-A checkpoint of a run is measured on that run's task, with its own split and seeds; only --set says
-otherwise, and then a warning is printed. Of a model from elsewhere the split must be given by [task]
-(train_pairs, train_sequences, or train_fraction and seed), or there is none: --all.")]
+A checkpoint of a run is measured on that run's task, with its own split and seeds; only --set, or a
+--config with another task, says otherwise, and then a warning is printed. Of a model from elsewhere
+the split must be given by [task] (train_pairs, train_sequences, or train_fraction and seed), or there
+is none: --all.")]
 pub(super) struct Args {
     /// A folder with config.json and model.safetensors, weights named as in TransformerLens
     #[arg(value_name = "MODEL_DIR")]

@@ -77,20 +77,14 @@ fn named(name: &str) -> impl Fn(Error) -> Error {
     }
 }
 
-/// A preset or file with settings.
-pub(super) fn load(name: &str, sets: &[String]) -> Result<Setup> {
+/// A preset or file with settings. For training on from a model's weights, what its folder says takes the place of `[model]`.
+pub(super) fn load(name: &str, sets: &[String], from: Option<(&Path, &ModelFolder)>) -> Result<Setup> {
     let text = read(name)?;
     let mut draft = Draft::new(&text, sets).map_err(named(name))?;
     beside(&mut draft.table, name);
-    draft.setup().map_err(named(name))
-}
-
-/// The same for training on from a model's weights: what its folder says takes the place of `[model]`.
-pub(super) fn load_from(name: &str, sets: &[String], from: &Path, folder: &ModelFolder) -> Result<Setup> {
-    let text = read(name)?;
-    let mut draft = Draft::new(&text, sets).map_err(named(name))?;
-    beside(&mut draft.table, name);
-    take_model(&mut draft, name, from, folder)?;
+    if let Some((from, folder)) = from {
+        take_model(&mut draft, name, from, folder)?;
+    }
     draft.setup().map_err(named(name))
 }
 
@@ -176,8 +170,8 @@ fn as_measured(table: &mut Table, folder: &ModelFolder) {
 }
 
 /// What a model is measured on: a preset or file, or what the run trained on in whose folder the checkpoint lies. Of such a
-/// checkpoint the run's own split and seeds count, unless settings say otherwise: with others, examples that were trained on
-/// would stand in the test set. Second, what people should know about that.
+/// checkpoint the run's own split and seeds count, unless settings say otherwise or the file has another task: with others,
+/// examples that were trained on would stand in the test set. Second, what people should know about that.
 ///
 /// # Errors
 /// Where the configuration is wrong, contradicts the folder, or a file of the run's task has changed.
@@ -216,30 +210,31 @@ pub(super) fn load_for_model(
     if let Some(probe) = probe {
         probe.entry("size").or_insert(Value::from(i64::from(u32::MAX)));
     }
-    if let Some(home) = &home {
-        let task = draft.table.get("task");
-        let named: Vec<&str> = FILES.iter().filter_map(|key| task?.get(key)?.as_str()).collect();
-        home.manifest.check_those(|path| named.iter().any(|file| Path::new(file) == path))?;
-    }
     let Some(home) = home else { return Ok((draft.setup().map_err(named(&label))?, Vec::new())) };
 
     let own = &home.manifest.config;
-    let mut said = Vec::new();
+    // What of the file gave way to the run's.
+    let mut taken = Vec::new();
     if name.is_some() {
-        let asked = draft.setup().map_err(named(&label))?.resolved;
+        let task = draft.table.get("task");
+        let files: Vec<PathBuf> = FILES.iter().filter_map(|key| Some(task?.get(key)?.as_str()?.into())).collect();
+        let seen = |path: &Path| files.iter().any(|file| file == path);
+        home.manifest.check_those(seen)?;
+        let setup = draft.setup().map_err(named(&label))?;
+        let asked = &setup.resolved;
         let keys = own["task"].as_object().into_iter().chain(asked["task"].as_object()).flat_map(|task| task.keys());
         let other = keys
             .filter(|key| !SPLIT.contains(&key.as_str()) && !READ.contains(&key.as_str()))
             .find(|key| own["task"][key.as_str()] != asked["task"][key.as_str()]);
         if let Some(key) = other {
-            said.push(format!(
+            let said = format!(
                 "warning: measured on another task than the run trained on: task.{key} = {}, the run had {}",
                 asked["task"][key.as_str()],
                 own["task"][key.as_str()]
-            ));
-            return Ok((draft.setup().map_err(named(&label))?, said));
+            );
+            return Ok((setup, vec![said]));
         }
-        home.manifest.check_files()?;
+        home.manifest.check_those(|path| !seen(path) && !home.manifest.is_of_weights(path))?;
         let run = home.table()?;
         for key in ["seed", "replica"] {
             draft.table.remove(key);
@@ -253,22 +248,25 @@ pub(super) fn load_for_model(
                 task.extend(run.get(key).map(|value| (key.to_owned(), value.clone())));
             }
         }
-        for (key, [asked, own]) in split_of(&asked, own) {
-            said.push(format!("note: {key} = {own} is the run's own and is taken, not {asked}"));
-        }
+        taken = split_of(asked, own);
+        // The settings have the last word, but not about the model.
         draft.set_again()?;
+        take_model(&mut draft, &label, from, folder)?;
         as_measured(&mut draft.table, folder);
         beside(&mut draft.table, &label);
     }
     let setup = draft.setup().map_err(named(&label))?;
-    for (key, [asked, own]) in split_of(&setup.resolved, own) {
-        // Whatever the file said, the settings have the last word.
-        said.retain(|text| !text.starts_with(&format!("note: {key} = ")));
-        said.push(format!(
+    let set = split_of(&setup.resolved, own);
+    taken.retain(|(key, _)| set.iter().all(|(other, _)| other != key));
+    let notes = taken
+        .iter()
+        .map(|(key, [asked, own])| format!("note: {key} = {own} is the run's own and is taken, not {asked}"));
+    let warnings = set.iter().map(|(key, [asked, own])| {
+        format!(
             "warning: {key} = {asked} is not the run's, which had {own}: examples that were trained on may stand in the test set"
-        ));
-    }
-    Ok((setup, said))
+        )
+    });
+    Ok((setup, notes.chain(warnings).collect()))
 }
 
 /// Where two resolved runs split their examples differently: key and both values.
@@ -321,7 +319,7 @@ mod tests {
             } else {
                 Vec::new()
             };
-            let setup = load(name, &sets).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let setup = load(name, &sets, None).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(setup.config.name, *name);
         }
     }

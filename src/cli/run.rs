@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
 use crate::model::ModelFolder;
-use crate::record::{Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status, What};
+use crate::record::{Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status, What, read_metrics};
 use crate::stats::add_one;
 use crate::train::{Precision, ScheduleKind, Session, StepRow};
 
@@ -68,10 +68,7 @@ impl Args {
         let mut sets = self.set.clone();
         let numbers = [("seed", self.seed), ("replicas", self.replicas.map(u64::from)), ("steps", self.steps)];
         sets.extend(numbers.iter().filter_map(|(key, value)| value.map(|v| format!("{key}={v}"))));
-        match from {
-            Some((from, folder)) => presets::load_from(config, &sets, from, folder).map(Some),
-            None => presets::load(config, &sets).map(Some),
-        }
+        presets::load(config, &sets, from).map(Some)
     }
 }
 
@@ -264,9 +261,10 @@ impl Loop {
         let progress = Progress::new(session.step(), session.config().steps);
         let replicas = session.config().replicas as usize;
         let mut sets = Sets::new(session.metrics(), session.config().replicas);
-        sets.replay(dir.path(), session.step())?;
         let mut roles = Roles::new(session.config().replicas);
-        roles.replay(dir.path(), session.step())?;
+        let written = read_metrics(dir.path(), |metric| sets.wants(metric) || Roles::wants(metric))?;
+        sets.replay(&written, session.step());
+        roles.replay(&written, session.step());
         let known = RunDir::read_events(dir.path())?;
         let told = |replica| move |event: &Event| event.what == What::Diverged && event.replica == Some(replica);
         let diverged = (0..replicas as u32).map(|replica| known.iter().any(told(replica)));
@@ -386,10 +384,11 @@ impl Loop {
     }
 
     fn file(&mut self, step: &StepRow) -> Result<()> {
+        let mut findings = Vec::new();
         for row in self.session.rows(step) {
             self.dir.row(&row);
+            findings.extend(Finding::of(&row));
         }
-        let findings: Vec<Finding> = self.session.rows(step).filter_map(|row| Finding::of(&row)).collect();
         let births = self.sets.measure(self.session.metrics(), step);
         for event in births.into_iter().chain(self.roles.measure(step.step(), &findings)) {
             self.dir.event(&event)?;

@@ -7,7 +7,7 @@
 #[repr(u32)]
 #[non_exhaustive]
 pub enum Stream {
-    /// Initial weights; the step is the tensor's position in the weight table.
+    /// Initial weights; the step is a hash of the tensor's name.
     Weights = 1,
     /// The order of examples from which train and test are split.
     Split = 2,

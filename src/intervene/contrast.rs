@@ -1,10 +1,10 @@
 //! Outcomes by example, and what changes between them: paired differences with their standard errors.
 
-use super::{OUTCOMES, like};
+use super::OUTCOMES;
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::IGNORE;
-use crate::autograd::{Array, Lower, Op, Shape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 

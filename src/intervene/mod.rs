@@ -16,8 +16,6 @@ pub use contrast::{Contrasts, ExampleSums};
 pub use ops::{Ablate, AblateEach, GroupMeans, OUTCOMES, Outcomes, column};
 pub use probe::{Changed, Probe, Writers};
 
-pub(crate) use ops::like;
-
 use crate::autograd::check::Build;
 use crate::gpu::Shader;
 

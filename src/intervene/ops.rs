@@ -3,7 +3,7 @@
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::IGNORE;
-use crate::autograd::{Array, Lower, Op, Shape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -64,11 +64,6 @@ static GROUP_MEANS: Shader<'_> = Shader {
     params: MeansParams::FIELDS,
 };
 pub(super) const SHADERS: &[&Shader<'_>] = &[&ABLATE, &OUTCOME, &GROUP_MEANS];
-
-/// Floats, owned where any input is.
-pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
-    Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }
-}
 
 /// Dimensions N, H, D of a stream [N, D] and of what heads wrote to it, [N, H, D].
 fn written(stream: &[usize], result: &[usize]) -> Result<(usize, usize, usize)> {

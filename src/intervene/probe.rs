@@ -6,7 +6,7 @@ use super::contrast::{Contrasts, ExampleSums};
 use super::ops::{Ablate, AblateEach, GroupMeans, Outcomes};
 use super::{Intervention, OUTCOMES};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ColumnSum, GatherRows, Scale};
+use crate::autograd::ops::{ColumnSum, GatherColumns, Scale};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::model::{Model, Point, ReadOut, Resume};
@@ -82,9 +82,7 @@ impl<'a> Probe<'a> {
         let config = &self.model.config;
         // An MLP beside attention does not see what heads write.
         let beside = config.parallel_attn_mlp && config.has_mlp();
-        let (point, stream) = if beside { (Point::Post, "hook_resid_post") } else { (Point::Mid, "hook_resid_mid") };
-        let (hook, count) = ("attn.hook_result", config.n_heads);
-        self.writers(tape, layer, hook, stream, |writers| Writers { point, count, heads: true, ..writers })
+        self.writers(tape, layer, true, if beside { Point::Post } else { Point::Mid })
     }
 
     /// The MLP block of a layer, and the stream behind it.
@@ -92,31 +90,27 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// Where there is no such block.
     pub fn mlp(&self, tape: &mut Tape, layer: usize) -> Result<Writers> {
-        self.writers(tape, layer, "hook_mlp_out", "hook_resid_post", |writers| writers)
+        self.writers(tape, layer, false, Point::Post)
     }
 
-    fn writers(
-        &self,
-        tape: &mut Tape,
-        layer: usize,
-        hook: &str,
-        stream: &str,
-        change: impl FnOnce(Writers) -> Writers,
-    ) -> Result<Writers> {
-        let d = self.model.config.d_model;
+    fn writers(&self, tape: &mut Tape, layer: usize, heads: bool, point: Point) -> Result<Writers> {
+        let config = &self.model.config;
+        let (hook, count) = if heads { ("attn.hook_result", config.n_heads) } else { ("hook_mlp_out", 1) };
+        let stream = match point {
+            Point::Mid => "hook_resid_mid",
+            Point::Post => "hook_resid_post",
+        };
         let hook_at = |name: &str| self.pass.forward.hook(&format!("blocks.{layer}.{name}"));
-        let (stream, result) = (hook_at(stream)?, hook_at(hook)?);
-        let site = format!("blocks.{layer}.{hook}");
-        let writers =
-            change(Writers { site, layer, point: Point::Post, count: 1, heads: false, stream, result, mean: result });
+        let (stream, result, d) = (hook_at(stream)?, hook_at(hook)?, config.d_model);
         let rows = tape.shape(stream).len() / d;
         let batch = self.pass.batch.size;
         let stream = tape.reshape(stream, &[rows, d])?;
-        let result = tape.reshape(result, &[rows, writers.count, d])?;
-        let by_example = tape.reshape(result, &[batch, rows / batch * writers.count * d])?;
+        let result = tape.reshape(result, &[rows, count, d])?;
+        let by_example = tape.reshape(result, &[batch, rows / batch * count * d])?;
         let sum = tape.push1(ColumnSum, &[by_example])?;
         let mean = tape.push1(Scale(1.0 / batch as f32), &[sum])?;
-        Ok(Writers { stream, result, mean, ..writers })
+        let site = format!("blocks.{layer}.{hook}");
+        Ok(Writers { site, layer, point, count, heads, stream, result, mean })
     }
 
     /// Outcomes of each prediction [I * N, 8] of logits [I * N, V].
@@ -248,21 +242,17 @@ impl<'a> Probe<'a> {
         let last = tape.reshape(last, &[rows, config.d_model])?;
         let written = tape.shape(on.stream).rows().0;
         let mut result = on.result;
-        if rows != written {
-            // Only the last position of each example is read out.
+        if rows != written || some.len() < on.count {
+            // All rows, or that of the last position of each example, where no other is read out.
             let step = (written / rows) as u32;
-            let at: Vec<u32> = (1..=rows as u32).map(|example| example * step - 1).collect();
+            let at: Vec<u32> = (1..=rows as u32).map(|row| row * step - 1).collect();
             let at = tape.constant_u32(&[rows], &at);
             let flat = tape.reshape(result, &[written, on.count * config.d_model])?;
-            let picked = tape.push1(GatherRows, &[flat, at])?;
-            result = tape.reshape(picked, &[rows, on.count, config.d_model])?;
+            let (first, width) = (some.start * config.d_model, some.len() * config.d_model);
+            let picked = tape.push1(GatherColumns { first, width }, &[flat, at])?;
+            result = tape.reshape(picked, &[rows, some.len(), config.d_model])?;
         }
-        let mut stream = tape.push1(AblateEach, &[last, result])?;
-        if some.len() < on.count {
-            let at: Vec<u32> = (some.start * rows..some.end * rows).map(|row| row as u32).collect();
-            let at = tape.constant_u32(&[at.len()], &at);
-            stream = tape.push1(GatherRows, &[stream, at])?;
-        }
+        let stream = tape.push1(AblateEach, &[last, result])?;
         let logits = self.model.logits_at_scale_of(tape, stream, forward)?;
         let rows = self.rows_of(tape, logits)?;
         self.examples(tape, rows, None)

@@ -2,11 +2,9 @@
 //! come to stay and are gone for good by the rule of [`crate::stats::Births`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::events::{Event, Subject, Turned, What};
-use super::read_metrics;
-use crate::error::Result;
+use super::reader::{Key, Series};
 use crate::instrument::{Metric, Presence};
 use crate::stats::{Births, HOLD};
 use crate::train::StepRow;
@@ -44,15 +42,16 @@ impl Sets {
         Self { sets: sets.flat_map(|set| (0..replicas).map(move |replica| of_replica(set, replica))).collect() }
     }
 
-    /// Takes in the metric table of a run up to, and without, a step: what was written of it is known.
-    ///
-    /// # Errors
-    /// Where a segment cannot be read.
-    pub fn replay(&mut self, run: &Path, before: u64) -> Result<()> {
-        let series = read_metrics(run, |metric| self.sets.iter().any(|set| set.name == metric))?;
+    /// Whether a metric is one of the sets.
+    pub fn wants(&self, metric: &str) -> bool {
+        self.sets.iter().any(|set| set.name == metric)
+    }
+
+    /// Takes in what was written of a run up to, and without, a step: the series of the metrics that it wants, among others.
+    pub fn replay(&mut self, written: &BTreeMap<Key, Series>, before: u64) {
         for set in &mut self.sets {
             let mut seen: BTreeMap<u64, BTreeSet<Place>> = BTreeMap::new();
-            let of_set = series
+            let of_set = written
                 .iter()
                 .filter(|(key, _)| key.metric == set.name && key.site == set.site && key.replica == set.replica as i32);
             for (key, series) in of_set {
@@ -64,7 +63,6 @@ impl Sets {
                 set.births.measure(step, &seen.remove(&step).unwrap_or_default(), HOLD);
             }
         }
-        Ok(())
     }
 
     /// Takes in what one step measured; returns the births and deaths that are certain by now.

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::instrument::{Metric, Presence};
+use super::directory::read_json;
+use crate::error::Result;
+use crate::instrument::{Card, Metric, Presence};
 use crate::stats::Sample;
 use crate::train::Session;
 
@@ -33,7 +34,7 @@ pub struct Predictions {
 }
 
 /// One metric.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Described {
     /// Name of the instrument.
     pub instrument: String,
@@ -68,6 +69,28 @@ pub struct Described {
     pub sites: Vec<String>,
 }
 
+impl Described {
+    /// By its card, of a task of so many classes; sites are still to come.
+    pub fn new(instrument: &str, card: &Card, every: u64, classes: usize, set: bool) -> Self {
+        Self {
+            instrument: instrument.to_owned(),
+            formula: card.formula.to_owned(),
+            unit: card.unit.to_owned(),
+            axes: card.axes.to_owned(),
+            index: card.index.iter().map(|name| (*name).to_owned()).collect(),
+            every,
+            cost: format!("{:?}", card.cost),
+            control: card.control.to_owned(),
+            chance: card.chance.map(|chance| chance.value(classes)),
+            bounds: card.bounds.map(|bound| bound.is_finite().then_some(bound)),
+            source: card.source.to_owned(),
+            not_for: card.not_for.to_owned(),
+            set,
+            sites: Vec::new(),
+        }
+    }
+}
+
 impl Catalog {
     /// What a session measures.
     ///
@@ -93,9 +116,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] where it is not there, or damaged.
     pub fn read(run: &Path) -> Result<Self> {
-        let path = run.join(FILE);
-        let text = std::fs::read_to_string(&path).map_err(Error::io("cannot read", &path))?;
-        serde_json::from_str(&text).map_err(|error| Error::format(&path, format!("is damaged: {error}")))
+        read_json(&run.join(FILE))
     }
 
     /// How an accuracy on the training batch, or on the test set, was counted; `None` for replicas that are not there.
@@ -111,24 +132,10 @@ const FILE: &str = "metrics.json";
 fn describe(metrics: &[Metric], classes: usize) -> BTreeMap<String, Described> {
     let mut found: BTreeMap<String, Described> = BTreeMap::new();
     for metric in metrics {
-        let card = metric.card;
-        let described = found.entry(card.name.to_owned()).or_insert_with(|| Described {
-            instrument: metric.instrument.to_owned(),
-            formula: card.formula.to_owned(),
-            unit: card.unit.to_owned(),
-            axes: card.axes.to_owned(),
-            index: card.index.iter().map(|name| (*name).to_owned()).collect(),
-            every: metric.every,
-            cost: format!("{:?}", card.cost),
-            control: card.control.to_owned(),
-            chance: card.chance.map(|chance| chance.value(classes)),
-            bounds: card.bounds.map(|bound| bound.is_finite().then_some(bound)),
-            source: card.source.to_owned(),
-            not_for: card.not_for.to_owned(),
-            set: metric.presence == Presence::InSet,
-            sites: Vec::new(),
-        });
-        described.every = described.every.min(metric.every);
+        let Metric { instrument, card, every, presence, .. } = metric;
+        let new = || Described::new(instrument, card, *every, classes, *presence == Presence::InSet);
+        let described = found.entry(card.name.to_owned()).or_insert_with(new);
+        described.every = described.every.min(*every);
         if !described.sites.contains(&metric.site) {
             described.sites.push(metric.site.clone());
         }

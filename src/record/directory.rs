@@ -134,7 +134,8 @@ impl Manifest {
         self.check_those(|path| self.is_of_weights(path))
     }
 
-    fn is_of_weights(&self, path: &Path) -> bool {
+    /// Whether a file is of the folder that weights are from.
+    pub fn is_of_weights(&self, path: &Path) -> bool {
         self.from.as_ref().is_some_and(|from| ModelFolder::FILES.iter().any(|name| from.join(name) == path))
     }
 
@@ -157,8 +158,10 @@ impl Manifest {
 
 /// The BLAKE3 hash of a file's content.
 fn content(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io("cannot read", path))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(Error::io("cannot read", path))?;
+    hasher.update_reader(file).map_err(Error::io("cannot read", path))?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// How far metrics and events belong to a checkpoint.
@@ -483,7 +486,7 @@ fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
     serde_json::from_str(&text).map_err(|error| Error::format(path, format!("is damaged: {error}")))
 }

@@ -18,11 +18,9 @@
 //! since the least p-value that a few hundred draws can give is not small enough.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::events::{Event, HeadRole, Subject, Turned, What};
-use super::read_metrics;
-use crate::error::Result;
+use super::reader::{Key, Series};
 use crate::instrument::Label;
 use crate::stats::{Births, HOLD, Onset, Paired, false_discovery_threshold, two_sided};
 use crate::train::Row;
@@ -107,13 +105,15 @@ impl Roles {
         Self { replicas: (0..replicas).map(|_| Heads::default()).collect() }
     }
 
-    /// Takes in the metric table of a run up to, and without, a step: what was written of it is known.
-    ///
-    /// # Errors
-    /// Where a segment cannot be read.
-    pub fn replay(&mut self, run: &Path, before: u64) -> Result<()> {
+    /// Whether a metric says something of heads' roles.
+    pub fn wants(metric: &str) -> bool {
+        [P, EFFECT, ERROR, EXAMPLES].contains(&metric)
+    }
+
+    /// Takes in what was written of a run up to, and without, a step: the series of the metrics that it wants, among others.
+    pub fn replay(&mut self, written: &BTreeMap<Key, Series>, before: u64) {
         let mut steps: BTreeMap<u64, Vec<Finding>> = BTreeMap::new();
-        for (key, series) in read_metrics(run, |metric| [P, EFFECT, ERROR, EXAMPLES].contains(&metric))? {
+        for (key, series) in written {
             let label = Label { layer: key.layer, head: key.head, index: key.index };
             for (step, value) in series.steps.iter().zip(&series.values).filter(|(step, _)| **step < before as i64) {
                 let found = Finding::new(&key.metric, key.replica as usize, label, *value);
@@ -123,7 +123,6 @@ impl Roles {
         for (step, findings) in steps {
             self.measure(step, &findings);
         }
-        Ok(())
     }
 
     /// Takes in the findings of one step; returns the births, sign flips and deaths that are certain by now.
@@ -153,8 +152,8 @@ impl Roles {
             if known.is_empty() {
                 continue;
             }
-            let threshold = threshold(&known.iter().map(|(_, p)| *p).collect::<Vec<_>>());
-            for (onset, turn, role) in heads.measure(step, &known) {
+            let (threshold, turns) = heads.measure(step, &known);
+            for (onset, turn, role) in turns {
                 let subject = Subject {
                     metric: EFFECT.to_owned(),
                     site: format!("blocks.{}.attn.hook_result", role.layer),
@@ -223,7 +222,8 @@ impl Heads {
         HOLD.max(self.probes.div_ceil(8))
     }
 
-    fn measure(&mut self, step: u64, known: &[(Role, f64)]) -> Vec<(Onset, Turning, Role)> {
+    /// The greatest p-value that clears the null, and who turned.
+    fn measure(&mut self, step: u64, known: &[(Role, f64)]) -> (Option<f64>, Vec<(Onset, Turning, Role)>) {
         self.probes += 1;
         let threshold = threshold(&known.iter().map(|(_, p)| *p).collect::<Vec<_>>());
         let clear = |p: f64| threshold.is_some_and(|threshold| p <= threshold);
@@ -237,7 +237,7 @@ impl Heads {
             let flipped = before.is_some_and(|raised| raised != turn.label.raises);
             (turn.onset, if flipped { Turning::Flip } else { Turning::Birth }, turn.label)
         });
-        deaths.chain(births).collect()
+        (threshold, deaths.chain(births).collect())
     }
 }
 
@@ -289,8 +289,8 @@ mod tests {
                     (Role { layer: 0, head: head as i32, raises: sign > 0.0 }, p)
                 })
                 .collect();
-            let events = heads.measure(100 * probe as u64, &known);
-            let born = events.iter().filter(|(_, kind, _)| *kind == Turning::Birth);
+            let (_, turns) = heads.measure(100 * probe as u64, &known);
+            let born = turns.iter().filter(|(_, kind, _)| *kind == Turning::Birth);
             births.extend(born.map(|(onset, _, r)| (onset.step, r.head)));
         }
         births
@@ -384,7 +384,7 @@ mod tests {
         let mut heads = Heads::default();
         let role = |head| Role { layer: 0, head, raises: true };
         let known: Vec<(Role, f64)> = (0..40).map(|head| (role(head), if head == 0 { p } else { 0.5 })).collect();
-        (0..30).any(|step| !heads.measure(step, &known).is_empty())
+        (0..30).any(|step| !heads.measure(step, &known).1.is_empty())
     }
 
     #[test]

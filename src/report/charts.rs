@@ -123,8 +123,11 @@ impl Charts {
         }
         topics.push(Shown::new("More measures", "From their cards: definition, unit, chance level."));
         for (name, metric) in &catalog.metrics {
+            if charts.charted.contains(name) {
+                continue;
+            }
             let chosen = by_card(name, metric, series);
-            if charts.charted.contains(name) || chosen.is_empty() {
+            if chosen.is_empty() {
                 continue;
             }
             let at = topic_of.get(metric.instrument.as_str()).copied().unwrap_or(TOPICS.len());
@@ -701,22 +704,8 @@ mod tests {
         let mut series = BTreeMap::new();
         for instrument in registry() {
             for card in instrument.cards() {
-                let metric = Described {
-                    instrument: instrument.name().to_owned(),
-                    formula: card.formula.to_owned(),
-                    unit: card.unit.to_owned(),
-                    axes: card.axes.to_owned(),
-                    index: card.index.iter().map(|name| (*name).to_owned()).collect(),
-                    every: card.every,
-                    cost: format!("{:?}", card.cost),
-                    control: card.control.to_owned(),
-                    chance: card.chance.map(|chance| chance.value(7)),
-                    bounds: card.bounds.map(|bound| bound.is_finite().then_some(bound)),
-                    source: card.source.to_owned(),
-                    not_for: card.not_for.to_owned(),
-                    set: card.name.starts_with("key_frequencies"),
-                    sites: Vec::new(),
-                };
+                let set = card.name.starts_with("key_frequencies");
+                let metric = Described::new(instrument.name(), card, card.every, 7, set);
                 catalog.metrics.insert(card.name.to_owned(), metric);
                 for (head, index) in [(0, 0), (1, 1), (-1, -1)] {
                     let site = "blocks.0.somewhere".to_owned();

@@ -181,7 +181,6 @@ fn before(sign: Onset, then: Onset) -> Outcome {
                 _ if sign.censored == Some(Censored::Before) && then.censored == sign.censored => Found::Open,
                 _ if step <= earliest(then) && step < then.step => Found::Holds,
                 _ if then.step <= earliest(sign) => Found::Fails,
-                _ if lead < 0 && then.step <= step => Found::Fails,
                 _ => Found::Open,
             };
             let so = if found == Found::Open { ", within the resolution" } else { "" };
@@ -198,12 +197,15 @@ pub(super) struct Group<'a> {
     pub(super) arms: Vec<usize>,
 }
 
+/// The arm that one is declared a control of.
+fn controlled<'b, 'a>(arm: &Arm<'_>, arms: &'b [Arm<'a>]) -> Option<&'b Arm<'a>> {
+    let of = arm.config.control_of.as_deref()?;
+    arms.iter().find(|other| other.name == of)
+}
+
 /// The groups of a run's arms, in order; a control belongs to the group of what it is a control of.
 pub(super) fn groups<'a>(arms: &[Arm<'a>]) -> Vec<Group<'a>> {
-    let group_of = |arm: &Arm<'a>| {
-        let of = arm.config.control_of.as_deref().and_then(|of| arms.iter().find(|other| other.name == of));
-        of.unwrap_or(arm).config.group.as_deref()
-    };
+    let group_of = |arm: &Arm<'a>| controlled(arm, arms).unwrap_or(arm).config.group.as_deref();
     let mut groups: Vec<Group<'a>> = Vec::new();
     for (at, arm) in arms.iter().enumerate() {
         let name = group_of(arm);
@@ -243,10 +245,11 @@ pub(super) fn judge(arms: &[Arm<'_>], group: &Group<'_>) -> Vec<Verdict> {
     let of_group: Vec<&Arm<'_>> = group.arms.iter().map(|at| &arms[*at]).collect();
     let verdicts = CLAIMS.iter().map(|claim| {
         let outcomes = of_group.iter().map(|arm| {
-            let of = arm.config.control_of.as_deref().and_then(|of| arms.iter().find(|other| other.name == of));
             let should_fail = arm.config.is_control()
                 && match &claim.rule {
-                    Rule::Cause(changes, _) => changes.contains(&arm.change(of.unwrap_or(of_group[0]))),
+                    Rule::Cause(changes, _) => {
+                        changes.contains(&arm.change(controlled(arm, arms).unwrap_or(of_group[0])))
+                    }
                     _ => arm.watched.generalized().is_some_and(|onset| onset.began().is_none()),
                 };
             (claim.rule.ask(arm.watched), should_fail)
@@ -281,7 +284,7 @@ fn verdict(rule: &Rule, outcomes: &[(Option<Outcome>, bool)], arms: &[&Arm<'_>])
     }
     let found = |at: usize| outcomes[at].0.as_ref().map(|outcome| outcome.found);
     let names = |wanted: &dyn Fn(usize) -> bool| -> Vec<&str> {
-        (1..arms.len()).filter(|at| wanted(*at)).map(|at| arms[at.to_owned()].name).collect()
+        (1..arms.len()).filter(|at| wanted(*at)).map(|at| arms[at].name).collect()
     };
     let should_fail = |at: usize| outcomes[at].1;
     let holds_too = names(&|at| should_fail(at) && found(at) == Some(Found::Holds));
@@ -322,22 +325,7 @@ mod tests {
     type Truth = (Option<u64>, Option<u64>, Option<u64>, f32);
 
     fn watched((memorized, generalized, born, gini): Truth) -> Watched {
-        let described = || Described {
-            instrument: String::new(),
-            formula: String::new(),
-            unit: String::new(),
-            axes: String::new(),
-            index: Vec::new(),
-            every: 10,
-            cost: String::new(),
-            control: String::new(),
-            chance: None,
-            bounds: [None; 2],
-            source: String::new(),
-            not_for: String::new(),
-            set: false,
-            sites: Vec::new(),
-        };
+        let described = || Described { every: 10, ..Described::default() };
         let names = ["accuracy.train", "accuracy.test"];
         let metrics: BTreeMap<String, Described> = names.map(|name| (name.to_owned(), described())).into();
         let predictions = vec![Predictions { train: 1000, train_drawn: false, test: 2000 }];
@@ -479,6 +467,9 @@ mod tests {
         // Seen at the same measurement, or a step before in a stretch of fifty.
         assert_eq!(before(at(200, 10), at(200, 10)).found, Found::Open);
         assert_eq!(before(at(199, 1), at(200, 50)).found, Found::Open);
+        // It may have begun 45 steps before what came at step 200, or 5 after it.
+        assert_eq!(before(at(205, 50), at(200, 10)).found, Found::Open);
+        assert_eq!(before(at(250, 50), at(200, 10)).found, Found::Fails);
     }
 
     #[test]

@@ -151,10 +151,8 @@ impl Thinned {
                 for four in before.chunks(4) {
                     let by_value = |a: &&(i64, f32), b: &&(i64, f32)| a.1.total_cmp(&b.1);
                     let ends = [four.iter().min_by(by_value), four.iter().max_by(by_value)];
-                    let mut ends: Vec<(i64, f32)> = ends.into_iter().flatten().copied().collect();
-                    ends.sort_by_key(|end| end.0);
-                    ends.dedup_by_key(|end| end.0);
-                    self.points.extend(ends);
+                    let ends = ends.map(|end| end.map(|(step, _)| *step));
+                    self.points.extend(four.iter().filter(|(step, _)| ends.contains(&Some(*step))));
                 }
             }
             Way::Grid { stride, .. } => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::derived::NORM;
 use crate::record::{Catalog, Key, Series};
-use crate::stats::{Births, Censored, LASTING, Onset, Sample, Watch};
+use crate::stats::{Births, LASTING, Onset, Sample, Watch};
 
 /// An event on the step axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,10 +57,7 @@ impl Reach {
         let shares = self.window.iter().map(|(_, share)| *share);
         let whole = self.window.len() == self.sample.window() as usize;
         if whole && first.1 >= self.threshold - 1e-6 && self.sample.reaches(shares, self.threshold, self.looks) {
-            self.found = Some(match self.before {
-                Some(before) => Onset { step: first.0, resolution: first.0 - before, censored: None },
-                None => Onset { step: first.0, resolution: 0, censored: Some(Censored::Before) },
-            });
+            self.found = Some(Onset::seen(first.0, self.before));
         }
     }
 
@@ -69,7 +66,7 @@ impl Reach {
         self.window.back()?;
         let below = self.window.iter().rev().find(|(_, share)| *share < self.threshold - 1e-6);
         let not_by = below.map(|(step, _)| *step).or(self.before).unwrap_or(0);
-        Some(self.found.unwrap_or(Onset { step: not_by, resolution: 0, censored: Some(Censored::After) }))
+        Some(self.found.unwrap_or(Onset::not_by(not_by)))
     }
 }
 
@@ -97,6 +94,7 @@ impl Crossing {
 }
 
 /// What is watched in one replica while its rows are read.
+#[derive(Default)]
 pub(super) struct Watched {
     train: Option<Reach>,
     half: Option<Reach>,
@@ -116,7 +114,6 @@ pub(super) struct Watched {
     keys: Births<i32>,
     /// Keys of the logits that live, and since when.
     living: BTreeMap<i32, Onset>,
-    keys_asked: Option<u64>,
     cleaned_up: Option<Onset>,
     measurements: u64,
 }
@@ -132,20 +129,7 @@ impl Watched {
             train: reach("accuracy.train", true, HIGH_ACCURACY),
             half: reach("accuracy.test", false, 0.5),
             test: reach("accuracy.test", false, HIGH_ACCURACY),
-            loss: Crossing::default(),
-            loss_is_low: false,
-            loss_before: 0,
-            spikes: Vec::new(),
-            fsd: Crossing::default(),
-            dimension: Crossing::default(),
-            sparsity: None,
-            fsd_site: None,
-            similarity: BTreeMap::new(),
-            keys: Births::default(),
-            living: BTreeMap::new(),
-            keys_asked: None,
-            cleaned_up: None,
-            measurements: 0,
+            ..Self::default()
         }
     }
 
@@ -166,7 +150,7 @@ impl Watched {
                 self.measurements += 1;
                 self.loss.measure(step, value, |_, value| !value.is_finite());
                 if self.loss_is_low && value > HIGH {
-                    self.spikes.push(Onset { step, resolution: step - self.loss_before, censored: None });
+                    self.spikes.push(Onset::seen(step, Some(self.loss_before)));
                     self.loss_is_low = false;
                 }
                 self.loss_before = step;
@@ -191,7 +175,6 @@ impl Watched {
 
     /// Takes in the key frequencies of the logits at a step at which they were asked for.
     pub(super) fn keys(&mut self, step: u64, keys: &BTreeSet<i32>) {
-        self.keys_asked = Some(step);
         for turn in self.keys.measure(step, keys, LASTING) {
             if turn.born {
                 self.living.insert(turn.label, turn.onset);
@@ -242,8 +225,7 @@ impl Watched {
     /// The birth of the oldest of the keys of the logits that live at the end.
     pub(super) fn first_key(&self) -> Option<Onset> {
         // A key that shows at the last looks may have come to stay.
-        let not_by = self.keys.until().or(self.keys_asked);
-        let none = not_by.map(|step| Onset { step, resolution: 0, censored: Some(Censored::After) });
+        let none = self.keys.until().map(Onset::not_by);
         self.living.values().copied().min_by_key(|onset| onset.step).or(none)
     }
 
@@ -300,13 +282,14 @@ fn cleaned_up(norm: &Series, from: i64) -> Option<Onset> {
     // A fall that ends with the run has not come to its end.
     (least < 0.95 * first && done < values.len() * 9 / 10).then(|| {
         let before = steps[done.saturating_sub(1)];
-        Onset { step: steps[done] as u64, resolution: (steps[done] - before) as u64, censored: None }
+        Onset::seen(steps[done] as u64, Some(before as u64))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Censored;
 
     fn reached(sample: Sample, shares: impl Iterator<Item = f32>) -> Onset {
         let mut reach = Reach::new(sample, HIGH_ACCURACY, 1000);

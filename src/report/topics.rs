@@ -79,8 +79,8 @@ fn by_part(key: &Key, metric: &str) -> Option<String> {
 }
 
 /// A debiased calibration error of the probe, or of what ablation changes.
-fn debiased(key: &Key, of: &str) -> Option<Key> {
-    (key.metric == super::derived::DEBIASED && key.site.starts_with(of)).then(|| key.clone())
+fn debiased(key: &Key, of: &str) -> bool {
+    key.metric == super::derived::DEBIASED && key.site.starts_with(of)
 }
 
 /// A pair (i, j) with i < j, row by row; the number of heads is not known here, so the number stands for it.
@@ -181,7 +181,7 @@ pub(super) const TOPICS: &[Topic] = &[
                 "calibration",
                 Kind::Lines,
                 "Calibration error: ECE, which chance alone raises, and debiased",
-                |key| own_name(key, &["probe.ece"]).or_else(|| debiased(key, "probe.").map(|_| "debiased".to_owned())),
+                |key| own_name(key, &["probe.ece"]).or_else(|| debiased(key, "probe.").then(|| "debiased".to_owned())),
             ),
             chart("brier", Kind::Lines, "Brier score", |key| own_name(key, &["probe.brier"])),
             chart("probe_entropy", Kind::Lines, "Entropy of the predictions", |key| own_name(key, &["probe.entropy"])),
@@ -194,7 +194,7 @@ pub(super) const TOPICS: &[Topic] = &[
                 "ablation_debiased",
                 Kind::Lines,
                 "Change of the squared calibration error, debiased, as a root with its sign",
-                |key| debiased(key, "ablation.").and_then(|key| by_part(&key, super::derived::DEBIASED)),
+                |key| by_part(key, super::derived::DEBIASED).filter(|_| debiased(key, "ablation.")),
             ),
             chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", |key| {
                 by_part(key, "ablation.temperature")

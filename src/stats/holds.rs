@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::onset::{Censored, Onset};
+use super::onset::Onset;
 
 /// Measurements in a row at which it must hold that one belongs to a set, or does not any more.
 pub const HOLD: u32 = 3;
@@ -36,7 +36,7 @@ impl Watch {
         self.last = Some(step);
         (self.against >= hold).then(|| {
             (self.yes, self.against) = (!self.yes, 0);
-            self.onset()
+            Onset::seen(self.since, self.before)
         })
     }
 
@@ -50,14 +50,7 @@ impl Watch {
     pub fn until(&self) -> Option<Onset> {
         let last = self.last?;
         let step = if self.against > 0 { self.before.unwrap_or(0) } else { last };
-        Some(Onset { step, resolution: 0, censored: Some(Censored::After) })
-    }
-
-    fn onset(&self) -> Onset {
-        match self.before {
-            Some(before) => Onset { step: self.since, resolution: self.since - before, censored: None },
-            None => Onset { step: self.since, resolution: 0, censored: Some(Censored::Before) },
-        }
+        Some(Onset::not_by(step))
     }
 }
 
@@ -114,6 +107,7 @@ impl<L: Ord + Copy> Births<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Censored;
 
     /// Turns of one label that is present where the text has a #, ten steps a character.
     fn turns(present: &str) -> Vec<(u64, bool)> {

@@ -39,6 +39,19 @@ impl Onset {
         found.or_else(|| watch.until())
     }
 
+    /// Of the first measurement that shows it, and the one before, if there was one.
+    pub fn seen(step: u64, before: Option<u64>) -> Self {
+        match before {
+            Some(before) => Self { step, resolution: step - before, censored: None },
+            None => Self { step, resolution: 0, censored: Some(Censored::Before) },
+        }
+    }
+
+    /// Of what had not begun by a step.
+    pub fn not_by(step: u64) -> Self {
+        Self { step, resolution: 0, censored: Some(Censored::After) }
+    }
+
     /// The step, where it did begin.
     pub fn began(&self) -> Option<u64> {
         (self.censored != Some(Censored::After)).then_some(self.step)

@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn shuffled_labels_are_those_of_the_train_set_in_another_order() {
-        let replica = |shuffle_labels| ReplicaData { seed: 3, train_fraction: None, shuffle_labels };
+        let replica = |shuffle_labels| ReplicaData { shuffle_labels, ..ReplicaData::new(3) };
         let split = Split::random(100, 0.4, 3).unwrap();
         // Two targets for each example: they move together.
         let targets: Vec<u32> = (0..200).collect();

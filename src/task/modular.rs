@@ -223,29 +223,25 @@ fn primitive_root(p: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn task(operation: Operation, p: u32) -> Modular {
-        Modular::new(operation, p)
-    }
-
     #[test]
     fn answers_are_right() {
-        assert_eq!(task(Operation::Add, 7).answer(5, 4), Some(2));
-        assert_eq!(task(Operation::Subtract, 7).answer(2, 4), Some(5));
-        assert_eq!(task(Operation::Quadratic, 7).answer(2, 3), Some(5));
-        assert_eq!(task(Operation::Cubic, 7).answer(2, 3), Some(0));
+        assert_eq!(Modular::new(Operation::Add, 7).answer(5, 4), Some(2));
+        assert_eq!(Modular::new(Operation::Subtract, 7).answer(2, 4), Some(5));
+        assert_eq!(Modular::new(Operation::Quadratic, 7).answer(2, 3), Some(5));
+        assert_eq!(Modular::new(Operation::Cubic, 7).answer(2, 3), Some(0));
         for a in 0..13 {
             for b in 1..13 {
-                let c = task(Operation::Divide, 13).answer(a, b).unwrap();
-                assert_eq!(task(Operation::Multiply, 13).answer(c, b), Some(a));
+                let c = Modular::new(Operation::Divide, 13).answer(a, b).unwrap();
+                assert_eq!(Modular::new(Operation::Multiply, 13).answer(c, b), Some(a));
             }
-            assert_eq!(task(Operation::Divide, 13).answer(a, 0), None);
+            assert_eq!(Modular::new(Operation::Divide, 13).answer(a, 0), None);
         }
     }
 
     #[test]
     fn the_group_turns_the_operation_into_addition() {
         for operation in [Operation::Add, Operation::Subtract, Operation::Multiply, Operation::Divide] {
-            let task = task(operation, 11);
+            let task = Modular::new(operation, 11);
             let group = task.cyclic().unwrap();
             for (a, b, c) in task.pairs() {
                 let of = |t: u32| group.tokens[t as usize];
@@ -257,14 +253,14 @@ mod tests {
                 assert_eq!(expected % group.order, z, "{operation:?} {a} {b}");
             }
         }
-        assert!(task(Operation::Cubic, 11).cyclic().is_none());
+        assert!(Modular::new(Operation::Cubic, 11).cyclic().is_none());
     }
 
     #[test]
     fn the_operation_may_have_a_token() {
         for (operator_token, expected) in [(false, vec![2, 3, 5]), (true, vec![2, 6, 3, 5])] {
-            let task = Modular { operator_token, ..task(Operation::Add, 5) };
-            let one = [ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }];
+            let task = Modular { operator_token, ..Modular::new(Operation::Add, 5) };
+            let one = [ReplicaData::new(0)];
             let Feed::Examples(examples) = task.feed(&one).unwrap() else { panic!("examples expected") };
             let (seq, all) = (task.shape().seq, &examples.tokens);
             assert_eq!((all[13 * seq..][..seq].to_vec(), examples.len()), (expected, 25));
@@ -274,12 +270,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let one = [ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }];
-        assert!(task(Operation::Add, 2).feed(&one).is_err());
-        assert!(task(Operation::Add, 258).feed(&one).is_err());
-        assert!(task(Operation::Divide, 9).feed(&one).is_err());
+        let one = [ReplicaData::new(0)];
+        assert!(Modular::new(Operation::Add, 2).feed(&one).is_err());
+        assert!(Modular::new(Operation::Add, 258).feed(&one).is_err());
+        assert!(Modular::new(Operation::Divide, 9).feed(&one).is_err());
         for fraction in [0.0, 1.0, f64::NAN] {
-            assert!(Modular { train_fraction: fraction, ..task(Operation::Add, 7) }.feed(&one).is_err());
+            assert!(Modular { train_fraction: fraction, ..Modular::new(Operation::Add, 7) }.feed(&one).is_err());
         }
     }
 }

@@ -183,9 +183,7 @@ mod tests {
                     assert_eq!(product, if i == j { order as f64 } else { 0.0 }, "S{n}: {i} {j}");
                 }
             }
-            let Feed::Examples(examples) =
-                task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap()
-            else {
+            let Feed::Examples(examples) = task.feed(&[ReplicaData::new(0)]).unwrap() else {
                 panic!("examples expected")
             };
             for x in (0..order).step_by(7) {
@@ -199,11 +197,7 @@ mod tests {
     #[test]
     fn the_table_is_that_of_a_group() {
         let task = Permutation::new(4);
-        let Feed::Examples(examples) =
-            task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap()
-        else {
-            panic!("examples expected")
-        };
+        let Feed::Examples(examples) = task.feed(&[ReplicaData::new(0)]).unwrap() else { panic!("examples expected") };
         let order = 24;
         let product = |a: usize, b: usize| examples.targets[a * order + b] as usize;
         assert_eq!(examples.len(), order * order);

@@ -292,7 +292,7 @@ mod tests {
     }
 
     fn examples(task: &Tokens) -> Examples {
-        match task.feed(&[ReplicaData { seed: 0, train_fraction: None, shuffle_labels: false }]).unwrap() {
+        match task.feed(&[ReplicaData::new(0)]).unwrap() {
             Feed::Examples(examples) => examples,
             _ => panic!("examples expected"),
         }

@@ -20,6 +20,13 @@ pub fn gpus() -> &'static [Gpu] {
     })
 }
 
+/// An adapter for each of the two sets of kernels: those for software adapters, and those for GPUs, which the plain device
+/// takes.
+pub fn two_sets() -> [&'static Gpu; 2] {
+    let all = gpus();
+    [&all[0], &all[all.len() - 1]]
+}
+
 /// The rows of everything submitted so far. Tests share devices: a copy may be under way in another thread that
 /// polled, so one wait is not enough.
 pub fn arrived(gpu: &Gpu, session: &mut Session) -> Vec<StepRow> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::common::{gpus, losses};
+use crate::common::{gpus, losses, two_sets};
 use thermoscope::gpu::{Gpu, Philox, Stream};
 use thermoscope::instrument::registry;
 use thermoscope::record::Setup;
@@ -60,12 +60,6 @@ fn in_company_as_alone(gpu: &Gpu, start: &str, replicas: &[String], steps: u64, 
         );
         assert!(at == 0 || together[at - 1] != *found, "{note}: replicas are what they are told to be");
     }
-}
-
-/// Kernels for software adapters, and those for GPUs, which the plain device takes.
-fn two_sets() -> [&'static Gpu; 2] {
-    let all = gpus();
-    [&all[0], &all[all.len() - 1]]
 }
 
 #[test]

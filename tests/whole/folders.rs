@@ -7,19 +7,12 @@ use thermoscope::autograd::ops::ActFn;
 use thermoscope::model::{ModelConfig, ModelFolder, Normalization, WeightTable};
 use thermoscope::record::{RunDir, read_metrics};
 
-use crate::place::Place;
+use crate::place::{Place, table};
 
 /// The last number of a metric in a run's table.
 fn last(dir: &Path, metric: &str) -> f32 {
     let series = read_metrics(dir, |name| name == metric).unwrap();
     *series.into_values().next().unwrap().values.last().unwrap()
-}
-
-/// Every number of a run's table, by what it is and when.
-fn table(dir: &Path) -> Vec<(String, Vec<i64>, Vec<u32>)> {
-    let series = read_metrics(dir, |_| true).unwrap();
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
-    series.into_iter().map(|(key, s)| (format!("{key:?}"), s.steps.clone(), bits(&s.values))).collect()
 }
 
 const RUN: &str = "\
@@ -126,6 +119,9 @@ fn the_model_comes_from_its_folder() {
     let config = RunDir::read_manifest(&place.path("bare")).unwrap().config;
     assert_eq!((&config["model"]["d_mlp"], &config["model"]["act_fn"]), (&json!(20), &json!("gelu")));
     place.good(&format!("run run.toml --steps 2 --from {model} --out fits"));
+    // What leaves a number to follow from others does so in other models.
+    place.good(&format!("measure {model} --config bare.toml --set model.d_mlp=0 --out follows"));
+    assert_eq!(last(&place.path("follows"), "loss.test"), last(&place.path("out"), "loss.test"));
     for line in [format!("run other.toml --from {model}"), format!("measure {model} --config other.toml")] {
         place.write("other.toml", RUN.replace("d_model = 16", "d_model = 16\nd_mlp = 24\nact_fn = \"relu\""));
         let words =

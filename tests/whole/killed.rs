@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::CommandCargoExt as _;
 use thermoscope::gpu::{Philox, Stream};
-use thermoscope::record::{RunDir, Status, read_metrics};
+use thermoscope::record::{Event, RunDir, Status};
+
+use crate::place::{Table, table};
 
 /// Batches drawn on the device, momentum to restore, keys that come and go, checkpoints as often as possible.
 const RUN: &str = r#"
@@ -57,21 +59,16 @@ fn begin_or_resume(dir: &Path) -> Child {
 }
 
 /// Every number, birth, death and checkpoint, and the final weights, as bits.
-fn outcome(dir: &Path) -> (Vec<String>, Vec<u8>) {
+fn outcome(dir: &Path) -> (Table, Vec<Event>, Vec<u8>) {
     let run = dir.join("run");
     assert_eq!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
-    let series = read_metrics(&run, |_| true).unwrap();
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-    let mut lines: Vec<String> =
-        series.iter().map(|(key, s)| format!("{key:?} {:?} {:?}", s.steps, bits(&s.values))).collect();
     let events = RunDir::read_events(&run).unwrap().into_iter();
     let kinds = ["birth", "death", "flip", "checkpoint"];
     let kept: Vec<_> = events.filter(|event| kinds.contains(&event.kind())).collect();
     let saved = kept.iter().filter(|event| event.kind() == "checkpoint").count();
     assert_eq!(saved, 300, "each checkpoint is told once");
     assert!(kept.len() > saved + 20, "the run has births and deaths: {kept:?}");
-    lines.extend(kept.iter().map(|event| format!("{event:?}")));
-    (lines, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
+    (table(&run), kept, std::fs::read(run.join("checkpoints/step-000900/model.safetensors")).unwrap())
 }
 
 fn folder() -> tempfile::TempDir {
@@ -98,7 +95,7 @@ fn killed_fifty_times_a_run_ends_with_the_same_bits() {
     assert!(truth.0.len() > 30);
 
     let mut kills = 0;
-    // The same moments again, as far as the machine is as fast: KILL_SEED=... cargo test --test killed
+    // The same moments again, as far as the machine is as fast: KILL_SEED=... cargo test --test whole killed
     let seed: u64 = match std::env::var("KILL_SEED") {
         Ok(seed) => seed.parse().expect("KILL_SEED must be a whole number"),
         Err(_) => std::process::id().into(),

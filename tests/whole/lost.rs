@@ -2,10 +2,11 @@
 //! from which it goes on to the bits it would have had.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use assert_cmd::cargo::CommandCargoExt as _;
 use thermoscope::record::{RunDir, Status, read_metrics};
+
+use crate::place::{Place, Table, table};
 
 const RUN: &str = r#"
     steps = 300
@@ -48,22 +49,9 @@ fn layer(dir: &Path) {
     std::fs::write(dir.join("lose.json"), manifest.to_string()).unwrap();
 }
 
-fn thermoscope(dir: &Path, words: &[&str], lose_at: Option<&str>) -> Output {
-    let mut command = Command::cargo_bin("thermoscope").unwrap();
-    command.current_dir(dir).args(words);
-    if let Some(lose_at) = lose_at {
-        command.env("VK_LAYER_PATH", dir).env("VK_INSTANCE_LAYERS", "VK_LAYER_TEST_lose").env("LOSE_AT", lose_at);
-    }
-    command.output().unwrap()
-}
-
 /// Every number of the table and the last weights, as bits.
-fn outcome(run: &Path) -> (Vec<String>, Vec<u8>) {
-    let series = read_metrics(run, |_| true).unwrap();
-    let lines = series.iter().map(|(key, s)| {
-        format!("{key:?} {:?} {:?}", s.steps, s.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>())
-    });
-    (lines.collect(), std::fs::read(run.join("checkpoints/step-000300/model.safetensors")).unwrap())
+fn outcome(run: &Path) -> (Table, Vec<u8>) {
+    (table(run), std::fs::read(run.join("checkpoints/step-000300/model.safetensors")).unwrap())
 }
 
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
@@ -75,18 +63,19 @@ fn checkpoints(run: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_run_whose_device_is_lost_ends_with_its_last_checkpoint_and_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
+    let place = Place::new();
+    let dir = place.dir.path();
     layer(dir);
-    std::fs::write(dir.join("run.toml"), RUN).unwrap();
-    let whole = thermoscope(dir, &["run", "run.toml", "--out", "whole"], None);
-    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
-    let whole = outcome(&dir.join("whole"));
+    place.write("run.toml", RUN);
+    place.good("run run.toml --out whole");
+    let whole = outcome(&place.path("whole"));
 
     // Where wgpu is told of it decides what it does: to a failed submission nothing, to a failed wait it panics.
     for (name, lose_at) in [("submitting", "submit 40"), ("waiting", "wait 30")] {
-        let run = dir.join(name);
-        let ended = thermoscope(dir, &["run", "run.toml", "--out", name], Some(lose_at));
+        let run = place.path(name);
+        let mut command = place.command(&format!("run run.toml --out {name}"));
+        command.env("VK_LAYER_PATH", dir).env("VK_INSTANCE_LAYERS", "VK_LAYER_TEST_lose").env("LOSE_AT", lose_at);
+        let ended = command.output().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(1), "{name}: {said}");
         assert!(said.contains("error: the device failed") && !said.contains("panicked"), "{name}: {said}");
@@ -101,8 +90,7 @@ fn a_run_whose_device_is_lost_ends_with_its_last_checkpoint_and_goes_on() {
         let filed = series.values().flat_map(|s| s.steps.iter()).max().copied();
         assert_eq!(filed, Some(step - 1), "{name}");
 
-        let resumed = thermoscope(dir, &["run", "--resume", "--out", name], None);
-        assert!(resumed.status.success(), "{name}: {}", String::from_utf8_lossy(&resumed.stderr));
+        place.good(&format!("run --resume --out {name}"));
         assert!(outcome(&run) == whole, "{name}: goes on to the bits it would have had");
     }
 }

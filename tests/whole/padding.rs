@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::common::{arrived, gpus};
+use crate::common::{arrived, gpus, two_sets};
 use thermoscope::gpu::Gpu;
 use thermoscope::instrument::registry;
 use thermoscope::record::Setup;
@@ -99,13 +99,6 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Masks are in the text of kernels, of which there are two sets: those for software adapters, and those for GPUs, which
-/// the plain device takes.
-fn two_sets() -> [&'static Gpu; 2] {
-    let all = gpus();
-    [&all[0], &all[all.len() - 1]]
-}
-
 /// Fillers stand at the end of every list, what they add is exactly 0, and the order of no sum depends on the length
 /// of the list: so not only weights and training losses, which are promised it, have equal bits, but every measure.
 #[test]
@@ -134,6 +127,7 @@ fn rows_that_fill_up_a_shorter_list_change_no_measure() {
         (&tokens, 0.1, four),
         (&learning, 0.25, trained_on),
     ];
+    // Masks are in the text of kernels.
     for (gpu, (start, short, probe)) in two_sets().into_iter().flat_map(|gpu| starts.map(|start| (gpu, start))) {
         let replicas = [(5, short), (6, 0.75)];
         let both = text(start, &replicas, probe);

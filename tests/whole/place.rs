@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::CommandCargoExt as _;
+use thermoscope::record::read_metrics;
 
 /// A run of a second.
 pub(crate) const TINY: &str = "\
@@ -18,6 +19,16 @@ n_heads = 2
 [checkpoint]
 every = 2
 ";
+
+/// What is measured, its steps, and the bits of its values.
+pub(crate) type Table = Vec<(String, Vec<i64>, Vec<u32>)>;
+
+/// Every number of a run's table as bits, by what it is and when.
+pub(crate) fn table(run: &Path) -> Table {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
+    let series = read_metrics(run, |_| true).unwrap();
+    series.into_iter().map(|(key, s)| (format!("{key:?}"), s.steps, bits(&s.values))).collect()
+}
 
 /// A folder with `tiny.toml`.
 pub(crate) struct Place {

@@ -1,14 +1,14 @@
 // orthonormal: each group of vectors made orthonormal, one after the other; one that adds no direction becomes 0
 // shapes   x [R, G, K, n]  y [R, G, K, n]  turned [R, G, n, K], the same by coordinates
-//          DRAWS: x [R, B K, H k], fill [B K, H k]; coordinate c of vector v of group g is that of x[g + h, v, c] where c is one
-//          of head h's k, and of fill where that is 0, for x has no such direction
+//          DRAWS: x [R, B K, H k], fill [B K, H k]; coordinate c of vector v of group g is that of x[first + g + h, v, c] where
+//          c is one of head h's k, and of fill where that is 0, for x has no such direction
 // grid     [G, 1, R]; vectors begin to end of one sweep, after those before them
 // numerics f32, serial over coordinates, modified Gram and Schmidt. A vector of which less than 2^-13 is left is one that the
 //          others span: of what is left, a hundredth would be rounding
 //          Vectors that became 0 stand behind the others
 // knobs    DRAWS: see above; there is no turned, and vectors stay where they are
 struct Params {
-    vectors: u32, width: u32, of_head: u32, begin: u32, end: u32, sweep: u32, last: u32,
+    vectors: u32, width: u32, of_head: u32, first: u32, begin: u32, end: u32, sweep: u32, last: u32,
     x_replica: u32, y_replica: u32, turned_replica: u32,
 }
 const WG: u32 = 64u;
@@ -19,7 +19,7 @@ const LEFT: f32 = 1.4901161e-8; // 2^-26, of squares
 #if DRAWS
 @tensor var<storage, read> fill: array<f32>;
 fn source(r: u32, g: u32, v: u32, c: u32) -> f32 {
-    let at = ((g + c / params.of_head) * params.vectors + v) * params.width + c;
+    let at = ((params.first + g + c / params.of_head) * params.vectors + v) * params.width + c;
     let drawn = x[r * params.x_replica + at];
     return select(drawn, fill[at], drawn == 0.0);
 }

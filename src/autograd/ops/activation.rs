@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -57,7 +57,7 @@ impl ActFn {
     }
 }
 
-const ACT: Knob<'_> = Knob { name: "ACT", values: &[0, 1, 2, 3] };
+pub(super) const ACT: Knob<'_> = Knob { name: "ACT", values: &[0, 1, 2, 3] };
 const WIDE: Knob<'_> = Knob { name: "WIDE", values: &[0, 1] };
 
 crate::params! {
@@ -111,7 +111,7 @@ fn same_shape(op: &'static str, inputs: &[&Shape]) -> Result<Shape> {
     if inputs.iter().any(|s| s.len() != inputs[0].len()) {
         return Err(misfit(op, format!("{:?}", inputs.iter().map(|s| &s.dims).collect::<Vec<_>>())));
     }
-    Ok(Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() })
+    Ok(like(inputs, &inputs[0].dims))
 }
 
 /// y = act(x).

@@ -1,7 +1,7 @@
 //! Causal attention with its hook points, grouped key and value heads, and its gradient.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var, length};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, length, like};
 use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -194,11 +194,10 @@ impl Op for Attention {
         let sizes = Sizes::of(&q.dims, &k.dims)
             .filter(|_| k.dims == v.dims)
             .ok_or_else(|| misfit("attention", format!("q {:?}, k {:?}, v {:?}", q.dims, k.dims, v.dims)))?;
-        let owned = inputs.iter().any(|s| s.owned);
-        let pattern = Shape { owned: q.owned || k.owned, ..Shape::f32(&sizes.pattern()) };
-        let mut shapes = vec![Shape { owned, ..(*q).clone() }, pattern.clone(), pattern];
+        let pattern = like(&[q, k], &sizes.pattern());
+        let mut shapes = vec![like(inputs, &q.dims), pattern.clone(), pattern];
         if sizes.keys <= SMALL {
-            shapes.push(Shape { owned, ..Shape::f32(&sizes.lengths()) });
+            shapes.push(like(inputs, &sizes.lengths()));
         }
         Ok(shapes)
     }
@@ -274,7 +273,7 @@ impl Op for AttentionPattern {
         let [q, k] = inputs else { return Err(misfit("attention pattern", "takes q and k")) };
         let sizes = Sizes::of(&q.dims, &k.dims)
             .ok_or_else(|| misfit("attention pattern", format!("q {:?}, k {:?}", q.dims, k.dims)))?;
-        Ok(vec![Shape { owned: q.owned || k.owned, ..Shape::f32(&sizes.pattern()) }; 2])
+        Ok(vec![like(inputs, &sizes.pattern()); 2])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -341,8 +340,7 @@ impl Op for AttentionGrad {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let owned = inputs.iter().any(|s| s.owned);
-        Ok(inputs[..3].iter().map(|s| Shape { owned, ..(*s).clone() }).collect())
+        Ok(inputs[..3].iter().map(|s| like(inputs, &s.dims)).collect())
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -444,7 +442,7 @@ impl Op for MixValues {
         if t != t2 || !b.is_multiple_of(*p) || !h.is_multiple_of(*g) {
             return Err(misfit("mix values", format!("pattern {:?}, v {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[*b, *tq, *h, *k]) }])
+        Ok(vec![like(inputs, &[*b, *tq, *h, *k])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Sums, multiples and copies, element by element.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -53,7 +53,7 @@ impl Op for Add {
         if inputs[0].dims != inputs[1].dims {
             return Err(misfit("add", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        Ok(vec![Shape { owned: inputs[0].owned || inputs[1].owned, ..inputs[0].clone() }])
+        Ok(vec![like(inputs, &inputs[0].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -152,7 +152,7 @@ impl Op for AddBias {
         if inputs[1].len() != inputs[0].rows().1 {
             return Err(misfit("add bias", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() }])
+        Ok(vec![like(inputs, &inputs[0].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

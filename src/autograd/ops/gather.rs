@@ -1,7 +1,7 @@
 //! Rows by number, and their sums back: embeddings, positions, rows computed once and used often.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, DType, Lower, Op, Shape, Tape, Var, like};
 use super::matmul::SOFTWARE_DEPTH;
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -68,7 +68,7 @@ impl Op for GatherRows {
             let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
             return Err(misfit("gather rows", format!("tables and indices do not fit: {dims:?}")));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, d]) }])
+        Ok(vec![like(inputs, &[n, d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -139,8 +139,7 @@ impl Op for GatherColumns {
                 format!("{} from {} of {:?}", self.width, self.first, inputs[0].dims),
             ));
         }
-        let owned = inputs.iter().any(|s| s.owned);
-        Ok(vec![Shape { owned, ..Shape::f32(&[inputs[1].len(), self.width]) }])
+        Ok(vec![like(inputs, &[inputs[1].len(), self.width])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -344,7 +343,7 @@ impl Op for ScatterRows {
         if inputs[1].len() != n {
             return Err(misfit("scatter rows", format!("{n} rows, {} indices", inputs[1].len())));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[self.rows, d]) }])
+        Ok(vec![like(inputs, &[self.rows, d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

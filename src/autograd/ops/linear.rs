@@ -1,7 +1,7 @@
 //! Products with weights: y = x W (+ b) (+ residual).
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use super::ActFn;
 use super::matmul::{Act, Finish, Form, Layout, Matmul};
 use super::reduce::ColumnSum;
@@ -63,7 +63,7 @@ impl Op for Linear {
             let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
             return Err(misfit("linear", format!("x, W, bias, residual do not fit: {dims:?}")));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, to]) }])
+        Ok(vec![like(inputs, &[n, to])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -177,7 +177,7 @@ impl Op for TransposedProduct {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&self.dims) }])
+        Ok(vec![like(inputs, &self.dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -241,7 +241,7 @@ impl Op for HeadResult {
         if width != *k || rows % h != 0 {
             return Err(misfit("head result", format!("z {:?}, W_O {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[rows / h, *h, *d]) }])
+        Ok(vec![like(inputs, &[rows / h, *h, *d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -295,11 +295,11 @@ impl Op for HeadProduct {
         if h != g || k != width || inputs.len() != 2 + usize::from(self.residual) {
             return Err(misfit("head product", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        let owned = inputs.iter().any(|s| s.owned);
-        if inputs.get(2).is_some_and(|residual| residual.dims != [h, n, d] || residual.owned != owned) {
+        let y = like(inputs, &[h, n, d]);
+        if inputs.get(2).is_some_and(|residual| **residual != y) {
             return Err(misfit("head product", format!("residual {:?}", inputs[2].dims)));
         }
-        Ok(vec![Shape { owned, ..Shape::f32(&[h, n, d]) }])
+        Ok(vec![y])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

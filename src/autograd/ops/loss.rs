@@ -2,7 +2,7 @@
 //! phase of grokking.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, DType, Lower, Op, Shape, Tape, Var, like};
 use super::IGNORE;
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor};
@@ -59,9 +59,8 @@ impl Op for CrossEntropy {
         if inputs[1].len() != n || inputs[1].dtype != DType::U32 {
             return Err(misfit("cross-entropy", format!("{n} rows of logits, {} targets", inputs[1].len())));
         }
-        let owned = inputs.iter().any(|s| s.owned);
-        let row = Shape { owned, ..Shape::f32(&[n]) };
-        Ok(vec![row.clone(), row.clone(), row, Shape { owned, ..Shape::f32(&[n, 2]) }])
+        let row = like(inputs, &[n]);
+        Ok(vec![row.clone(), row.clone(), row, like(inputs, &[n, 2])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -164,7 +163,7 @@ impl Op for ShiftedCrossEntropy {
             let dims: Vec<_> = inputs.iter().map(|s| &s.dims).collect();
             return Err(misfit("shifted cross-entropy", format!("{dims:?}")));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n]) }; 3])
+        Ok(vec![like(inputs, &[n]); 3])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -241,7 +240,7 @@ impl Op for CrossEntropyGrad {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() }])
+        Ok(vec![like(inputs, &inputs[0].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

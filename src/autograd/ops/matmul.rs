@@ -34,7 +34,7 @@ macro_rules! product_knobs {
             $crate::gpu::Knob { name: "ACTIVATE", values: &[0, 1] },
             $crate::gpu::Knob { name: "KEEP", values: &[0, 1] },
             $crate::gpu::Knob { name: "SLOPE", values: &[0, 1] },
-            $crate::gpu::Knob { name: "ACT", values: &[0, 1, 2, 3] },
+            $crate::autograd::ops::activation::ACT,
             $crate::gpu::Knob { name: "SUMS", values: &[0, 1] },
         ]
     };

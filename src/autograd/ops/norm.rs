@@ -1,7 +1,7 @@
 //! LayerNorm and RMSNorm, with and without their affine part.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use super::reduce::{ColumnSum, sum_columns};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
@@ -100,9 +100,8 @@ impl Op for Norm {
         {
             return Err(misfit("norm", format!("rows of {d} with {} affine vectors", inputs.len() - 1)));
         }
-        let owned = inputs.iter().any(|s| s.owned);
-        let rows = Shape { owned: inputs[0].owned, ..Shape::f32(&[n]) };
-        Ok(vec![Shape { owned, ..Shape::f32(&[n, d]) }, rows.clone(), rows])
+        let rows = like(&inputs[..1], &[n]);
+        Ok(vec![like(inputs, &[n, d]), rows.clone(), rows])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -187,7 +186,7 @@ impl Op for NormGrad {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[1].clone() }])
+        Ok(vec![like(inputs, &inputs[1].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -227,7 +226,7 @@ impl Op for NormGradW {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let columns = inputs[1].rows().1;
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[columns]) }])
+        Ok(vec![like(inputs, &[columns])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -282,7 +281,7 @@ impl Op for FrozenNorm {
         {
             return Err(misfit("frozen norm", format!("{n} rows of {d}, {} scales", inputs[1].len())));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[n, d]) }])
+        Ok(vec![like(inputs, &[n, d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

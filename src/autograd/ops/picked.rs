@@ -2,7 +2,7 @@
 //! each row, and picked by number.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, DType, Lower, Op, Shape, Tape, Var, like};
 use super::attention::{Attention, SMALL, gradients};
 use super::gather::{SHARES, bucket_rows, shares};
 use crate::error::{Error, Result};
@@ -136,8 +136,7 @@ impl Op for PickedAttention {
             return Err(misfit("picked attention", format!("table, stream and index do not fit: {dims:?}")));
         }
         let batch = places / self.keys;
-        let owned = inputs.iter().any(|s| s.owned);
-        let of = |dims: &[usize]| Shape { owned, ..Shape::f32(dims) };
+        let of = |dims: &[usize]| like(inputs, dims);
         let pattern = of(&[batch, self.heads, self.queries, self.keys]);
         let z = of(&[batch, self.queries, self.heads, self.width(columns)]);
         let lengths = of(&[batch, self.queries, self.heads, 1]);
@@ -204,10 +203,8 @@ impl Op for PickedAttentionGrad {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let owned = inputs.iter().any(|s| s.owned);
-        let with = |of: &Shape| Shape { owned, ..of.clone() };
-        let mut shapes = vec![with(inputs[0])];
-        shapes.extend(inputs.get(7).map(|_| with(inputs[1])));
+        let mut shapes = vec![like(inputs, &inputs[0].dims)];
+        shapes.extend(inputs.get(7).map(|_| like(inputs, &inputs[1].dims)));
         Ok(shapes)
     }
 

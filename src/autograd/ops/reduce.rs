@@ -1,7 +1,7 @@
 //! Sums over rows, columns and everything, in trees of fixed shape.
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 
@@ -107,7 +107,7 @@ impl Op for MeanRows {
         if inputs[1].len() != 1 {
             return Err(misfit("mean of rows", "the count must be one number"));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1]) }])
+        Ok(vec![like(inputs, &[1])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -141,7 +141,7 @@ impl Op for SpreadMean {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[self.n]) }])
+        Ok(vec![like(inputs, &[self.n])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -172,7 +172,7 @@ impl Op for Dot {
         if inputs[0].len() != inputs[1].len() {
             return Err(misfit("dot", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1]) }])
+        Ok(vec![like(inputs, &[1])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -215,7 +215,7 @@ impl Op for MultiplyScalar {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() }])
+        Ok(vec![like(inputs, &inputs[0].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -2,7 +2,7 @@
 //! After Milakov and Gimelshein 2018 (1805.02867) and Dao et al. 2022 (2205.14135).
 
 use super::super::op::{Links, misfit};
-use super::super::{Array, Lower, Op, Shape, Tape, Var, length};
+use super::super::{Array, Lower, Op, Shape, Tape, Var, length, like};
 use super::attention::{Sizes, wide};
 use super::{Attention, AttentionPattern};
 use crate::error::{Error, Result};
@@ -127,10 +127,9 @@ impl Op for StreamedAttention {
         let sizes = Sizes::of(&q.dims, &k.dims)
             .filter(|s| k.dims == v.dims && tokens.iter().all(|t| t.len() == s.batch * s.keys))
             .ok_or_else(|| misfit("streamed attention", format!("q {:?}, k {:?}, v {:?}", q.dims, k.dims, v.dims)))?;
-        let owned = inputs.iter().any(|s| s.owned);
         let rows = [sizes.batch, sizes.heads, sizes.queries];
-        let with = |dims: &[usize]| Shape { owned, ..Shape::f32(dims) };
-        Ok(vec![with(&q.dims), with(&rows), with(&[rows[0], rows[1], rows[2], 5])])
+        let [b, h, t] = rows;
+        Ok(vec![like(inputs, &q.dims), like(inputs, &rows), like(inputs, &[b, h, t, 5])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -214,8 +213,7 @@ impl Op for StreamedAttentionGrad {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let owned = inputs.iter().any(|s| s.owned);
-        Ok(inputs[..3].iter().map(|s| Shape { owned, ..(*s).clone() }).collect())
+        Ok(inputs[..3].iter().map(|s| like(inputs, &s.dims)).collect())
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

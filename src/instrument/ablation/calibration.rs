@@ -4,12 +4,12 @@
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::IGNORE;
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::instrument::UNKNOWN;
 use crate::intervene::column::{CORRECT, DOUBT};
-use crate::intervene::{OUTCOMES, Probe, like};
+use crate::intervene::{OUTCOMES, Probe};
 
 /// Bins of a reliability diagram.
 pub(crate) const BINS: usize = 15;

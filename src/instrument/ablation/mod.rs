@@ -7,8 +7,8 @@ pub(crate) mod calibration;
 pub(crate) mod ops;
 mod subspaces;
 
+use crate::autograd::Var;
 use crate::autograd::check::Build;
-use crate::autograd::{Var, gcd};
 use crate::error::Result;
 use crate::gpu::Shader;
 use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
@@ -382,14 +382,35 @@ fn each(writers: &Writers, baseline: Baseline, index: i32) -> impl Iterator<Item
     all.map(move |(writer, what)| (what, label(writers, writer, index)))
 }
 
+/// What interventions change, as many at once as fit, and whose changes these are.
+fn changes(
+    cx: &mut Attach<'_>,
+    every: u64,
+    probe: &Probe<'_>,
+    writers: &Writers,
+    what: &[(Intervention, Label)],
+    frozen: bool,
+) -> Result<Vec<(Var, Vec<Label>)>> {
+    let of_part = |part: &[(Intervention, Label)]| {
+        let (what, labels): (Vec<Intervention>, Vec<Label>) = part.iter().cloned().unzip();
+        let effects = cx.tape.at_cadence(every, |tape| {
+            let examples = probe.outcomes(tape, writers, &what, frozen, None)?;
+            probe.effects(tape, examples)
+        })?;
+        Ok((effects, labels))
+    };
+    what.chunks(probe.chunk).map(of_part).collect()
+}
+
 impl Ablation {
-    /// The greatest cadence that divides those of all metrics of these names; `None` where all are off.
+    /// The cadence of all metrics whose names are wanted; `None` where all are off.
     fn every(&self, cx: &Attach<'_>, wanted: impl Fn(&str) -> bool) -> Option<u64> {
-        CARDS.iter().filter(|card| wanted(card.name)).filter_map(|card| cx.every(self, card)).reduce(gcd)
+        let names: Vec<&str> = CARDS.iter().map(|card| card.name).filter(|name| wanted(name)).collect();
+        cx.cadence_of(self, &names)
     }
 
     fn null_every(&self, cx: &Attach<'_>) -> Option<u64> {
-        self.every(cx, |name| ["ablation.p", "ablation.null"].contains(&name))
+        cx.cadence_of(self, &["ablation.p", "ablation.null"])
     }
 
     /// `probe.*`: what the model does when nothing is changed.
@@ -488,10 +509,13 @@ impl Ablation {
                 cx.record(self, "ablation.path", site, ways.1, 0, of(3));
             }
         }
-        self.changes(cx, every, probe, writers, &others, false)?;
+        let mut changed = changes(cx, every, probe, writers, &others, false)?;
         if writers.layer + 1 < probe.model.config.n_layers {
             let frozen: Vec<_> = each(writers, Baseline::Zero, 3).collect();
-            self.changes(cx, every, probe, writers, &frozen, true)?;
+            changed.extend(changes(cx, every, probe, writers, &frozen, true)?);
+        }
+        for (effects, labels) in changed {
+            self.record_effects(cx, site, effects, &labels);
         }
 
         if let (Some(every), Some(zeroed), true) =
@@ -509,27 +533,6 @@ impl Ablation {
         Ok(())
     }
 
-    /// What interventions change, as many at once as fit.
-    fn changes(
-        &self,
-        cx: &mut Attach<'_>,
-        every: u64,
-        probe: &Probe<'_>,
-        writers: &Writers,
-        what: &[(Intervention, Label)],
-        frozen: bool,
-    ) -> Result<()> {
-        for part in what.chunks(probe.chunk) {
-            let (what, labels): (Vec<Intervention>, Vec<Label>) = part.iter().cloned().unzip();
-            let effects = cx.tape.at_cadence(every, |tape| {
-                let examples = probe.outcomes(tape, writers, &what, frozen, None)?;
-                probe.effects(tape, examples)
-            })?;
-            self.record_effects(cx, &writers.site, effects, &labels);
-        }
-        Ok(())
-    }
-
     /// Heads turned down and up, and removed in pairs.
     fn gates_and_pairs(&self, cx: &mut Attach<'_>, probe: &Probe<'_>, writers: &Writers) -> Result<()> {
         let (site, heads) = (writers.site.as_str(), writers.count);
@@ -540,12 +543,8 @@ impl Ablation {
                 (Intervention::one(head, heads, share, Baseline::Zero), label(writers, head, percent))
             };
             let gates = GATES.into_iter().flat_map(|percent| (0..heads).map(move |head| (percent, head)));
-            for part in gates.map(gate).collect::<Vec<_>>().chunks(probe.chunk) {
-                let (what, labels): (Vec<Intervention>, Vec<Label>) = part.iter().cloned().unzip();
-                let effects = cx.tape.at_cadence(every, |tape| {
-                    let examples = probe.outcomes(tape, writers, &what, false, None)?;
-                    probe.effects(tape, examples)
-                })?;
+            let gates: Vec<(Intervention, Label)> = gates.map(gate).collect();
+            for (effects, labels) in changes(cx, every, probe, writers, &gates, false)? {
                 self.record_contrast(cx, "ablation.gate.loss", site, column::LOSS, effects, &labels);
                 self.record_contrast(cx, "ablation.gate.logit_difference", site, logit_difference, effects, &labels);
             }

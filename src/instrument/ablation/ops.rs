@@ -2,12 +2,12 @@
 
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
-use crate::autograd::{Array, Lower, Op, Shape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 use crate::instrument::UNKNOWN;
+use crate::intervene::OUTCOMES;
 use crate::intervene::column::{LOGIT_DIFFERENCE, LOSS};
-use crate::intervene::{OUTCOMES, like};
 
 crate::params! {
     struct EffectParams { rows: u32, columns: u32, x_replica: u32, clean_replica: u32, y_replica: u32 }

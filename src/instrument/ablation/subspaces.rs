@@ -12,14 +12,14 @@
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{HeadResult, Linear};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor};
-use crate::intervene::{AblateEach, Probe, Writers, like};
+use crate::intervene::{AblateEach, Probe, Writers};
 
 crate::params! {
     struct OrthonormalParams {
-        vectors: u32, width: u32, of_head: u32, begin: u32, end: u32, sweep: u32, last: u32,
+        vectors: u32, width: u32, of_head: u32, first: u32, begin: u32, end: u32, sweep: u32, last: u32,
         x_replica: u32, y_replica: u32, turned_replica: u32,
     }
 }
@@ -31,7 +31,11 @@ static ORTHONORMAL: Shader<'_> = Shader {
 };
 pub(super) const SHADERS: &[&Shader<'_>] = &[&ORTHONORMAL];
 
-/// Directions of the residual stream for as many draws as are computed at once.
+/// Draws whose directions are made and multiplied together at least, however few of them are computed at once: a draw has
+/// blocks in common with its neighbours, which would be there again for each.
+const TOGETHER: usize = 64;
+
+/// Directions of the residual stream for some draws.
 pub(super) struct Draws {
     count: usize,
     /// Gaussian, [B K, D] for B blocks of K: head h of draw d takes block d + h. The same for all layers, replicas and steps,
@@ -41,10 +45,11 @@ pub(super) struct Draws {
     fill: Var,
 }
 
-/// Draws directions for `draws` subspaces, at most `chunk` at once, of heads `[H, K, D]`.
+/// Draws directions for `draws` subspaces, of which `chunk` are computed at once, of heads `[H, K, D]`.
 pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Draws> {
-    let part = |first: usize| {
-        let count = chunk.min(draws - first);
+    let most = chunk * TOGETHER.div_ceil(chunk);
+    let some = |first: usize| {
+        let count = most.min(draws - first);
         // No two heads of a draw share a block.
         let blocks = count + heads - 1;
         let mut gaussian = |width: usize, skipped: usize| {
@@ -58,7 +63,7 @@ pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chu
         };
         Draws { count, directions: gaussian(d, 0), fill: gaussian(heads * k, k * d) }
     };
-    (0..draws).step_by(chunk).map(part).collect()
+    (0..draws).step_by(most).map(some).collect()
 }
 
 /// Means of outcomes [draws, 8] where a random K-dimensional subspace of what a layer's heads write is taken away.
@@ -72,21 +77,23 @@ pub(super) fn null(tape: &mut Tape, probe: &Probe<'_>, on: &Writers, draws: &[Dr
     let y = tape.reshape(y, &[rows, heads * k])?;
     let transposed = Linear { transposed: true, ..Linear::default() };
     let mut means = None;
-    for part in draws {
-        let count = part.count;
-        let drawn = tape.push1(transposed, &[part.directions, q])?;
-        let b = tape.push1(Subspaces { heads, vectors: k, count }, &[drawn, part.fill])?;
-        let b = tape.reshape(b, &[count * k, heads * k])?;
-        let inside = tape.push1(transposed, &[y, b])?;
-        let inside = tape.reshape(inside, &[rows * count, k])?;
-        let out = tape.push1(Linear::default(), &[b, q])?;
-        let out = tape.reshape(out, &[count, k, d])?;
-        let result = tape.push1(HeadResult, &[inside, out])?;
-        let stream = tape.push1(AblateEach, &[on.stream, result])?;
-        let logits = probe.above(tape, on, stream, false)?.logits;
-        let outcomes = probe.rows_of(tape, logits)?;
-        let examples = probe.examples(tape, outcomes, None)?;
-        means = Some(probe.means(tape, examples, means)?);
+    for some in draws {
+        let drawn = tape.push1(transposed, &[some.directions, q])?;
+        for first in (0..some.count).step_by(probe.chunk) {
+            let count = probe.chunk.min(some.count - first);
+            let b = tape.push1(Subspaces { heads, vectors: k, first, count }, &[drawn, some.fill])?;
+            let b = tape.reshape(b, &[count * k, heads * k])?;
+            let inside = tape.push1(transposed, &[y, b])?;
+            let inside = tape.reshape(inside, &[rows * count, k])?;
+            let out = tape.push1(Linear::default(), &[b, q])?;
+            let out = tape.reshape(out, &[count, k, d])?;
+            let result = tape.push1(HeadResult, &[inside, out])?;
+            let stream = tape.push1(AblateEach, &[on.stream, result])?;
+            let logits = probe.above(tape, on, stream, false)?.logits;
+            let outcomes = probe.rows_of(tape, logits)?;
+            let examples = probe.examples(tape, outcomes, None)?;
+            means = Some(probe.means(tape, examples, means)?);
+        }
     }
     means.ok_or_else(|| misfit("null", "no draws"))
 }
@@ -110,14 +117,10 @@ impl Op for RowSpaces {
         let params = OrthonormalParams {
             vectors: vectors as u32,
             width: width as u32,
-            of_head: 0,
-            begin: 0,
-            end: 0,
-            sweep: 0,
-            last: 0,
             x_replica: inputs[0].replica_stride,
             y_replica: outputs[0].replica_stride,
             turned_replica: outputs[1].replica_stride,
+            ..OrthonormalParams::default()
         };
         // Once leaves rounding along what was subtracted; rows of trained weights may be nearly dependent.
         orthonormalize(cx, params, groups, 2, &[&inputs[0], &outputs[0], &outputs[1]])
@@ -131,12 +134,14 @@ impl Op for RowSpaces {
     }
 }
 
-/// Orthonormal bases of drawn subspaces, [draws, K, H K]. Inputs: coordinates [B K, H k] of drawn directions, of which
-/// coordinate c of draw d is that of block d + h where c is one of head h's; and what stands for those that are 0.
+/// Orthonormal bases of `count` drawn subspaces from draw `first` on, [draws, K, H K]. Inputs: coordinates [B K, H k] of drawn
+/// directions, of which coordinate c of draw d is that of block d + h where c is one of head h's; and what stands for those that
+/// are 0.
 struct Subspaces {
     heads: usize,
     /// K.
     vectors: usize,
+    first: usize,
     count: usize,
 }
 
@@ -147,7 +152,8 @@ impl Op for Subspaces {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let (rows, width) = inputs[0].rows();
-        let fits = rows == (self.count + self.heads - 1) * self.vectors && inputs[1].rows() == (rows, width);
+        let blocks = self.first + self.count + self.heads - 1;
+        let fits = rows >= blocks * self.vectors && inputs[1].rows() == (rows, width);
         if !fits || !width.is_multiple_of(self.heads) {
             return Err(misfit("subspaces", format!("{:?} of {} heads", inputs[0].dims, self.heads)));
         }
@@ -160,13 +166,10 @@ impl Op for Subspaces {
             vectors: self.vectors as u32,
             width: width as u32,
             of_head: (width / self.heads) as u32,
-            begin: 0,
-            end: 0,
-            sweep: 0,
-            last: 0,
+            first: self.first as u32,
             x_replica: inputs[0].replica_stride,
             y_replica: outputs[0].replica_stride,
-            turned_replica: 0,
+            ..OrthonormalParams::default()
         };
         // Gaussian vectors are far from dependent.
         orthonormalize(cx, params, self.count, 1, &[&inputs[0], &outputs[0], &inputs[1]])
@@ -178,7 +181,7 @@ impl Op for Subspaces {
             let place = move |v: usize, c: usize| ((draw + c / (width / self.heads)) * k + v) * width + c;
             (0..k).flat_map(move |v| (0..width).map(move |c| place(v, c)))
         };
-        let bases = (0..self.count).flat_map(|draw| {
+        let bases = (self.first..self.first + self.count).flat_map(|draw| {
             let coordinate =
                 |at: usize| if inputs[0].data[at] == 0.0 { inputs[1].data[at] } else { inputs[0].data[at] };
             let drawn: Vec<f64> = of_draw(draw).map(coordinate).collect();
@@ -253,7 +256,7 @@ fn gram_schmidt(vectors: &[f64], width: usize, sweeps: usize) -> Vec<f64> {
 pub(super) const CHECKS: &[(&str, Build)] =
     &[("random subspaces", |case| Ok((everything(case, 3, 8, 31)?, Vec::new())))];
 
-/// Every op of this file, on one case: five subspaces of `h` heads that write `k` numbers to a stream of `d`.
+/// Every op of this file, on one case: five subspaces, two and three at once, of `h` heads that write `k` numbers to a stream of `d`.
 fn everything(case: &mut Case, h: usize, k: usize, d: usize) -> Result<Vec<Var>> {
     let w_o = case.owned(&[h, k, d]);
     let [directions, fill] = [d, h * k].map(|width| case.shared(&[(4 + h) * k, width]));
@@ -261,12 +264,20 @@ fn everything(case: &mut Case, h: usize, k: usize, d: usize) -> Result<Vec<Var>>
     let spaces = tape.push(RowSpaces, &[w_o])?;
     let q = tape.reshape(spaces[0], &[h * k, d])?;
     let drawn = tape.push1(Linear { transposed: true, ..Linear::default() }, &[directions, q])?;
-    Ok(vec![spaces[0], spaces[1], tape.push1(Subspaces { heads: h, vectors: k, count: 5 }, &[drawn, fill])?])
+    let mut all = spaces;
+    for (first, count) in [(0, 2), (2, 3)] {
+        all.push(tape.push1(Subspaces { heads: h, vectors: k, first, count }, &[drawn, fill])?);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::check::gpus;
+    use crate::intervene::OUTCOMES;
+    use crate::model::{Model, ModelConfig};
+    use crate::task::{Modular, Operation, ProbeSet, ReplicaData, Task};
 
     #[test]
     fn ops_match_their_references() {
@@ -303,10 +314,40 @@ mod tests {
         let q = case.tape.reshape(spaces[0], &[3, 7]).unwrap();
         let [directions, fill] = [7, 3].map(|width| case.shared(&[5 * 3, width]));
         let drawn = case.tape.push1(Linear { transposed: true, ..Linear::default() }, &[directions, q]).unwrap();
-        let drawn = case.tape.push1(Subspaces { heads: 1, vectors: 3, count: 5 }, &[drawn, fill]).unwrap();
+        let drawn = case.tape.push1(Subspaces { heads: 1, vectors: 3, first: 0, count: 5 }, &[drawn, fill]).unwrap();
         case.agree(&[spaces[0], spaces[1], drawn], 1e-4);
         let found = case.reference(0, &[drawn]).unwrap();
         assert!(found[0].data.chunks_exact(3).all(|vector| vector[2] != 0.0));
+    }
+
+    #[test]
+    fn the_null_has_the_same_bits_however_few_draws_are_computed_at_once() {
+        let mut case = Case::new("pieces of the null");
+        let (n_heads, d_model, d_vocab, n_ctx) = (3, 12, 6, 3);
+        let config = ModelConfig { n_heads, d_model, d_vocab, n_ctx, d_mlp: 8, ..ModelConfig::default() };
+        let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+        model.weights.iter().for_each(|weight| case.fill(*weight, 0.5));
+        let task = Modular::new(Operation::Add, 5);
+        let batch = task.feed(&[1, 2].map(ReplicaData::new)).unwrap().probe(&mut case.tape, ProbeSet::Test, 7).unwrap();
+        let draws = 2 * TOGETHER + 6;
+        // One at a time; five at a time, of which the last are fewer; and all at once.
+        let of = |chunk: usize| {
+            let tape = &mut case.tape;
+            let probe = Probe::new(tape, &model, batch, task.shape().read, chunk * batch.size).unwrap();
+            let on = probe.heads(tape, 0).unwrap();
+            let drawn = draw(tape, [n_heads, d_model / n_heads, d_model], draws, chunk);
+            null(tape, &probe, &on, &drawn).unwrap()
+        };
+        let nulls = [1, 5, draws].map(of);
+        for gpu in gpus() {
+            let found = case.run(gpu, &nulls).unwrap();
+            let bits = |null: &Vec<Vec<f32>>| null.concat().iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            let [one, five, all] = [0, 1, 2].map(|which| bits(&found[which]));
+            assert!(one == all && five == all, "on {}", gpu.caps().name);
+            // No draw is another one.
+            let losses: std::collections::BTreeSet<u32> = all.iter().step_by(OUTCOMES).copied().collect();
+            assert!(losses.len() > 2 * draws - 10, "{} of {}", losses.len(), 2 * draws);
+        }
     }
 
     #[test]
@@ -322,7 +363,7 @@ mod tests {
         let q = case.tape.reshape(spaces[0], &[h * k, d]).unwrap();
         let transposed = Linear { transposed: true, ..Linear::default() };
         let drawn = case.tape.push1(transposed, &[part.directions, q]).unwrap();
-        let drawn = case.tape.push1(Subspaces { heads: h, vectors: k, count }, &[drawn, part.fill]).unwrap();
+        let drawn = case.tape.push1(Subspaces { heads: h, vectors: k, first: 0, count }, &[drawn, part.fill]).unwrap();
         let bases = case.reference(0, &[drawn]).unwrap().remove(0);
         for dimension in [0, 1, 2, 3, 4] {
             // Squares of a coordinate over the k vectors of a draw: k of h k on average, with a deviation of 0.13 a draw.

@@ -3,7 +3,7 @@
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{GatherRows, TransposedProduct};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor, grid_1d};
 use crate::instrument::grokking::dominant::ColumnSpread;
@@ -161,7 +161,7 @@ impl Op for CentreRows {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() }])
+        Ok(vec![like(inputs, &inputs[0].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

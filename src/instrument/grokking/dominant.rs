@@ -4,7 +4,7 @@
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{IGNORE, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape};
+use crate::autograd::{Array, Lower, Op, Shape, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::instrument::ROUNDING;
@@ -70,7 +70,7 @@ impl Op for ColumnSpread {
         if inputs[1].len() != columns || inputs[2].len() != rows {
             return Err(misfit("column spread", format!("{:?} {:?}", inputs[0].dims, inputs[2].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[3, columns]) }])
+        Ok(vec![like(inputs, &[3, columns])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -115,7 +115,7 @@ impl Op for BinMeans {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..inputs[0].clone() }])
+        Ok(vec![like(inputs, &inputs[0].dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::autograd::op::misfit;
 use crate::autograd::ops::{
     Add, ColumnSum, CrossEntropy, IGNORE, Linear, MeanRows, Scale, ShiftedCrossEntropy, TransposedProduct, scatter_rows,
 };
-use crate::autograd::{Tape, Var, gcd};
+use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
 use crate::model::Model;
@@ -277,8 +277,7 @@ impl Instrument for FourierLosses {
         else {
             return Ok(());
         };
-        let each = LOSS_CARDS.iter().filter(|card| EACH.contains(&card.name));
-        let each = each.filter_map(|card| cx.every(self, card)).reduce(gcd);
+        let each = cx.cadence_of(self, &EACH);
         let classes = cx.task.shape().classes;
         let (train, test) = (cx.train_passes(every)?, cx.test_passes(every)?);
         let lists =
@@ -492,7 +491,7 @@ mod tests {
     use super::*;
     use crate::autograd::check::{Case, gpus};
     use crate::model::ModelConfig;
-    use crate::task::{Modular, ReplicaData, Task};
+    use crate::task::{Modular, Operation, ReplicaData, Task};
 
     const P: usize = 7;
     /// Two columns more than the task has classes.
@@ -500,7 +499,8 @@ mod tests {
 
     /// A case with a model of addition modulo 7, with these weights; the logits of its training passes; and the walk's losses.
     fn walked_losses(case: &mut Case, weights: impl Fn(&str, usize) -> f32) -> (Vec<Var>, Losses) {
-        let task: Modular = serde_json::from_str(r#"{"kind": "modular", "p": 7, "train_fraction": 0.5}"#).unwrap();
+        let mut task = Modular::new(Operation::Add, P as u32);
+        task.train_fraction = 0.5;
         let config = ModelConfig {
             d_model: 12,
             n_heads: 2,
@@ -515,8 +515,7 @@ mod tests {
         for (spec, var) in model.table.specs().iter().zip(&model.weights) {
             case.set(*var, (0..spec.len()).map(|at| weights(&spec.name, at)).collect());
         }
-        let replica = || ReplicaData { seed: 1, train_fraction: None, shuffle_labels: false };
-        let feed = task.feed(&[replica(), replica()]).unwrap();
+        let feed = task.feed(&[1, 1].map(ReplicaData::new)).unwrap();
         let read = task.shape().read;
         let batches =
             [feed.train_batches(&mut case.tape, 1000).unwrap(), feed.test_batches(&mut case.tape, 1000).unwrap()];

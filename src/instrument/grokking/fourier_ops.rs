@@ -3,7 +3,7 @@
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ColumnSum, IGNORE, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape};
+use crate::autograd::{Array, Lower, Op, Shape, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -124,7 +124,7 @@ impl Op for CentredSquares {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[inputs[0].rows().0]) }])
+        Ok(vec![like(inputs, &[inputs[0].rows().0])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -230,8 +230,7 @@ impl Op for SpectrumSummary {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let count = frequencies(self.components([&inputs[0].dims, &inputs[1].dims])?)?;
-        let owned = inputs.iter().any(|s| s.owned);
-        Ok([vec![2, count], vec![2], vec![2, count]].map(|dims| Shape { owned, ..Shape::f32(&dims) }).to_vec())
+        Ok([&[2, count][..], &[2], &[2, count]].map(|dims| like(inputs, dims)).to_vec())
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -382,7 +381,7 @@ impl Op for ExcludeEach {
         {
             return Err(misfit("exclude each frequency", format!("{:?} and {:?}", z.dims, coefficients.dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[rows, frequencies(components)?]) }])
+        Ok(vec![like(inputs, &[rows, frequencies(components)?])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

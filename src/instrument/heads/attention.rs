@@ -3,7 +3,7 @@
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, ROUNDING};
@@ -264,7 +264,7 @@ impl Op for HeadMeans {
         if !fits {
             return Err(misfit("head means", format!("{:?} and z do not fit", inputs[0].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2, heads]) }])
+        Ok(vec![like(inputs, &[2, heads])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -329,7 +329,7 @@ impl Op for PatternSum {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let [_, heads, queries, keys] = four(&inputs[0].dims)?;
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[heads, queries, keys]) }])
+        Ok(vec![like(inputs, &[heads, queries, keys])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -366,7 +366,7 @@ impl Op for PatternProducts {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let [_, heads, _, _] = four(&inputs[0].dims)?;
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2, heads, heads]) }])
+        Ok(vec![like(inputs, &[2, heads, heads])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -5,7 +5,7 @@ use super::synchronization::per_head;
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{Add, ColumnSum, GatherRows, HeadResult, Linear, Scale};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, ROUNDING, UNKNOWN};
@@ -375,7 +375,7 @@ impl Op for Composition {
         if inputs.iter().zip(sizes).any(|(s, size)| s.len() != size) {
             return Err(misfit("composition", "heads of different size"));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[h, h]) }])
+        Ok(vec![like(inputs, &[h, h])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -5,7 +5,7 @@ use super::attention::{PatternParams, counts, four, own_targets, params, rows_of
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Add, ColumnSum, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
@@ -336,7 +336,7 @@ impl Op for MatchCounts {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[2]) }])
+        Ok(vec![like(inputs, &[2])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -383,7 +383,7 @@ impl Op for MatchScores {
         if !self.taken && inputs[1].len() != batch * keys {
             return Err(misfit("match scores", format!("{:?} and {} tokens", inputs[0].dims, inputs[1].len())));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[3, heads + 1]) }])
+        Ok(vec![like(inputs, &[3, heads + 1])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -449,7 +449,7 @@ impl Op for PositionGap {
         if inputs.iter().any(|s| s.len() < self.early.end.max(self.late.end)) {
             return Err(misfit("position gap", format!("{:?} in {} positions", self.late, inputs[0].len())));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[1]) }])
+        Ok(vec![like(inputs, &[1])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

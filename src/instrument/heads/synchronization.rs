@@ -6,7 +6,7 @@ use super::attention::{Cosines, HeadMeans, pattern_products, varying};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{ActFn, Activation, Add, GatherRows, HeadProduct, Scale, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor};
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UNKNOWN, UpdateSummary};
@@ -344,7 +344,7 @@ impl Op for HeadSynchrony {
         if heads < 2 || inputs[0].len() != 2 * heads * heads || inputs[1].len() < heads {
             return Err(misfit("head synchrony", format!("{:?} and {:?}", inputs[0].dims, inputs[1].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[5]) }])
+        Ok(vec![like(inputs, &[5])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{IGNORE, LogitRows};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label};
@@ -212,7 +212,7 @@ impl Op for RowSummary {
             (0, false) => &[5, LANES],
             _ => &[9],
         };
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }])
+        Ok(vec![like(inputs, dims)])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

@@ -8,7 +8,7 @@ use super::norms::layer_of;
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{Gram, IGNORE, sum_columns};
-use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
+use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 use crate::instrument::grokking::fourier_ops::RowSquares;
@@ -300,7 +300,7 @@ impl Op for GramSum {
         if self.beside_seq(&inputs[0].dims, beside) < seq {
             return Err(misfit("gram sum", "fewer positions beside than in the gram"));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[heads]) }])
+        Ok(vec![like(inputs, &[heads])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -360,7 +360,7 @@ impl Op for GradientNoise {
         if !inputs[1].len().is_multiple_of(heads) || !inputs[2].len().is_multiple_of(self.batch) {
             return Err(misfit("gradient noise", "heads or examples do not fit"));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[4, heads]) }])
+        Ok(vec![like(inputs, &[4, heads])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
