@@ -322,25 +322,10 @@ mod tests {
     type Truth = (Option<u64>, Option<u64>, Option<u64>, f32);
 
     fn watched((memorized, generalized, born, gini): Truth) -> Watched {
-        let described = || Described {
-            instrument: String::new(),
-            formula: String::new(),
-            unit: String::new(),
-            axes: String::new(),
-            index: Vec::new(),
-            every: 10,
-            cost: String::new(),
-            control: String::new(),
-            chance: None,
-            bounds: [None; 2],
-            source: String::new(),
-            not_for: String::new(),
-            set: false,
-            sites: Vec::new(),
-        };
+        let described = || Described { every: 10, ..Described::default() };
         let names = ["accuracy.train", "accuracy.test"];
         let metrics: BTreeMap<String, Described> = names.map(|name| (name.to_owned(), described())).into();
-        let predictions = vec![Predictions { train: 1000, train_drawn: false, test: 2000 }];
+        let predictions = vec![Predictions { train: 1000, train_drawn: false, test: 2000, most_frequent: [0.0; 2] }];
         let mut watched = Watched::new(&Catalog { classes: 59, predictions, metrics }, 0, 1000);
         let key = |metric: &str, site: &str| Key {
             metric: metric.into(),
