@@ -193,7 +193,7 @@ pub(super) const TOPICS: &[Topic] = &[
             chart(
                 "ablation_debiased",
                 Kind::Lines,
-                "Change of the squared calibration error, debiased, as a root with its sign",
+                "Change of the calibration error, debiased: of the root of its square, zero ablation",
                 |key| debiased(key, "ablation.").and_then(|key| by_part(&key, super::derived::DEBIASED)),
             ),
             chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", |key| {
