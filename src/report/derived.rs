@@ -18,6 +18,8 @@ pub(super) const FOLLOWED: &str = "phase synchrony of many";
 /// ablation: the root of its squared error less that of the clean model, each 0 where the square is below 0, for a squared
 /// error says nothing of the root of a change of it.
 pub(super) const DEBIASED: &str = "debiased calibration error";
+/// Where pairs of untrained heads lie in `sync.gradient`: index 0 two standard deviations below their mean, 1 above.
+pub(super) const UNTRAINED: &str = "sync.gradient of untrained heads";
 
 /// Neurons that are enough: phases of fewer agree by chance.
 const FOLLOWERS: f32 = 5.0;
@@ -44,6 +46,8 @@ struct Step {
     /// Squared calibration error of the clean model, and what ablations change it by.
     calibration: Option<f64>,
     ablated: Vec<(Key, f64)>,
+    /// Cosines of untrained heads.
+    untrained: BTreeMap<(String, i32), Vec<f64>>,
 }
 
 /// What follows from the series of one replica.
@@ -57,6 +61,8 @@ pub(super) struct Derived {
     norm: Option<Thinned>,
     /// Of ablations.
     errors: BTreeMap<Key, Thinned>,
+    /// By site, layer, and index.
+    untrained: BTreeMap<(String, i32, i32), Thinned>,
 }
 
 fn push(series: &mut Option<Thinned>, step: i64, value: f32) {
@@ -73,6 +79,9 @@ impl Derived {
             "weight_norm" => *self.now.square.get_or_insert(0.0) += value * value,
             "probe.calibration" => self.now.calibration = Some(value),
             "ablation.calibration" => self.now.ablated.push((debiased(key), value)),
+            "sync.gradient.null" => {
+                self.now.untrained.entry((key.site.clone(), key.layer)).or_default().push(value);
+            }
             metric => {
                 for (rule, (name, _, asked, index)) in RULES.iter().enumerate() {
                     // What is asked of the whole model has rows at layer -1, or at one site of several.
@@ -117,6 +126,16 @@ impl Derived {
                 series.push(step, (root(clean + change) - root(clean)) as f32, DERIVED);
             }
         }
+        for ((site, layer), cosines) in now.untrained {
+            let count = cosines.len() as f64;
+            let mean = cosines.iter().sum::<f64>() / count;
+            let squares: f64 = cosines.iter().map(|c| (c - mean).powi(2)).sum();
+            let spread = (squares / (count - 1.0)).sqrt();
+            for (index, end) in [(0, mean - 2.0 * spread), (1, mean + 2.0 * spread)] {
+                let series = self.untrained.entry((site.clone(), layer, index)).or_insert_with(Thinned::extremes);
+                series.push(step, end as f32, DERIVED);
+            }
+        }
     }
 
     /// Adds everything that was derived, and what follows from whole series.
@@ -139,6 +158,11 @@ impl Derived {
         found.extend(self.scale.map(|scale| (key(NOISE_SCALE, String::new(), -1), scale.finish())));
         found.extend(self.norm.map(|norm| (key(NORM, String::new(), -1), norm.finish())));
         found.extend(self.errors.into_iter().map(|(key, errors)| (key, errors.finish())));
+        found.extend(
+            self.untrained
+                .into_iter()
+                .map(|((site, layer, index), end)| (Key { index, ..key(UNTRAINED, site, layer) }, end.finish())),
+        );
         for (key, given) in series.iter().filter(|(key, _)| key.replica == replica) {
             match key.metric.as_str() {
                 "phase_synchrony" => {
@@ -280,6 +304,19 @@ mod tests {
         }
         for (found, expected) in of(probe, -1).values.iter().zip([0.3, 0.4, 0.4, -(0.001f32.sqrt())]) {
             assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn chance_for_pairs_of_heads_is_two_deviations_around_the_mean_of_untrained_ones() {
+        // Mean 0.2 and deviation 0.1 in layer 0, mean 0 and deviation 0.2 in layer 1.
+        let pairs = |layer: i32, cosines: [f32; 3]| {
+            (0..3).zip(cosines).map(move |(pair, cosine)| ("sync.gradient.null", layer, pair, 100, cosine))
+        };
+        let series = derived(&pairs(0, [0.1, 0.2, 0.3]).chain(pairs(1, [-0.2, 0.0, 0.2])).collect::<Vec<_>>());
+        for (layer, index, expected) in [(0, 0, 0.0), (0, 1, 0.4), (1, 0, -0.4), (1, 1, 0.4)] {
+            let found = &series[&key(UNTRAINED, layer, index)];
+            assert!(found.steps == [100] && (found.values[0] - expected).abs() < 1e-6, "{layer} {index}: {found:?}");
         }
     }
 }

@@ -930,7 +930,7 @@ mod tests {
                  [measure]\noff = [{off}]\n[measure.probe]\nsize = 8\ndraws = 20\n"
             )
         };
-        let free = r#""norms", "noise", "sync.gradient""#;
+        let free = r#""norms", "noise", "sync.gradient", "sync.gradient.null""#;
         let resolve = |off: &str| Setup::from_toml(&text(off)).unwrap().config.with_cadences(BTreeMap::new());
         for gpu in gpus() {
             let measured = |mut session: Session| {
