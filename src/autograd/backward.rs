@@ -17,8 +17,8 @@ impl Tape {
     /// [`Error::Shape`] where `loss` is no scalar; [`Error::Unsupported`] where an op on the way has no
     /// gradient.
     pub fn backward(&mut self, loss: Var, wrt: &[Var]) -> Result<Vec<Option<Var>>> {
-        let dims = self.shape(loss).dims.clone();
-        let one = self.constant(&dims, &[1.0]);
+        self.scalar(loss)?;
+        let one = self.constant(&[1], &[1.0]);
         self.backward_from(loss, one, wrt)
     }
 
@@ -33,26 +33,33 @@ impl Tape {
         (scale, inverse): (Var, Var),
         wrt: &[Var],
     ) -> Result<Vec<Option<Var>>> {
+        self.scalar(loss)?;
         let scaled = self.backward_from(loss, scale, wrt)?;
         let unscale = |grad: Option<Var>| grad.map(|grad| self.push1(MultiplyScalar, &[grad, inverse])).transpose();
         scaled.into_iter().map(unscale).collect()
     }
 
-    /// Gradients of `loss`, of which `seed` is the gradient.
-    fn backward_from(&mut self, loss: Var, seed: Var, wrt: &[Var]) -> Result<Vec<Option<Var>>> {
-        if self.shape(loss).len() != 1 {
-            return Err(Error::Shape {
-                op: "backward",
-                detail: format!("the loss must be a scalar, is {:?}", self.shape(loss).dims),
-            });
+    fn scalar(&self, loss: Var) -> Result<()> {
+        let shape = self.shape(loss);
+        if shape.len() == 1 {
+            return Ok(());
         }
+        Err(Error::Shape { op: "backward", detail: format!("the loss must be a scalar, is {:?}", shape.dims) })
+    }
+
+    /// Gradients by way of `y` of something whose gradient by `y` is `seed`.
+    ///
+    /// # Errors
+    /// Where an op on the way has no gradient, or the seed is of another size.
+    pub(crate) fn backward_from(&mut self, y: Var, seed: Var, wrt: &[Var]) -> Result<Vec<Option<Var>>> {
         let count = self.len();
-        let needed = self.needed(&[loss]);
+        let needed = self.needed(&[y]);
         let reaches = self.reaches(wrt);
         // Gradients known so far, by the variable's number.
         let mut grads: Vec<Option<Var>> = vec![None; self.vars().count()];
-        let root = self.root(loss).index();
-        grads[root] = Some(seed);
+        let root = self.root(y);
+        let dims = self.shape(root).dims.clone();
+        grads[root.index()] = Some(self.reshape(seed, &dims)?);
 
         for at in (0..count).rev() {
             let node = &self.nodes()[at];

@@ -21,6 +21,8 @@ pub enum Stream {
     Subspace = 6,
     /// Sequences made to be repeated; the step is 0 for their tokens, 1 for the orders they are put in.
     Repeats = 7,
+    /// Weights of heads that nothing trains; the step is as for weights.
+    Strangers = 8,
 }
 
 /// A stream of random numbers for one seed and purpose.

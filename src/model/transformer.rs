@@ -9,6 +9,7 @@ use crate::autograd::ops::{
 };
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
+use crate::gpu::Stream as Numbers;
 
 /// Which positions are predicted at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +141,51 @@ impl Model {
             tape.constant(&dims, &data)
         });
         Self { config: config.clone(), table, weights, rotary }
+    }
+
+    /// The same model with so many other heads in each block: drawn as heads are before training, the same in every run, each
+    /// with keys and values of its own, and trained by nothing.
+    ///
+    /// # Errors
+    /// Never for a resolved configuration.
+    pub(crate) fn with_strangers(&self, tape: &mut Tape, heads: usize) -> Result<Self> {
+        let config =
+            ModelConfig { n_heads: heads, n_key_value_heads: heads, attn_biases: false, ..self.config.clone() };
+        let table = WeightTable::new(&config);
+        let weights = table.specs().iter().map(|spec| match spec.name.contains(".attn.") {
+            true => Ok(tape.constant(&spec.dims, &spec.draw(0, Numbers::Strangers))),
+            false => self.need(&spec.name),
+        });
+        let weights: Result<Vec<Var>> = weights.collect();
+        Ok(Self { weights: weights?, config, table, rotary: self.rotary })
+    }
+
+    /// Appends the attention of a block behind the stream that a pass over the same rows brings there: what its heads write,
+    /// [B, Tq, D].
+    ///
+    /// # Errors
+    /// Where the pass is not one over these rows.
+    pub(crate) fn attend_within(
+        &self,
+        tape: &mut Tape,
+        layer: usize,
+        pass: &Forward,
+        rows: &Rows,
+        (batch, seq): (usize, usize),
+        read: ReadOut,
+    ) -> Result<Var> {
+        let dims = [batch, seq, self.config.d_model];
+        let stream = if layer == 0 {
+            self.embed(tape, rows, batch, seq)?
+        } else {
+            let x = pass.hook(&format!("blocks.{layer}.hook_resid_pre"))?;
+            let x = tape.reshape(x, &[batch * seq, dims[2]])?;
+            Stream { x, positions: positions_of(tape, batch, seq), distinct: None, tokens: None }
+        };
+        let read = if layer + 1 == self.config.n_layers { read } else { ReadOut::All };
+        let mut hooks = Hooks::new();
+        self.block(tape, &mut hooks, layer, &stream, dims, read, None)?;
+        Ok(hooks[&format!("blocks.{layer}.hook_attn_out")])
     }
 
     /// The weight of that name, if the model has it.
@@ -538,6 +584,106 @@ mod tests {
         })
     }
 
+    fn mid(layer: usize) -> String {
+        format!("blocks.{layer}.hook_resid_mid")
+    }
+
+    /// Of each layer, the gradients of its attention's weights, by their places, as those of [`Model::attend_within`] with
+    /// the pass's own heads: from the gradients of what these write.
+    fn gradients_within(
+        case: &mut Case,
+        model: &Model,
+        forward: &Forward,
+        rows: &Rows,
+        sizes: (usize, usize),
+        read: ReadOut,
+        seeds: &[Option<Var>],
+    ) -> Vec<Vec<(usize, Var)>> {
+        let of_layer = |(layer, seed): (usize, &Option<Var>)| {
+            let written = model.attend_within(&mut case.tape, layer, forward, rows, sizes, read).unwrap();
+            let name = format!("blocks.{layer}.attn.");
+            let own = model.table.specs().iter().enumerate().filter(|(_, spec)| spec.name.starts_with(&name));
+            let places: Vec<usize> = own.map(|(at, _)| at).collect();
+            let weights: Vec<Var> = places.iter().map(|at| model.weights[*at]).collect();
+            let found = case.tape.backward_from(written, seed.unwrap(), &weights).unwrap();
+            places.into_iter().zip(found).filter_map(|(at, grad)| Some((at, grad?))).collect()
+        };
+        seeds.iter().enumerate().map(of_layer).collect()
+    }
+
+    #[test]
+    fn heads_beside_a_pass_have_the_gradients_of_heads_in_it() {
+        // Pairs of 3 tokens and 4 positions, of which 7 examples pick; both ways of long and of short sequences.
+        for (read, seq) in [(ReadOut::All, 4), (ReadOut::Last, 4), (ReadOut::Last, 70)] {
+            let config = ModelConfig {
+                n_layers: 2,
+                d_model: 12,
+                n_heads: 4,
+                n_key_value_heads: 2,
+                d_vocab: 3,
+                n_ctx: seq,
+                normalization_type: Normalization::LN,
+                // The gradient of b_K is nothing but rounding.
+                attn_biases: false,
+                ..ModelConfig::default()
+            };
+            let mut case = Case::new("beside");
+            let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+            model.weights.iter().for_each(|weight| case.fill(*weight, 0.3));
+            let (batch, pairs) = (7, 3 * seq as u32);
+            let picked: Vec<u32> =
+                (0..batch * seq).map(|at| (at * at + at / seq) as u32 % 3 * seq as u32 + (at % seq) as u32).collect();
+            let last: Vec<u32> = picked.iter().copied().skip(seq - 1).step_by(seq).collect();
+            let [tokens, positions] = [|at: u32, seq: u32| at / seq, |at, seq| at % seq].map(|of| {
+                case.tape.constant_u32(&[pairs as usize], &(0..pairs).map(|at| of(at, seq as u32)).collect::<Vec<_>>())
+            });
+            let index = case.tape.constant_u32(&[batch * seq], &picked);
+            let rows = Rows::Distinct { tokens, positions, index, last: case.tape.constant_u32(&[batch], &last) };
+            let forward = model.forward(&mut case.tape, &rows, batch, seq, read).unwrap();
+            let n = if read == ReadOut::Last { batch } else { batch * seq };
+            let (targets, count) = case.targets(n, 3);
+            let losses = case.tape.push(CrossEntropy, &[forward.logits, targets]).unwrap()[0];
+            let loss = case.tape.push1(MeanRows, &[losses, count]).unwrap();
+            let seeds = [0, 1].map(|layer| forward.hook(&mid(layer)).unwrap());
+            let grads = case.tape.backward(loss, &[model.weights.clone(), seeds.to_vec()].concat()).unwrap();
+            let (grads, seeds) = grads.split_at(model.weights.len());
+            let within = gradients_within(&mut case, &model, &forward, &rows, (batch, seq), read, seeds);
+            let pairs: Vec<(Var, Var)> =
+                within.concat().into_iter().map(|(at, grad)| (grads[at].unwrap(), grad)).collect();
+            assert_eq!(pairs.len(), 8, "Q, K, V and O in two layers");
+            let (own, beside): (Vec<Var>, Vec<Var>) = pairs.into_iter().unzip();
+            for (own, beside) in case.reference(0, &own).unwrap().iter().zip(case.reference(0, &beside).unwrap()) {
+                for (a, b) in own.data.iter().zip(&beside.data) {
+                    // The same sums in f64, in another order.
+                    assert!((a - b).abs() < 1e-12, "{a} and {b}");
+                }
+            }
+            case.agree(&beside, 1e-4);
+        }
+    }
+
+    #[test]
+    fn strangers_are_drawn_as_heads_are_and_are_no_heads_of_a_run() {
+        let config = ModelConfig { d_vocab: 5, n_ctx: 3, n_heads: 8, d_head: 32, ..ModelConfig::default() };
+        let mut case = Case::new("strangers");
+        let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+        let strangers = model.with_strangers(&mut case.tape, 8).unwrap();
+        let of = |model: &Model, name: &str| model.weight(&format!("blocks.0.attn.{name}")).unwrap();
+        assert_eq!(model.weight("embed.W_E"), strangers.weight("embed.W_E"));
+        let drawn = model.table.draw(0);
+        for name in ["W_Q", "W_K", "W_V", "W_O"] {
+            let spec = &model.table.specs()[model.table.find(&format!("blocks.0.attn.{name}")).unwrap()];
+            let own = &drawn[spec.offset..][..spec.len()];
+            let strange = &case.reference(0, &[of(&strangers, name)]).unwrap()[0].data;
+            let size = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+            let [own_size, size] = [size(&mut own.iter().map(|x| f64::from(*x))), size(&mut strange.iter().copied())];
+            // 32,768 numbers each: a standard error of 0.4 %.
+            assert!((own_size / size - 1.0).abs() < 0.02, "{name}: {own_size} and {size}");
+            let along: f64 = own.iter().zip(strange).map(|(a, b)| f64::from(*a) * b).sum();
+            assert!((along / own_size / size).abs() < 0.03, "{name}: the cosine of independent draws is 0.0055 or so");
+        }
+    }
+
     /// The loss and the gradient of every weight, on every adapter, against f64. A model with a ReLU so near
     /// its kink that rounding chooses the side has no gradient to compare, and is rejected.
     fn agrees(config: &ModelConfig, batch: usize, seq: usize, read: ReadOut) -> Result<(), TestCaseError> {
@@ -555,9 +701,13 @@ mod tests {
         let (targets, count) = case.targets(n, config.d_vocab);
         let losses = case.tape.push(CrossEntropy, &[forward.logits, targets]).unwrap()[0];
         let loss = case.tape.push1(MeanRows, &[losses, count]).unwrap();
-        let grads = case.tape.backward(loss, &model.weights).unwrap();
+        let seeds: Vec<Var> = (0..config.n_layers).map(|layer| forward.hook(&mid(layer)).unwrap()).collect();
+        let grads = case.tape.backward(loss, &[model.weights.clone(), seeds].concat()).unwrap();
+        let (grads, seeds) = grads.split_at(model.weights.len());
+        let within = gradients_within(&mut case, &model, &forward, &rows, (batch, seq), read, seeds);
         let mut wanted = vec![loss];
-        wanted.extend(grads.into_iter().flatten());
+        wanted.extend(grads.iter().copied().flatten());
+        wanted.extend(within.iter().flatten().map(|(_, grad)| *grad));
         let kinks: Vec<Var> = (0..config.n_layers)
             .filter_map(|layer| forward.hook(&format!("blocks.{layer}.mlp.hook_pre")).ok())
             .filter(|_| config.act_fn == ActFn::Relu)

@@ -38,6 +38,20 @@ impl WeightSpec {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Its first values, from a stream of its own, named after it.
+    pub(super) fn draw(&self, seed: u64, stream: Stream) -> Vec<f32> {
+        match self.init {
+            Init::Zeros => vec![0.0; self.len()],
+            Init::Ones => vec![1.0; self.len()],
+            Init::Normal(deviation) => {
+                let stream = Philox::new(seed, stream, fnv1a(&self.name));
+                let pairs = self.len().div_ceil(2) as u64;
+                let normals = (0..pairs).flat_map(|pair| stream.normals(pair));
+                normals.take(self.len()).map(|normal| (normal * deviation) as f32).collect()
+            }
+        }
+    }
 }
 
 /// All parameters of a replica, one behind the other: a replica is one contiguous vector, gradients and
@@ -158,19 +172,7 @@ impl WeightTable {
     pub fn draw(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.len];
         for spec in &self.specs {
-            let slice = &mut values[spec.offset..][..spec.len()];
-            match spec.init {
-                Init::Zeros => {}
-                Init::Ones => slice.fill(1.0),
-                Init::Normal(deviation) => {
-                    let stream = Philox::new(seed, Stream::Weights, fnv1a(&spec.name));
-                    for (pair, two) in slice.chunks_mut(2).enumerate() {
-                        for (value, normal) in two.iter_mut().zip(stream.normals(pair as u64)) {
-                            *value = (normal * deviation) as f32;
-                        }
-                    }
-                }
-            }
+            values[spec.offset..][..spec.len()].copy_from_slice(&spec.draw(seed, Stream::Weights));
         }
         values
     }

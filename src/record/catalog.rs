@@ -9,6 +9,7 @@ use super::directory::read_json;
 use crate::error::Result;
 use crate::instrument::{Card, Metric, Presence};
 use crate::stats::Sample;
+use crate::task::Asked;
 use crate::train::Session;
 
 /// `metrics.json`.
@@ -23,7 +24,7 @@ pub struct Catalog {
 }
 
 /// How many predictions a loss or accuracy is a mean of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Predictions {
     /// On the training batch.
     pub train: u64,
@@ -31,6 +32,9 @@ pub struct Predictions {
     pub train_drawn: bool,
     /// On the test set, always the same.
     pub test: u64,
+    /// Share of the most frequent target on the training set, and on the test set: what a constant answer gets right.
+    #[serde(default)]
+    pub most_frequent: [f64; 2],
 }
 
 /// One metric.
@@ -99,7 +103,12 @@ impl Catalog {
     pub fn of(session: &Session) -> Result<Self> {
         let config = session.config();
         let drawn = config.batch.count();
-        let count = |[train, test]: [u64; 2]| Predictions { train, train_drawn: drawn.is_some(), test };
+        let count = |[train, test]: [Asked; 2]| Predictions {
+            train: train.count,
+            train_drawn: drawn.is_some(),
+            test: test.count,
+            most_frequent: [train.most_frequent, test.most_frequent],
+        };
         let predictions = session.predictions().iter().copied().map(count).collect();
         let classes = config.task.shape().classes;
         Ok(Self { classes, predictions, metrics: describe(session.metrics(), classes) })
@@ -119,11 +128,13 @@ impl Catalog {
         read_json(&run.join(FILE))
     }
 
-    /// How an accuracy on the training batch, or on the test set, was counted; `None` for replicas that are not there.
+    /// How an accuracy on the training batch, or on the test set, was counted; `None` for replicas that are not there. Who
+    /// guesses knows which answer is the most frequent.
     pub fn sample(&self, replica: usize, train: bool) -> Option<Sample> {
         let seen = self.predictions.get(replica)?;
         let (trials, fresh) = if train { (seen.train, seen.train_drawn) } else { (seen.test, false) };
-        Some(Sample { trials, fresh, chance: 1.0 / self.classes.max(1) as f64 })
+        let constant = seen.most_frequent[usize::from(!train)];
+        Some(Sample { trials, fresh, chance: constant.max(1.0 / self.classes.max(1) as f64) })
     }
 }
 

@@ -9,7 +9,7 @@ use super::derived::{FOLLOWED, KEY_COUNT, NOISE_SCALE};
 use super::heads::{Heads, IN_A_ROW};
 use super::marks::{self, Turn};
 use super::phases::Phase;
-use super::topics::{Kind, TOPICS, UNIFORM};
+use super::topics::{Kind, TOPICS, is_level};
 use crate::record::{Catalog, Described, Key, Series};
 
 /// Points of all series of one chart together, and where the lines of several replicas lie over each other.
@@ -341,8 +341,8 @@ impl Charts {
 
     fn line_chart(&self, chart: &Chart<'_>, values: &Scale, names: &[String], crowded: bool) -> Value {
         let log = chart.kind == Kind::LogLines;
-        let uniform = names.iter().any(|name| name == UNIFORM);
-        let count = names.len() - usize::from(uniform);
+        let levels: Vec<&String> = names.iter().filter(|name| is_level(name)).collect();
+        let count = names.len() - levels.len();
         let mut scale = if log { json!({ "type": "log" }) } else { json!({ "zero": false }) };
         for (end, value) in ["domainMin", "domainMax"].iter().zip(values.ends).filter(|_| !log) {
             if let Some(value) = value {
@@ -367,27 +367,26 @@ impl Charts {
         if by_arm && count > 1 {
             encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
         }
-        let only = |test: &str| {
-            Vec::from_iter(uniform.then(|| json!({ "filter": format!("datum.series {test} '{UNIFORM}'") })))
-        };
+        let filter = json!({ "field": "series", "oneOf": levels });
+        let is_others = (!levels.is_empty()).then(|| json!({ "filter": { "not": filter } }));
         let several = self.replicas > 1 && !crowded;
         let mut layers = vec![json!({
             "data": source(chart.name),
-            "transform": only("!=="),
+            "transform": Vec::from_iter(is_others),
             "mark": {
                 "type": "line", "clip": true, "point": self.last_step == 0, "strokeWidth": 1.3,
                 "opacity": if several { 0.7 } else { 0.95 }, "tooltip": whole_row(),
             },
             "encoding": encoding,
         })];
-        layers.extend(uniform.then(|| {
+        layers.extend((!levels.is_empty()).then(|| {
             json!({
                 "data": source(chart.name),
-                "transform": only("==="),
+                "transform": [{ "filter": filter }],
                 "mark": {
                     "type": "line", "clip": true, "color": "#888", "strokeDash": [6, 4], "tooltip": whole_row(),
                 },
-                "encoding": { "x": step_axis(), "y": y, "detail": { "field": "replica" } },
+                "encoding": { "x": step_axis(), "y": y, "detail": [{ "field": "replica" }, { "field": "series" }] },
             })
         }));
         layers.extend(values.chance.iter().filter(|chance| !log || **chance > 0.0).map(|chance| {

@@ -328,7 +328,7 @@ mod tests {
         let described = || Described { every: 10, ..Described::default() };
         let names = ["accuracy.train", "accuracy.test"];
         let metrics: BTreeMap<String, Described> = names.map(|name| (name.to_owned(), described())).into();
-        let predictions = vec![Predictions { train: 1000, train_drawn: false, test: 2000 }];
+        let predictions = vec![Predictions { train: 1000, train_drawn: false, test: 2000, most_frequent: [0.0; 2] }];
         let mut watched = Watched::new(&Catalog { classes: 59, predictions, metrics }, 0, 1000);
         let key = |metric: &str, site: &str| Key {
             metric: metric.into(),

@@ -14,8 +14,12 @@ pub(super) const NOISE_SCALE: &str = "noise scale";
 pub(super) const NORM: &str = "norm of all weights";
 /// `phase_synchrony` of the frequencies that enough neurons follow.
 pub(super) const FOLLOWED: &str = "phase synchrony of many";
-/// Root of a debiased squared calibration error, with its sign: on the scale of the ECE.
+/// Calibration errors, debiased, on the scale of the ECE. Of the probe: the root of the squared error, with its sign. Of an
+/// ablation: the root of its squared error less that of the clean model, each 0 where the square is below 0, for a squared
+/// error says nothing of the root of a change of it.
 pub(super) const DEBIASED: &str = "debiased calibration error";
+/// Where pairs of untrained heads lie in `sync.gradient`: index 0 two standard deviations below their mean, 1 above.
+pub(super) const UNTRAINED: &str = "sync.gradient of untrained heads";
 
 /// Neurons that are enough: phases of fewer agree by chance.
 const FOLLOWERS: f32 = 5.0;
@@ -39,6 +43,11 @@ struct Step {
     trace: Option<f64>,
     signal: Option<f64>,
     square: Option<f64>,
+    /// Squared calibration error of the clean model, and what ablations change it by.
+    calibration: Option<f64>,
+    ablated: Vec<(Key, f64)>,
+    /// Cosines of untrained heads.
+    untrained: BTreeMap<(String, i32), Vec<f64>>,
 }
 
 /// What follows from the series of one replica.
@@ -50,6 +59,10 @@ pub(super) struct Derived {
     means: Option<(f64, f64)>,
     scale: Option<Thinned>,
     norm: Option<Thinned>,
+    /// Of ablations.
+    errors: BTreeMap<Key, Thinned>,
+    /// By site, layer, and index.
+    untrained: BTreeMap<(String, i32, i32), Thinned>,
 }
 
 fn push(series: &mut Option<Thinned>, step: i64, value: f32) {
@@ -64,6 +77,11 @@ impl Derived {
             "noise.trace" => *self.now.trace.get_or_insert(0.0) += value,
             "noise.signal" => *self.now.signal.get_or_insert(0.0) += value,
             "weight_norm" => *self.now.square.get_or_insert(0.0) += value * value,
+            "probe.calibration" => self.now.calibration = Some(value),
+            "ablation.calibration" => self.now.ablated.push((debiased(key), value)),
+            "sync.gradient.null" => {
+                self.now.untrained.entry((key.site.clone(), key.layer)).or_default().push(value);
+            }
             metric => {
                 for (rule, (name, _, asked, index)) in RULES.iter().enumerate() {
                     // What is asked of the whole model has rows at layer -1, or at one site of several.
@@ -101,6 +119,23 @@ impl Derived {
         if let Some(square) = now.square {
             push(&mut self.norm, step, square.sqrt() as f32);
         }
+        if let Some(clean) = now.calibration {
+            for (key, change) in now.ablated {
+                let root = |square: f64| square.max(0.0).sqrt();
+                let series = self.errors.entry(key).or_insert_with(Thinned::extremes);
+                series.push(step, (root(clean + change) - root(clean)) as f32, DERIVED);
+            }
+        }
+        for ((site, layer), cosines) in now.untrained {
+            let count = cosines.len() as f64;
+            let mean = cosines.iter().sum::<f64>() / count;
+            let squares: f64 = cosines.iter().map(|c| (c - mean).powi(2)).sum();
+            let spread = (squares / (count - 1.0)).sqrt();
+            for (index, end) in [(0, mean - 2.0 * spread), (1, mean + 2.0 * spread)] {
+                let series = self.untrained.entry((site.clone(), layer, index)).or_insert_with(Thinned::extremes);
+                series.push(step, end as f32, DERIVED);
+            }
+        }
     }
 
     /// Adds everything that was derived, and what follows from whole series.
@@ -122,24 +157,32 @@ impl Derived {
         }
         found.extend(self.scale.map(|scale| (key(NOISE_SCALE, String::new(), -1), scale.finish())));
         found.extend(self.norm.map(|norm| (key(NORM, String::new(), -1), norm.finish())));
+        found.extend(self.errors.into_iter().map(|(key, errors)| (key, errors.finish())));
+        found.extend(
+            self.untrained
+                .into_iter()
+                .map(|((site, layer, index), end)| (Key { index, ..key(UNTRAINED, site, layer) }, end.finish())),
+        );
         for (key, given) in series.iter().filter(|(key, _)| key.replica == replica) {
             match key.metric.as_str() {
                 "phase_synchrony" => {
                     let followers = series.get(&Key { metric: "fsd.participation".to_owned(), ..key.clone() });
                     found.push((Key { metric: FOLLOWED.to_owned(), ..key.clone() }, followed(given, followers)));
                 }
-                "probe.calibration" | "ablation.calibration" => {
+                "probe.calibration" => {
                     let values = given.values.iter().map(|v| v.signum() * v.abs().sqrt()).collect();
-                    // The metric stays known: of the probe, or of what ablation changes.
-                    let site = format!("{} {}", key.metric, key.site);
-                    let key = Key { metric: DEBIASED.to_owned(), site, ..key.clone() };
-                    found.push((key, Series { steps: given.steps.clone(), values }));
+                    found.push((debiased(key), Series { steps: given.steps.clone(), values }));
                 }
                 _ => {}
             }
         }
         series.extend(found);
     }
+}
+
+/// The place of a calibration error under [`DEBIASED`], where the metric stays known: of the probe, or of an ablation.
+fn debiased(key: &Key) -> Key {
+    Key { metric: DEBIASED.to_owned(), site: format!("{} {}", key.metric, key.site), ..key.clone() }
 }
 
 /// No number where fewer than [`FOLLOWERS`] neurons follow.
@@ -235,5 +278,45 @@ mod tests {
         assert!((scale.values[399] - 30.0).abs() < 5.0, "{}", scale.values[399]);
         // Without a signal there is a measurement and no number.
         assert!(scale.steps.contains(&450) && scale.values[450].is_nan());
+    }
+
+    #[test]
+    fn a_change_of_the_calibration_error_is_a_difference_of_roots() {
+        let (probe, ablation) = ("probe.calibration", "ablation.calibration");
+        // Squares 0.09 and 0.16; 0.16 and 0.09; 0.16 and below 0, which is no error; both below 0; no clean model.
+        let rows = [
+            (probe, -1, -1, 0, 0.09),
+            (ablation, 0, -1, 0, 0.07),
+            (ablation, 0, -1, 10, -0.07),
+            (probe, -1, -1, 10, 0.16),
+            (probe, -1, -1, 20, 0.16),
+            (ablation, 0, -1, 20, -0.17),
+            (probe, -1, -1, 30, -0.001),
+            (ablation, 0, -1, 30, 0.0005),
+            (ablation, 0, -1, 40, 0.07),
+        ];
+        let series = derived(&rows);
+        let of = |metric: &str, layer| &series[&debiased(&key(metric, layer, -1))];
+        assert_eq!(of(ablation, 0).steps, [0, 10, 20, 30]);
+        for (found, expected) in of(ablation, 0).values.iter().zip([0.1, -0.1, -0.4, 0.0]) {
+            // Roots of f32 numbers of order 0.1.
+            assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+        }
+        for (found, expected) in of(probe, -1).values.iter().zip([0.3, 0.4, 0.4, -(0.001f32.sqrt())]) {
+            assert!((found - expected).abs() < 1e-6, "{found} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn chance_for_pairs_of_heads_is_two_deviations_around_the_mean_of_untrained_ones() {
+        // Mean 0.2 and deviation 0.1 in layer 0, mean 0 and deviation 0.2 in layer 1.
+        let pairs = |layer: i32, cosines: [f32; 3]| {
+            (0..3).zip(cosines).map(move |(pair, cosine)| ("sync.gradient.null", layer, pair, 100, cosine))
+        };
+        let series = derived(&pairs(0, [0.1, 0.2, 0.3]).chain(pairs(1, [-0.2, 0.0, 0.2])).collect::<Vec<_>>());
+        for (layer, index, expected) in [(0, 0, 0.0), (0, 1, 0.4), (1, 0, -0.4), (1, 1, 0.4)] {
+            let found = &series[&key(UNTRAINED, layer, index)];
+            assert!(found.steps == [100] && (found.values[0] - expected).abs() < 1e-6, "{layer} {index}: {found:?}");
+        }
     }
 }

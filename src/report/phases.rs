@@ -289,6 +289,7 @@ fn cleaned_up(norm: &Series, from: i64) -> Option<Onset> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Described, Predictions};
     use crate::stats::Censored;
 
     fn reached(sample: Sample, shares: impl Iterator<Item = f32>) -> Onset {
@@ -306,6 +307,7 @@ mod tests {
         assert_eq!(reached(whole, from(5, 9)), Onset { step: 40, resolution: 0, censored: Some(Censored::After) });
         assert_eq!(reached(whole, from(99, 9)).words(), "not by step 80");
         assert_eq!(reached(whole, from(0, 9)).words(), "by step 0");
+        assert_eq!(reached(whole, from(0, 4)).words(), "not by step 0", "four measurements do not last");
     }
 
     #[test]
@@ -321,6 +323,36 @@ mod tests {
         assert!((250..=300).contains(&(learned.step / 10)), "{learned:?}");
         // A test set of three examples says nothing, however often it is looked at.
         assert_eq!(reached(Sample { trials: 3, fresh: false, chance: 0.5 }, (0..500).map(|_| 1.0)).began(), None);
+    }
+
+    #[test]
+    fn the_most_frequent_answer_alone_is_no_milestone() {
+        // 99.5 % of 10,000 test targets are of one of two classes; the training set is balanced.
+        let predictions =
+            vec![Predictions { train: 10_000, train_drawn: false, test: 10_000, most_frequent: [0.5, 0.995] }];
+        let metric = |every| Described { every, ..Described::default() };
+        let metrics = ["accuracy.train", "accuracy.test"].map(|name| (name.to_owned(), metric(10))).into();
+        let catalog = Catalog { classes: 2, predictions, metrics };
+        let dated = |share: f32| {
+            let mut watched = Watched::new(&catalog, 0, 1000);
+            for metric in ["accuracy.train", "accuracy.test"] {
+                let (metric, site) = (metric.to_owned(), String::new());
+                let key = Key { metric, site, layer: -1, head: -1, index: -1, replica: 0 };
+                (0..9).for_each(|at| watched.take(&key, 10 * at, share));
+            }
+            [watched.memorized(), watched.half.as_ref().unwrap().onset(), watched.generalized()]
+                .map(|onset| onset.unwrap().began().is_some())
+        };
+        // What one answer reaches says something of the balanced set alone; all right, of both.
+        assert_eq!(dated(0.995), [true, false, false]);
+        assert_eq!(dated(1.0), [true; 3]);
+        // Four classes, of which none is frequent: one in four is right by guessing.
+        let even = Catalog {
+            classes: 4,
+            predictions: vec![Predictions { most_frequent: [0.1; 2], ..catalog.predictions[0] }],
+            ..catalog.clone()
+        };
+        assert_eq!([true, false].map(|train| even.sample(0, train).unwrap().chance), [0.25; 2]);
     }
 
     #[test]

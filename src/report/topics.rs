@@ -68,8 +68,15 @@ fn by_head_or_uniform(key: &Key, metric: &str) -> Option<String> {
     if uniform { Some(UNIFORM.to_owned()) } else { by_head(key, metric) }
 }
 
-/// Name of the level that heads are compared with; drawn in grey and dashed.
-pub(super) const UNIFORM: &str = "uniform attention";
+/// Name of the level that heads are compared with.
+const UNIFORM: &str = "uniform attention";
+/// What names of levels begin with that pairs of heads are compared with.
+const UNTRAINED: &str = "untrained heads";
+
+/// Whether a series of that name is what others are compared with, to be drawn in grey and dashed.
+pub(super) fn is_level(name: &str) -> bool {
+    name == UNIFORM || name.starts_with(UNTRAINED)
+}
 
 /// Heads, and the MLP.
 fn by_part(key: &Key, metric: &str) -> Option<String> {
@@ -83,11 +90,21 @@ fn debiased(key: &Key, of: &str) -> bool {
     key.metric == super::derived::DEBIASED && key.site.starts_with(of)
 }
 
+/// A circuit of a layer.
+fn circuit(key: &Key) -> String {
+    let name = ["QK", "OV"].into_iter().find(|name| key.site.ends_with(&format!(".{name}")));
+    format!("L{}{}", key.layer, name.map_or(String::new(), |name| format!(" {name}")))
+}
+
 /// A pair (i, j) with i < j, row by row; the number of heads is not known here, so the number stands for it.
 fn by_pair(key: &Key, metric: &str) -> Option<String> {
-    let circuit = ["QK", "OV"].into_iter().find(|name| key.site.ends_with(&format!(".{name}")));
-    let circuit = circuit.map_or(String::new(), |name| format!(" {name}"));
-    (key.metric == metric).then(|| format!("L{}{circuit} pair {}", key.layer, key.index))
+    (key.metric == metric).then(|| format!("{} pair {}", circuit(key), key.index))
+}
+
+/// An end of the band of untrained heads.
+fn by_untrained(key: &Key) -> Option<String> {
+    let end = if key.index == 0 { "low" } else { "high" };
+    (key.metric == super::derived::UNTRAINED).then(|| format!("{UNTRAINED} {} {end}", circuit(key)))
 }
 
 /// Tensors, or their heads where a tensor has rows by head.
@@ -193,7 +210,7 @@ pub(super) const TOPICS: &[Topic] = &[
             chart(
                 "ablation_debiased",
                 Kind::Lines,
-                "Change of the squared calibration error, debiased, as a root with its sign",
+                "Change of the calibration error, debiased: of the root of its square, zero ablation",
                 |key| by_part(key, super::derived::DEBIASED).filter(|_| debiased(key, "ablation.")),
             ),
             chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", |key| {
@@ -247,8 +264,15 @@ pub(super) const TOPICS: &[Topic] = &[
             chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", |key| {
                 by_layer(key, "sync.entropy_spread", -1, "spread")
             }),
-            chart("sync_gradient", Kind::Lines, "Gradients of heads, by pair", |key| by_pair(key, "sync.gradient")),
-            chart("sync_drift", Kind::Lines, "Updates of heads, by pair", |key| by_pair(key, "sync.drift")),
+            chart(
+                "sync_gradient",
+                Kind::Lines,
+                "Gradients of heads, by pair; dashed: chance, where untrained heads lie, mean ± 2 deviations",
+                |key| by_pair(key, "sync.gradient").or_else(|| by_untrained(key)),
+            ),
+            chart("sync_drift", Kind::Lines, "Updates of heads, by pair; chance is not known", |key| {
+                by_pair(key, "sync.drift")
+            }),
         ],
     },
     Topic {

@@ -81,7 +81,7 @@ pub struct Sample {
     pub trials: u64,
     /// Whether every measurement draws new ones.
     pub fresh: bool,
-    /// Probability of a hit by guessing.
+    /// Probability of a hit by guessing, or by always giving the most frequent answer.
     pub chance: f64,
 }
 

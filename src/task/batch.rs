@@ -1,6 +1,7 @@
 //! From examples to the variables a model reads: whole training sets, batches drawn on the device, and
 //! test sets in pieces.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,29 @@ pub struct Batch {
     pub seq: usize,
 }
 
+/// Predictions that a measurement is a mean of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// How many there are.
+    pub count: u64,
+    /// The share of the most frequent target among them: what a constant answer gets right.
+    pub most_frequent: f64,
+}
+
+impl Asked {
+    /// What these examples ask for, with targets [E, W].
+    fn of(examples: &Examples, ids: &[u32], targets: &[u32]) -> Self {
+        let mut times: BTreeMap<u32, u64> = BTreeMap::new();
+        for id in ids {
+            let own = &targets[*id as usize * examples.width..][..examples.width];
+            own.iter().filter(|target| **target != IGNORE).for_each(|target| *times.entry(*target).or_default() += 1);
+        }
+        let count = times.values().sum();
+        let most = times.into_values().max().unwrap_or(0);
+        Self { count, most_frequent: most as f64 / (count as f64).max(1.0) }
+    }
+}
+
 impl Feed {
     /// What a task gives each replica, with the labels shuffled where a replica asks for that.
     ///
@@ -110,24 +134,31 @@ impl Feed {
         }
     }
 
-    /// For each replica, how many predictions the training batch and the test set ask for; of drawn batches the mean.
-    pub fn predictions(&self, replicas: usize, batch: Option<usize>) -> Vec<[u64; 2]> {
-        let counts = |examples: &Examples, split: &Split| {
-            let train = examples.counted(&split.train);
-            let train = batch.map_or(train, |size| (size * train).div_ceil(split.train.len().max(1)));
-            [train as u64, examples.counted(&split.test) as u64]
+    /// For each replica, what the training batch and the test set ask for.
+    pub fn predictions(&self, replicas: usize, batch: Option<usize>) -> Vec<[Asked; 2]> {
+        // Of drawn batches the mean.
+        let drawn = |size: usize, set: Asked, examples: usize| Asked {
+            count: (size as u64 * set.count).div_ceil(examples.max(1) as u64),
+            ..set
         };
         match self {
-            Self::Examples(examples) => examples.splits.iter().map(|split| counts(examples, split)).collect(),
+            Self::Examples(examples) => {
+                let of_split = |(replica, split): (usize, &Split)| {
+                    let train = Asked::of(examples, &split.train, examples.trained(replica));
+                    let train = batch.map_or(train, |size| drawn(size, train, split.train.len()));
+                    [train, Asked::of(examples, &split.test, &examples.targets)]
+                };
+                examples.splits.iter().enumerate().map(of_split).collect()
+            }
             Self::Endless(source) => {
                 // Batches are drawn as test sets are.
                 let (examples, lists) = source.test_set();
                 let of_list = |ids: &Vec<u32>| {
-                    let test = examples.counted(ids);
-                    [(batch.unwrap_or(0) * test).div_ceil(ids.len().max(1)) as u64, test as u64]
+                    let test = Asked::of(&examples, ids, &examples.targets);
+                    [drawn(batch.unwrap_or(0), test, ids.len()), test]
                 };
                 let list = |replica: usize| lists.get(replica).or(lists.last());
-                (0..replicas).map(|replica| list(replica).map_or([0; 2], of_list)).collect()
+                (0..replicas).map(|replica| list(replica).map_or([Asked::default(); 2], of_list)).collect()
             }
         }
     }
@@ -699,6 +730,30 @@ mod tests {
     /// A clock that stands at `step`, and seeds for the two replicas of a case.
     fn clock_and_seeds(case: &mut Case, step: u32) -> (Var, [u64; 2]) {
         (case.tape.constant_u32(&[1], &[step]), [7, 1 << 40 | 3])
+    }
+
+    #[test]
+    fn the_most_frequent_target_is_that_of_what_is_asked_with_the_labels_trained_on() {
+        // Of examples 0 .. 6, two targets each: those that count of the first four are 3, 3 and 5, and 3, 1, 5 and 2 as replica 1 trains on them.
+        let targets = vec![3, IGNORE, 3, IGNORE, 5, IGNORE, IGNORE, IGNORE, 7, 7, 2, 1];
+        let labels = vec![3, IGNORE, 1, IGNORE, 5, 2, IGNORE, IGNORE, 0, 0, 0, 0];
+        let split = |labels| Split { train: vec![0, 1, 2, 3], test: vec![4, 5], labels };
+        let splits = vec![split(None), split(Some(labels))];
+        let examples = Examples { tokens: vec![0; 12], seq: 2, targets, width: 2, splits };
+        let feed = Feed::Examples(examples);
+        let asked = |count, most_frequent| Asked { count, most_frequent };
+        let whole = feed.predictions(2, None);
+        assert_eq!(whole, [[asked(3, 2.0 / 3.0), asked(4, 0.5)], [asked(4, 0.25), asked(4, 0.5)]]);
+        // Batches of eight examples ask for six targets on average.
+        assert_eq!(feed.predictions(2, Some(8))[0], [asked(6, 2.0 / 3.0), asked(4, 0.5)]);
+        assert_eq!(
+            Asked::of(
+                &Examples { tokens: Vec::new(), seq: 1, targets: Vec::new(), width: 1, splits: Vec::new() },
+                &[],
+                &[]
+            ),
+            asked(0, 0.0)
+        );
     }
 
     #[test]

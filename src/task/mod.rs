@@ -10,7 +10,7 @@ mod text;
 mod tokens;
 mod whole;
 
-pub use batch::{Batch, Feed, ProbeSet, Source, count_targets, sampler_shaders};
+pub use batch::{Asked, Batch, Feed, ProbeSet, Source, count_targets, sampler_shaders};
 pub use examples::{Examples, Split};
 pub use modular::{Cyclic, Modular, Operation};
 pub use pass::Pass;

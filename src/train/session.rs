@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
 use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Presence, STAMP};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
-use crate::task::{Feed, Pass, Task};
+use crate::task::{Asked, Feed, Pass, Task};
 
 /// A run that can be stepped, measured, saved and restored.
 ///
@@ -31,7 +31,7 @@ pub struct Session {
     program: Program,
     row: MetricRow,
     purpose: Purpose,
-    predictions: Vec<[u64; 2]>,
+    predictions: Vec<[Asked; 2]>,
     weights: wgpu::Buffer,
     moments: Option<[wgpu::Buffer; 2]>,
     clock: wgpu::Buffer,
@@ -345,9 +345,9 @@ impl Session {
         &self.config
     }
 
-    /// For each replica, how many predictions a measurement on the training batch and on the test set is a mean of; on
+    /// For each replica, the predictions that a measurement on the training batch and on the test set is a mean of; on
     /// drawn batches about as many.
-    pub fn predictions(&self) -> &[[u64; 2]] {
+    pub fn predictions(&self) -> &[[Asked; 2]] {
         &self.predictions
     }
 
@@ -930,7 +930,7 @@ mod tests {
                  [measure]\noff = [{off}]\n[measure.probe]\nsize = 8\ndraws = 20\n"
             )
         };
-        let free = r#""norms", "noise", "sync.gradient""#;
+        let free = r#""norms", "noise", "sync.gradient", "sync.gradient.null""#;
         let resolve = |off: &str| Setup::from_toml(&text(off)).unwrap().config.with_cadences(BTreeMap::new());
         for gpu in gpus() {
             let measured = |mut session: Session| {

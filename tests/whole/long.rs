@@ -70,7 +70,10 @@ fn write(dir: &Path, rows: usize) -> u64 {
     };
     let catalog = Catalog {
         classes: 97,
-        predictions: vec![Predictions { train: 512, train_drawn: true, test: 4000 }; REPLICAS as usize],
+        predictions: vec![
+            Predictions { train: 512, train_drawn: true, test: 4000, most_frequent: [0.0; 2] };
+            REPLICAS as usize
+        ],
         metrics: metrics.iter().map(|(name, ..)| ((*name).to_owned(), described(name))).collect::<BTreeMap<_, _>>(),
     };
     std::fs::write(dir.join("metrics.json"), serde_json::to_string(&catalog).unwrap()).unwrap();

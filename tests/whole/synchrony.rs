@@ -1,5 +1,7 @@
 //! Heads that start equal stay equal: nothing in a step tells them apart.
 
+use std::collections::BTreeMap;
+
 use crate::common::{arrived, gpus};
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
@@ -81,4 +83,45 @@ fn layers_of_one_head_have_no_synchrony() {
     let text = TOML.replace("n_heads = 3", "n_heads = 1");
     let session = Session::new(&gpus()[0], Setup::from_toml(&text).unwrap().config).unwrap();
     assert!(session.metrics().iter().all(|metric| !metric.card.name.starts_with("sync")));
+}
+
+#[test]
+fn pairs_of_untrained_heads_lie_where_the_null_says() {
+    let text = TOML
+        .replace("steps = 64", "steps = 1\nreplicas = 32")
+        .replace("sync = 1", "sync = 1\n\"sync.gradient.null\" = 1");
+    let gpu = &gpus()[0];
+    let mut session = Session::new(gpu, Setup::from_toml(&text).unwrap().config).unwrap();
+    session.submit(1);
+    let rows = arrived(gpu, &mut session);
+    let mut found: BTreeMap<(String, u32), [Vec<f64>; 2]> = BTreeMap::new();
+    for row in rows.iter().flat_map(|step| session.rows(step)) {
+        let which = match row.metric.card.name {
+            "sync.gradient" => 0,
+            "sync.gradient.null" => 1,
+            _ => continue,
+        };
+        found.entry((row.metric.site.clone(), row.replica)).or_default()[which].push(f64::from(row.value));
+    }
+    let mut sites: BTreeMap<&str, [Vec<f64>; 3]> = BTreeMap::new();
+    for ((site, _), [own, null]) in &found {
+        assert_eq!((own.len(), null.len()), (3, 28));
+        let mean = null.iter().sum::<f64>() / 28.0;
+        let spread = (null.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / 27.0).sqrt();
+        let [scores, means, spreads] = sites.entry(site).or_default();
+        scores.extend(own.iter().map(|c| (c - mean) / spread));
+        means.push(mean);
+        spreads.push(spread);
+    }
+    assert_eq!(sites.len(), 4);
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    for (site, [scores, means, spreads]) in sites {
+        let spread = (scores.iter().map(|z| z * z).sum::<f64>() / scores.len() as f64).sqrt();
+        // 96 pairs, three of each model: their mean is known to 0.2. The null's spread is of 28 pairs of eight heads and known to
+        // a fifth or so, which widens scores to 1.2.
+        assert!(mean(&scores).abs() < 0.5 && (0.8..1.6).contains(&spread), "{site}: {} and {spread}", mean(&scores));
+        // Independent numbers, 576 of a circuit, would have 0 ± 0.04.
+        let (chance, wide) = (mean(&means), mean(&spreads));
+        assert!(if site.ends_with("OV") { chance > 0.3 } else { wide > 0.15 }, "{site}: {chance} and {wide}");
+    }
 }

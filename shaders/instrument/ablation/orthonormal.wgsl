@@ -4,7 +4,9 @@
 //          c is one of head h's k, and of fill where that is 0, for x has no such direction
 // grid     [G, 1, R]; vectors begin to end of one sweep, after those before them
 // numerics f32, serial over coordinates, modified Gram and Schmidt. A vector of which less than 2^-13 is left is one that the
-//          others span: of what is left, a hundredth would be rounding
+//          others span: of what is left, a hundredth would be rounding. Each is held against its own length, as its rounding is,
+//          and not against the longest: a coordinate of z may be scaled by anything and its row of W_O by the inverse, and the
+//          head is the same
 //          Vectors that became 0 stand behind the others
 // knobs    DRAWS: see above; there is no turned, and vectors stay where they are
 struct Params {

@@ -67,7 +67,7 @@ pub(super) fn calibration(tape: &mut Tape, probe: &Probe<'_>, logits: Var, rows:
     Ok([out[0], out[1], temperature])
 }
 
-/// Reliability in 15 bins of equal mass, [I, 15, 3] (rows, sum of correct, sum of confidence), and [I, 2]: the
+/// Reliability in 15 bins of equal mass, or as near to it as predictions of equal confidence, which share a bin, allow, [I, 15, 3] (rows, sum of correct, sum of confidence), and [I, 2]: the
 /// expected calibration error Σ n_b/N |acc_b - conf_b|, and its square freed from what finite bins add,
 /// Σ n_b/N ((acc_b - conf_b)² - acc_b (1 - acc_b)/(n_b - 1)) (Kumar, Liang, Ma 2019), whose expectation is 0
 /// for a calibrated model. Inputs: outcomes [I * N, 8], targets `[N]`, how many count `[1]`.
@@ -124,7 +124,8 @@ impl Op for Reliability {
             let mut order: Vec<usize> = (0..rows).filter(|row| targets.data[*row] != f64::from(IGNORE)).collect();
             order.sort_by(|a, b| x(*b, DOUBT).total_cmp(&x(*a, DOUBT)));
             let mut doubts = [0.0; BINS];
-            for (rank, row) in order.iter().enumerate() {
+            for row in &order {
+                let rank = order.partition_point(|other| x(*other, DOUBT) > x(*row, DOUBT));
                 let place = rank * BINS / total as usize;
                 let bin = &mut bins.data[(group * BINS + place) * 3..][..3];
                 bin[0] += 1.0;
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn an_overconfident_model_shows_how_much() {
-        // Half are right in every bin, and all claim 0.9: the error is 0.4, its square 0.16 but for the bins' noise.
+        // Half are right, and all claim 0.9, which is one bin: the error is 0.4, its square 0.16 but for the bin's noise.
         let n = 450;
         let rows = planted((0..n).map(|at| (f32::from(u8::from(at % 2 == 0)), 0.1)));
         let mut case = Case::new("overconfident");
@@ -327,7 +328,33 @@ mod tests {
         case.agree(&out, 1e-5);
         let errors = &case.reference(0, &out).unwrap()[1].data;
         assert!((errors[0] - 0.4).abs() < 1e-6, "{}", errors[0]);
-        assert!((errors[1] - (0.16 - 0.25 / 29.0)).abs() < 1e-6, "{}", errors[1]);
+        assert!((errors[1] - (0.16 - 0.25 / 449.0)).abs() < 1e-6, "{}", errors[1]);
+    }
+
+    #[test]
+    fn the_order_of_examples_changes_no_bin() {
+        // 90 predictions of 7 confidences, right in no pattern; every second is a hit where sorted.
+        let one = |at: usize| (f32::from(u8::from(at % 14 < 7)), 0.1 * (1 + at % 7) as f32);
+        let found = [1, 7, 37].map(|stride: usize| {
+            let mut case = Case::new("ties");
+            let rows = planted((0..90).map(|at| one(at * stride % 90)));
+            let x = case.tape.constant(&[90, OUTCOMES], &rows);
+            let targets = case.tape.constant_u32(&[90], &[0; 90]);
+            let count = case.tape.constant(&[1], &[90.0]);
+            let out = case.tape.push(Reliability { classes: 2 }, &[x, targets, count]).unwrap();
+            case.agree(&out, 1e-5);
+            crate::autograd::check::gpus()
+                .iter()
+                .flat_map(|gpu| case.run(gpu, &out).unwrap().concat())
+                .collect::<Vec<_>>()
+        });
+        for other in &found[1..] {
+            for (a, b) in found[0].concat().iter().zip(other.concat()) {
+                // Sums of 13 numbers in another order.
+                assert!((a - b).abs() < 1e-5, "{a} and {b}");
+            }
+        }
+        assert_eq!(found[0][0].chunks_exact(3).filter(|bin| bin[0] > 0.0).count(), 7);
     }
 
     #[test]

@@ -82,7 +82,7 @@ const PATH: Card = Card {
     axes: "site: hook_result, layer, head, index: 0 direct, 1 mediated, 2 norm, 3 self-repair",
     control: "direct + mediated = total",
     source: "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024",
-    not_for: "self-repair where the direct effect is near 0",
+    not_for: "self-repair of heads without a direct effect: where that is not beyond two of its standard errors there is no row",
     index: &["direct", "mediated", "through the final norm", "self-repair"],
     ..EFFECT
 };
@@ -506,7 +506,7 @@ impl Ablation {
                 for (way, index) in ways.0.into_iter().zip(0..) {
                     self.record_contrast(cx, "ablation.path", site, column::LOGIT_DIFFERENCE, way, &of(index));
                 }
-                cx.record(self, "ablation.path", site, ways.1, 0, of(3));
+                cx.record_where(Presence::WhereKnown, self, "ablation.path", site, ways.1, 0, of(3));
             }
         }
         let mut changed = changes(cx, every, probe, writers, &others, false)?;

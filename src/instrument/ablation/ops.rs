@@ -127,8 +127,9 @@ impl Op for NullSummary {
     }
 }
 
-/// How much of a head's direct effect on the logit difference the rest makes up for, `[H]`: -mediated/direct, 0 where nothing
-/// is direct. Inputs: contrasts [16 H + 1] of the mediated and of the direct effect (see
+/// How much of a head's direct effect on the logit difference the rest makes up for, `[H]`: -mediated/direct. [`UNKNOWN`] where
+/// the direct effect is not beyond two of its standard errors: the interval of a ratio has no end where what it is divided by
+/// may be 0 (Fieller 1954). Inputs: contrasts [16 H + 1] of the mediated and of the direct effect (see
 /// [`Contrasts`](crate::intervene::Contrasts)).
 pub(crate) struct SelfRepair {
     /// H.
@@ -158,8 +159,10 @@ impl Op for SelfRepair {
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::from_fn(&[self.heads], |head| {
-            let [mediated, direct] = [0, 1].map(|i| inputs[i].data[LOGIT_DIFFERENCE * self.heads + head]);
-            if direct == 0.0 { 0.0 } else { -mediated / direct }
+            let of = |input: usize, column: usize| inputs[input].data[column * self.heads + head];
+            let (direct, error) = (of(1, LOGIT_DIFFERENCE), of(1, OUTCOMES + LOGIT_DIFFERENCE));
+            let known = direct.abs() > 2.0 * error || !direct.is_finite();
+            if known { -of(0, LOGIT_DIFFERENCE) / direct } else { f64::from(UNKNOWN) }
         })]
     }
 }
@@ -188,7 +191,31 @@ mod tests {
             let mut case = Case::new(&format!("ablation {n} {h}"));
             let all = everything(&mut case, n, h).unwrap();
             // Differences of numbers of order 1; self-repair divides by effects that may be small.
-            case.agree(&all, 1e-4);
+            case.agree(&all[..2], 1e-4);
+            case.agree_each(&all[2..], 1e-4);
+        }
+    }
+
+    #[test]
+    fn no_effect_is_divided_by_one_that_may_be_none() {
+        // Direct effects and their errors of six heads, all made up for by half.
+        let cases = [(2.0, 0.5), (-2.0, 0.5), (1.0, 0.6), (1e-7, 1e-6), (0.0, 0.0), (2.0, f32::NAN)];
+        let mut case = Case::new("self-repair");
+        let contrasts = |of: &dyn Fn((f32, f32)) -> (f32, f32)| -> Vec<f32> {
+            let mut all = vec![0.25; 2 * OUTCOMES * 6 + 1];
+            for (head, (effect, error)) in cases.map(of).into_iter().enumerate() {
+                all[LOGIT_DIFFERENCE * 6 + head] = effect;
+                all[(OUTCOMES + LOGIT_DIFFERENCE) * 6 + head] = error;
+            }
+            all
+        };
+        let [mediated, direct] = [contrasts(&|(d, e)| (-0.5 * d, e)), contrasts(&|direct| direct)]
+            .map(|data| case.tape.constant(&[data.len()], &data));
+        let found = case.tape.push1(SelfRepair { heads: 6 }, &[mediated, direct]).unwrap();
+        let expected = [0.5, 0.5, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN];
+        assert_eq!(case.reference(0, &[found]).unwrap()[0].data, expected.map(f64::from));
+        for gpu in crate::autograd::check::gpus() {
+            assert_eq!(case.run(gpu, &[found]).unwrap()[0][0], expected);
         }
     }
 }

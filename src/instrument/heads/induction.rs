@@ -74,7 +74,7 @@ const PROBE_CARDS: &[Card] = &[
         axes: "index: 0 all that the context gives, 1 what its order gives",
         cost: CostClass::M,
         every: 100,
-        control: "index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0",
+        control: "index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0. Its other order leaves no token behind the one before it, nor the first behind the last; models with room for two tokens a round alone have no such order, and no index 1",
         source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
         not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
         ..Card::BASE
@@ -133,7 +133,7 @@ impl Instrument for Probe {
         let model = cx.model;
         let (scores, gaps) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model))?;
         record_scores(self, cx, &scores);
-        for (index, gap) in (0..).zip(gaps.into_iter().flatten()) {
+        for (index, gap) in (0..).zip(gaps) {
             let label = Label { index, ..Label::NONE };
             cx.record(self, "in_context_learning_score.probe", "logits", gap, 0, vec![label]);
         }
@@ -241,15 +241,24 @@ impl Repeats {
         1 + self.period * self.rounds
     }
 
-    /// Tokens and next tokens of all sequences, the same in every run; where `permuted`, with the last round in another order,
-    /// in which no token has its neighbour before it.
+    /// Orders of the last round that let nothing be known from the earlier ones: no token has the one before it that it had
+    /// there, the last round's first token included. The fewest tokens that have such an order.
+    const REORDERED: usize = 3;
+
+    /// Whether an order is one of these. The last token of a round stood before the first one of the next.
+    fn is_apart(order: &[u32]) -> bool {
+        let period = order.len() as u32;
+        let before = std::iter::once(period - 1).chain(order.iter().copied());
+        before.zip(order).all(|(before, token)| *token != (before + 1) % period)
+    }
+
+    /// Tokens and next tokens of all sequences, the same in every run; where `permuted`, with the last round in another order.
     fn draw(&self, vocabulary: usize, permuted: bool) -> (Vec<u32>, Vec<u32>) {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new());
         for number in 0..self.sequences as u64 {
             let order = Philox::new(number, Stream::Repeats, 0).permutation(vocabulary as u32 - 1);
-            let orders = (1..).map(|draw| Philox::new(number, Stream::Repeats, draw).permutation(self.period as u32));
-            let apart = |order: &Vec<u32>| order.windows(2).all(|pair| pair[1] != pair[0] + 1);
-            let last = orders.into_iter().find(apart).filter(|_| permuted);
+            let drawn = |draw| Philox::new(number, Stream::Repeats, draw).permutation(self.period as u32);
+            let last = (1..).map(drawn).find(|order| !permuted || Self::is_apart(order)).filter(|_| permuted);
             let repeated = |t: usize| {
                 let (round, place) = (t / self.period, t % self.period);
                 let moved = last.as_ref().filter(|_| round + 1 == self.rounds);
@@ -272,22 +281,24 @@ impl Repeats {
         Ok((Pass::new(tape, model, batch, ReadOut::All)?, tokens))
     }
 
-    /// Scores of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and above
-    /// that of a last round in another order.
-    fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Option<[Var; 2]>)> {
+    /// Scores of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and, where
+    /// there is one, above that of a last round in another order.
+    fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Vec<Var>)> {
         let (pass, tokens) = self.pass(tape, model, false)?;
         let scores = all_scores(tape, model, &pass.forward, tokens, pass.batch.targets, self.sequences)?;
         if model.config.d_vocab_out < model.config.d_vocab {
-            return Ok((scores, None));
+            return Ok((scores, Vec::new()));
         }
-        let (permuted, _) = self.pass(tape, model, true)?;
-        let [repeated, permuted] = [pass, permuted].map(|pass| position_totals(tape, &[pass]));
-        let (repeated, permuted) = (repeated?, permuted?);
+        let repeated = position_totals(tape, &[pass])?;
         // Position t asks for repeated token number t: the last round's are asked for from the end of the one before.
         let last = self.seq() - 1 - self.period..self.seq() - 1;
-        let first = gap(tape, [repeated, repeated], [0..self.period, last.clone()])?;
-        let order = gap(tape, [permuted, repeated], [last.clone(), last])?;
-        Ok((scores, Some([first, order])))
+        let mut gaps = vec![gap(tape, [repeated, repeated], [0..self.period, last.clone()])?];
+        if self.period >= Self::REORDERED {
+            let (permuted, _) = self.pass(tape, model, true)?;
+            let permuted = position_totals(tape, &[permuted])?;
+            gaps.push(gap(tape, [permuted, repeated], [last.clone(), last])?);
+        }
+        Ok((scores, gaps))
     }
 }
 
@@ -493,6 +504,8 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::autograd::check::{Case, SIZES, gpus};
     use crate::autograd::ops::{Attention, AttentionPattern, IGNORE, StreamedAttention};
@@ -616,8 +629,7 @@ mod tests {
         let (scores, gaps) = repeats.measure(&mut case.tape, &model).unwrap();
         let chance = chance(&repeats);
         for gpu in gpus() {
-            let [first, order] = gaps.unwrap();
-            let mut found = case.run(gpu, &[scores[0], scores[1], first, order]).unwrap();
+            let mut found = case.run(gpu, &[scores.clone(), gaps.clone()].concat()).unwrap();
             let gaps = [found.pop().unwrap()[0][0], found.pop().unwrap()[0][0]];
             for (layer, found) in found.iter().enumerate() {
                 for (kind, (scores, chance)) in found[0].chunks_exact(3).zip(chance).enumerate() {
@@ -666,9 +678,9 @@ mod tests {
         }
         let repeats = Repeats::fitting(&model, 100).unwrap();
         assert_eq!((repeats.period, repeats.rounds), (25, 4));
-        let [first, order] = repeats.measure(&mut case.tape, &model).unwrap().1.unwrap();
+        let (_, gaps) = repeats.measure(&mut case.tape, &model).unwrap();
         for gpu in gpus() {
-            let found = case.run(gpu, &[first, order]).unwrap().concat();
+            let found = case.run(gpu, &gaps).unwrap().concat();
             assert!(found[0][0] < -0.5, "{found:?}");
             // The current token counts once more in the bag, which is a token at random in either order.
             assert!(found[2][0].abs() < 0.02 * found[0][0].abs(), "{found:?}");
@@ -677,7 +689,7 @@ mod tests {
 
     #[test]
     fn orders_are_drawn_apart_and_of_the_same_tokens() {
-        for (period, rounds) in [(2, 2), (3, 3), (25, 4)] {
+        for (period, rounds) in [(3, 3), (4, 2), (25, 4)] {
             let repeats = Repeats { sequences: 16, period, rounds };
             let [(plain, _), (moved, targets)] = [false, true].map(|permuted| repeats.draw(40, permuted));
             for (number, (plain, moved)) in
@@ -686,7 +698,10 @@ mod tests {
                 let first = repeats.seq() - period;
                 assert_eq!(plain[..first], moved[..first]);
                 let last = &moved[first..];
-                assert!(plain[1..=period].windows(2).all(|pair| !last.windows(2).any(|other| other == pair)));
+                // From the last token of the round before on, nothing follows what it followed there.
+                let known: BTreeSet<&[u32]> = plain[1..].windows(2).collect();
+                assert_eq!(known.len(), period);
+                assert!(moved[first - 1..].windows(2).all(|pair| !known.contains(pair)), "{plain:?} {moved:?}");
                 let sorted = |tokens: &[u32]| {
                     let mut tokens = tokens.to_vec();
                     tokens.sort_unstable();
@@ -695,6 +710,44 @@ mod tests {
                 assert_eq!(sorted(&plain[first..]), sorted(last));
                 assert_eq!(targets[number * repeats.seq()..][..repeats.seq() - 1], moved[1..]);
             }
+        }
+    }
+
+    /// Every order of 0 .. n.
+    fn orders(n: u32) -> Vec<Vec<u32>> {
+        let Some(last) = n.checked_sub(1) else { return vec![Vec::new()] };
+        let place = |order: Vec<u32>, at: usize| [&order[..at], &[last], &order[at..]].concat();
+        orders(last).into_iter().flat_map(|order| (0..n as usize).map(move |at| place(order.clone(), at))).collect()
+    }
+
+    #[test]
+    fn an_order_is_apart_where_it_shares_no_pair_with_the_rounds_before() {
+        for period in 2..=7 {
+            let rounds: Vec<u32> = (0..period).chain(0..period).collect();
+            let known: BTreeSet<&[u32]> = rounds.windows(2).collect();
+            let all = orders(period);
+            assert_eq!(all.len() as u32, (1..=period).product::<u32>());
+            let mut apart = 0;
+            for order in all {
+                let read = [&[period - 1], &order[..]].concat();
+                let shares = read.windows(2).any(|pair| known.contains(pair));
+                assert_eq!(Repeats::is_apart(&order), !shares, "{order:?}");
+                apart += usize::from(!shares);
+            }
+            assert_eq!(apart > 0, period as usize >= Repeats::REORDERED, "{apart} orders of {period}");
+        }
+    }
+
+    #[test]
+    fn two_tokens_have_no_other_order_and_no_control() {
+        for (vocabulary, count) in [(3, 1), (4, 2)] {
+            let config =
+                ModelConfig { d_model: 8, n_heads: 1, d_vocab: vocabulary, n_ctx: 9, ..ModelConfig::default() };
+            let mut case = Case::new("two tokens");
+            let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+            let repeats = Repeats::fitting(&model, 4).unwrap();
+            assert_eq!(repeats.period, vocabulary - 1);
+            assert_eq!(repeats.measure(&mut case.tape, &model).unwrap().1.len(), count);
         }
     }
 

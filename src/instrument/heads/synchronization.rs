@@ -13,7 +13,7 @@ use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UN
 use crate::model::Model;
 use crate::task::count_targets;
 
-/// `sync.similarity`, `sync.participation`, `sync.entropy_spread`, `sync.gradient`, `sync.drift`.
+/// `sync.similarity`, `sync.participation`, `sync.entropy_spread`, `sync.gradient` and its null, `sync.drift`.
 pub(crate) struct Synchronization;
 
 const CARDS: &[Card] = &[
@@ -65,9 +65,22 @@ const CARDS: &[Card] = &[
         axes: "site: attn.QK or attn.OV, layer, index: pair (h, h') with h < h', row by row",
         cost: CostClass::L,
         every: 10,
-        control: "its own values at step 0, of untrained heads: heads of a layer read one stream and one gradient, so chance is many times wider than for independent numbers; 1 for heads that started equal",
+        control: "sync.gradient.null: heads of a layer read one stream and one gradient, so chance is many times wider than for independent numbers; 1 for heads that started equal",
         source: "definition, before clipping; rotating a head's basis changes nothing",
-        not_for: "one run's pairs by themselves: compare with many untrained pairs. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
+        not_for: "one pair among many without counting them. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
+        bounds: Card::COSINE,
+        ..Card::BASE
+    },
+    Card {
+        name: "sync.gradient.null",
+        formula: "sync.gradient of 8 heads that have nothing to do with one another: W_Q, W_K, W_V, W_O drawn as at initialization, reading the layer's stream as it is now, with the gradient of what they would write there, and trained by nothing",
+        unit: "1",
+        axes: "site: attn.QK or attn.OV, layer, index: pair (i, j) of those heads with i < j, row by row",
+        cost: CostClass::H,
+        every: 1000,
+        control: "it is the control: mean and spread of its 28 pairs are chance for a pair of sync.gradient at that step; at step 0 both are of untrained heads",
+        source: "definition; the same draws in every run",
+        not_for: "heads that attend sharply: those of the null attend as untrained heads do, nearly evenly. Its pairs are not independent, each head is in seven",
         bounds: Card::COSINE,
         ..Card::BASE
     },
@@ -78,13 +91,16 @@ const CARDS: &[Card] = &[
         axes: "site: attn.QK or attn.OV, layer, index: pair (h, h') with h < h', row by row",
         cost: CostClass::L,
         every: 10,
-        control: "sync.gradient; under strong decay circuits shrink towards 0, whose cosines between heads are near 0",
+        control: "no null is measured: heads beside the model's have no moments in the optimizer. Compare runs or steps with each other, and with sync.gradient; what decay takes from two circuits has the cosine of the circuits",
         source: "definition; rotating a head's basis changes nothing",
-        not_for: "the path: it is one step, and steps may undo each other",
+        not_for: "whether a pair moves together more than by chance; the path: it is one step, and steps may undo each other",
         bounds: Card::COSINE,
         ..Card::BASE
     },
 ];
+
+/// Heads of the null of `sync.gradient`.
+const STRANGERS: usize = 8;
 
 const OF_PATTERNS: &[&str] = &["sync.similarity", "sync.participation", "sync.entropy_spread"];
 
@@ -102,6 +118,7 @@ impl Instrument for Synchronization {
         if heads == 1 {
             return Ok(());
         }
+        self.attach_null(cx)?;
         for layer in 0..cx.model.config.n_layers {
             if let Some(every) = cx.cadence_of(self, OF_PATTERNS) {
                 let site = format!("blocks.{layer}.attn.hook_pattern");
@@ -119,14 +136,7 @@ impl Instrument for Synchronization {
             }
             let model = cx.model;
             if let Some(every) = cx.cadence_of(self, &["sync.gradient"]) {
-                for circuit in CIRCUITS {
-                    let at = circuit.places(model, layer)?;
-                    let [Some(a), Some(b)] = at.map(|at| cx.grads[at]) else { continue };
-                    let [of_a, of_b] = at.map(|at| model.weights[at]);
-                    let inputs = [of_a, a, of_b, b];
-                    let found = cx.tape.at_cadence(every, |tape| circuit.cosines(tape, inputs, false, heads))?;
-                    self.record_pairs(cx, Presence::Always, "sync.gradient", layer, circuit, found);
-                }
+                self.record_gradients(cx, every, "sync.gradient", model, cx.grads, layer)?;
             }
             if let Some(every) = cx.cadence_of(self, &["sync.drift"]) {
                 for circuit in CIRCUITS {
@@ -238,6 +248,50 @@ fn rows_of_heads(tape: &mut Tape, x: Var, rows: std::ops::Range<usize>) -> Resul
 }
 
 impl Synchronization {
+    /// Declares the null of `sync.gradient`: heads that write nowhere have the gradient of what they would write.
+    fn attach_null(&self, cx: &mut Attach<'_>) -> Result<()> {
+        let Some(every) = cx.cadence_of(self, &["sync.gradient.null"]) else { return Ok(()) };
+        let (model, train, read) = (cx.model, cx.train, cx.task.shape().read);
+        let strangers = cx.tape.at_cadence(every, |tape| model.with_strangers(tape, STRANGERS))?;
+        for layer in 0..model.config.n_layers {
+            let Some(seed) = train.gradients.get(&format!("blocks.{layer}.hook_resid_mid")) else { continue };
+            let [qk, ov] = CIRCUITS.map(|circuit| circuit.places(&strangers, layer));
+            let places = [qk?, ov?].concat();
+            let weights: Vec<Var> = places.iter().map(|at| strangers.weights[*at]).collect();
+            let found = cx.tape.at_cadence(every, |tape| {
+                let (batch, forward) = (&train.batch, &train.forward);
+                let written =
+                    strangers.attend_within(tape, layer, forward, &batch.rows, (batch.size, batch.seq), read)?;
+                tape.backward_from(written, *seed, &weights)
+            })?;
+            let mut grads = vec![None; strangers.weights.len()];
+            places.into_iter().zip(found).for_each(|(at, grad)| grads[at] = grad);
+            self.record_gradients(cx, every, "sync.gradient.null", &strangers, &grads, layer)?;
+        }
+        Ok(())
+    }
+
+    /// Declares cosines between what the gradients of a layer's heads do to their circuits.
+    fn record_gradients(
+        &self,
+        cx: &mut Attach<'_>,
+        every: u64,
+        name: &str,
+        model: &Model,
+        grads: &[Option<Var>],
+        layer: usize,
+    ) -> Result<()> {
+        for circuit in CIRCUITS {
+            let at = circuit.places(model, layer)?;
+            let [Some(a), Some(b)] = at.map(|at| grads[at]) else { continue };
+            let [of_a, of_b] = at.map(|at| model.weights[at]);
+            let (inputs, heads) = ([of_a, a, of_b, b], model.config.n_heads);
+            let found = cx.tape.at_cadence(every, |tape| circuit.cosines(tape, inputs, false, heads))?;
+            self.record_pairs(cx, Presence::Always, name, layer, circuit, found);
+        }
+        Ok(())
+    }
+
     fn record_pairs(
         &self,
         cx: &mut Attach<'_>,
