@@ -17,6 +17,8 @@ pub(super) struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
     began: Instant,
+    /// When the first step began.
+    stepping: Instant,
     first: u64,
     last_line: Instant,
 }
@@ -32,12 +34,12 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { bar, total, began: now, first, last_line: now }
+        Self { bar, total, began: now, stepping: now, first, last_line: now }
     }
 
     /// Shows where the run is; `losses` are those of the first replica.
     pub(super) fn update(&mut self, step: u64, train: Option<f32>, test: Option<f32>) {
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = self.stepping.elapsed().as_secs_f64();
         let rate = (step - self.first) as f64 / seconds.max(1e-9);
         let left = Duration::from_secs(((self.total - step) as f64 / rate.max(1e-9)).min(1e9) as u64);
         let loss = |name: &str, value: Option<f32>| value.map(|v| format!("  {name} {v:.3e}")).unwrap_or_default();
@@ -48,14 +50,26 @@ impl Progress {
             loss("train", train),
             loss("test", test)
         );
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+        }
+        let total = self.total;
+        self.tell(message, |message| format!("step {step}/{total}  {message}"));
+    }
+
+    /// Shows how many kernels are compiled, before the first step.
+    pub(super) fn compiled(&mut self, done: usize, of: usize) {
+        self.stepping = Instant::now();
+        self.tell(format!("compiling {done} of {of} kernels"), |message| message);
+    }
+
+    /// A message beside the bar, or now and then as a line.
+    fn tell(&mut self, message: String, line: impl Fn(String) -> String) {
         match &self.bar {
-            Some(bar) => {
-                bar.set_position(step);
-                bar.set_message(message);
-            }
+            Some(bar) => bar.set_message(message),
             None if self.last_line.elapsed() >= PLAIN => {
                 self.last_line = Instant::now();
-                complain(&format!("step {step}/{}  {message}", self.total));
+                complain(&line(message));
             }
             None => {}
         }

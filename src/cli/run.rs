@@ -305,6 +305,12 @@ impl Loop {
     }
 
     fn go(mut self) -> Result<u8> {
+        if self.gpu.caps().is_software() {
+            self.session.compile(|done, of| {
+                self.progress.compiled(done, of);
+                self.signal.load(Ordering::Relaxed) == 0
+            })?;
+        }
         let total = self.session.config().steps;
         let every = self.session.config().checkpoint.every;
         let slots = self.session.ring().1 as u64;

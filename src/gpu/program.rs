@@ -437,6 +437,32 @@ impl Program {
         count
     }
 
+    /// Has the driver compile every kernel, one after the other, by running it over nothing: software drivers put it off
+    /// until a kernel first runs, and need a second for some. `each` is told how many are compiled and how many there
+    /// are, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub fn compile(&self, gpu: &Gpu, mut each: impl FnMut(usize, usize) -> bool) -> Result<()> {
+        let mut seen = std::collections::HashSet::new();
+        let all = self.stretches.iter().flat_map(|stretch| &stretch.steps);
+        let steps: Vec<&Step> = all.filter(|step| seen.insert(Arc::as_ptr(&step.kernel))).collect();
+        for (done, step) in steps.iter().enumerate() {
+            if !each(done, steps.len()) {
+                return Ok(());
+            }
+            let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            step.encode_over(
+                &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()),
+                [0; 3],
+                &mut None,
+            );
+            gpu.wait_for(gpu.queue().submit([encoder.finish()]))?;
+        }
+        each(steps.len(), steps.len());
+        Ok(())
+    }
+
     /// Like [`Program::encode`], submitting what becomes too much for one submission.
     pub(crate) fn encode_into(&self, commands: &mut Commands, select: Select) {
         let mut current = None;
@@ -541,6 +567,15 @@ impl Program {
 
 impl Step {
     fn encode<'a>(&'a self, pass: &mut wgpu::ComputePass<'_>, current: &mut Option<&'a Arc<Kernel>>) {
+        self.encode_over(pass, self.grid, current);
+    }
+
+    fn encode_over<'a>(
+        &'a self,
+        pass: &mut wgpu::ComputePass<'_>,
+        grid: [u32; 3],
+        current: &mut Option<&'a Arc<Kernel>>,
+    ) {
         if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &self.kernel)) {
             pass.set_pipeline(self.kernel.pipeline());
             *current = Some(&self.kernel);
@@ -549,7 +584,7 @@ impl Step {
         if !self.immediates.is_empty() {
             pass.set_immediates(0, &self.immediates);
         }
-        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
     }
 }
 

@@ -356,6 +356,14 @@ impl Session {
         &self.table
     }
 
+    /// Has the driver compile all kernels before the first step: see [`Program::compile`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub fn compile(&self, each: impl FnMut(usize, usize) -> bool) -> Result<()> {
+        self.program.compile(&self.gpu, each)
+    }
+
     /// The recorded step. Replays that are encoded past the session move the model and the clock behind its back: rows
     /// arrive again after a [`Session::restore`].
     pub fn program(&self) -> &Program {
@@ -881,6 +889,39 @@ mod tests {
             session.submit(1);
             let rows = arrived(&mut session);
             assert_eq!(steps(&session, &rows), plain(6..7), "{}", gpu.caps().name);
+        }
+    }
+
+    #[test]
+    fn compiling_ahead_runs_each_kernel_over_nothing() {
+        for gpu in gpus() {
+            let [mut ahead, mut plain] = [(); 2].map(|()| session(gpu));
+            let before = ahead.snapshot().unwrap();
+            let mut told = Vec::new();
+            ahead
+                .compile(|done, of| {
+                    told.push((done, of));
+                    true
+                })
+                .unwrap();
+            let labels: BTreeSet<String> =
+                ahead.program().labels(Select { step: 0, update: true }).into_iter().map(str::to_owned).collect();
+            let of = told[0].1;
+            assert!(of >= labels.len(), "{of} of {}", labels.len());
+            assert_eq!(told, (0..=of).map(|done| (done, of)).collect::<Vec<_>>());
+            assert_eq!(ahead.snapshot().unwrap(), before, "{}", gpu.caps().name);
+            for session in [&mut ahead, &mut plain] {
+                session.submit(3);
+            }
+            assert_eq!(ahead.snapshot().unwrap(), plain.snapshot().unwrap());
+            let mut once = 0;
+            ahead
+                .compile(|_, _| {
+                    once += 1;
+                    false
+                })
+                .unwrap();
+            assert_eq!(once, 1);
         }
     }
 
