@@ -46,7 +46,7 @@ impl Default for MeasureConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeConfig {
-    /// Examples, or as many as every replica has, or as many as one pass can hold, where those are fewer. By
+    /// Examples of each replica, or all that it has, or as many as one pass can hold, where those are fewer. By
     /// default 256, or as many sequences as hold some 1,024 predictions and at least 4; `thermoscope measure` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,

@@ -11,7 +11,7 @@ mod heads;
 mod optimization;
 mod row;
 
-pub use attach::Attach;
+pub use attach::{Attach, Pieces};
 pub(crate) use budget::lengthened;
 pub(crate) use config::check_names;
 pub use config::{MeasureConfig, ProbeConfig};

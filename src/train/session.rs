@@ -8,7 +8,7 @@ use super::{Precision, ResolvedRun, SessionBuilder};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
-use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Presence, STAMP};
+use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Pieces, Presence, STAMP};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Feed, Pass, Task};
 
@@ -191,7 +191,8 @@ impl Recorded {
         let scale = scale.map(|[scale, inverse]| (scale, inverse));
         let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, scale))?;
 
-        let pieces = [false, true].map(|probe| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe));
+        let piece = |replicas: u32, probe: bool| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe);
+        let pieces = Pieces { most: piece(replicas, false), alone: piece(1, false), alone_in_probe: piece(1, true) };
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
