@@ -97,7 +97,7 @@ impl<'a> Attach<'a> {
 
     /// How often a metric is measured in this run; `None` where it is switched off.
     pub fn every(&self, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
-        every(self.config, instrument, card)
+        every(self.config, self.trains, instrument, card)
     }
 
     /// Forward passes over the test set, in pieces, at the steps that `every` divides; those of an instrument that

@@ -69,6 +69,7 @@ const CARDS: &[Card] = &[
         source: "definition, before clipping; rotating a head's basis changes nothing",
         not_for: "one run's pairs by themselves: compare with many untrained pairs. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
         bounds: Card::COSINE,
+        gradients: true,
         ..Card::BASE
     },
     Card {
