@@ -1,13 +1,15 @@
-// scatter_rows: y[u,:] = sum of the x[n,:] in list u
+// scatter_rows: y[u,:] = (before[u,:] +) sum of the x[n,:] in list u
 // shapes   x [R, N, D]  starts [R, S, U + 1]  order [R, N]: see bucket_rows  y [R, U, D]
 // grid     (U, or U + U2) ceil(vectors of columns / ACROSS) groups folded into x and y, R; in a group SHARES lanes for each
 //          vector of columns, each lane every SHARES-th entry: 1 where barriers are dear (software adapters), many where
 //          only many hide a long list (GPUs)
 // numerics f32, serial in a lane, then the lanes as a tree of fixed shape
-// knobs    WIDE: vectors of four along D; SHARES; BOTH: x is summed by second lists too, into second_y [R, U2, D]
+// knobs    WIDE: vectors of four along D; SHARES; BOTH: x is summed by second lists too, into second_y [R, U2, D];
+//          BEFORE: goes on from the sums of earlier rows, with SHARES 1 only, so that the bits do not show where rows were cut
 struct Params {
     rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
     second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
+    before_replica: u32,
 }
 #import vectors
 @tensor var<storage, read> x: array<T>;
@@ -19,6 +21,12 @@ struct Params {
 @tensor var<storage, read> second_order: array<u32>;
 @tensor var<storage, read_write> second_y: array<T>;
 #endif
+#if BEFORE
+@tensor var<storage, read> before: array<T>;
+fn earlier(r: u32, u: u32, d: u32) -> T { return before[r * params.before_replica + u * params.vectors + d]; }
+#else
+fn earlier(r: u32, u: u32, d: u32) -> T { return T(0.0); }
+#endif
 #import shares
 
 // Entry i of a list that ends at `last`, 0 beyond.
@@ -28,7 +36,7 @@ fn entry(r: u32, i: u32, last: u32, d: u32) -> T {
 }
 
 fn list_sum(r: u32, u: u32, d: u32, lane: u32) -> T {
-    var sum = T(0.0);
+    var sum = earlier(r, u, d);
     for (var s = 0u; s < params.segments; s++) {
         let list = r * params.starts_replica + s * (params.rows + 1u) + u;
         let last = starts[list + 1u];

@@ -1,19 +1,21 @@
 // ablate: x'[i, n] = x[n] - sum over h of c[i, h] (result[n, h] - base), the stream without what heads wrote
-// shapes   x [R, N, D]  result [R, N, H, D]  mean [R, Tq, H, D]  c [I, H]  base [I]: 0 nothing, 1 the mean over
-//          examples, 2 what the same head wrote in the next example  out [R, I, N, D]; N = B Tq
+// shapes   x [R, N, D]  result [R, N, H, D]  sum [R, Tq, H, D] over examples  held [R] examples  c [I, H]  base [I]:
+//          0 nothing, 1 the mean over examples, 2 what the same head wrote in the next example  out [R, I, N, D]; N = B Tq, of
+//          which the first held Tq are of examples
 // grid     ceil(I N D / 64) groups folded into x and y, R
 // numerics f32, serial over heads
-// knobs    ONE: I = H, and intervention i removes all of head i; c, base and mean are not there
+// knobs    ONE: I = H, and intervention i removes all of head i; c, base, sum and held are not there
 struct Params {
     rows: u32, queries: u32, heads: u32, width: u32, interventions: u32,
-    x_replica: u32, result_replica: u32, mean_replica: u32, out_replica: u32,
+    x_replica: u32, result_replica: u32, sum_replica: u32, held_replica: u32, out_replica: u32,
 }
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> result: array<f32>;
 @tensor var<storage, read_write> out: array<f32>;
 #if ONE
 #else
-@tensor var<storage, read> mean: array<f32>;
+@tensor var<storage, read> sum: array<f32>;
+@tensor var<storage, read> held: array<f32>;
 @tensor var<storage, read> coefficients: array<f32>;
 @tensor var<storage, read> base: array<u32>;
 #endif
@@ -24,23 +26,23 @@ fn removed(r: u32, i: u32, row: u32, d: u32) -> f32 {
 }
 #else
 fn removed(r: u32, i: u32, row: u32, d: u32) -> f32 {
-    var next = row + params.queries;
-    next = select(next, next - params.rows, next >= params.rows);
-    var sum = 0.0;
+    let examples = held[r * params.held_replica];
+    let next = (row + params.queries) % (u32(examples) * params.queries);
+    var lost = 0.0;
     for (var h = 0u; h < params.heads; h++) {
         let c = coefficients[i * params.heads + h];
         if (c != 0.0) {
             var instead = 0.0;
             if (base[i] == 1u) {
-                instead = mean[r * params.mean_replica + (row % params.queries * params.heads + h) * params.width + d];
+                instead = sum[r * params.sum_replica + (row % params.queries * params.heads + h) * params.width + d] / examples;
             }
             if (base[i] == 2u) {
                 instead = result[r * params.result_replica + (next * params.heads + h) * params.width + d];
             }
-            sum += c * (result[r * params.result_replica + (row * params.heads + h) * params.width + d] - instead);
+            lost += c * (result[r * params.result_replica + (row * params.heads + h) * params.width + d] - instead);
         }
     }
-    return sum;
+    return lost;
 }
 #endif
 

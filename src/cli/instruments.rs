@@ -90,8 +90,13 @@ fn line(card: &Card) -> String {
 
 /// All that a card says.
 fn whole(card: &Card, instrument: &str) -> String {
+    let gradients = if card.gradients {
+        "\n  needs     gradients: `measure` leaves it out unless measure.only names it"
+    } else {
+        ""
+    };
     format!(
-        "{}\n  formula   {}\n  unit      {}\n  axes      {}\n  cost      {:?}\n  cadence   every {} step{} (instrument {instrument})\n  control   {}\n  source    {}\n  not for   {}\n",
+        "{}\n  formula   {}\n  unit      {}\n  axes      {}\n  cost      {:?}{gradients}\n  cadence   every {} step{} (instrument {instrument})\n  control   {}\n  source    {}\n  not for   {}\n",
         card.name,
         card.formula,
         card.unit,

@@ -23,6 +23,9 @@ task.toml needs a [task] only; the model is read from the folder:
   p = 113
   train_pairs = \"train.json\"
 
+What needs gradients (grad_norm, sync.gradient, noise) is left out unless measure.only names it: they would take
+the memory of a training step.
+
 A checkpoint of a run is measured on that run's task, with its own split and seeds; only --set, or a
 --config with another task, says otherwise, and then a warning is printed. Of a model from elsewhere
 the split must be given by [task] (train_pairs, train_sequences, or train_fraction and seed), or there

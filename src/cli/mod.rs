@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
     // wgpu panics where a device is lost while it is waited for. That becomes an error, and is told as one.
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if !crate::gpu::polling() {
+        if crate::gpu::of_poll(info.payload()).is_none() {
             usual(info);
         }
     }));

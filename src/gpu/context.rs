@@ -1,6 +1,6 @@
 //! The device: our own, or the host's.
 
-use std::cell::Cell;
+use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -243,18 +243,13 @@ impl Gpu {
     /// The one way of waiting: wgpu panics where a device is lost while it is polled, and refuses to wait for commands
     /// that a lost device did not take.
     fn poll(&self, how: wgpu::PollType) -> Result<()> {
-        POLLING.set(true);
-        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(how)));
-        POLLING.set(false);
-        match polled {
+        match catch_unwind(AssertUnwindSafe(|| self.device().poll(how))) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => note(&self.inner.failure, format!("it took no more commands ({error})")),
-            Err(panic) => match panic.downcast_ref::<String>() {
-                Some(text) if text.starts_with("Error in Device::poll") => {
-                    note(&self.inner.failure, text.lines().map(str::trim).collect::<Vec<_>>().join(" "));
-                }
+            Err(panic) => match of_poll(&*panic) {
+                Some(text) => note(&self.inner.failure, text.lines().map(str::trim).collect::<Vec<_>>().join(" ")),
                 // A callback's, perhaps of the host.
-                _ => resume_unwind(panic),
+                None => resume_unwind(panic),
             },
         }
         self.check()
@@ -276,15 +271,10 @@ impl Gpu {
     }
 }
 
-thread_local! {
-    static POLLING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread is polling a device: a panic there may be wgpu's way of saying that the device is lost, which becomes
-/// an error.
-#[cfg(feature = "cli")]
-pub(crate) fn polling() -> bool {
-    POLLING.get()
+/// What a panic says where it is wgpu's way of saying that polling failed, which becomes an error; `None` for all others, those
+/// of callbacks that a poll calls among them.
+pub(crate) fn of_poll(panic: &dyn Any) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).filter(|text| text.starts_with("Error in Device::poll"))
 }
 
 /// Keeps the first failure: what follows it says less.
@@ -391,6 +381,21 @@ mod tests {
     fn adapter_choice_is_an_index_or_part_of_a_name() {
         assert_eq!("3".parse(), Ok(AdapterChoice::Index(3)));
         assert_eq!("radeon".parse(), Ok(AdapterChoice::Name("radeon".to_owned())));
+    }
+
+    #[test]
+    fn a_panic_of_a_callback_goes_on_and_is_no_failure_of_the_device() {
+        let gpu = Gpu::open(&AdapterChoice::Best, Options::default()).unwrap();
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let buffer = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: false };
+        let buffer = gpu.device().create_buffer(&buffer);
+        buffer.map_async(wgpu::MapMode::Read, .., |_| panic!("the host's own"));
+        let panic = catch_unwind(AssertUnwindSafe(|| gpu.wait())).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"the host's own"));
+        assert_eq!(of_poll(&*panic), None, "and is printed as any other");
+        gpu.wait().unwrap();
+        let lost: Box<dyn Any> = Box::new("Error in Device::poll: it was lost".to_owned());
+        assert!(of_poll(&*lost).is_some());
     }
 
     #[test]

@@ -28,5 +28,5 @@ pub use tuning::{Tiling, Tuning};
 
 pub(crate) use commands::Commands;
 #[cfg(feature = "cli")]
-pub(crate) use context::polling;
+pub(crate) use context::of_poll;
 pub(crate) use readback::read_together;

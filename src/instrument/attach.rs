@@ -29,10 +29,8 @@ pub struct Attach<'a> {
     pub train: &'a Pass,
     /// Gradient of its mean loss by each weight, in the order of the model's.
     pub grads: &'a [Option<Var>],
-    /// Sequences of one piece of a large forward pass.
-    pub piece: usize,
-    /// Sequences of a probe at most.
-    probe_piece: usize,
+    /// How many sequences a forward pass takes.
+    pub pieces: Pieces,
     /// Whether a training step sees the whole training set.
     pub full_batch: bool,
     /// Forward passes over the test set that were appended, and their cadence: see [`Attach::test_passes`].
@@ -48,6 +46,18 @@ pub struct Attach<'a> {
     metrics: Vec<Metric>,
 }
 
+/// How many sequences a forward pass takes.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Pieces {
+    /// At most, for all replicas together: how finely a set is cut, on which no number may depend.
+    pub most: usize,
+    /// What a replica alone could take at most. Numbers may depend on it: company does not change it.
+    pub alone: usize,
+    /// The same where what every head of a layer wrote is kept, as in a probe.
+    pub alone_in_probe: usize,
+}
+
 /// Predictions of a probe at most: software drivers end loops after 65,535 rounds.
 const RANKED: usize = 32_768;
 
@@ -60,7 +70,7 @@ impl<'a> Attach<'a> {
         feed: &'a Feed,
         train: &'a Pass,
         grads: &'a [Option<Var>],
-        [piece, probe_piece]: [usize; 2],
+        pieces: Pieces,
         full_batch: bool,
         config: &'a MeasureConfig,
         trains: bool,
@@ -73,8 +83,7 @@ impl<'a> Attach<'a> {
             feed,
             train,
             grads,
-            piece,
-            probe_piece,
+            pieces,
             full_batch,
             tested: None,
             config,
@@ -88,7 +97,7 @@ impl<'a> Attach<'a> {
 
     /// How often a metric is measured in this run; `None` where it is switched off.
     pub fn every(&self, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
-        every(self.config, instrument, card)
+        every(self.config, self.trains, instrument, card)
     }
 
     /// Forward passes over the test set, in pieces, at the steps that `every` divides; those of an instrument that
@@ -100,7 +109,7 @@ impl<'a> Attach<'a> {
         if let Some((_, passes)) = self.tested.as_ref().filter(|(before, _)| every.is_multiple_of(*before)) {
             return Ok(Rc::clone(passes));
         }
-        let (feed, piece) = (self.feed, self.piece);
+        let (feed, piece) = (self.feed, self.pieces.most);
         let batches = self.tape.at_cadence(every, |tape| feed.test_batches(tape, piece))?;
         let passes = self.passes(every, batches)?;
         self.tested = Some((every, Rc::clone(&passes)));
@@ -115,7 +124,7 @@ impl<'a> Attach<'a> {
         if self.full_batch {
             return Ok(Rc::new([self.train.clone()]));
         }
-        let (feed, piece) = (self.feed, self.piece);
+        let (feed, piece) = (self.feed, self.pieces.most);
         let batches = self.tape.at_cadence(every, |tape| feed.train_batches(tape, piece))?;
         self.passes(every, batches)
     }
@@ -140,16 +149,16 @@ impl<'a> Attach<'a> {
         }
     }
 
-    /// The held batch that interventions are tried on.
+    /// The held batch that interventions are tried on, and which of its sequences are examples.
     ///
     /// # Errors
     /// See [`Feed::probe`].
-    pub fn probe_batch(&mut self) -> Result<Batch> {
+    pub fn probe_batch(&mut self) -> Result<(Batch, Var)> {
         let shape = self.task.shape();
         let usual = if shape.read == ReadOut::Last { 256 } else { (1024 / shape.seq).max(4) };
         // Predictions are ranked by confidence, each against all.
         let predictions = if shape.read == ReadOut::Last { 1 } else { shape.seq };
-        let most = self.probe_piece.min((RANKED / predictions).max(1));
+        let most = self.pieces.alone_in_probe.min((RANKED / predictions).max(1));
         let size = self.config.probe.size.unwrap_or(usual).min(most);
         self.feed.probe(self.tape, self.config.probe.set, size)
     }

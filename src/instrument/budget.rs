@@ -90,7 +90,7 @@ impl Family {
         if names.any(|name| config.every.contains_key(name)) {
             return None;
         }
-        let cards = instrument.cards().iter().filter_map(|card| Some((card, every(config, instrument, card)?)));
+        let cards = instrument.cards().iter().filter_map(|card| Some((card, every(config, true, instrument, card)?)));
         Some(Self { instrument: instrument.name(), cards: cards.collect() })
     }
 

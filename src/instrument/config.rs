@@ -27,7 +27,8 @@ pub struct MeasureConfig {
     pub cadences: Option<BTreeMap<String, u64>>,
     /// Metrics or instruments left out.
     pub off: Vec<String>,
-    /// The only metrics or instruments measured; empty for all. What `off` names is left out of these too.
+    /// The only metrics or instruments measured; empty for all, but for those that need gradients where nothing is trained
+    /// (see [`Card::gradients`]). What `off` names is left out of these too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
     /// The held batch that interventions are tried on.
@@ -46,7 +47,7 @@ impl Default for MeasureConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeConfig {
-    /// Examples, or as many as every replica has, or as many as one pass can hold, where those are fewer. By
+    /// Examples of each replica, or all that it has, or as many as one pass can hold, where those are fewer. By
     /// default 256, or as many sequences as hold some 1,024 predictions and at least 4; `thermoscope measure` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
@@ -75,11 +76,13 @@ impl ProbeConfig {
 /// Draws of a null at most where the run does not say: each is a pass over the probe.
 const USUAL_DRAWS: usize = 640;
 
-/// How often a metric is measured; `None` where it is switched off.
-pub(super) fn every(config: &MeasureConfig, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
+/// How often a metric is measured in a session that trains or does not; `None` where it is switched off, or needs gradients that
+/// nobody asked for.
+pub(super) fn every(config: &MeasureConfig, trains: bool, instrument: &dyn Instrument, card: &Card) -> Option<u64> {
     let names = [card.name, instrument.name()];
     let named = |list: &[String]| list.iter().any(|name| names.contains(&name.as_str()));
-    if named(&config.off) || !config.only.is_empty() && !named(&config.only) {
+    let asked = named(&config.only) || config.only.is_empty() && (trains || !card.gradients);
+    if named(&config.off) || !asked {
         return None;
     }
     let longer = || config.cadences.as_ref()?.get(card.name).copied();

@@ -11,7 +11,7 @@ mod heads;
 mod optimization;
 mod row;
 
-pub use attach::Attach;
+pub use attach::{Attach, Pieces};
 pub(crate) use budget::lengthened;
 pub(crate) use config::check_names;
 pub use config::{MeasureConfig, ProbeConfig};
@@ -73,6 +73,9 @@ pub struct Card {
     pub chance: Option<Chance>,
     /// Names of index 0, 1, 2 ..., where the index stands for things with names; empty where it counts.
     pub index: &'static [&'static str],
+    /// Whether it needs gradients of the model as it stands. A session that only measures holds none for that, unless
+    /// [`MeasureConfig::only`] names the metric or its instrument.
+    pub gradients: bool,
 }
 
 /// What guessing, or a model that knows nothing, comes to.
@@ -113,6 +116,7 @@ impl Card {
         bounds: [f64::NEG_INFINITY, f64::INFINITY],
         chance: None,
         index: &[],
+        gradients: false,
     };
     /// A share.
     pub const SHARE: [f64; 2] = [0.0, 1.0];

@@ -32,7 +32,7 @@ pub mod column {
 crate::params! {
     struct AblateParams {
         rows: u32, queries: u32, heads: u32, width: u32, interventions: u32,
-        x_replica: u32, result_replica: u32, mean_replica: u32, out_replica: u32,
+        x_replica: u32, result_replica: u32, sum_replica: u32, held_replica: u32, out_replica: u32,
     }
 }
 static ABLATE: Shader<'_> = Shader {
@@ -74,7 +74,8 @@ fn written(stream: &[usize], result: &[usize]) -> Result<(usize, usize, usize)> 
 }
 
 /// The stream [I * N, D] for each intervention i: x - Σ_h c[i, h] (result_h - base_i). Inputs: stream [N, D],
-/// result [N, H, D], its mean over examples [Tq, H, D], c [I, H], base `[I]` as numbers of [`Baseline`](super::Baseline).
+/// result [N, H, D], its sum over examples [Tq, H, D], how many they are `[1]`, c [I, H], base `[I]` as numbers of
+/// [`Baseline`](super::Baseline). Rows behind those of the examples only fill up.
 pub struct Ablate;
 
 impl Op for Ablate {
@@ -84,43 +85,45 @@ impl Op for Ablate {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let (n, h, d) = written(&inputs[0].dims, &inputs[1].dims)?;
-        let (interventions, columns) = inputs[3].rows();
-        if columns != h || inputs[4].len() != interventions || !(n * h * d).is_multiple_of(inputs[2].len()) {
+        let (interventions, columns) = inputs[4].rows();
+        if columns != h || inputs[5].len() != interventions || !(n * h * d).is_multiple_of(inputs[2].len()) {
             return Err(misfit("ablate", format!("{interventions} interventions on {columns} of {h} heads")));
         }
         Ok(vec![like(inputs, &[interventions * n, d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let [x, result, mean, c, base] = inputs else { return Err(misfit("ablate", "inputs")) };
+        let [x, result, sum, held, c, base] = inputs else { return Err(misfit("ablate", "inputs")) };
         let (rows, heads, width) = written(&x.dims, &result.dims)?;
         let params = AblateParams {
             rows: rows as u32,
-            queries: (mean.len() / (heads * width)) as u32,
+            queries: (sum.len() / (heads * width)) as u32,
             heads: heads as u32,
             width: width as u32,
             interventions: base.len() as u32,
             x_replica: x.replica_stride,
             result_replica: result.replica_stride,
-            mean_replica: mean.replica_stride,
+            sum_replica: sum.replica_stride,
+            held_replica: held.replica_stride,
             out_replica: outputs[0].replica_stride,
         };
         let grid = grid_1d((outputs[0].len() as u64).div_ceil(64), cx.replicas);
-        cx.dispatch(&ABLATE, &[0], &params, &[x, result, &outputs[0], mean, c, base], grid)
+        cx.dispatch(&ABLATE, &[0], &params, &[x, result, &outputs[0], sum, held, c, base], grid)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (x, result, mean, c, base) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]);
+        let [x, result, sum, held, c, base] = inputs else { return Vec::new() };
         let [n, h, d] = result.dims[..] else { return Vec::new() };
-        let queries = mean.data.len() / (h * d);
+        let queries = sum.data.len() / (h * d);
+        let rows = held.data[0] as usize * queries;
         vec![Array::from_fn(&[base.data.len() * n, d], |at| {
             let (i, row, e) = (at / (n * d), at / d % n, at % d);
             let lost: f64 = (0..h)
                 .map(|head| {
                     let instead = match base.index(i) {
                         0 => 0.0,
-                        1 => mean.data[(row % queries * h + head) * d + e],
-                        _ => result.data[((row + queries) % n * h + head) * d + e],
+                        1 => sum.data[(row % queries * h + head) * d + e] / held.data[0],
+                        _ => result.data[((row + queries) % rows * h + head) * d + e],
                     };
                     c.data[i * h + head] * (result.data[(row * h + head) * d + e] - instead)
                 })
@@ -153,7 +156,8 @@ impl Op for AblateEach {
             interventions: heads as u32,
             x_replica: inputs[0].replica_stride,
             result_replica: inputs[1].replica_stride,
-            mean_replica: 0,
+            sum_replica: 0,
+            held_replica: 0,
             out_replica: outputs[0].replica_stride,
         };
         let grid = grid_1d((outputs[0].len() as u64).div_ceil(64), cx.replicas);
@@ -288,14 +292,16 @@ pub(super) const CHECKS: &[(&str, Build)] = &[("interventions", |case| Ok((every
 /// Every op of this file, on one case: `n` predictions of `v` classes, and `h` heads.
 fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>> {
     let (stream, result) = (case.owned(&[n, v]), case.owned(&[n, h, v]));
-    let mean = case.owned(&[1, h, v]);
+    let sum = case.owned(&[1, h, v]);
+    // The last row fills up, where there is more than one.
+    let held = case.tape.constant(&[1], &[(n - 1).max(1) as f32]);
     let coefficients: Vec<f32> = (0..4 * h).map(|i| [1.0, 0.0, -0.25][i % 3]).collect();
     let coefficients = case.tape.constant(&[4, h], &coefficients);
     let base = case.tape.constant_u32(&[4], &[0, 1, 2, 0]);
     let (targets, count) = case.targets(n, v);
 
     let tape = &mut case.tape;
-    let logits = tape.push1(Ablate, &[stream, result, mean, coefficients, base])?;
+    let logits = tape.push1(Ablate, &[stream, result, sum, held, coefficients, base])?;
     let each = tape.push1(AblateEach, &[stream, result])?;
     let rows = tape.push1(Outcomes, &[logits, stream, targets])?;
     let each_rows = tape.push1(Outcomes, &[each, stream, targets])?;

@@ -6,11 +6,11 @@ use super::contrast::{Contrasts, ExampleSums};
 use super::ops::{Ablate, AblateEach, GroupMeans, Outcomes};
 use super::{Intervention, OUTCOMES};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ColumnSum, GatherColumns, Scale};
+use crate::autograd::ops::{GatherColumns, scatter_rows};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::model::{Model, Point, ReadOut, Resume};
-use crate::task::{Batch, Pass};
+use crate::task::{Batch, Pass, count_targets};
 
 /// What wrote to the residual stream at one place: the heads of a layer, or its MLP block.
 pub struct Writers {
@@ -28,8 +28,8 @@ pub struct Writers {
     pub stream: Var,
     /// What each wrote, [N, H, D].
     pub result: Var,
-    /// Its mean over examples, [Tq, H, D].
-    pub mean: Var,
+    /// The sum of that over examples, [Tq, H, D].
+    pub sum: Var,
 }
 
 /// A batch with its clean pass, and what interventions are compared with.
@@ -38,6 +38,10 @@ pub struct Probe<'a> {
     pub model: &'a Model,
     /// The clean pass.
     pub pass: Pass,
+    /// 0 for each sequence that is an example, `IGNORE` for those that fill up: [B].
+    pub own: Var,
+    /// How many examples there are, `[1]`.
+    pub held: Var,
     /// Which positions are read out.
     pub read: ReadOut,
     /// Interventions computed at once.
@@ -59,15 +63,23 @@ pub struct Changed {
 }
 
 impl<'a> Probe<'a> {
-    /// Appends the clean pass over a batch. Passes above interventions are computed for at most `piece` sequences at once.
+    /// Appends the clean pass over a batch, as [`Feed::probe`](crate::task::Feed::probe) gives it. Passes above interventions
+    /// are computed for at most `piece` sequences at once.
     ///
     /// # Errors
     /// Where model and batch do not fit.
-    pub fn new(tape: &mut Tape, model: &'a Model, batch: Batch, read: ReadOut, piece: usize) -> Result<Self> {
+    pub fn new(
+        tape: &mut Tape,
+        model: &'a Model,
+        (batch, own): (Batch, Var),
+        read: ReadOut,
+        piece: usize,
+    ) -> Result<Self> {
+        let held = count_targets(tape, own, 1)?;
         let pass = Pass::new(tape, model, batch, read)?;
         let logits = pass.forward.logits;
         let chunk = (piece / batch.size).max(1);
-        let mut probe = Self { model, pass, read, chunk, rows: logits, clean: logits, levels: logits };
+        let mut probe = Self { model, pass, own, held, read, chunk, rows: logits, clean: logits, levels: logits };
         probe.rows = probe.rows_of(tape, logits)?;
         probe.clean = probe.examples(tape, probe.rows, None)?;
         probe.levels = probe.means(tape, probe.clean, None)?;
@@ -107,10 +119,9 @@ impl<'a> Probe<'a> {
         let stream = tape.reshape(stream, &[rows, d])?;
         let result = tape.reshape(result, &[rows, count, d])?;
         let by_example = tape.reshape(result, &[batch, rows / batch * count * d])?;
-        let sum = tape.push1(ColumnSum, &[by_example])?;
-        let mean = tape.push1(Scale(1.0 / batch as f32), &[sum])?;
+        let sum = scatter_rows(tape, by_example, self.own, 1)?;
         let site = format!("blocks.{layer}.{hook}");
-        Ok(Writers { site, layer, point, count, heads, stream, result, mean })
+        Ok(Writers { site, layer, point, count, heads, stream, result, sum })
     }
 
     /// Outcomes of each prediction [I * N, 8] of logits [I * N, V].
@@ -206,7 +217,7 @@ impl<'a> Probe<'a> {
         let removed = tape.constant(&[what.len(), on.count], &removed);
         let base: Vec<u32> = what.iter().map(|i| i.baseline as u32).collect();
         let base = tape.constant_u32(&[what.len()], &base);
-        let stream = tape.push1(Ablate, &[on.stream, on.result, on.mean, removed, base])?;
+        let stream = tape.push1(Ablate, &[on.stream, on.result, on.sum, self.held, removed, base])?;
         self.above(tape, on, stream, frozen)
     }
 

@@ -218,7 +218,8 @@ impl RunDir {
     }
 
     /// Opens a run to go on with it: behind its latest readable checkpoint, or from its beginning where it
-    /// has none. What came after the checkpoint is dropped, once the checkpoint has been read.
+    /// has none. What came after the checkpoint is dropped, once the checkpoint has been read. Whether the task's files are
+    /// still those of the run is for [`Manifest::check_files`] to say, before they are read.
     ///
     /// # Errors
     /// [`Error::Refused`] where the folder holds no run or another process writes to it; [`Error::Format`]
@@ -233,7 +234,6 @@ impl RunDir {
                 "was edited: its configuration does not have its hash any more. Undo that, or begin anew in another folder",
             ));
         }
-        manifest.check_files()?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let mut unreadable = Vec::new();

@@ -11,7 +11,7 @@ use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
 use super::{Examples, ReplicaData, Split, Task};
 use crate::autograd::op::{Links, misfit};
-use crate::autograd::ops::IGNORE;
+use crate::autograd::ops::{IGNORE, PickedAttention};
 use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
@@ -120,8 +120,7 @@ impl Feed {
                 let ids: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
                 let counts: Vec<usize> = ids.iter().map(|ids| examples.counted(ids)).collect();
                 let labels: Vec<&[u32]> = (0..ids.len()).map(|replica| examples.trained(replica)).collect();
-                // However short the longest list is: a replica alone must not go another way than in company.
-                fixed(tape, examples, examples.distinct().as_ref(), &ids, &labels, &counts, true)
+                fixed(tape, examples, examples.distinct().as_ref(), &ids, &labels, &counts)
             }
             (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
             (_, None) => {
@@ -171,26 +170,37 @@ impl Feed {
         match self {
             Self::Examples(examples) => {
                 let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.test.as_slice()).collect();
-                in_pieces(tape, examples, &lists, piece)
+                in_pieces(tape, examples, examples.distinct(), &lists, piece)
             }
             Self::Endless(source) => {
                 let (examples, lists) = source.test_set();
-                in_pieces(tape, &examples, &lists.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
+                // Made up for each replica: one's rows would be worth sharing because of another's.
+                in_pieces(tape, &examples, None, &lists.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
             }
         }
     }
 
-    /// A held batch of at most `size` random examples, as many for each replica as every replica has: no
-    /// row is a filler. Which they are depends on the length of a replica's list, how many on the shortest list
-    /// of all replicas. Where `size` takes in every example of a finite set, trained on or not, the batch holds
-    /// all of them and asks about those of the test set, so that means over it are means over the data.
+    /// A held batch of `size` random examples of each replica, or of all that it has; and for each sequence 0 where it is an
+    /// example, [`IGNORE`] where it only fills up a replica that has fewer than another, [B]. Which examples these are, and
+    /// how many, depends on the replica's own list and on `size` alone. Where `size` takes in every example of a finite set,
+    /// trained on or not, the batch holds all of them and asks about those of the test set, so that means over it are means
+    /// over the data.
     ///
     /// # Errors
     /// [`Error::Config`] where the training set or all examples are asked of a feed without end.
-    pub fn probe(&self, tape: &mut Tape, set: ProbeSet, size: usize) -> Result<Batch> {
+    pub fn probe(&self, tape: &mut Tape, set: ProbeSet, size: usize) -> Result<(Batch, Var)> {
         let made_up;
+        let distinct = match self {
+            Self::Examples(examples) => {
+                examples.distinct().filter(|(tokens, ..)| size.min(examples.len()) * examples.seq > tokens.len())
+            }
+            Self::Endless(_) => None,
+        };
         let (examples, lists): (&Examples, Vec<Vec<u32>>) = match (self, set) {
-            (Self::Examples(examples), ProbeSet::Test) if size >= examples.len() => return whole_test(tape, examples),
+            (Self::Examples(examples), ProbeSet::Test) if size >= examples.len() => {
+                let (batch, all) = (whole_test(tape, examples)?, vec![0; examples.len()]);
+                return Ok((batch, tape.constant_u32(&[all.len()], &all)));
+            }
             (Self::Examples(examples), ProbeSet::Test) => {
                 (examples, examples.splits.iter().map(|s| s.test.clone()).collect())
             }
@@ -208,12 +218,11 @@ impl Feed {
                 ));
             }
         };
-        let size = lists.iter().map(Vec::len).min().unwrap_or(0).min(size);
         let chosen: Vec<Vec<u32>> = lists
             .iter()
             .map(|ids| {
                 let order = Philox::new(0, Stream::Probe, 0).permutation(ids.len() as u32);
-                order[..size].iter().map(|at| ids[*at as usize]).collect()
+                order.iter().take(size).map(|at| ids[*at as usize]).collect()
             })
             .collect();
         let chosen: Vec<&[u32]> = chosen.iter().map(Vec::as_slice).collect();
@@ -224,7 +233,11 @@ impl Feed {
             _ => examples.targets.as_slice(),
         };
         let labels: Vec<&[u32]> = (0..chosen.len()).map(label).collect();
-        fixed(tape, examples, examples.distinct().as_ref(), &chosen, &labels, &counts, false)
+        let batch = fixed(tape, examples, distinct.as_ref(), &chosen, &labels, &counts)?;
+        let own =
+            |ids: &&[u32]| (0..batch.size).map(|at| if at < ids.len() { 0 } else { IGNORE }).collect::<Vec<u32>>();
+        let own = tape.constant_u32(&[batch.size], &chosen.iter().flat_map(own).collect::<Vec<u32>>());
+        Ok((batch, own))
     }
 
     /// The training set of each replica in pieces of at most `piece` examples, with the true targets.
@@ -236,7 +249,7 @@ impl Feed {
             return Err(Error::Unsupported("only a finite set of examples can be walked through".to_owned()));
         };
         let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
-        in_pieces(tape, examples, &lists, piece)
+        in_pieces(tape, examples, examples.distinct(), &lists, piece)
     }
 
     /// The split of each replica, where there is one.
@@ -252,8 +265,7 @@ impl Feed {
 fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
     let order = Philox::new(0, Stream::Probe, 0).permutation(examples.len() as u32);
     let distinct = examples.distinct();
-    let batch =
-        fixed(tape, examples, distinct.as_ref(), &[&order], &[&examples.targets], &[examples.counted(&order)], false)?;
+    let batch = fixed(tape, examples, distinct.as_ref(), &[&order], &[&examples.targets], &[examples.counted(&order)])?;
     let width = examples.width;
     let (mut targets, mut counts) = (Vec::new(), Vec::new());
     for split in &examples.splits {
@@ -287,24 +299,33 @@ impl Batch {
     }
 }
 
-fn in_pieces(tape: &mut Tape, examples: &Examples, lists: &[&[u32]], piece: usize) -> Result<Vec<Batch>> {
+fn in_pieces(
+    tape: &mut Tape,
+    examples: &Examples,
+    distinct: Option<Distinct>,
+    lists: &[&[u32]],
+    piece: usize,
+) -> Result<Vec<Batch>> {
     let longest = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let counts: Vec<usize> = lists.iter().map(|ids| examples.counted(ids)).collect();
-    let distinct = examples.distinct();
+    // Where sequences are so short that attention reads the shared rows themselves, its bits depend on whether they are
+    // shared, which the length of a piece may not decide then.
+    let short = PickedAttention::suits(examples.seq);
+    let distinct = distinct.filter(|(tokens, ..)| short || piece * examples.seq > tokens.len());
     (0..longest)
         .step_by(piece.max(1))
         .map(|first| {
             let parts: Vec<&[u32]> =
                 lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
             let labels = vec![examples.targets.as_slice(); lists.len()];
-            fixed(tape, examples, distinct.as_ref(), &parts, &labels, &counts, false)
+            fixed(tape, examples, distinct.as_ref(), &parts, &labels, &counts)
         })
         .collect()
 }
 
 /// A batch that never changes: one list of examples for all replicas, or one for each, with a table of
-/// targets for each. Shorter lists are filled up with rows that do not count. The examples' distinct rows are shared where
-/// that is worth it, and then `always` or only where these lists are long enough.
+/// targets for each. Shorter lists are filled up with rows that do not count. Whether the examples' `distinct` rows are shared
+/// may not depend on the lists' length: a replica alone must not go another way than in company.
 fn fixed(
     tape: &mut Tape,
     examples: &Examples,
@@ -312,7 +333,6 @@ fn fixed(
     lists: &[&[u32]],
     labels: &[&[u32]],
     counts: &[usize],
-    always: bool,
 ) -> Result<Batch> {
     fn equal<T: PartialEq>(all: &[T]) -> bool {
         all.windows(2).all(|pair| pair[0] == pair[1])
@@ -325,7 +345,7 @@ fn fixed(
         lists.iter().flat_map(|ids| Examples::rows(table, width, ids, size, filler)).collect()
     };
     let rows = match distinct {
-        Some((tokens, positions, pairs)) if always || size * seq > tokens.len() => {
+        Some((tokens, positions, pairs)) => {
             let last: Vec<u32> = pairs.chunks_exact(seq).map(|example| example[seq - 1]).collect();
             Rows::Distinct {
                 tokens: tape.constant_u32(&[tokens.len()], tokens),
@@ -334,7 +354,7 @@ fn fixed(
                 last: tape.constant_u32(&[size], &gather(&last, 1, None)),
             }
         }
-        _ => Rows::Each { tokens: tape.constant_u32(&[size * seq], &gather(&examples.tokens, seq, None)) },
+        None => Rows::Each { tokens: tape.constant_u32(&[size * seq], &gather(&examples.tokens, seq, None)) },
     };
     let targets: Vec<u32> = lists
         .iter()

@@ -118,6 +118,15 @@ static UPDATE: Shader<'_> = Shader {
     params: UpdateParams::FIELDS,
 };
 crate::params! {
+    struct WeightSumParams { blocks: u32, weights_replica: u32, sums_replica: u32 }
+}
+static WEIGHT_SUMS: Shader<'_> = Shader {
+    name: "optim/weight_sums",
+    source: include_str!("../../shaders/optim/weight_sums.wgsl"),
+    knobs: &[],
+    params: WeightSumParams::FIELDS,
+};
+crate::params! {
     struct SummaryParams {
         tensors: u32, decoupled: u32, sums_replica: u32, out_replica: u32,
     }
@@ -130,7 +139,7 @@ static TENSOR_SUMMARY: Shader<'_> = Shader {
 };
 /// Every kernel of the optimizers.
 pub fn shaders() -> Vec<&'static Shader<'static>> {
-    vec![&CLIP_FACTOR, &SQUARE_SUMS, &UPDATE, &TENSOR_SUMMARY]
+    vec![&CLIP_FACTOR, &SQUARE_SUMS, &UPDATE, &WEIGHT_SUMS, &TENSOR_SUMMARY]
 }
 
 /// The parameters cut into blocks of at most [`BLOCK`] elements, none across two tensors.
@@ -205,9 +214,17 @@ pub(super) fn append(
     let sums = if trains { tape.effect(Update { kind }, &inputs)? } else { tape.push(Update { kind }, &inputs)? }[0];
     // Only instruments read it, and several do.
     let before = tape.in_scope("update summary");
-    let tensors = tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, state.clock])?;
+    let summary =
+        |tape: &mut Tape, sums: Var| tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, state.clock]);
+    let of_update = summary(tape, sums)?;
+    let weights = if trains {
+        of_update
+    } else {
+        let sums = tape.push1(WeightSums, &[state.weights, rows])?;
+        summary(tape, sums)?
+    };
     tape.in_scope(before);
-    Ok(UpdateSummary { tensors, adaptive: kind != OptimizerKind::Sgd, loss_scale })
+    Ok(UpdateSummary { tensors: of_update, weights, adaptive: kind != OptimizerKind::Sgd, loss_scale })
 }
 
 /// Sums of squares of each block of the gradients. Inputs: gradients [P], blocks [n, 4].
@@ -350,6 +367,38 @@ impl Op for Update {
     }
 }
 
+/// What [`Update`] leaves where there are no gradients and nothing moves. Inputs: weights [P], blocks [n, 4].
+struct WeightSums;
+
+impl Op for WeightSums {
+    fn name(&self) -> &'static str {
+        "weight sums"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape { owned: inputs[0].owned, ..Shape::f32(&[inputs[1].dims[0], SUMS]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let blocks = outputs[0].dims[0] as u32;
+        let params = WeightSumParams {
+            blocks,
+            weights_replica: inputs[0].replica_stride / 4,
+            sums_replica: outputs[0].replica_stride,
+        };
+        let tensors = [&inputs[0], &inputs[1], &outputs[0]];
+        cx.dispatch(&WEIGHT_SUMS, &[], &params, &tensors, grid_1d(u64::from(blocks), cx.replicas))
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let mut sums = Array::zeros(&[inputs[1].dims[0], SUMS]);
+        for (row, sums) in inputs[1].data.chunks_exact(4).zip(sums.data.chunks_exact_mut(SUMS)) {
+            sums[0] = inputs[0].data[row[0] as usize..][..row[3] as usize].iter().map(|w| w * w).sum();
+        }
+        vec![sums]
+    }
+}
+
 /// One parameter after a step.
 struct Moved {
     weight: f64,
@@ -462,5 +511,6 @@ fn check(case: &mut Case, kind: OptimizerKind) -> Result<(Vec<Var>, Vec<Var>)> {
     let squares = case.tape.push1(SquareSums, &[g, rows])?;
     let sums = case.tape.effect(Update { kind }, &[w, g, m, v, hyper, clock, rows])?[0];
     let summary = case.tape.push1(TensorSummary { kind }, &[sums, tensors, hyper, clock])?;
-    Ok((vec![squares, sums, summary], Vec::new()))
+    let still = case.tape.push1(WeightSums, &[w, rows])?;
+    Ok((vec![squares, sums, summary, still], Vec::new()))
 }

@@ -8,7 +8,7 @@ use super::{Precision, ResolvedRun, SessionBuilder};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
-use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Presence, STAMP};
+use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Pieces, Presence, STAMP};
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Asked, Feed, Pass, Task};
 
@@ -191,7 +191,8 @@ impl Recorded {
         let scale = scale.map(|[scale, inverse]| (scale, inverse));
         let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, scale))?;
 
-        let pieces = [false, true].map(|probe| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe));
+        let piece = |replicas: u32, probe: bool| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe);
+        let pieces = Pieces { most: piece(replicas, false), alone: piece(1, false), alone_in_probe: piece(1, true) };
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
@@ -965,14 +966,16 @@ mod tests {
 
     #[test]
     fn measuring_takes_no_memory_for_gradients_that_nobody_asks_for_and_measures_the_same() {
-        let text = |off: &str| {
+        let text = |only: &[&str]| {
             format!(
                 "steps = 8\n[task]\nkind = \"modular\"\np = 7\n[model]\nd_model = 16\nn_heads = 2\nd_mlp = 64\n\
-                 [measure]\noff = [{off}]\n[measure.probe]\nsize = 8\ndraws = 20\n"
+                 [measure]\nonly = {only:?}\n[measure.probe]\nsize = 8\ndraws = 20\n"
             )
         };
-        let free = r#""norms", "noise", "sync.gradient", "sync.gradient.null""#;
-        let resolve = |off: &str| Setup::from_toml(&text(off)).unwrap().config.with_cadences(BTreeMap::new());
+        let cards = || instrument::registry().into_iter().flat_map(|instrument| instrument.cards());
+        let all: Vec<&str> = cards().map(|card| card.name).collect();
+        let of_gradients: BTreeSet<&str> = cards().filter(|card| card.gradients).map(|card| card.name).collect();
+        let resolve = |only: &[&str]| Setup::from_toml(&text(only)).unwrap().config.with_cadences(BTreeMap::new());
         for gpu in gpus() {
             let measured = |mut session: Session| {
                 session.submit(0);
@@ -989,17 +992,20 @@ mod tests {
                 }
                 (found, session)
             };
-            let (trains, training) = measured(Session::new(gpu, resolve("")).unwrap());
-            let (all, with_gradients) = measured(Session::builder(gpu, resolve("")).measuring().build().unwrap());
+            let (trains, training) = measured(Session::new(gpu, resolve(&[])).unwrap());
+            let (all, with_gradients) = measured(Session::builder(gpu, resolve(&all)).measuring().build().unwrap());
             assert!(all == trains, "{}", gpu.caps().name);
             assert_eq!(with_gradients.memory().0, training.memory().0);
-            let (some, alone) = measured(Session::builder(gpu, resolve(free)).measuring().build().unwrap());
-            assert!(some.len() > 30 && some.iter().all(|(place, bits)| all[place] == *bits), "{}", gpu.caps().name);
-            assert!(all.keys().any(|((name, ..), _)| *name == "grad_norm"));
-            // The weights alone, no more for activations, and no kernel of the backward pass.
+            // Asked for nothing in particular, it leaves out what needs gradients, and nothing else.
+            let (some, alone) = measured(Session::builder(gpu, resolve(&[])).measuring().build().unwrap());
+            let rest: BTreeMap<_, _> =
+                all.into_iter().filter(|(((name, ..), _), _)| !of_gradients.contains(name)).collect();
+            assert!(some.len() > 30 && some == rest, "{}", gpu.caps().name);
+            assert!(trains.len() > some.len() && some.keys().any(|((name, ..), _)| *name == "weight_norm"));
+            // The weights alone, no more for activations, and no kernel of the backward pass or of the optimizer's.
             assert_eq!(alone.memory().0, training.weights().size());
             assert!(alone.memory().1 <= training.memory().1);
-            let backward = |label: &&str| label.contains("backward") || label.starts_with("optim/");
+            let backward = |label: &&str| label.contains("backward") || label.starts_with("optim/update");
             let kernels =
                 |session: &Session| session.program().labels(MEASUREMENT).iter().filter(|l| backward(l)).count();
             assert!(kernels(&alone) == 0 && kernels(&training) > 0, "{:?}", alone.program().labels(MEASUREMENT));

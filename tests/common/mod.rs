@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+use std::collections::BTreeMap;
+
 use thermoscope::gpu::{AdapterChoice, Gpu, Options, adapters, no_adapter_help};
 use thermoscope::train::{Session, StepRow};
 
@@ -39,6 +41,24 @@ pub fn arrived(gpu: &Gpu, session: &mut Session) -> Vec<StepRow> {
         }
     }
     all
+}
+
+/// Metric, site, [layer, head, index], step.
+pub type Key = (&'static str, String, [i32; 3], u64);
+/// What was measured, by what it is.
+pub type Values = BTreeMap<Key, f32>;
+
+/// What the next steps measure, of each replica.
+pub fn values(gpu: &Gpu, session: &mut Session, steps: u64) -> Vec<Values> {
+    session.submit(steps);
+    let rows = arrived(gpu, session);
+    let mut values = vec![Values::new(); session.config().replicas as usize];
+    for row in rows.iter().flat_map(|step| session.rows(step)) {
+        let label = [row.label.layer, row.label.head, row.label.index];
+        values[row.replica as usize]
+            .insert((row.metric.card.name, row.metric.site.clone(), label, row.step), row.value);
+    }
+    values
 }
 
 /// Trains for some steps and returns the train loss of every step and replica.

@@ -1,9 +1,10 @@
 //! A replica computes what it computes alone, whoever trains beside it: random tables of replicas, bit by bit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::common::{gpus, losses, two_sets};
-use thermoscope::gpu::{Gpu, Philox, Stream};
+use crate::common::{Key, gpus, losses, two_sets, values};
+use thermoscope::gpu::{Gpu, Philox, Stream, adapters};
 use thermoscope::instrument::registry;
 use thermoscope::record::Setup;
 use thermoscope::train::Session;
@@ -113,4 +114,108 @@ fn the_longest_lists_are_summed_in_company_as_alone() {
     let replica = |seed: u32, fraction: f64| format!("[[replica]]\nseed = {seed}\ntrain_fraction = {fraction}\n");
     let replicas = [replica(1, 0.3), replica(2, 0.6)];
     in_company_as_alone(&gpus()[0], &without_instruments(start), &replicas, 2, "p = 257");
+}
+
+/// What every replica of a table measures in two steps: bits of every number, and of the weights behind them.
+fn measured(gpu: &Gpu, text: &str) -> Vec<(BTreeMap<Key, u32>, Vec<u32>)> {
+    let setup = Setup::from_toml(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let mut session = Session::new(gpu, setup.config).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let values = values(gpu, &mut session, 2).into_iter();
+    let values = values.map(|of| of.into_iter().map(|(key, value)| (key, value.to_bits())).collect());
+    let weights = session.snapshot().unwrap().weights.into_iter();
+    values.zip(weights.map(|of| of.into_iter().map(f32::to_bits).collect())).collect()
+}
+
+/// Returns what was measured.
+fn measures_in_company_as_alone(gpu: &Gpu, start: &str, replicas: &[String], note: &str) -> BTreeSet<&'static str> {
+    let together = measured(gpu, &format!("{start}{}", replicas.concat()));
+    let mut seen = BTreeSet::new();
+    for (at, (replica, (values, weights))) in replicas.iter().zip(&together).enumerate() {
+        let (alone, own) = measured(gpu, &format!("{start}{replica}")).remove(0);
+        let keys: BTreeSet<&Key> = alone.keys().chain(values.keys()).collect();
+        let changed: BTreeSet<&str> =
+            keys.iter().filter(|key| alone.get(**key) != values.get(**key)).map(|key| key.0).collect();
+        assert!(
+            changed.is_empty() && own == *weights,
+            "{note}: replica {at} measures otherwise alone, on {}: {changed:?}\n{start}{}",
+            gpu.caps().name,
+            replicas.concat()
+        );
+        seen.extend(keys.into_iter().map(|key| key.0));
+    }
+    seen
+}
+
+/// Everything is measured at every second step: how often is a choice of the run, and of its work, which grows with company.
+fn at_every_second_step(start: &str, probe: &str) -> String {
+    let others = registry().into_iter().filter(|instrument| instrument.name() != "train");
+    let every: String = others.map(|instrument| format!("{} = 2\n", instrument.name())).collect();
+    format!("steps = 64\n{start}[measure.probe]\n{probe}\ndraws = 20\n[measure.every]\n{every}")
+}
+
+/// Pairs of which one cannot fill the probe, or has few of the rows that a set shares.
+#[test]
+fn random_pairs_measure_what_they_measure_alone() {
+    let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let seed = std::env::var("COMPANY_SEED").map_or_else(|_| now(), |text| text.parse().expect("a number"));
+    eprintln!("COMPANY_SEED={seed}");
+    let mut draw = Draw { philox: Philox::new(seed, Stream::Split, 9), at: 0 };
+    for (round, gpu) in two_sets().into_iter().enumerate() {
+        let finite = (seed as usize + round).is_multiple_of(2);
+        let p = 7 + draw.below(12);
+        let task = match finite {
+            true => format!("kind = \"modular\"\np = {p}\n"),
+            // So short that attention could read shared rows, and so many that those of several replicas would be shared.
+            false => format!("kind = \"repeated\"\nd_vocab = {p}\nseq = {}\ntest_sequences = 50\n", 10 + draw.below(7)),
+        };
+        let heads = 2 + draw.below(2);
+        let mut start = format!(
+            "[task]\n{task}[model]\nn_layers = {}\nd_model = {}\nn_heads = {heads}\nd_mlp = {}\n",
+            1 + draw.below(2),
+            heads * (3 + draw.below(6)),
+            5 + draw.below(30),
+        );
+        if !finite || draw.below(2) == 0 {
+            write!(start, "[batch]\nsize = {}\n", 9 + draw.below(50)).unwrap();
+        }
+        let set = if finite { draw.one_of(&["test", "train"]) } else { "test" };
+        let size = draw.one_of(&[12, 60, 2000]);
+        let replicas: Vec<String> = [8 + draw.below(20), 55 + draw.below(40)]
+            .iter()
+            .map(|percent| {
+                let fraction = if finite { format!("train_fraction = 0.{percent:02}\n") } else { String::new() };
+                format!("[[replica]]\nseed = {}\n{fraction}", draw.below(1000))
+            })
+            .collect();
+        let start = at_every_second_step(&start, &format!("size = {size}\nset = {set:?}"));
+        measures_in_company_as_alone(gpu, &start, &replicas, &format!("COMPANY_SEED={seed}, round {round}"));
+    }
+}
+
+/// A device whose bindings are so small that sets are walked in pieces, smaller ones where there are more replicas.
+#[test]
+fn pieces_that_company_makes_smaller_change_no_measure() {
+    let adapter = &adapters()[0];
+    let required_limits = wgpu::Limits { max_storage_buffer_binding_size: 128 << 10, ..adapter.limits() };
+    let asked = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&asked)).unwrap();
+    let gpu = Gpu::from_device(device, queue, Some(adapter));
+    let replica = |seed: u32, rest: &str| format!("[[replica]]\nseed = {seed}\n{rest}");
+    let fractions =
+        |a: f64, b: f64| [(1, a), (2, b)].map(|(seed, x)| replica(seed, &format!("train_fraction = {x}\n")));
+    let model = "[model]\nn_layers = 1\nd_model = 24\nn_heads = 2\nd_mlp = 20\n";
+    // 227 sequences in a piece alone, 113 beside another; the grid's sums are over 361 of them.
+    let modular = format!("[task]\nkind = \"modular\"\np = 19\n{model}[batch]\nsize = 40\n");
+    // 34 and 17.
+    let repeated = format!(
+        "[task]\nkind = \"repeated\"\nd_vocab = 17\nseq = 20\ntest_sequences = 64\nloss_on_all = true\n{model}[batch]\nsize = 9\n"
+    );
+    let mut seen = BTreeSet::new();
+    for (start, replicas) in [(modular, fractions(0.3, 0.7)), (repeated, [replica(1, ""), replica(2, "")])] {
+        let start = at_every_second_step(&start, "size = 30");
+        seen.extend(measures_in_company_as_alone(&gpu, &start, &replicas, "pieces"));
+    }
+    for name in ["loss.test", "loss.excluded.each", "neuron_fve", "in_context_learning_score", "ablation.loss"] {
+        assert!(seen.contains(name), "{name} was not measured");
+    }
 }

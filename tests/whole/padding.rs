@@ -1,9 +1,9 @@
 //! Rows that only fill up a list change no measure: a replica beside one whose split has another size measures what
 //! it measures alone, and so does a probe that asks about some of its examples only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::common::{arrived, gpus, two_sets};
+use crate::common::{Key, Values, gpus, two_sets, values};
 use thermoscope::gpu::Gpu;
 use thermoscope::instrument::registry;
 use thermoscope::record::Setup;
@@ -44,10 +44,6 @@ const TOKENS: &str = r#"
     normalization_type = "LN"
 "#;
 
-/// Metric, site, [layer, head, index], step.
-type Key = (&'static str, String, [i32; 3], u64);
-type Values = BTreeMap<Key, f32>;
-
 /// A run of replicas by seed and the share they train on, in which all but the training loss is measured at every
 /// third step.
 fn text(start: &str, replicas: &[(u64, f64)], probe: &str) -> String {
@@ -84,14 +80,7 @@ fn measured(gpu: &Gpu, text: &str, waves: bool, steps: u64) -> Vec<(Values, Vec<
         }
         session.set_weights(&weights).unwrap();
     }
-    session.submit(steps);
-    let rows = arrived(gpu, &mut session);
-    let mut values = vec![Values::new(); session.config().replicas as usize];
-    for row in rows.iter().flat_map(|step| session.rows(step)) {
-        let label = [row.label.layer, row.label.head, row.label.index];
-        values[row.replica as usize]
-            .insert((row.metric.card.name, row.metric.site.clone(), label, row.step), row.value);
-    }
+    let values = values(gpu, &mut session, steps);
     values.into_iter().zip(session.snapshot().unwrap().weights).collect()
 }
 
@@ -115,7 +104,6 @@ fn rows_that_fill_up_a_shorter_list_change_no_measure() {
     let mut seen = BTreeSet::new();
     let mut changed = BTreeSet::new();
     // Four sequences have fewer tokens than all have distinct pairs of token and position.
-    // How many examples a probe has depends on the shortest list of all replicas: four are in each.
     let four = "size = 4";
     // Of what is trained on, a model soon gets some right and some wrong, so that a best temperature exists.
     let learning = format!("{PERMUTATION}[optimizer]\nlearning_rate = 0.02\n");

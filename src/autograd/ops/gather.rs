@@ -34,6 +34,7 @@ crate::params! {
     struct ScatterParams {
         rows: u32, vectors: u32, segments: u32, x_replica: u32, starts_replica: u32, order_replica: u32, y_replica: u32,
         second_rows: u32, second_segments: u32, second_starts_replica: u32, second_order_replica: u32, second_y_replica: u32,
+        before_replica: u32,
     }
 }
 static SCATTER: Shader<'_> = Shader {
@@ -43,6 +44,7 @@ static SCATTER: Shader<'_> = Shader {
         Knob { name: "WIDE", values: &[0, 1] },
         Knob { name: "SHARES", values: SHARES },
         Knob { name: "BOTH", values: &[0, 1] },
+        Knob { name: "BEFORE", values: &[0, 1] },
     ],
     params: ScatterParams::FIELDS,
 };
@@ -182,9 +184,19 @@ pub fn scatter_rows(tape: &mut Tape, x: Var, index: Var, rows: usize) -> Result<
     tape.push1(ScatterRows { rows }, &[x, index, starts, order])
 }
 
+/// Appends y [U, D] = before [U, D] + sum of the x [N, D] in each list of `lists`, which [`bucket_rows`] makes. Of rows that come
+/// in several pieces, one going on from the other, the bits do not depend on how they are cut.
+///
+/// # Errors
+/// Where the lists are not those of x.
+pub(crate) fn add_rows(tape: &mut Tape, before: Option<Var>, x: Var, lists: (Var, Var)) -> Result<Var> {
+    let inputs: Vec<Var> = [x, lists.0, lists.1].into_iter().chain(before).collect();
+    tape.push1(AddRows, &inputs)
+}
+
 /// Appends the lists of the places of each of `rows` numbers in an index `[N]`: where each list starts in each segment
 /// of the index, and the places in the lists' order.
-pub(super) fn bucket_rows(tape: &mut Tape, index: Var, rows: usize) -> Result<(Var, Var)> {
+pub(crate) fn bucket_rows(tape: &mut Tape, index: Var, rows: usize) -> Result<(Var, Var)> {
     let lists = tape.push(BucketRows { rows }, &[index])?;
     Ok((lists[0], lists[1]))
 }
@@ -196,11 +208,25 @@ struct Lists<'a> {
     y: &'a Tensor,
 }
 
-/// Records y [U, D] = for each list the sum of the rows of x [N, D] in it, for one set of lists or two.
-fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Lists<'_>>) -> Result<()> {
+/// What is summed beside the rows in one set of lists.
+enum Beside<'a> {
+    Nothing,
+    /// The same rows in other lists.
+    Second(&'a Lists<'a>),
+    /// Earlier rows, which an invocation for each list goes on from; at first none.
+    Before(Option<&'a Tensor>),
+}
+
+/// Records y [U, D] = for each list the sum of the rows of x [N, D] in it.
+fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, beside: &Beside<'_>) -> Result<()> {
+    let (second, before) = match *beside {
+        Beside::Nothing => (None, None),
+        Beside::Second(lists) => (Some(lists), None),
+        Beside::Before(before) => (None, before),
+    };
     let y = first.y;
     let d = *y.dims.last().unwrap_or(&1);
-    let ys = [Some(y), second.map(|s| s.y)];
+    let ys = [Some(y), second.map(|s| s.y), before];
     let wide = d.is_multiple_of(4) && [Some(x)].iter().chain(&ys).flatten().all(|t| t.replica_stride.is_multiple_of(4));
     let width = if wide { 4 } else { 1 };
     let stride = |of: fn(&Lists<'_>) -> u32| second.map_or(0, of);
@@ -217,17 +243,26 @@ fn scatter(cx: &mut Lower<'_>, x: &Tensor, first: &Lists<'_>, second: Option<&Li
         second_starts_replica: stride(|s| s.starts.replica_stride),
         second_order_replica: stride(|s| s.order.replica_stride),
         second_y_replica: stride(|s| s.y.replica_stride) / width,
+        before_replica: before.map_or(0, |t| t.replica_stride) / width,
     };
     let mut tensors = vec![x, first.starts, first.order, y];
     tensors.extend(second.iter().flat_map(|s| [s.starts, s.order, s.y]));
-    let (shares, across) = shares(cx, first.order.len())?;
+    tensors.extend(before);
+    let (shares, across) = match beside {
+        // The parts of several invocations would depend on where a list is cut.
+        Beside::Before(_) => ALONE,
+        _ => shares(cx, first.order.len())?,
+    };
     let chunks = u64::from(params.vectors.div_ceil(across));
     let grid = grid_1d(u64::from(params.rows + params.second_rows) * chunks, cx.replicas);
-    cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(second.is_some())], &params, &tensors, grid)
+    let knobs = [u32::from(wide), shares, u32::from(second.is_some()), u32::from(before.is_some())];
+    cx.dispatch(&SCATTER, &knobs, &params, &tensors, grid)
 }
 
 /// Invocations that share a list: see `scatter_rows.wgsl`.
 pub(super) const SHARES: &[u32] = &[1, 64];
+/// One invocation for each list, and for how many vectors of columns a workgroup has one.
+const ALONE: (u32, u32) = (SHARES[0], 32);
 
 /// How many share a list on this device, and for how many vectors of columns a workgroup does it. A software adapter
 /// opened without features stands in for a GPU, in tests too. The length of the lists may not decide: company lengthens
@@ -247,7 +282,7 @@ pub(super) fn shares(cx: &Lower<'_>, places: usize) -> Result<(u32, u32)> {
             4 * SOFTWARE_DEPTH
         )));
     }
-    Ok((SHARES[0], 32))
+    Ok(ALONE)
 }
 
 /// Rows of the index that one workgroup of `bucket_rows` sorts. Software drivers cut a shader off after
@@ -329,7 +364,7 @@ impl ScatterRows {
             return Err(misfit("scatter rows", "inputs"));
         };
         let second = Lists { starts: second_starts, order: second_order, y: &outputs[1] };
-        scatter(cx, x, &Lists { starts, order, y: &outputs[0] }, Some(&second))
+        scatter(cx, x, &Lists { starts, order, y: &outputs[0] }, &Beside::Second(&second))
     }
 }
 
@@ -348,7 +383,7 @@ impl Op for ScatterRows {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [x, _, starts, order] = inputs else { return Err(misfit("scatter rows", "inputs")) };
-        scatter(cx, x, &Lists { starts, order, y: &outputs[0] }, None)
+        scatter(cx, x, &Lists { starts, order, y: &outputs[0] }, &Beside::Nothing)
     }
 
     fn vjp(&self, tape: &mut Tape, node: &Links<'_>, grads: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
@@ -372,10 +407,45 @@ impl Op for ScatterRows {
     }
 }
 
+/// The sums of [`add_rows`]. Inputs: x [N, D], the lists, and the earlier sums [U, D].
+struct AddRows;
+
+impl Op for AddRows {
+    fn name(&self) -> &'static str {
+        "add rows"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let ((n, d), rows) = (inputs[0].rows(), inputs[1].rows().1 - 1);
+        if inputs[2].len() != n || inputs.get(3).is_some_and(|before| before.len() != rows * d) {
+            return Err(misfit("add rows", format!("{n} rows, {} of them in {rows} lists", inputs[2].len())));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[rows, d]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let lists = Lists { starts: &inputs[1], order: &inputs[2], y: &outputs[0] };
+        scatter(cx, &inputs[0], &lists, &Beside::Before(inputs.get(3)))
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let ((_, d), (segments, ends)) = (inputs[0].rows(), inputs[1].rows());
+        let mut y = inputs.get(3).map_or_else(|| Array::zeros(&[ends - 1, d]), |before| (*before).clone());
+        for (segment, row) in (0..segments).flat_map(|segment| (0..ends - 1).map(move |row| (segment, row))) {
+            let start = segment * ends + row;
+            for place in inputs[1].index(start)..inputs[1].index(start + 1) {
+                let x = &inputs[0].data[inputs[2].index(place) * d..][..d];
+                y.data[row * d..][..d].iter_mut().zip(x).for_each(|(y, x)| *y += x);
+            }
+        }
+        vec![y]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::check::{Case, SIZES};
+    use crate::autograd::check::{Case, SIZES, gpus};
 
     #[test]
     fn gather_matches_its_reference() {
@@ -406,6 +476,38 @@ mod tests {
                 let y = scatter_rows(&mut case.tape, x, index, rows as usize).unwrap();
                 // Up to 9,000 terms of either sign, an eighth of them in a row: 1e-5 of the largest sum.
                 case.check(&[y], &[x], 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_rows_do_not_depend_on_the_pieces_they_come_in() {
+        let (n, rows) = (5000, 7);
+        for d in [3, 8] {
+            let mut bits: Vec<Vec<Vec<f32>>> = Vec::new();
+            for piece in [n, 4096, 300, 77] {
+                let mut case = Case::new(&format!("rows of {d} in pieces of {piece}"));
+                let all = case.owned(&[n, d]);
+                let mut sums = None;
+                for first in (0..n).step_by(piece) {
+                    let places: Vec<u32> = (first..n.min(first + piece)).map(|row| row as u32).collect();
+                    let index = |row: &u32| if *row % 9 == 4 { IGNORE } else { row * row % 11 % rows as u32 };
+                    let index: Vec<u32> = places.iter().map(index).collect();
+                    let index = case.tape.constant_u32(&[places.len()], &index);
+                    let places = case.tape.constant_u32(&[places.len()], &places);
+                    let x = case.tape.push1(GatherRows, &[all, places]).unwrap();
+                    let lists = bucket_rows(&mut case.tape, index, rows).unwrap();
+                    sums = Some(add_rows(&mut case.tape, sums, x, lists).unwrap());
+                }
+                // Some thousand terms of either sign.
+                case.agree(&[sums.unwrap()], 1e-5);
+                for (at, gpu) in gpus().iter().enumerate() {
+                    let found = case.run(gpu, &[sums.unwrap()]).unwrap().remove(0);
+                    match bits.get(at) {
+                        Some(before) => assert!(*before == found, "{} in pieces of {piece}", gpu.caps().name),
+                        None => bits.push(found),
+                    }
+                }
             }
         }
     }

@@ -342,7 +342,7 @@ impl Instrument for Ablation {
         let Some(every) = cx.cadence(self) else { return Ok(()) };
         let (model, read, batch) = (cx.model, cx.task.shape().read, cx.probe_batch()?);
         let mut panel = cx.tape.at_cadence(every, |tape| {
-            let probe = Probe::new(tape, model, batch, read, cx.piece)?;
+            let probe = Probe::new(tape, model, batch, read, cx.pieces.most)?;
             let calibration = calibration(tape, &probe, probe.pass.forward.logits, probe.rows)?;
             Ok(Panel { probe, calibration, draws: Vec::new() })
         })?;

@@ -333,7 +333,7 @@ mod tests {
         // One at a time; five at a time, of which the last are fewer; and all at once.
         let of = |chunk: usize| {
             let tape = &mut case.tape;
-            let probe = Probe::new(tape, &model, batch, task.shape().read, chunk * batch.size).unwrap();
+            let probe = Probe::new(tape, &model, batch, task.shape().read, chunk * batch.0.size).unwrap();
             let on = probe.heads(tape, 0).unwrap();
             let drawn = draw(tape, [n_heads, d_model / n_heads, d_model], draws, chunk);
             null(tape, &probe, &on, &drawn).unwrap()

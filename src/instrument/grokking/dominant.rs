@@ -3,7 +3,7 @@
 
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{IGNORE, sum_columns};
+use crate::autograd::ops::{IGNORE, bucket_rows, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -19,6 +19,18 @@ static COLUMN_SPREAD: Shader<'_> = Shader {
     source: include_str!("../../../shaders/instrument/grokking/column_spread.wgsl"),
     knobs: &[],
     params: SpreadParams::FIELDS,
+};
+crate::params! {
+    struct ListParams {
+        lists: u32, columns: u32, segments: u32, x_replica: u32, pivot_replica: u32, starts_replica: u32, order_replica: u32,
+        before_replica: u32, out_replica: u32,
+    }
+}
+static LIST_SPREAD: Shader<'_> = Shader {
+    name: "instrument/grokking/list_spread",
+    source: include_str!("../../../shaders/instrument/grokking/list_spread.wgsl"),
+    knobs: &[Knob { name: "BEFORE", values: &[0, 1] }],
+    params: ListParams::FIELDS,
 };
 crate::params! {
     struct BinParams { bins: u32, columns: u32, sums_replica: u32, counts_replica: u32, y_replica: u32 }
@@ -51,7 +63,7 @@ static DOMINANT_SUMMARY: Shader<'_> = Shader {
     knobs: &[],
     params: SummaryParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader<'_>] = &[&COLUMN_SPREAD, &BIN_MEANS, &DOMINANT, &DOMINANT_SUMMARY];
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&COLUMN_SPREAD, &LIST_SPREAD, &BIN_MEANS, &DOMINANT, &DOMINANT_SUMMARY];
 
 /// Parts whose joint share [`DominantSummary`] gives.
 pub(crate) const TOP: usize = 8;
@@ -102,6 +114,58 @@ impl Op for ColumnSpread {
             counted.map(|row| of(inputs[0].data[row * columns + c])).sum()
         };
         vec![Array::from_fn(&[3, columns], sum)]
+    }
+}
+
+/// y [U, 3, C] = what [`ColumnSpread`] sums, over the rows in each of U lists, going on from what an earlier piece of the rows
+/// left: the bits do not depend on how rows are cut into pieces. Inputs: x [N, C], pivot `[C]`, the lists that `bucket_rows`
+/// makes, and the earlier result.
+pub(crate) struct ListSpread;
+
+impl Op for ListSpread {
+    fn name(&self) -> &'static str {
+        "list spread"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let ((rows, columns), lists) = (inputs[0].rows(), inputs[2].rows().1 - 1);
+        let fits = inputs[1].len() == columns && inputs[3].len() == rows;
+        if !fits || inputs.get(4).is_some_and(|before| before.len() != 3 * lists * columns) {
+            return Err(misfit("list spread", format!("{:?} in {lists} lists", inputs[0].dims)));
+        }
+        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[lists, 3, columns]) }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [lists, _, columns] = outputs[0].dims[..] else { return Err(misfit("list spread", "output")) };
+        let before = inputs.get(4);
+        let params = ListParams {
+            lists: lists as u32,
+            columns: columns as u32,
+            segments: inputs[2].dims[0] as u32,
+            x_replica: inputs[0].replica_stride,
+            pivot_replica: inputs[1].replica_stride,
+            starts_replica: inputs[2].replica_stride,
+            order_replica: inputs[3].replica_stride,
+            before_replica: before.map_or(0, |t| t.replica_stride),
+            out_replica: outputs[0].replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs[..4].iter().chain(outputs).chain(before).collect();
+        let grid = grid_1d(((lists * columns) as u64).div_ceil(64), cx.replicas);
+        cx.dispatch(&LIST_SPREAD, &[u32::from(before.is_some())], &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let ((_, columns), (segments, ends)) = (inputs[0].rows(), inputs[2].rows());
+        let sum = |at: usize| {
+            let (list, kind, c) = (at / columns / 3, at / columns % 3, at % columns);
+            let places = (0..segments).map(|segment| segment * ends + list);
+            let places = places.flat_map(|start| inputs[2].index(start)..inputs[2].index(start + 1));
+            let of = |x: f64| [x - inputs[1].data[c], (x - inputs[1].data[c]).powi(2), x * x][kind];
+            let sum: f64 = places.map(|place| of(inputs[0].data[inputs[3].index(place) * columns + c])).sum();
+            inputs.get(4).map_or(0.0, |before| before.data[at]) + sum
+        };
+        vec![Array::from_fn(&[ends - 1, 3, columns], sum)]
     }
 }
 
@@ -300,7 +364,10 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
     }),
     ("column spread", |c| {
         let (x, pivot, index) = (c.owned(&[300, 33]), c.owned(&[33]), c.indices(&[300], 300, true));
-        Ok((vec![c.tape.push1(ColumnSpread, &[x, pivot, index])?], Vec::new()))
+        let (starts, order) = bucket_rows(&mut c.tape, index, 300)?;
+        let first = c.tape.push1(ListSpread, &[x, pivot, starts, order])?;
+        let both = c.tape.push1(ListSpread, &[x, pivot, starts, order, first])?;
+        Ok((vec![c.tape.push1(ColumnSpread, &[x, pivot, index])?, both], Vec::new()))
     }),
 ];
 

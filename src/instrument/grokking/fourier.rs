@@ -8,7 +8,8 @@ use super::parts::Parts;
 use super::synchrony::Grid;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{
-    Add, ColumnSum, CrossEntropy, IGNORE, Linear, MeanRows, Scale, ShiftedCrossEntropy, TransposedProduct, scatter_rows,
+    ColumnSum, CrossEntropy, IGNORE, Linear, MeanRows, Scale, ShiftedCrossEntropy, TransposedProduct, add_rows,
+    bucket_rows,
 };
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
@@ -366,18 +367,19 @@ impl Walk<'_> {
         let pairs = elements.iter().filter(|e| **e != IGNORE).count() as f32 / order as f32;
         let unit = 1.0 / pairs.sqrt();
 
-        // Logits summed by the answer's element, and their class-centred power.
-        let (mut sums, mut power): (Option<Var>, Option<Var>) = (None, None);
+        // Logits summed by the answer's element, and their class-centred power. All sums over rows are of those with one answer,
+        // and go on from one piece to the next: no bit depends on the cut.
+        let (mut sums, mut powers) = (None, None);
         for walked in &self.passes {
             let (logits, index) = (walked.pass.forward.logits, walked.index(tape, |id| elements[id]));
-            let by_element = scatter_rows(tape, logits, index, order)?;
-            sums = Some(sum_of(tape, sums, by_element)?);
+            let lists = bucket_rows(tape, index, order)?;
+            sums = Some(add_rows(tape, sums, logits, lists)?);
             let centred = tape.push1(CentredSquares { classes }, &[logits, index])?;
             let column = tape.reshape(centred, &[walked.pass.batch.size, 1])?;
-            let total = tape.push1(ColumnSum, &[column])?;
-            power = Some(sum_of(tape, power, total)?);
+            powers = Some(add_rows(tape, powers, column, lists)?);
         }
-        let (Some(sums), Some(power)) = (sums, power) else { return Err(misfit("fourier losses", "no examples")) };
+        let (Some(sums), Some(powers)) = (sums, powers) else { return Err(misfit("fourier losses", "no examples")) };
+        let power = tape.push1(ColumnSum, &[powers])?;
 
         // Coefficients along unit vectors in the space of all pairs, [n, V]. An example's value depends on
         // its answer alone, so a unit vector over pairs is one over elements divided by the root of `pairs`.
@@ -394,7 +396,7 @@ impl Walk<'_> {
             .collect();
         let targets = tape.constant_u32(&[order], &targets);
         let count = tape.constant(&[1], &[order as f32]);
-        let train = self.train_rows(tape, &elements);
+        let (train, train_count) = self.train_rows(tape, &elements)?;
         let (mut restricted, mut excluded) = (Vec::new(), Vec::new());
         for rank in 0..=RANKS {
             let part = |tape: &mut Tape, constant: bool, factor: f32| -> Result<Var> {
@@ -413,20 +415,20 @@ impl Walk<'_> {
             for rows in &train {
                 let inputs = [rows.logits, rows.targets, minus, rows.elements];
                 let losses = tape.push(ShiftedCrossEntropy, &inputs)?[0];
-                let mean = tape.push1(MeanRows, &[losses, rows.count])?;
-                sum = Some(sum_of(tape, sum, mean)?);
+                let losses = tape.reshape(losses, &[tape.shape(rows.elements).len(), 1])?;
+                sum = Some(add_rows(tape, sum, losses, rows.lists)?);
             }
-            excluded.extend(sum);
+            excluded.extend(sum.map(|sum| tape.push1(MeanRows, &[sum, train_count])).transpose()?);
         }
         let one_by_one = |tape: &mut Tape| {
             let mut sum = None;
             for rows in &train {
-                let inputs = [rows.logits, coefficients, basis, rows.elements, rows.targets, rows.count];
+                let inputs = [rows.logits, coefficients, basis, rows.elements, rows.targets, train_count];
                 let losses = tape.push1(ExcludeEach { unit }, &inputs)?;
-                let losses = tape.push1(ColumnSum, &[losses])?;
-                sum = Some(sum_of(tape, sum, losses)?);
+                sum = Some(add_rows(tape, sum, losses, rows.lists)?);
             }
             let sum = sum.ok_or_else(|| misfit("fourier losses", "no examples"))?;
+            let sum = tape.push1(ColumnSum, &[sum])?;
             Ok([sum, tape.push1(Largest, &[sum])?])
         };
         let each = each.filter(|_| !train.is_empty());
@@ -434,8 +436,8 @@ impl Walk<'_> {
         Ok(Losses { restricted, excluded, keys: ranked[1], each })
     }
 
-    /// The rows of the training pairs whose answers are in the group.
-    fn train_rows(&self, tape: &mut Tape, elements: &[u32]) -> Vec<TrainRows> {
+    /// The rows of the training pairs whose answers are in the group, and how many there are.
+    fn train_rows(&self, tape: &mut Tape, elements: &[u32]) -> Result<(Vec<TrainRows>, Var)> {
         let splits = &self.examples.splits;
         let inside = |id: u32| elements.get(id as usize).is_some_and(|element| *element != IGNORE);
         let counts: Vec<f32> =
@@ -457,14 +459,15 @@ impl Walk<'_> {
             // Any row serves those that are ignored.
             let row: Vec<u32> =
                 walked.ids.iter().map(|id| if inside(*id) { elements[*id as usize] } else { 0 }).collect();
+            let counted = walked.index(tape, |id| elements[id]);
             found.push(TrainRows {
                 logits: walked.pass.forward.logits,
                 elements: tape.constant_u32(&[size], &row),
+                lists: bucket_rows(tape, counted, self.group.order)?,
                 targets: tape.constant_u32(&[size], &targets),
-                count,
             });
         }
-        found
+        Ok((found, count))
     }
 }
 
@@ -473,17 +476,10 @@ struct TrainRows {
     logits: Var,
     /// Element of each row's answer.
     elements: Var,
+    /// The rows that count by that: see `bucket_rows`.
+    lists: (Var, Var),
     /// Targets of each replica's training pairs, all others ignored.
     targets: Var,
-    /// How many there are in all passes together.
-    count: Var,
-}
-
-fn sum_of(tape: &mut Tape, sum: Option<Var>, next: Var) -> Result<Var> {
-    match sum {
-        Some(sum) => tape.push1(Add, &[sum, next]),
-        None => Ok(next),
-    }
 }
 
 #[cfg(test)]

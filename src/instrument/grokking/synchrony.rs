@@ -1,11 +1,11 @@
 //! Which frequency each neuron and each head follows, and how many follow the same: the frequency
 //! synchronization degree, phases, and shares of variance explained.
 
-use super::dominant::{BinMeans, ColumnSpread, Dominant, DominantSummary, TOP};
+use super::dominant::{BinMeans, Dominant, DominantSummary, ListSpread, TOP};
 use super::fourier::Walked;
 use super::parts::Parts;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{Add, GatherRows, IGNORE, Linear, scatter_rows};
+use crate::autograd::ops::{ColumnSum, GatherRows, IGNORE, Linear, add_rows, bucket_rows, scatter_rows};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
@@ -116,7 +116,7 @@ impl Grid<'_> {
     pub(crate) fn attach(&self, cx: &mut Attach<'_>, instrument: &dyn Instrument, every: u64) -> Result<()> {
         let (group, config) = (self.group, &cx.model.config);
         let operands: Option<Vec<Place>> = (self.examples.seq > 2).then(|| {
-            let element = |token: u32| group.tokens[token as usize];
+            let element = |token: u32| group.tokens.get(token as usize).copied().flatten();
             let pairs = self.examples.tokens.chunks_exact(self.examples.seq);
             pairs.map(|tokens| Some((element(tokens[0])?, element(tokens[1])?))).collect()
         });
@@ -124,7 +124,7 @@ impl Grid<'_> {
         let Some(pairs) = operands.filter(|p| p.iter().flatten().count() == group.order * group.order) else {
             return Ok(());
         };
-        let families = self.families(cx.tape, &pairs);
+        let families = self.families(cx.tape, &pairs)?;
         for layer in 0..config.n_layers {
             let label = Label { layer: layer as i32, ..Label::NONE };
             if config.has_mlp() {
@@ -174,7 +174,7 @@ impl Grid<'_> {
     }
 
     /// Of each pass, where its rows lie.
-    fn families(&self, tape: &mut Tape, pairs: &[Place]) -> Vec<Families> {
+    fn families(&self, tape: &mut Tape, pairs: &[Place]) -> Result<Vec<Families>> {
         let places = |walked: &Walked<'_>| {
             walked.ids.iter().map(|id| pairs.get(*id as usize).copied().flatten()).collect::<Vec<Place>>()
         };
@@ -229,17 +229,18 @@ pub(crate) fn answer_means(tape: &mut Tape, group: &Parts, x: Var, targets: Var)
 /// Elements of both operands of an example; `None` where one is outside of the group.
 type Place = Option<(usize, usize)>;
 
-/// Of rows of pairs (a, b) the elements a + b, a - b, a and b, [rows] each; [`IGNORE`] where one is outside of the group.
-type Families = [Var; 4];
+/// Lists of the rows of pairs (a, b) by the elements a + b, a - b, a and b: see `bucket_rows`. Rows with one outside of the
+/// group are in none.
+type Families = [(Var, Var); 4];
 
 /// The families of rows with these operands, those of all replicas or of each in turn.
-fn families(tape: &mut Tape, n: usize, rows: usize, pairs: &[Place]) -> Families {
-    let families: [fn(usize, usize, usize) -> usize; 4] =
-        [|a, b, n| (a + b) % n, |a, b, n| (a + n - b) % n, |a, _, _| a, |_, b, _| b];
-    families.map(|family| {
+fn families(tape: &mut Tape, n: usize, rows: usize, pairs: &[Place]) -> Result<Families> {
+    let mut lists = |family: fn(usize, usize, usize) -> usize| {
         let index: Vec<u32> = pairs.iter().map(|p| p.map_or(IGNORE, |(a, b)| family(a, b, n) as u32)).collect();
-        tape.constant_u32(&[rows], &index)
-    })
+        let index = tape.constant_u32(&[rows], &index);
+        bucket_rows(tape, index, n)
+    };
+    Ok([lists(|a, b, n| (a + b) % n)?, lists(|a, b, n| (a + n - b) % n)?, lists(|a, _, _| a)?, lists(|_, b, _| b)?])
 }
 
 /// Dominant frequency of each column over all pairs (a, b), the best of the 3 x 3 blocks of its 2-D DFT,
@@ -247,31 +248,35 @@ fn families(tape: &mut Tape, n: usize, rows: usize, pairs: &[Place]) -> Families
 /// their rows.
 ///
 /// cos and sin of k a times those of k b span the same as cos and sin of k (a + b) and of k (a - b), so
-/// sums by a, b, a + b and a - b hold all that is needed.
+/// sums by a, b, a + b and a - b hold all that is needed. Every sum goes on from one piece to the next, so that no bit
+/// depends on the cut.
 fn of_grid(tape: &mut Tape, group: &Parts, pieces: &[Var], families: &[Families]) -> Result<(Var, Var)> {
     let n = group.order;
     let first = tape.constant_u32(&[1], &[0]);
     let pivot = tape.push1(GatherRows, &[pieces[0], first])?;
-    let mut sums: Vec<Var> = Vec::new();
+    let (mut spread, mut sums) = (None, [None; 4]);
     for (piece, families) in pieces.iter().zip(families) {
-        let mut found = vec![tape.push1(ColumnSpread, &[*piece, pivot, families[0]])?];
-        for index in families {
-            found.push(scatter_rows(tape, *piece, *index, n)?);
+        let (starts, order) = families[0];
+        let inputs: Vec<Var> = [*piece, pivot, starts, order].into_iter().chain(spread).collect();
+        spread = Some(tape.push1(ListSpread, &inputs)?);
+        for (sum, lists) in sums.iter_mut().zip(families) {
+            *sum = Some(add_rows(tape, *sum, *piece, *lists)?);
         }
-        sums = match sums.is_empty() {
-            true => found,
-            false => sums.iter().zip(&found).map(|(a, b)| tape.push1(Add, &[*a, *b])).collect::<Result<_>>()?,
-        };
     }
+    let spread = spread.ok_or_else(|| misfit("grid", "no pieces"))?;
+    let columns = tape.shape(spread).rows().1;
+    let spread = tape.reshape(spread, &[n, 3 * columns])?;
+    let spread = tape.push1(ColumnSum, &[spread])?;
+    let spread = tape.reshape(spread, &[3, columns])?;
     let basis = group.over_elements(tape);
     let differences = group.without_last_cosine(tape);
     let starts = tape.constant_u32(&[group.starts.len()], &group.starts);
     let mut inputs = vec![starts, tape.constant(&[group.count()], &group.weights)];
-    for (at, sums) in sums[1..].iter().enumerate() {
+    for (at, sum) in sums.into_iter().flatten().enumerate() {
         let basis = if at == 1 { differences } else { basis };
-        inputs.push(tape.push1(Linear::default(), &[basis, *sums])?);
+        inputs.push(tape.push1(Linear::default(), &[basis, sum])?);
     }
-    inputs.push(sums[0]);
+    inputs.push(spread);
     // A unit vector over elements, spread over n pairs for each, is longer by the root of n.
     let op = Dominant { grid: Some(((n * n) as f32, 1.0 / n as f32)) };
     Ok((tape.push1(op, &inputs)?, inputs[2]))
@@ -311,7 +316,7 @@ mod tests {
         let (above, below) = pairs.split_at(left.len() / columns.len());
         let pieces = [(left, above), (right, below)]
             .map(|(data, pairs)| case.tape.constant(&[pairs.len(), columns.len()], data));
-        let rows = [above, below].map(|pairs| families(&mut case.tape, order, pairs.len(), pairs));
+        let rows = [above, below].map(|pairs| families(&mut case.tape, order, pairs.len(), pairs).unwrap());
         let (found, _) = of_grid(&mut case.tape, &group, &pieces, &rows).unwrap();
         gpus().iter().map(|gpu| case.run(gpu, &[found]).unwrap().concat().concat()).collect()
     }

@@ -4,7 +4,7 @@
 use super::attention::{PatternParams, counts, four, own_targets, params, rows_of};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, Add, ColumnSum, sum_columns};
+use crate::autograd::ops::{ActFn, Activation, Add, add_rows, bucket_rows, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
@@ -126,7 +126,7 @@ impl Instrument for Probe {
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         // A piece may count on one prediction a sequence; here every token has one.
-        let piece = (cx.piece / cx.model.config.n_ctx).max(1);
+        let piece = (cx.pieces.alone / cx.model.config.n_ctx).max(1);
         let (Some(every), Some(repeats)) = (cx.cadence(self), Repeats::fitting(cx.model, piece)) else {
             return Ok(());
         };
@@ -206,19 +206,21 @@ fn gap(tape: &mut Tape, of: [[Var; 2]; 2], [early, late]: [std::ops::Range<usize
     tape.push1(PositionGap { early, late }, &[early_sums, early_counts, late_sums, late_counts])
 }
 
-/// Losses at each position and how many there are, [T] each, over all pieces of a set.
+/// Losses at each position and how many there are, [T] each, over all pieces of a set, whose cut changes no bit.
 fn position_totals(tape: &mut Tape, passes: &[Pass]) -> Result<[Var; 2]> {
-    let mut totals: Option<[Var; 2]> = None;
+    let (mut sums, mut counts) = (None, None);
     for pass in passes {
         let (size, seq) = (pass.batch.size, pass.batch.seq);
         let losses = tape.reshape(pass.loss, &[size, seq])?;
-        let parts = [tape.push1(ColumnSum, &[losses])?, count_targets(tape, pass.batch.targets, seq)?];
-        totals = Some(match totals {
-            Some([sums, counts]) => [tape.push1(Add, &[sums, parts[0]])?, tape.push1(Add, &[counts, parts[1]])?],
-            None => parts,
-        });
+        let together = tape.constant_u32(&[size], &vec![0; size]);
+        let lists = bucket_rows(tape, together, 1)?;
+        sums = Some(add_rows(tape, sums, losses, lists)?);
+        // Whole numbers, which add up exactly.
+        let part = count_targets(tape, pass.batch.targets, seq)?;
+        counts = Some(counts.map_or(Ok(part), |counts| tape.push1(Add, &[counts, part]))?);
     }
-    totals.ok_or_else(|| misfit("position gap", "an empty test set"))
+    let (Some(sums), Some(counts)) = (sums, counts) else { return Err(misfit("position gap", "an empty test set")) };
+    Ok([tape.reshape(sums, &[tape.shape(counts).len()])?, counts])
 }
 
 /// Random tokens, all different, that are repeated behind token 0, which stands nowhere else.

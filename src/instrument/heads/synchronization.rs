@@ -69,6 +69,7 @@ const CARDS: &[Card] = &[
         source: "definition, before clipping; rotating a head's basis changes nothing",
         not_for: "one pair among many without counting them. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
         bounds: Card::COSINE,
+        gradients: true,
         ..Card::BASE
     },
     Card {
@@ -82,6 +83,7 @@ const CARDS: &[Card] = &[
         source: "definition; the same draws in every run",
         not_for: "heads that attend sharply: those of the null attend as untrained heads do, nearly evenly. Its pairs are not independent, each head is in seven",
         bounds: Card::COSINE,
+        gradients: true,
         ..Card::BASE
     },
     Card {

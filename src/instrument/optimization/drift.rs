@@ -65,7 +65,7 @@ impl Instrument for Drift {
             ("drift.radial_gradient", UpdateSummary::RADIAL_GRADIENT),
             ("drift.orthogonal", UpdateSummary::ORTHOGONAL),
         ] {
-            cx.record_column(Presence::InUpdates, self, name, summary, column);
+            cx.record_column(Presence::InUpdates, self, name, summary.tensors, column);
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ const CARDS: &[Card] = &[
         source: "Gram identity (Goodfellow 2015); squares of these heads add up to the tensor's",
         not_for: LEFT_OUT,
         bounds: Card::SIZE,
+        gradients: true,
         ..Card::BASE
     },
     Card {
@@ -48,6 +49,7 @@ const CARDS: &[Card] = &[
         source: "McCandlish et al. 2018, with small batches of 1 and the batch as the large one",
         not_for: LEFT_OUT,
         bounds: Card::SIZE,
+        gradients: true,
         ..Card::BASE
     },
     Card {
@@ -61,6 +63,7 @@ const CARDS: &[Card] = &[
         source: "McCandlish et al. 2018",
         not_for: "a single step: only averages over steps mean something, and their ratio with noise.trace",
         chance: Some(Chance::At(0.0)),
+        gradients: true,
         ..Card::BASE
     },
     Card {
@@ -74,6 +77,7 @@ const CARDS: &[Card] = &[
         source: "definition",
         not_for: "noise: a full batch draws nothing",
         bounds: Card::SIZE,
+        gradients: true,
         ..Card::BASE
     },
     Card {
@@ -87,6 +91,7 @@ const CARDS: &[Card] = &[
         source: "definition",
         not_for: "averaging over steps, or a noise scale: a ratio of two noisy numbers is biased; b_K without rotary positions, whose gradient is 0 but for rounding; where examples agree to 2^-18 there is no row",
         bounds: Card::SIZE,
+        gradients: true,
         ..Card::BASE
     },
 ];

@@ -8,6 +8,8 @@ use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
 pub struct UpdateSummary {
     /// [tensors, [`UpdateSummary::COLUMNS`]]. All but the first two are 0 where nothing moved.
     pub tensors: Var,
+    /// The same of the weights alone, without gradients where nothing is trained: only the first column counts.
+    pub weights: Var,
     /// Whether the optimizer divides by the root of a second moment.
     pub adaptive: bool,
     /// Where gradients are scaled: by what in this step, `[1]`.
@@ -50,14 +52,14 @@ impl Attach<'_> {
         presence: Presence,
         instrument: &dyn Instrument,
         name: &str,
-        summary: &UpdateSummary,
+        tensors: Var,
         column: usize,
     ) {
         let sites: Vec<String> = self.model.table.specs().iter().map(|spec| spec.name.clone()).collect();
         for (tensor, site) in sites.iter().enumerate() {
             let label = vec![Label { layer: layer_of(site), ..Label::NONE }];
             let at = tensor * UpdateSummary::COLUMNS + column;
-            self.record_where(presence, instrument, name, site, summary.tensors, at, label);
+            self.record_where(presence, instrument, name, site, tensors, at, label);
         }
     }
 }
@@ -90,6 +92,7 @@ const CARDS: &[Card] = &[
         source: "definition",
         not_for: "noise: a full batch has none, and one batch cannot tell noise from signal",
         bounds: Card::SIZE,
+        gradients: true,
         ..Card::BASE
     },
     Card {
@@ -117,12 +120,13 @@ impl Instrument for TensorNorms {
     }
 
     fn attach_to_update(&self, cx: &mut Attach<'_>, summary: &UpdateSummary) -> Result<()> {
-        for (name, presence, column) in [
-            ("weight_norm", Presence::Always, UpdateSummary::WEIGHT_NORM),
-            ("grad_norm", Presence::Always, UpdateSummary::GRAD_NORM),
-            ("update_norm", Presence::InUpdates, UpdateSummary::UPDATE_NORM),
+        let UpdateSummary { tensors, weights, .. } = *summary;
+        for (name, presence, of, column) in [
+            ("weight_norm", Presence::Always, weights, UpdateSummary::WEIGHT_NORM),
+            ("grad_norm", Presence::Always, tensors, UpdateSummary::GRAD_NORM),
+            ("update_norm", Presence::InUpdates, tensors, UpdateSummary::UPDATE_NORM),
         ] {
-            cx.record_column(presence, self, name, summary, column);
+            cx.record_column(presence, self, name, of, column);
         }
         Ok(())
     }

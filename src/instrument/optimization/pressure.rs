@@ -121,7 +121,7 @@ impl Instrument for Pressure {
             ("loss_change.predicted", UpdateSummary::LOSS_CHANGE),
         ] {
             if summary.adaptive || name != "epsilon_share" {
-                cx.record_column(Presence::InUpdates, self, name, summary, column);
+                cx.record_column(Presence::InUpdates, self, name, summary.tensors, column);
             }
         }
         if let Some(scale) = summary.loss_scale {
