@@ -509,8 +509,9 @@ fn check(case: &mut Case, kind: OptimizerKind) -> Result<(Vec<Var>, Vec<Var>)> {
     let rows = case.tape.constant_u32(&[2, 4], &[0, block, 1, block, block, block, 0, block]);
     let tensors = case.tape.constant_u32(&[2, 4], &[0, 1, block, 1, 1, 1, block, 0]);
     let squares = case.tape.push1(SquareSums, &[g, rows])?;
+    // Before they move.
+    let still = case.tape.push1(WeightSums, &[w, rows])?;
     let sums = case.tape.effect(Update { kind }, &[w, g, m, v, hyper, clock, rows])?[0];
     let summary = case.tape.push1(TensorSummary { kind }, &[sums, tensors, hyper, clock])?;
-    let still = case.tape.push1(WeightSums, &[w, rows])?;
     Ok((vec![squares, sums, summary, still], Vec::new()))
 }
