@@ -38,7 +38,7 @@ pub struct Probe<'a> {
     pub model: &'a Model,
     /// The clean pass.
     pub pass: Pass,
-    /// 0 for each sequence that is an example, `IGNORE` for those that fill up: [B].
+    /// 0 for each sequence that is an example, `IGNORE` for those that fill up: `[B]`.
     pub own: Var,
     /// How many examples there are, `[1]`.
     pub held: Var,

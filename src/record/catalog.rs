@@ -123,7 +123,7 @@ impl Catalog {
     /// Reads it from a run directory.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] where it is not there, or damaged.
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) where it is not there, or damaged.
     pub fn read(run: &Path) -> Result<Self> {
         read_json(&run.join(FILE))
     }

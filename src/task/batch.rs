@@ -181,7 +181,7 @@ impl Feed {
     }
 
     /// A held batch of `size` random examples of each replica, or of all that it has; and for each sequence 0 where it is an
-    /// example, [`IGNORE`] where it only fills up a replica that has fewer than another, [B]. Which examples these are, and
+    /// example, [`IGNORE`] where it only fills up a replica that has fewer than another, `[B]`. Which examples these are, and
     /// how many, depends on the replica's own list and on `size` alone. Where `size` takes in every example of a finite set,
     /// trained on or not, the batch holds all of them and asks about those of the test set, so that means over it are means
     /// over the data.

@@ -307,7 +307,7 @@ impl Instrument for FourierLosses {
 /// A forward pass over some of the examples.
 pub(crate) struct Walked<'a> {
     pub(crate) pass: &'a Pass,
-    /// Which example each row is, [B] or one list behind the other for each replica; [`IGNORE`] for fillers.
+    /// Which example each row is, `[B]` or one list behind the other for each replica; [`IGNORE`] for fillers.
     pub(crate) ids: Vec<u32>,
 }
 
