@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use thermoscope::record::{RunDir, Status, read_metrics};
+use thermoscope::record::{RunDir, Setup, Status, read_metrics};
+use thermoscope::train::Session;
 
+use crate::common::gpus;
 use crate::place::{Place, Table, table};
 
 const RUN: &str = r#"
@@ -70,8 +72,18 @@ fn a_run_whose_device_is_lost_ends_with_its_last_checkpoint_and_goes_on() {
     place.good("run run.toml --out whole");
     let whole = outcome(&place.path("whole"));
 
+    // Behind the kernels, each of which is compiled with a submission and a wait of its own.
+    let mut kernels = 0;
+    let session = Session::new(&gpus()[0], Setup::from_toml(RUN).unwrap().config).unwrap();
+    session
+        .compile(|_, of| {
+            kernels = of;
+            false
+        })
+        .unwrap();
     // Where wgpu is told of it decides what it does: to a failed submission nothing, to a failed wait it panics.
-    for (name, lose_at) in [("submitting", "submit 40"), ("waiting", "wait 30")] {
+    for (name, what, later) in [("submitting", "submit", 40), ("waiting", "wait", 30)] {
+        let lose_at = format!("{what} {}", kernels + later);
         let run = place.path(name);
         let mut command = place.command(&format!("run run.toml --out {name}"));
         command.env("VK_LAYER_PATH", dir).env("VK_INSTANCE_LAYERS", "VK_LAYER_TEST_lose").env("LOSE_AT", lose_at);

@@ -33,7 +33,7 @@ pub(super) const SHADERS: &[&Shader<'_>] = &[&ORTHONORMAL];
 
 /// Draws whose directions are made and multiplied together at least, however few of them are computed at once: a draw has
 /// blocks in common with its neighbours, which would be there again for each.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 16;
 
 /// Directions of the residual stream for some draws.
 pub(super) struct Draws {
