@@ -407,6 +407,13 @@ impl Op for ScatterRows {
     }
 }
 
+/// The rows in one of the lists that [`bucket_rows`] makes, in their order, for references.
+pub(crate) fn rows_in<'a>(starts: &'a Array, order: &'a Array, list: usize) -> impl Iterator<Item = usize> + 'a {
+    let (segments, ends) = starts.rows();
+    let places = (0..segments).map(move |segment| segment * ends + list);
+    places.flat_map(|at| starts.index(at)..starts.index(at + 1)).map(|place| order.index(place))
+}
+
 /// The sums of [`add_rows`]. Inputs: x [N, D], the lists, and the earlier sums [U, D].
 struct AddRows;
 
@@ -420,7 +427,7 @@ impl Op for AddRows {
         if inputs[2].len() != n || inputs.get(3).is_some_and(|before| before.len() != rows * d) {
             return Err(misfit("add rows", format!("{n} rows, {} of them in {rows} lists", inputs[2].len())));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[rows, d]) }])
+        Ok(vec![like(inputs, &[rows, d])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -429,13 +436,11 @@ impl Op for AddRows {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let ((_, d), (segments, ends)) = (inputs[0].rows(), inputs[1].rows());
-        let mut y = inputs.get(3).map_or_else(|| Array::zeros(&[ends - 1, d]), |before| (*before).clone());
-        for (segment, row) in (0..segments).flat_map(|segment| (0..ends - 1).map(move |row| (segment, row))) {
-            let start = segment * ends + row;
-            for place in inputs[1].index(start)..inputs[1].index(start + 1) {
-                let x = &inputs[0].data[inputs[2].index(place) * d..][..d];
-                y.data[row * d..][..d].iter_mut().zip(x).for_each(|(y, x)| *y += x);
+        let ((_, d), rows) = (inputs[0].rows(), inputs[1].rows().1 - 1);
+        let mut y = inputs.get(3).map_or_else(|| Array::zeros(&[rows, d]), |before| (*before).clone());
+        for (row, y) in y.data.chunks_exact_mut(d).enumerate() {
+            for place in rows_in(inputs[1], inputs[2], row) {
+                y.iter_mut().zip(&inputs[0].data[place * d..]).for_each(|(y, x)| *y += x);
             }
         }
         vec![y]

@@ -26,7 +26,7 @@ pub use cooperative::verify_cooperative;
 pub use elementwise::{Add, AddBias, Copy, Scale};
 pub(super) use gather::ScatterRows;
 pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
-pub(crate) use gather::{add_rows, bucket_rows};
+pub(crate) use gather::{add_rows, bucket_rows, rows_in};
 pub(crate) use gram::Gram;
 pub use join::{Join, Split};
 pub(crate) use linear::HeadProduct;

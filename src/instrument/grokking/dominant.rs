@@ -3,7 +3,7 @@
 
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{IGNORE, bucket_rows, sum_columns};
+use crate::autograd::ops::{IGNORE, bucket_rows, rows_in, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -133,7 +133,7 @@ impl Op for ListSpread {
         if !fits || inputs.get(4).is_some_and(|before| before.len() != 3 * lists * columns) {
             return Err(misfit("list spread", format!("{:?} in {lists} lists", inputs[0].dims)));
         }
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(&[lists, 3, columns]) }])
+        Ok(vec![like(inputs, &[lists, 3, columns])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -156,16 +156,14 @@ impl Op for ListSpread {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let ((_, columns), (segments, ends)) = (inputs[0].rows(), inputs[2].rows());
+        let ((_, columns), lists) = (inputs[0].rows(), inputs[2].rows().1 - 1);
         let sum = |at: usize| {
             let (list, kind, c) = (at / columns / 3, at / columns % 3, at % columns);
-            let places = (0..segments).map(|segment| segment * ends + list);
-            let places = places.flat_map(|start| inputs[2].index(start)..inputs[2].index(start + 1));
             let of = |x: f64| [x - inputs[1].data[c], (x - inputs[1].data[c]).powi(2), x * x][kind];
-            let sum: f64 = places.map(|place| of(inputs[0].data[inputs[3].index(place) * columns + c])).sum();
+            let sum: f64 = rows_in(inputs[2], inputs[3], list).map(|row| of(inputs[0].data[row * columns + c])).sum();
             inputs.get(4).map_or(0.0, |before| before.data[at]) + sum
         };
-        vec![Array::from_fn(&[ends - 1, 3, columns], sum)]
+        vec![Array::from_fn(&[lists, 3, columns], sum)]
     }
 }
 
