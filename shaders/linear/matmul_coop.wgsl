@@ -139,7 +139,8 @@ fn matmul_coop(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
             let i = i0 + owner / ACROSS * PART_ROWS + unit / UNITS_ACROSS * UNIT + e / UNIT % UNIT;
             let j = j0 + owner % ACROSS * PART_COLUMNS + unit % UNITS_ACROSS * UNIT + e % UNIT;
             if (i < params.m && j < params.n) {
-                store_c(vec4<f32>(results[e], results[e + 1u], results[e + 2u], results[e + 3u]), i, j, at);
+                let four = vec4<f32>(results[e], results[e + 1u], results[e + 2u], results[e + 3u]);
+                store_c(four, i, columns_from(j, at), at);
             }
         }
         workgroupBarrier();

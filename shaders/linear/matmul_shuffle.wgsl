@@ -28,7 +28,8 @@ fn matmul_shuffle(
     let at = bases(wid.z);
     let i0 = (wid.y * GROUPS + group) * TM;
     let j0 = wid.x * (SG * TN) + lane * TN;
-    if (i0 >= params.m) { return; }
+    let rows = params.m;
+    if (i0 >= rows) { return; }
     let depth = params.k;
     let a_ld = params.a_ld;
     let b_ld = params.b_ld;
@@ -119,11 +120,23 @@ fn matmul_shuffle(
 #end
 #end
     }
-#for i < TM
+    // Four rows at a time, the others moved up: what is stored is written out for every lane, and takes as long to
+    // compile as all that went before.
+    var four: array<Columns, TV>;
 #for v < TV
-    if (i0 + i < params.m && j0 + v * 4u < params.n) { store_c(sums[i][v], i0 + i, j0 + v * 4u, at); }
+    four[v] = columns_from(j0 + v * 4u, at);
+#end
+    let end = min(rows, i0 + TM);
+    for (var i = i0; i < end; i += 4u) {
+#for e < 4
+#for v < TV
+        if (i + e < end && four[v].j < four[v].n) { store_c(sums[e][v], i + e, four[v], at); }
 #end
 #end
+#for e < TM
+        sums[e] = sums[min(e + 4u, TM - 1u)];
+#end
+    }
 #if SUMS
     if (i0 == 0u) {
 #for v < TV

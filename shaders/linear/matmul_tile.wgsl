@@ -138,11 +138,11 @@ fn matmul_tile(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         workgroupBarrier();
     }
     if (slice != 0u) { return; }
-    for (var i = 0u; i < PER; i++) {
-        for (var v = 0u; v < PARTS; v++) {
+    for (var v = 0u; v < PARTS; v++) {
+        let four = columns_from(j0 + (v * SIDE + column) * 4u, at);
+        for (var i = 0u; i < PER; i++) {
             let gi = i0 + (i / 4u * SIDE + row) * 4u + i % 4u;
-            let gj = j0 + (v * SIDE + column) * 4u;
-            if (gi < params.m && gj < params.n) { store_c(sums[i][v], gi, gj, at); }
+            if (gi < params.m && four.j < four.n) { store_c(sums[i][v], gi, four, at); }
         }
     }
 #if SUMS

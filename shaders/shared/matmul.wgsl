@@ -52,7 +52,3 @@ fn b_index(k: u32, j: u32) -> u32 {
     if (FORM == 1u) { return j * params.b_ld + blocked(k, params.b_block, params.b_block_stride); }
     return k * params.b_ld + blocked(j, params.b_block, params.b_block_stride);
 }
-
-fn c_index(i: u32, j: u32) -> u32 {
-    return i * params.c_ld + blocked(j, params.c_block, params.c_block_stride);
-}

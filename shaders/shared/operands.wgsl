@@ -83,19 +83,37 @@ fn residual_row(i: u32, at: Bases) -> u32 {
 #endif
 }
 
-// Finishes four sums of row i from column j on and stores them: times alpha, plus bias, plus residual, then
-// through the activation (ACTIVATE) or times its derivative (SLOPE).
-fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
-    var v = params.alpha * value;
+// Four columns of C from column j on, and what is the same in all their rows: drivers that read anew what they are
+// told to read shall do so once.
+struct Columns { alpha: f32, ld: u32, n: u32, j: u32, at: vec4<u32>, bias: vec4<f32> }
+
+fn columns_from(j: u32, at: Bases) -> Columns {
+    var columns = Columns(params.alpha, params.c_ld, params.n, j, vec4<u32>(), vec4<f32>());
+    let block = params.c_block;
+    let stride = params.c_block_stride;
+#for e < 4
+    columns.at[e] = blocked(j + e, block, stride);
+#end
 #if BIAS
 #for e < 4
-    v[e] += bias[at.bias + min(j + e, params.n - 1u)];
+    columns.bias[e] = bias[at.bias + min(j + e, columns.n - 1u)];
 #end
 #endif
+    return columns;
+}
+
+// Finishes four sums of row i and stores them: times alpha, plus bias, plus residual, then through the activation
+// (ACTIVATE) or times its derivative (SLOPE).
+fn store_c(value: vec4<f32>, i: u32, columns: Columns, at: Bases) {
+    var v = columns.alpha * value;
+#if BIAS
+    v += columns.bias;
+#endif
+    let row = i * columns.ld;
 #if C4
-    let index = c_index(i, j);
+    let index = row + columns.at.x;
 #if RESIDUAL
-    v += residual[(at.residual + c_index(residual_row(i, at), j)) / 4u];
+    v += residual[(at.residual + residual_row(i, at) * columns.ld + columns.at.x) / 4u];
 #endif
 #if KEEP
     kept[(at.beside + index) / 4u] = v;
@@ -109,10 +127,10 @@ fn store_c(value: vec4<f32>, i: u32, j: u32, at: Bases) {
     c[(at.c + index) / 4u] = v;
 #else
 #for e < 4
-    if (j + e < params.n) {
-        let index = c_index(i, j + e);
+    if (columns.j + e < columns.n) {
+        let index = row + columns.at[e];
 #if RESIDUAL
-        v[e] += residual[at.residual + c_index(residual_row(i, at), j + e)];
+        v[e] += residual[at.residual + residual_row(i, at) * columns.ld + columns.at[e]];
 #endif
 #if KEEP
         kept[at.beside + index] = v[e];

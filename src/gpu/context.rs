@@ -63,7 +63,9 @@ struct Inner {
     queue: wgpu::Queue,
     caps: Caps,
     checked: bool,
-    kernels: Mutex<HashMap<Content, Arc<Kernel>>>,
+    /// The adapter of a device of our own, and how it was opened.
+    opened: Option<(wgpu::Adapter, Options)>,
+    kernels: Mutex<HashMap<Arc<Content>, Arc<Kernel>>>,
     failure: Arc<Mutex<Option<String>>>,
     tuning: Mutex<Tuning>,
     pace: Mutex<Pace>,
@@ -78,7 +80,17 @@ impl Gpu {
     /// [`Error::NoAdapter`] where there is none; the message says how to get one. [`Error::UnknownAdapter`] where none matches.
     pub fn open(choice: &AdapterChoice, options: Options) -> Result<Self> {
         let found = adapters();
-        let adapter = &found[pick(&found, choice)?];
+        Self::open_on(&found[pick(&found, choice)?], options)
+    }
+
+    /// A second device on the adapter of a device of our own, opened as that was; `None` on a host's device, and where the
+    /// adapter gives no second one. The two share what the driver shares: its cache of kernels.
+    pub(super) fn twin(&self) -> Option<Self> {
+        let (adapter, options) = self.inner.opened.as_ref()?;
+        Self::open_on(adapter, *options).ok()
+    }
+
+    fn open_on(adapter: &wgpu::Adapter, options: Options) -> Result<Self> {
         let cooperative = options.cooperative && !options.plain && Caps::of_adapter(adapter).cooperative_side.is_some();
         let (required_features, required_limits) = if options.plain {
             (wgpu::Features::empty(), wgpu::Limits::default())
@@ -111,7 +123,8 @@ impl Gpu {
             let why = if message.is_empty() { format!("{reason:?}") } else { message };
             note(&slot, format!("it was lost ({why})"));
         });
-        Ok(Self::assemble(device, queue, Some(adapter), options.checked, failure))
+        let caps = Caps::read(&device, Some(adapter), queue.get_timestamp_period());
+        Ok(Self::assemble(device, queue, caps, options.checked, Some((adapter.clone(), options)), failure))
     }
 
     /// Uses the host's device. Works with no optional feature and wgpu's default limits; features the
@@ -123,29 +136,32 @@ impl Gpu {
     /// not the expected one, and copies that fail, which is [`Error::Device`] as on a device of our own. Errors of
     /// what we create ourselves, kernels and memory, are caught before they reach the host.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, adapter: Option<&wgpu::Adapter>) -> Self {
-        Self::assemble(device, queue, adapter, Options::default().checked, Arc::default())
+        let caps = Caps::read(&device, adapter, queue.get_timestamp_period());
+        Self::assemble(device, queue, caps, Options::default().checked, None, Arc::default())
     }
 
     /// A device that accepts everything and computes nothing, for tests and for timing the encoder.
     pub fn noop() -> Self {
         let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
-        Self::assemble(device, queue, None, false, Arc::default())
+        let caps = Caps::read(&device, None, queue.get_timestamp_period());
+        Self::assemble(device, queue, caps, false, None, Arc::default())
     }
 
     fn assemble(
         device: wgpu::Device,
         queue: wgpu::Queue,
-        adapter: Option<&wgpu::Adapter>,
+        caps: Caps,
         checked: bool,
+        opened: Option<(wgpu::Adapter, Options)>,
         failure: Arc<Mutex<Option<String>>>,
     ) -> Self {
-        let caps = Caps::read(&device, adapter, queue.get_timestamp_period());
         Self {
             inner: Arc::new(Inner {
                 device,
                 queue,
                 caps,
                 checked,
+                opened,
                 kernels: Mutex::default(),
                 failure,
                 tuning: Mutex::default(),
@@ -202,13 +218,17 @@ impl Gpu {
     /// # Errors
     /// [`Error::Shader`] where it does not compile on this device.
     pub fn kernel(&self, shader: &Shader<'_>, knobs: &[u32]) -> Result<Arc<Kernel>> {
-        let content = Content::of(self, shader, knobs);
+        self.kernel_of(&Arc::new(Content::of(self, shader, knobs)))
+    }
+
+    /// The compiled kernel of that content.
+    pub(super) fn kernel_of(&self, content: &Arc<Content>) -> Result<Arc<Kernel>> {
         let mut kernels = self.inner.kernels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(kernel) = kernels.get(&content) {
+        if let Some(kernel) = kernels.get(content) {
             return Ok(Arc::clone(kernel));
         }
-        let kernel = Arc::new(Kernel::compile(self, shader, knobs)?);
-        kernels.insert(content, Arc::clone(&kernel));
+        let kernel = Arc::new(Kernel::compile(self, content)?);
+        kernels.insert(Arc::clone(content), Arc::clone(&kernel));
         Ok(kernel)
     }
 

@@ -1,15 +1,17 @@
 //! A compiled kernel: pipeline, bind-group layout, and what reflection knows of it.
 
+use std::sync::Arc;
+
 use super::shader::Dialect;
-use super::{Caps, Field, Gpu, Shader};
+use super::{Caps, Field, Gpu, Knob, Shader};
 use crate::error::{Error, Result};
 
 /// All that a kernel is made of. Its name alone would not do: two crates may call different kernels alike.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Content {
     name: String,
     source: String,
-    knobs: Vec<String>,
+    knobs: Vec<(String, Vec<u32>)>,
     values: Vec<u32>,
     params: Vec<Field>,
     checked: bool,
@@ -20,11 +22,17 @@ impl Content {
         Self {
             name: shader.name.to_owned(),
             source: shader.source.to_owned(),
-            knobs: shader.knobs.iter().map(|knob| knob.name.to_owned()).collect(),
+            knobs: shader.knobs.iter().map(|knob| (knob.name.to_owned(), knob.values.to_vec())).collect(),
             values: knobs.to_vec(),
             params: shader.params.to_vec(),
             checked: is_checked(gpu, shader),
         }
+    }
+
+    /// What `with` makes of the shader.
+    fn shader<T>(&self, with: impl FnOnce(&Shader<'_>) -> T) -> T {
+        let knobs: Vec<Knob<'_>> = self.knobs.iter().map(|(name, values)| Knob { name, values }).collect();
+        with(&Shader { name: &self.name, source: &self.source, knobs: &knobs, params: &self.params })
     }
 }
 
@@ -37,6 +45,7 @@ fn is_checked(gpu: &Gpu, shader: &Shader<'_>) -> bool {
 #[derive(Debug)]
 pub struct Kernel {
     label: String,
+    content: Arc<Content>,
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
     /// For each tensor binding, whether the kernel writes it.
@@ -46,8 +55,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn compile(gpu: &Gpu, shader: &Shader<'_>, knobs: &[u32]) -> Result<Self> {
-        let caps = gpu.caps();
+    pub(super) fn compile(gpu: &Gpu, content: &Arc<Content>) -> Result<Self> {
+        content.shader(|shader| Self::compile_shader(gpu, content, shader))
+    }
+
+    fn compile_shader(gpu: &Gpu, content: &Arc<Content>, shader: &Shader<'_>) -> Result<Self> {
+        let (caps, knobs, checked) = (gpu.caps(), &content.values, content.checked);
         let params_bytes = shader.params.last().map_or(0, |field| field.offset + 4);
         let params_in_immediates = params_bytes > 0 && caps.immediates >= Caps::IMMEDIATE_BYTES;
         let dialect = Dialect { immediates: params_in_immediates, long: caps.is_software() && caps.int64 };
@@ -69,7 +82,6 @@ impl Kernel {
         }
 
         let device = gpu.device();
-        let checked = is_checked(gpu, shader);
         let checks =
             if checked { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         let mut entries: Vec<wgpu::BindGroupLayoutEntry> = reflected
@@ -124,12 +136,54 @@ impl Kernel {
         let (pipeline, layout) = made.map_err(|error| {
             fail(format!("{error}\n(line 1 of the assembled text is {})", reflected.text.origin(1)))
         })?;
-        Ok(Self { label, pipeline, layout, writes: reflected.writes, params_bytes, params_in_immediates })
+        let content = Arc::clone(content);
+        Ok(Self { label, content, pipeline, layout, writes: reflected.writes, params_bytes, params_in_immediates })
     }
 
     /// Name and knob values.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What it is made of, to be compiled on another device.
+    pub(super) fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+
+    /// Dispatches no workgroup: what a software driver compiles late, it compiles then.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the device failed.
+    pub(super) fn run_over_nothing(&self, gpu: &Gpu) -> Result<()> {
+        let device = gpu.device();
+        // A buffer is not read and written at once, so each binding has one of its own.
+        let uniform = (self.params_bytes > 0 && !self.params_in_immediates).then_some(wgpu::BufferUsages::UNIFORM);
+        let usages = self.writes.iter().map(|_| wgpu::BufferUsages::STORAGE).chain(uniform);
+        let size = (self.params_bytes as u64).max(256);
+        let buffers: Vec<wgpu::Buffer> = usages
+            .map(|usage| {
+                device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
+            })
+            .collect();
+        let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
+            .zip(&buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .collect();
+        let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.layout,
+            entries: &entries,
+        });
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &bind_group, &[]);
+        if self.params_in_immediates {
+            pass.set_immediates(0, &vec![0; self.params_bytes]);
+        }
+        pass.dispatch_workgroups(0, 0, 0);
+        drop(pass);
+        gpu.wait_for(gpu.queue().submit([encoder.finish()]))
     }
 
     pub(super) fn pipeline(&self) -> &wgpu::ComputePipeline {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::{Request, Rules, plan};
 use super::{Class, Commands, Gpu, Kernel, Params, Shader, Span, Timer};
@@ -437,9 +438,10 @@ impl Program {
         count
     }
 
-    /// Has the driver compile every kernel, one after the other, by running it over nothing: software drivers put it off
-    /// until a kernel first runs, and need a second for some. `each` is told how many are compiled and how many there
-    /// are, and says whether to go on.
+    /// Has the driver compile every kernel by running it over nothing: software drivers put it off until a kernel first
+    /// runs, need a second for some, and compile one at a time on a device. So a second device compiles the list from its
+    /// end, and this one reads that from the driver's cache. `each` is told how many are compiled and how many there are,
+    /// and says whether to go on.
     ///
     /// # Errors
     /// [`Error::Device`] where the device failed.
@@ -447,20 +449,44 @@ impl Program {
         let mut seen = std::collections::HashSet::new();
         let all = self.stretches.iter().flat_map(|stretch| &stretch.steps);
         let steps: Vec<&Step> = all.filter(|step| seen.insert(Arc::as_ptr(&step.kernel))).collect();
-        for (done, step) in steps.iter().enumerate() {
-            if !each(done, steps.len()) {
-                return Ok(());
+        // How many kernels the twin has begun, and how many it shall leave alone.
+        let (behind, ahead) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            if let Some(twin) = gpu.twin() {
+                let steps = &steps;
+                let (behind, ahead) = (&behind, &ahead);
+                scope.spawn(move || {
+                    for (done, step) in steps.iter().rev().enumerate() {
+                        if done + ahead.load(Ordering::Relaxed) >= steps.len() {
+                            break;
+                        }
+                        behind.store(done + 1, Ordering::Relaxed);
+                        // What does not compile there fails here too, with a message.
+                        if twin
+                            .kernel_of(step.kernel.content())
+                            .and_then(|kernel| kernel.run_over_nothing(&twin))
+                            .is_err()
+                        {
+                            break;
+                        }
+                    }
+                });
             }
-            let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            step.encode_over(
-                &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()),
-                [0; 3],
-                &mut None,
-            );
-            gpu.wait_for(gpu.queue().submit([encoder.finish()]))?;
-        }
-        each(steps.len(), steps.len());
-        Ok(())
+            let mut go = || {
+                for (done, step) in steps.iter().enumerate() {
+                    ahead.store(done + 1, Ordering::Relaxed);
+                    if !each((done + behind.load(Ordering::Relaxed)).min(steps.len()), steps.len()) {
+                        return Ok(());
+                    }
+                    step.kernel.run_over_nothing(gpu)?;
+                }
+                each(steps.len(), steps.len());
+                Ok(())
+            };
+            let done = go();
+            ahead.store(steps.len(), Ordering::Relaxed);
+            done
+        })
     }
 
     /// Like [`Program::encode`], submitting what becomes too much for one submission.
@@ -567,15 +593,6 @@ impl Program {
 
 impl Step {
     fn encode<'a>(&'a self, pass: &mut wgpu::ComputePass<'_>, current: &mut Option<&'a Arc<Kernel>>) {
-        self.encode_over(pass, self.grid, current);
-    }
-
-    fn encode_over<'a>(
-        &'a self,
-        pass: &mut wgpu::ComputePass<'_>,
-        grid: [u32; 3],
-        current: &mut Option<&'a Arc<Kernel>>,
-    ) {
         if !current.is_some_and(|kernel| Arc::ptr_eq(kernel, &self.kernel)) {
             pass.set_pipeline(self.kernel.pipeline());
             *current = Some(&self.kernel);
@@ -584,7 +601,8 @@ impl Step {
         if !self.immediates.is_empty() {
             pass.set_immediates(0, &self.immediates);
         }
-        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        let [x, y, z] = self.grid;
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 

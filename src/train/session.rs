@@ -909,7 +909,10 @@ mod tests {
                 ahead.program().labels(Select { step: 0, update: true }).into_iter().map(str::to_owned).collect();
             let of = told[0].1;
             assert!(of >= labels.len(), "{of} of {}", labels.len());
-            assert_eq!(told, (0..=of).map(|done| (done, of)).collect::<Vec<_>>());
+            // A second device counts too, and so the numbers may skip some.
+            assert_eq!(told.len(), of + 1);
+            assert!(told.is_sorted() && told.iter().all(|(_, all)| *all == of), "{told:?}");
+            assert_eq!(told.last(), Some(&(of, of)));
             assert_eq!(ahead.snapshot().unwrap(), before, "{}", gpu.caps().name);
             for session in [&mut ahead, &mut plain] {
                 session.submit(3);

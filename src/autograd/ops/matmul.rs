@@ -84,6 +84,10 @@ pub(super) enum Form {
 /// 65,535 iterations in all, and the tiled kernel spends one for each term.
 pub(super) const SOFTWARE_DEPTH: usize = 60_000;
 
+/// Operations of a replica's product, on a software driver, from which on tall tiles pay: they are a tenth faster, where
+/// loads are dear a fifth, and take twice as long to compile.
+const TALL: u64 = 1_000_000_000;
+
 /// Where an operand's matrices lie: strides in elements.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
@@ -224,7 +228,7 @@ impl Matmul<'_> {
         let choice = self.cooperative(cx)?.unwrap_or_else(|| self.choose(cx.gpu()));
         let grid = [params.n.div_ceil(choice.columns), params.m.div_ceil(choice.rows), layers];
         cx.dispatch(choice.shader, &choice.knobs, &params, &tensors, grid)?;
-        cx.count_flops(2 * self.m as u64 * self.n as u64 * self.k as u64 * u64::from(layers));
+        cx.count_flops(self.flops() * u64::from(cx.replicas));
         Ok(())
     }
 
@@ -251,6 +255,11 @@ impl Matmul<'_> {
                 Choice { shader: &TILE, knobs, rows: side, columns: side }
             }
         }
+    }
+
+    /// Operations of one replica.
+    fn flops(&self) -> u64 {
+        2 * (self.m * self.n * self.k * self.batches.0 * self.batches.1) as u64
     }
 
     /// Whether C is a weight's gradient whose small tiles even are too few to fill a GPU. Neither the length of the sum
@@ -286,9 +295,8 @@ impl Matmul<'_> {
 
     fn usual(&self, caps: &Caps) -> Tiling {
         if let Some(subgroup) = shuffles(caps) {
-            // Wide tiles pay where they are filled; with few rows or columns they waste work. Tall ones take twice as
-            // long to compile, and pay where loads are dear.
-            let rows = if self.m > 16 && caps.loads_by_loops() { 32 } else { 16 };
+            // Wide tiles pay where they are filled; with few columns they waste work.
+            let rows = if caps.loads_by_loops() && self.flops() > TALL { 32 } else { 16 };
             let columns = if self.n as u32 > 4 * subgroup { 8 } else { 4 };
             return Tiling::Registers { subgroup, rows, columns };
         }
