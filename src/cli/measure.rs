@@ -15,7 +15,7 @@ use crate::train::Session;
 #[command(after_help = "Examples:
   thermoscope measure runs/grok/checkpoints/step-020000 --out measured
   thermoscope measure my-model --config task.toml --out measured
-  thermoscope measure my-model --config task.toml --all --set 'measure.only=[\"loss\"]' --out measured
+  thermoscope measure my-model --config task.toml --all --set 'measure.only=[\"loss.test\"]' --out measured
 
 task.toml needs a [task] only; the model is read from the folder:
   [task]
