@@ -1,5 +1,9 @@
 //! `thermoscope bench`
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use super::device::Device;
 use super::{complain, print};
 use crate::autograd::verify_cooperative;
@@ -16,6 +20,8 @@ use crate::instrument::CostClass;
   thermoscope bench profile --preset induction  every kernel of one step
   thermoscope bench instruments --preset grok   what each instrument costs, and whether its card is right
   thermoscope bench replicas --most 64          many copies of a model in one program
+  thermoscope bench all --json > card.jsonl     all of these, with replicas up to 64
+  thermoscope bench all --json --peers tools/peers/peers.py    and PyTorch, TransformerLens and burn in turns with it
 
 What is compared is measured in turns in one run. Times on a busy machine are worth little; ratios keep.")]
 pub(super) struct Args {
@@ -36,8 +42,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODE")]
     mode: Vec<String>,
     /// Replicas to go up to, where memory does not end before
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    most: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    most: Option<u32>,
+    /// Of all: this script of the repository times the steps, in turns with those of other frameworks
+    #[arg(long, value_name = "SCRIPT")]
+    peers: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -56,42 +65,84 @@ enum What {
     Replicas,
     /// Ways of cutting matrix products: searches for the fastest and keeps it for later runs
     Tune,
+    /// Everything but single kernels of a step: minutes on a GPU
+    All,
 }
 
+/// What `all` is made of.
+const ALL: [What; 5] = [What::Kernels, What::Step, What::Instruments, What::Replicas, What::Encode];
+/// Replicas that `all` goes up to, and others.
+const MOST: [u32; 2] = [64, 4096];
+
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
-    if args.what != What::Step && !args.mode.is_empty() {
-        return Err(Error::Config("--mode is for `bench step` only".to_owned()));
+    let wrong = |what: &str| Err(Error::Config(what.to_owned()));
+    if !matches!(args.what, What::Step | What::All) && !args.mode.is_empty() {
+        return wrong("--mode is for `bench step` and `bench all` only");
+    }
+    if args.what != What::All && args.peers.is_some() {
+        return wrong("--peers is for `bench all` only");
     }
     bench::check_modes(&args.mode)?;
-    let gpu = if args.what == What::Kernels { device.open_cooperative()? } else { device.open()? };
+    let cooperative = matches!(args.what, What::Kernels | What::All);
+    let gpu = if cooperative { device.open_cooperative()? } else { device.open()? };
+    complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
+    if args.what == What::All {
+        let began = Instant::now();
+        ALL.into_iter().try_for_each(|what| match (&args.peers, what) {
+            (Some(script), What::Step) => peers(args, script),
+            _ => one(what, args, &gpu),
+        })?;
+        complain(&format!(
+            "all done in {}",
+            humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()))
+        ));
+        return Ok(());
+    }
+    one(args.what, args, &gpu)
+}
+
+/// The steps of all workloads, timed in turns with other frameworks by the script that knows these.
+fn peers(args: &Args, script: &Path) -> Result<()> {
+    let mut command = Command::new("python3");
+    command.arg(script).args(["--rounds", &args.rounds.to_string()]);
+    command.args(args.json.then_some("--json"));
+    command.args(args.preset.iter().flat_map(|name| ["--workload", name.as_str()]));
+    command.args(args.mode.iter().flat_map(|mode| ["--mode", mode.as_str()]));
+    let done = command.status().map_err(Error::io("cannot run python3 with", script))?;
+    if done.success() { Ok(()) } else { Err(Error::Config(format!("{} failed ({done})", script.display()))) }
+}
+
+fn one(what: What, args: &Args, gpu: &Gpu) -> Result<()> {
     let workloads: Vec<&Workload> = match &args.preset {
         Some(name) => vec![Workload::find(name)?],
         None if args.what == What::Instruments => vec![Workload::find("grok")?],
-        None if matches!(args.what, What::Profile | What::Replicas) => vec![Workload::find("grok-minibatch")?],
+        None if matches!(what, What::Profile | What::Replicas) => vec![Workload::find("grok-minibatch")?],
         None => WORKLOADS.iter().collect(),
     };
-    complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
-    if args.what == What::Encode {
-        for workload in workloads {
-            for gpu in [&Gpu::noop(), &gpu] {
-                show(args, &[bench::encode(gpu, workload, 20 * args.rounds)?])?;
+    match what {
+        What::Encode => {
+            for workload in workloads {
+                for gpu in [&Gpu::noop(), gpu] {
+                    show(args, what, &[bench::encode(gpu, workload, 20 * args.rounds)?])?;
+                }
             }
+            return Ok(());
         }
-        return Ok(());
-    }
-    if args.what == What::Tune {
-        let (tuning, path) = super::device::search(&gpu)?;
-        tuning.iter().for_each(|(products, tiling)| print(&format!("{products:14} {tiling:?}")));
-        path.iter().for_each(|path| complain(&format!("kept in {}", path.display())));
-        return Ok(());
-    }
-    if args.what == What::Instruments {
-        for workload in workloads {
-            show_costs(workload.name, &bench::instruments(&gpu, workload, args.rounds)?, args.json)?;
+        What::Tune => {
+            let (tuning, path) = super::device::search(gpu)?;
+            tuning.iter().for_each(|(products, tiling)| print(&format!("{products:14} {tiling:?}")));
+            path.iter().for_each(|path| complain(&format!("kept in {}", path.display())));
+            return Ok(());
         }
-        return Ok(());
+        What::Instruments => {
+            for workload in workloads {
+                show_costs(workload.name, &bench::instruments(gpu, workload, args.rounds)?, args.json)?;
+            }
+            return Ok(());
+        }
+        _ => {}
     }
-    let peak = bench::peak(&gpu)?;
+    let peak = bench::peak(gpu)?;
     let clock = if gpu.caps().timestamp_period.is_some() { "the device's clock" } else { "the wall clock" };
     complain(&format!(
         "times by {clock}; peak in this run: {:.1} GFLOP/s in a large product, {:.1} GB/s in a large copy",
@@ -116,20 +167,21 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
             "at least"
         ));
     }
-    if args.what == What::Kernels {
-        if let Err(why) = verify_cooperative(&gpu) {
+    if what == What::Kernels {
+        if let Err(why) = verify_cooperative(gpu) {
             complain(&format!("no product in f16: {why}"));
         }
-        return show(args, &bench::kernels(&gpu, &peak, args.rounds)?);
+        return show(args, what, &bench::kernels(gpu, &peak, args.rounds)?);
     }
+    let most = args.most.unwrap_or(MOST[usize::from(args.what != What::All)]);
     for workload in workloads {
-        let lines = match args.what {
-            What::Step => bench::steps(&gpu, workload, &peak, args.rounds, &args.mode),
-            What::Profile => bench::profile(&gpu, workload, &peak, args.rounds),
-            _ => bench::replicas(&gpu, workload, &peak, args.rounds, args.most),
+        let lines = match what {
+            What::Step => bench::steps(gpu, workload, &peak, args.rounds, &args.mode),
+            What::Profile => bench::profile(gpu, workload, &peak, args.rounds),
+            _ => bench::replicas(gpu, workload, &peak, args.rounds, most),
         };
         match lines {
-            Ok(lines) => show(args, &lines)?,
+            Ok(lines) => show(args, what, &lines)?,
             // One that is too large for the device does not end the others.
             Err(Error::Limit(why)) if args.preset.is_none() => complain(&format!("{} skipped: {why}", workload.name)),
             Err(error) => return Err(error),
@@ -187,7 +239,7 @@ pub(super) fn show_costs(name: &str, costs: &Costs, json: bool) -> Result<()> {
 const FREE: f64 = 0.03;
 
 /// Prints lines of one workload; the first is what the others are compared with.
-fn show(args: &Args, lines: &[Line]) -> Result<()> {
+fn show(args: &Args, what: What, lines: &[Line]) -> Result<()> {
     if args.json {
         for line in lines {
             let text = serde_json::to_string(line).map_err(|error| Error::Unsupported(error.to_string()))?;
@@ -196,7 +248,7 @@ fn show(args: &Args, lines: &[Line]) -> Result<()> {
         return Ok(());
     }
     let Some(first) = lines.first() else { return Ok(()) };
-    if args.what == What::Encode {
+    if what == What::Encode {
         print(&format!(
             "{:16} {:32} {:6.0} dispatches  {:6.3} us each",
             first.workload,
@@ -207,10 +259,10 @@ fn show(args: &Args, lines: &[Line]) -> Result<()> {
         return Ok(());
     }
     for line in lines {
-        let mode = if args.what == What::Replicas { format!("{} replicas", line.replicas) } else { line.mode.clone() };
+        let mode = if what == What::Replicas { format!("{} replicas", line.replicas) } else { line.mode.clone() };
         // Of the first line: for replicas, the time of one replica's step.
         let ratio = line.ms_per_step / f64::from(line.replicas) / first.ms_per_step;
-        let same = matches!(args.what, What::Step | What::Replicas);
+        let same = matches!(what, What::Step | What::Replicas);
         let of_step = |text: String| if same { text } else { String::new() };
         print(&format!(
             "{:22} {:44} {:10.3} {:>21} {:>7} {:9.3} {:9.3} {:>10} {:>5.0}% {:>7.0} {:>10} {:>11} {:>10}",

@@ -3,9 +3,9 @@
     pip install torch "transformer-lens<3"   # whichever is missing is skipped, and said so
     cargo build --release
     cargo build --release --manifest-path tools/peers/burn/Cargo.toml
-    python3 tools/peers/peers.py [--workload grok] [--rounds 5] [--threads 2]
+    python3 tools/peers/peers.py [--workload grok] [--rounds 5] [--threads 2] [--json]
 
-Prints one table a workload: milliseconds of a step (median, least, most over rounds) and the ratio to PyTorch eager.
+Prints PyTorch's rate in a large product, and one table a workload, or with --json one object a line: milliseconds of a step (median, least, most over rounds) and the ratio to PyTorch eager.
 A peer's step is forward, cross-entropy, backward and AdamW on the shapes of src/bench/workloads. The panel is loss,
 accuracy, attention entropies, and norms of every weight, gradient and update: what most of class F is. Full-grid
 losses are those of all test pairs, of all pairs with nothing but five frequencies left in the logits, and of the
@@ -21,13 +21,14 @@ import json
 import pathlib
 import statistics
 import subprocess
+import sys
 import time
 
 try:
     import torch
 except ImportError:
     torch = None
-    print("PyTorch skipped: not installed")
+    print("PyTorch skipped: not installed", file=sys.stderr)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -193,7 +194,7 @@ def torch_peers(c, device, grid):
         compiled()
         peers["torch.compile"] = compiled
     except Exception as error:  # No compiler on this machine, or an unsupported one.
-        print(f"torch.compile skipped: {str(error).splitlines()[0][:100]}")
+        print(f"torch.compile skipped: {str(error).splitlines()[0][:100]}", file=sys.stderr)
 
     if device == "cuda":
         g = build()
@@ -255,6 +256,22 @@ def lens_peers(c, device, grid):
     return peers
 
 
+def products(device, wait, rounds):
+    """GFLOP/s of PyTorch in a product of two n x n matrices, by the type of their numbers: median of the rounds."""
+    n = 4096 if device == "cuda" else 1024
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for dtype in (torch.float32, torch.float16) if device == "cuda" else (torch.float32,):
+        a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+        rates = []
+        for _ in range(rounds + 1):
+            began = time.perf_counter()
+            for _ in range(10):
+                a @ b
+            wait()
+            rates.append(10 * 2e-9 * n**3 / (time.perf_counter() - began))
+        yield f"product {n}x{n}x{n}", str(dtype).removeprefix("torch."), statistics.median(rates[1:])
+
+
 def last_words(done):
     """What a process that failed said last."""
     return (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
@@ -264,13 +281,13 @@ def ours(workload, modes):
     """One line of `thermoscope bench step --json` for each of these modes, or for all; None where it is not built."""
     binary = ROOT / "target/release/thermoscope"
     if not binary.exists():
-        print("thermoscope skipped: cargo build --release first")
+        print("thermoscope skipped: cargo build --release first", file=sys.stderr)
         return None
     command = [binary, "bench", "step", "--preset", workload, "--rounds", "1", "--json"]
     command += [word for mode in modes for word in ("--mode", mode)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        print("thermoscope skipped:", last_words(done))
+        print("thermoscope skipped:", last_words(done), file=sys.stderr)
         return None
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -279,16 +296,16 @@ def burn(workload, limit):
     """The line of tools/peers/burn, or None where it is not built or not done in ten times `limit` seconds."""
     binary = ROOT / "tools/peers/burn/target/release/burn-peer"
     if not binary.exists():
-        print("burn skipped: cargo build --release --manifest-path tools/peers/burn/Cargo.toml first")
+        print("burn skipped: cargo build --release --manifest-path tools/peers/burn/Cargo.toml first", file=sys.stderr)
         return None
     command = [binary, "--workload", workload, "--rounds", "1", "--limit", str(limit)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10 * limit)
     except subprocess.TimeoutExpired:
-        print(f"burn skipped: {workload} was stopped after {10 * limit} s")
+        print(f"burn skipped: {workload} was stopped after {10 * limit} s", file=sys.stderr)
         return None
     if done.returncode:
-        print("burn skipped:", last_words(done))
+        print("burn skipped:", last_words(done), file=sys.stderr)
         return None
     return json.loads(done.stdout)
 
@@ -299,12 +316,18 @@ def main():
     args.add_argument("--rounds", type=int, default=5)
     args.add_argument("--threads", type=int, default=0, help="of PyTorch on the CPU; 0 for its own choice")
     args.add_argument("--mode", action="append", default=[], help="of thermoscope; by default all")
+    args.add_argument("--json", action="store_true", help="one JSON object a line")
     args.add_argument("--burn-limit", type=int, default=60, help="seconds after which burn begins no further step")
     args = args.parse_args()
     if torch and args.threads:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch and torch.cuda.is_available() else "cpu"
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    for product, dtype, rate in products(device, wait, args.rounds) if torch else []:
+        if args.json:
+            print(json.dumps({"workload": product, "mode": f"PyTorch {dtype}", "adapter": device, "gflops": rate}))
+        else:
+            print(f"{product} in {dtype}: {rate:.0f} GFLOP/s ({device}, PyTorch)")
     for name in args.workload or WORKLOADS:
         c = WORKLOADS[name]
         peers = {}
@@ -315,7 +338,7 @@ def main():
             try:
                 peers |= lens_peers(c, device, grid)
             except ImportError as error:
-                print(f"TransformerLens skipped: {error}")
+                print(f"TransformerLens skipped: {error}", file=sys.stderr)
         times = {peer: [] for peer in peers}
         counts = {}
         for peer, step in peers.items():
@@ -344,9 +367,16 @@ def main():
                 key = f"{line['mode']} ({line['adapter']})"
                 others.setdefault(key, []).append(line.get("wall_ms_per_step", line["ms_per_step"]))
         base = statistics.median(times["PyTorch eager"]) if "PyTorch eager" in times else None
-        print(f"\n{name}: {device}, {torch.__version__ if torch else 'no PyTorch'}, milliseconds a step")
+        version = torch.__version__ if torch else "no PyTorch"
+        if not args.json:
+            print(f"\n{name}: {device}, {version}, milliseconds a step")
         for peer, values in (times | others).items():
             median = statistics.median(values)
+            if args.json:
+                line = {"workload": name, "mode": peer, "peers_on": f"{device}, {version}", "ms_per_step": median}
+                line |= {"min": min(values), "max": max(values), "to_pytorch_eager": median / base if base else None}
+                print(json.dumps(line), flush=True)
+                continue
             ratio = f"{median / base:8.2f}" if base else ""
             print(f"  {peer:80} {median:10.3f}  ({min(values):.3f} to {max(values):.3f}) {ratio}", flush=True)
 
