@@ -3,14 +3,16 @@
 
 mod config;
 mod folder;
+mod formats;
 mod keys;
+mod tensors;
 mod transformer;
 mod weights;
 
 pub use config::{InitMode, ModelConfig, Normalization, PositionalEmbedding};
 pub use folder::ModelFolder;
-pub(crate) use folder::open;
 #[cfg(feature = "record")]
 pub(crate) use folder::{read_weights, write_tensors};
+pub(crate) use tensors::{Tensors, open};
 pub use transformer::{Forward, Model, Point, ReadOut, Resume, Rows};
 pub use weights::{Init, WeightSpec, WeightTable};
