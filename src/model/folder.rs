@@ -6,11 +6,14 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
 use super::keys::{self, decided_by, is_buffer};
-use super::tensors::{Stored, Strides, Tensors, WHOLE};
+use super::tensors::{Stored, Strides, Tensors, WHOLE, is_name};
 use super::{ModelConfig, WeightTable, formats};
 use crate::error::{Error, Result};
 
 const CONFIG: &str = "config.json";
+
+/// The file of a folder that says how text becomes tokens.
+pub const TOKENIZER: &str = "tokenizer.json";
 
 /// A configuration and the weights of one or more replicas.
 #[derive(Clone, Debug)]
@@ -53,6 +56,14 @@ impl ModelFolder {
         let folder = Self { config, replicas };
         folder.check_the_rest(&tensors, &table)?;
         Ok(folder)
+    }
+
+    /// Where the files of a folder are: in the folder itself, or in that of the Hub's cache it stands for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] where the cache names none.
+    pub fn place(dir: &Path) -> Result<PathBuf> {
+        snapshot(dir)
     }
 
     /// The files that [`ModelFolder::read`] reads of a folder.
@@ -162,7 +173,7 @@ fn snapshot(dir: &Path) -> Result<PathBuf> {
     let main = dir.join("refs").join("main");
     let revision = std::fs::read_to_string(&main).map_err(Error::io("cannot read", &main))?;
     let found = snapshots.join(revision.trim());
-    if found.is_dir() && found.parent() == Some(&snapshots) {
+    if is_name(revision.trim()) && found.is_dir() {
         return Ok(found);
     }
     Err(Error::format(

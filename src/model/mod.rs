@@ -6,11 +6,13 @@ mod folder;
 mod formats;
 mod keys;
 mod tensors;
+#[cfg(feature = "tokenizers")]
+pub mod tokenizer;
 mod transformer;
 mod weights;
 
 pub use config::{InitMode, ModelConfig, Normalization, PositionalEmbedding};
-pub use folder::ModelFolder;
+pub use folder::{ModelFolder, TOKENIZER};
 #[cfg(feature = "record")]
 pub(crate) use folder::{read_weights, write_tensors};
 pub(crate) use tensors::{Tensors, open};

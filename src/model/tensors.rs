@@ -45,6 +45,11 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// Whether that is the name of a file, not a path to somewhere else.
+pub(super) fn is_name(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file| file == name)
+}
+
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
 struct Index {
@@ -57,8 +62,7 @@ impl Index {
         let bytes = std::fs::read(path).map_err(Error::io("cannot read", path))?;
         let what = "an object weight_map that names the file of each tensor";
         let index: Self = crate::files::json(path, &bytes, what)?;
-        let beside = |file: &str| Path::new(file).file_name().is_some_and(|name| name == file);
-        match index.weight_map.iter().find(|(_, file)| !beside(file)) {
+        match index.weight_map.iter().find(|(_, file)| !is_name(file)) {
             Some((tensor, file)) => Err(Error::format(
                 path,
                 format!("looks for tensor {tensor} in {file:?}; the name of a file beside the index is needed"),

@@ -306,3 +306,6 @@ fn fits_any(config: &ModelConfig) -> Result<(), String> {
 fn check(reasons: &[(bool, &str)]) -> Result<(), String> {
     reasons.iter().find(|(holds, _)| *holds).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))
 }
+
+#[cfg(test)]
+mod tests;

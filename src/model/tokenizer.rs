@@ -1,0 +1,135 @@
+//! Text and tokens: the `tokenizer.json` of a model folder, as Hugging Face's tokenizers read it.
+
+use std::path::Path;
+
+use super::folder::{ModelFolder, TOKENIZER};
+use crate::error::{Error, Result};
+
+/// How text becomes token ids, and back.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+}
+
+impl Tokenizer {
+    /// Reads the `tokenizer.json` of a model folder.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where there is none, so that there are token ids only; [`Error::Format`] where it cannot be
+    /// read.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = ModelFolder::place(dir)?.join(TOKENIZER);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Unsupported(format!(
+                    "{} has no {TOKENIZER}, so tokens have numbers only and no text: give token ids, or put the {TOKENIZER} of the model there",
+                    dir.display()
+                )));
+            }
+            read => read.map_err(Error::io("cannot read", &path))?,
+        };
+        Self::from_bytes(&bytes).map_err(|error| Error::format(&path, error))
+    }
+
+    /// Reads the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        // What cannot be parsed is an error of serde's, which names the line; what is then built from it may be one too.
+        tokenizers::Tokenizer::from_bytes(bytes).map(|inner| Self { inner }).map_err(|error| {
+            format!("cannot be read as a {TOKENIZER} ({error}); take the one that belongs to the model")
+        })
+    }
+
+    /// The ids of a text, without tokens at its beginning or end that it does not hold.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the tokenizer has no way to write the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false);
+        Ok(encoding
+            .map_err(|error| Error::Unsupported(format!("{text:?} cannot be tokenized: {error}")))?
+            .get_ids()
+            .to_vec())
+    }
+
+    /// The text of ids, special tokens included.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an id that there is not.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        if let Some(id) = ids.iter().find(|id| self.inner.id_to_token(**id).is_none()) {
+            return Err(Error::Unsupported(format!(
+                "there is no token {id}; the tokenizer has {}",
+                self.inner.get_vocab_size(true)
+            )));
+        }
+        self.inner.decode(ids, false).map_err(|error| Error::Unsupported(format!("{ids:?} cannot be written: {error}")))
+    }
+
+    /// The id of a text that is a single token, as the answers of a probe have to be; mind that most tokens of words begin
+    /// with a space.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with the tokens that it is instead.
+    pub fn single(&self, text: &str) -> Result<u32> {
+        let ids = self.encode(text)?;
+        match ids.as_slice() {
+            [id] => Ok(*id),
+            _ => {
+                let parts: Result<Vec<String>> = ids.iter().map(|id| self.decode(&[*id])).collect();
+                Err(Error::Unsupported(format!("{text:?} is {} tokens, one is needed: {:?}", ids.len(), parts?)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Byte-level as GPT-2's, with two merges and a token for the end.
+    fn text() -> String {
+        let mut vocab: serde_json::Map<String, serde_json::Value> =
+            "abcĠ".chars().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+        vocab.insert("ab".to_owned(), json!(4));
+        vocab.insert("Ġab".to_owned(), json!(5));
+        vocab.insert("<end>".to_owned(), json!(6));
+        let special = json!({ "id": 6, "content": "<end>", "special": true, "normalized": false, "lstrip": false,
+            "rstrip": false, "single_word": false });
+        let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+        json!({ "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special], "normalizer": null,
+            "pre_tokenizer": level, "post_processor": null, "decoder": level,
+            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "vocab": vocab, "merges": ["a b", "Ġ ab"] } })
+        .to_string()
+    }
+
+    #[test]
+    fn text_becomes_tokens_and_text_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(TOKENIZER), text()).unwrap();
+        let tokenizer = Tokenizer::read(dir.path()).unwrap();
+        assert_eq!(tokenizer.encode("ab abc<end>").unwrap(), [4, 5, 2, 6]);
+        assert_eq!(tokenizer.decode(&[4, 5, 2, 6]).unwrap(), "ab abc<end>");
+        assert_eq!(tokenizer.single(" ab").unwrap(), 5);
+        let error = tokenizer.single(" abc").unwrap_err().to_string();
+        assert!(error.contains("2 tokens") && error.contains("\" ab\", \"c\""), "{error}");
+        assert!(tokenizer.decode(&[9]).unwrap_err().to_string().contains("no token 9"));
+    }
+
+    #[test]
+    fn a_folder_without_text_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = |word: &str| {
+            let error = Tokenizer::read(dir.path()).err().unwrap().to_string();
+            assert!(error.contains(word) && error.contains(TOKENIZER), "{error}");
+        };
+        words("token ids");
+        std::fs::write(dir.path().join(TOKENIZER), &text()[..90]).unwrap();
+        words("cannot be read");
+        assert!(Tokenizer::from_bytes(b"{\"model\": 3}").is_err());
+    }
+}
