@@ -34,7 +34,7 @@ def cases(layers, width, heads, mlp, vocab, context):
     neox = dict(common, num_attention_heads=heads // 2)
     gpt2 = dict(n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocab, n_positions=context, bos_token_id=0,
                 eos_token_id=0)
-    llama3 = dict(LLAMA3, original_max_position_embeddings=context * 3 // 2)
+    llama3 = dict(LLAMA3, original_max_position_embeddings=context * 5 // 6)
 
     def old_neox(config):
         # As transformers 4 wrote it.
@@ -205,12 +205,17 @@ HOOKS = ["hook_resid_pre", "ln1.hook_normalized", "attn.hook_q", "attn.hook_k", 
 
 
 def check(args):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
     binaries = ROOT / "target" / args.build
     models = {}
     for seed, (name, (config, change, how)) in enumerate(cases(6, 64, 4, 96, 101, 96).items()):
         write(work / name, config, change, how, seed)
+        words = {f"w{at}": at for at in range(101)}
+        Tokenizer(WordLevel(words, unk_token="w0")).save(str(work / name / "tokenizer.json"))
         models[name] = work / name
     for path in args.model:
         models[Path(path).name] = Path(path)
@@ -268,14 +273,18 @@ def lens(folders):
     version = importlib.metadata.version("transformer_lens")
     for folder in map(Path, folders):
         expected = load_file(folder / "expected.safetensors")
-        if version.startswith("2"):
-            logits = of_hooked(folder / "lens")(expected["tokens"])
-        else:
-            from transformer_lens.model_bridge import TransformerBridge
+        try:
+            if version.startswith("2"):
+                model = of_hooked(folder / "lens")
+            else:
+                from transformer_lens.model_bridge import TransformerBridge
 
-            bridge = TransformerBridge.boot_transformers(str(folder / "hf"), device="cpu", dtype=torch.float32)
-            logits = bridge(expected["tokens"])
-        error = relative(logits.detach().double().numpy(), expected["logits"].numpy())
+                model = TransformerBridge.boot_transformers(str(folder / "hf"), device="cpu", dtype=torch.float32)
+        except (AssertionError, NotImplementedError) as error:
+            print(f"{folder.name:28} TransformerLens {version} does not compute it: {error!r}")
+            continue
+        with torch.no_grad():
+            error = relative(model(expected["tokens"]).double().numpy(), expected["logits"].numpy())
         print(f"{folder.name:28} TransformerLens {version} logits {error:.1e}", flush=True)
 
 
@@ -294,7 +303,7 @@ def of_hooked(folder):
         config["n_key_value_heads"] = None
     if isinstance(scaling, dict):
         if "llama3" not in scaling or keys["gate_biases"]:
-            raise SystemExit(f"{folder}: HookedTransformer cannot compute {scaling}")
+            raise NotImplementedError(f"{scaling}, gate_biases = {keys['gate_biases']}")
         llama3 = scaling["llama3"]
         config.update(use_NTK_by_parts_rope=True, NTK_by_parts_factor=llama3["factor"],
                       NTK_by_parts_low_freq_factor=llama3["low_freq_factor"],

@@ -13,6 +13,7 @@ use crate::model::keys::typed;
 const IRRELEVANT: &[&str] = &[
     "_attn_implementation_autoset",
     "_commit_hash",
+    "_model_name_or_path",
     "_name_or_path",
     "architectures",
     "attention_dropout",

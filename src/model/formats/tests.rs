@@ -258,7 +258,7 @@ fn older_names_of_positions_mean_the_same() {
     let scaling = llama.keys()["rope_parameters"].clone();
     let old = json!({ "rope_parameters": null, "rope_theta": 50_000.0, "rope_scaling": scaling });
     assert_eq!(llama.with(&old).unwrap().config, known);
-    assert!(matches!(known.rotary_scaling, RotaryScaling::Llama3 { original_n_ctx: 18, .. }));
+    assert!(matches!(known.rotary_scaling, RotaryScaling::Llama3 { original_n_ctx: 10, .. }));
     let plain = llama.with(&json!({ "rope_parameters": null })).unwrap().config;
     assert_eq!((plain.rotary_base, plain.rotary_scaling), (10_000.0, RotaryScaling::None));
     let neox = Copy::of("neox-sequential");
