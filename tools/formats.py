@@ -2,10 +2,11 @@
 """Model folders of every architecture, written by transformers and read by Thermoscope, and back.
 
     python3 tools/formats.py golden            tiny folders with their f64 logits, into tests/golden/formats
-    python3 tools/formats.py check             compares every hook and what is exported; writes docs/formats.md
+    python3 tools/formats.py check             compares every hook, and what is exported and read by transformers again
     python3 tools/formats.py check --model DIR the same of a model from elsewhere, beside the random ones
-    python3 tools/formats.py lens DIR          opens exported folders (DIR/hf, DIR/lens) with the TransformerLens that is
-                                               installed: 2.x loads state dicts, 4.x boots Hugging Face's folders
+    python3 tools/formats.py lens              opens what was exported with the TransformerLens that is installed: 2.x loads
+                                               state dicts, 4.x boots Hugging Face's folders
+    python3 tools/formats.py document          writes docs/formats.md from what the last two found
 
 Needs torch, transformers 5, numpy and safetensors; `check` also `cargo build --bins --example hooks` (or --build release).
 Weights are random, with norms and biases that are far from what they start at, so that nothing that is mixed up goes unseen.
@@ -56,10 +57,10 @@ def cases(layers, width, heads, mlp, vocab, context):
                                               "rope_type": "default", "rope_theta": 500.0,
                                               "partial_rotary_factor": 0.5}), old_neox, {}),
         "llama": (LlamaConfig(**shared, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}), None, {}),
-        "llama3": (LlamaConfig(**shared, head_dim=2 * width // heads, attention_bias=True, mlp_bias=True,
-                               tie_word_embeddings=True, rms_norm_eps=1e-5, rope_parameters=llama3), None, {}),
-        "llama-linear": (LlamaConfig(**shared, rope_parameters={"rope_type": "linear", "rope_theta": 10_000.0,
-                                                                "factor": 2.0}), old_llama,
+        "llama3": (LlamaConfig(**shared, head_dim=2 * width // heads, attention_bias=True, tie_word_embeddings=True,
+                               rms_norm_eps=1e-5, rope_parameters=llama3), None, {}),
+        "llama-linear": (LlamaConfig(**shared, mlp_bias=True, rope_parameters={"rope_type": "linear", "factor": 2.0,
+                                                                               "rope_theta": 10_000.0}), old_llama,
                          {"dtype": torch.bfloat16, "shards": True}),
         "mistral": (MistralConfig(**shared, sliding_window=context - 2), None, {"dtype": torch.float16}),
         "qwen2": (Qwen2Config(**shared, tie_word_embeddings=True), None, {}),
@@ -208,7 +209,7 @@ def check(args):
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
-    work = Path(args.work)
+    work = args.work
     work.mkdir(parents=True, exist_ok=True)
     binaries = ROOT / "target" / args.build
     models = {}
@@ -218,7 +219,7 @@ def check(args):
         Tokenizer(WordLevel(words, unk_token="w0")).save(str(work / name / "tokenizer.json"))
         models[name] = work / name
     for path in args.model:
-        models[Path(path).name] = Path(path)
+        models[path.name] = path
     rows, ends = [], []
     for name, path in models.items():
         model = in_f64(path)
@@ -243,35 +244,49 @@ def check(args):
         ends.append((name, model.config.model_type, last, logits, relative(again, exact["logits"])))
         print(f"{name:18} logits {logits:.1e}  exported {ends[-1][-1]:.1e}  "
               f"worst hook {max(e for row in rows if row[0] == name for e in row[2] if e is not None):.1e}", flush=True)
-    document(rows, ends)
-
-
-def document(rows, ends):
-    def number(x):
-        return "" if x is None else f"{x:.0e}".replace("e-0", "e-")
-
     import transformers
+    found = {"transformers": transformers.__version__, "rows": rows, "ends": ends}
+    (work / "check.json").write_text(json.dumps(found))
+
+
+def document(work):
+    def number(x):
+        return "" if x is None else "0" if x == 0 else f"{x:.0e}".replace("e-0", "e-")
+
+    found = json.loads((work / "check.json").read_text())
+    lenses = {major: json.loads((work / f"lens-{major}.json").read_text()) for major in "24" if (work / f"lens-{major}.json").exists()}
+    versions = [f"TransformerLens {lens['version']}" for lens in lenses.values()]
     lines = [
-        "# Model folders against transformers", "",
-        "What `python3 tools/formats.py check` measured: random models of six layers (`tools/formats.py` has their",
-        f"configurations), 2 x 80 tokens, f32 on a Vulkan device against transformers {transformers.__version__} in f64 (which takes norms",
-        "of the Llama family and rotary angles in f32). Errors are norms of differences relative to norms of values. The last",
-        "column is what transformers computes from the folder that `thermoscope export` wrote.", "",
-        "| model | `model_type` | `ln_final.hook_normalized` | logits | logits, exported |", "|---|---|---|---|---|",
+        "# Model folders against other libraries", "",
+        "What `tools/formats.py` measured: random models of six layers (the script has their configurations) and SmolLM2-135M-Instruct",
+        "(`tools/fetch-smollm2`), 2 x 80 tokens, f32 on Mesa's lavapipe against",
+        f"transformers {found['transformers']} in f64, which takes norms of the Llama family and rotary angles in f32 even so. Errors are norms of",
+        "differences relative to norms of values. *Exported* is what transformers, in f64 too, and TransformerLens, in f32, compute from what",
+        "`thermoscope export` wrote; a dash where TransformerLens does not compute such a model.", "",
+        "| model | `model_type` | behind the last norm | logits | exported | " + " | ".join(versions) + " |",
+        "|---" * (5 + len(versions)) + "|",
     ]
-    lines += [f"| {name} | {kind} | {number(last)} | {number(logits)} | {number(again)} |" for name, kind, last, logits, again in ends]
-    lines += ["", "At the hooks of an early, a middle and a late layer (`blocks.{layer}.` before each name):", ""]
+    for name, kind, last, logits, again in found["ends"]:
+        by = [lens["errors"].get(name) for lens in lenses.values()]
+        cells = [name, f"`{kind}`", number(last), number(logits), number(again), *(number(x) or "-" for x in by)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "", "TransformerLens 4 takes no notice of `scale_attn_weights: false` (gpt2-untied) and has no GPT-NeoX without biases of attention;",
+        "TransformerLens 2 has no linear scaling of rotary positions, and adds one bias of gated MLPs behind the gate.",
+        "", "At the hooks of an early, a middle and a late layer (behind `blocks.{layer}.`):", "",
+    ]
     lines += ["| model | layer | " + " | ".join(f"`{hook.replace('hook_', '')}`" for hook in HOOKS) + " |", "|---" * (len(HOOKS) + 2) + "|"]
-    lines += [f"| {name} | {layer} | " + " | ".join(map(number, errors)) + " |" for name, layer, errors in rows]
+    lines += [f"| {name} | {layer} | " + " | ".join(map(number, errors)) + " |" for name, layer, errors in found["rows"]]
     (ROOT / "docs/formats.md").write_text("\n".join(lines) + "\n")
 
 
-def lens(folders):
+def lens(work):
     """Exported folders in TransformerLens."""
     import importlib.metadata
 
     version = importlib.metadata.version("transformer_lens")
-    for folder in map(Path, folders):
+    errors = {}
+    for folder in sorted(work.glob("*-exported")):
         expected = load_file(folder / "expected.safetensors")
         try:
             if version.startswith("2"):
@@ -285,7 +300,9 @@ def lens(folders):
             continue
         with torch.no_grad():
             error = relative(model(expected["tokens"]).double().numpy(), expected["logits"].numpy())
+        errors[folder.name.removesuffix("-exported")] = error
         print(f"{folder.name:28} TransformerLens {version} logits {error:.1e}", flush=True)
+    (work / f"lens-{version[0]}.json").write_text(json.dumps({"version": version, "errors": errors}))
 
 
 def of_hooked(folder):
@@ -301,9 +318,9 @@ def of_hooked(folder):
         config.pop("rotary_dim")
     if config["n_key_value_heads"] == config["n_heads"]:
         config["n_key_value_heads"] = None
-    if isinstance(scaling, dict):
-        if "llama3" not in scaling or keys["gate_biases"]:
-            raise NotImplementedError(f"{scaling}, gate_biases = {keys['gate_biases']}")
+    if keys["gate_biases"] or "linear" in scaling:
+        raise NotImplementedError(f"rotary_scaling = {scaling}, gate_biases = {keys['gate_biases']}")
+    if "llama3" in scaling:
         llama3 = scaling["llama3"]
         config.update(use_NTK_by_parts_rope=True, NTK_by_parts_factor=llama3["factor"],
                       NTK_by_parts_low_freq_factor=llama3["low_freq_factor"],
@@ -321,17 +338,16 @@ def of_hooked(folder):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("golden")
-    checking = commands.add_parser("check")
-    checking.add_argument("--build", default="debug", help="folder of the binaries under target/")
-    checking.add_argument("--work", default="/tmp/formats", help="where models are written")
-    checking.add_argument("--model", action="append", default=[], help="a folder of a model from elsewhere")
-    commands.add_parser("lens").add_argument("folders", nargs="+")
+    parser.add_argument("command", choices=["golden", "check", "lens", "document"])
+    parser.add_argument("--build", default="debug", help="folder of the binaries under target/")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/formats"), help="where models are written")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a folder of a model from elsewhere")
     args = parser.parse_args()
     if args.command == "golden":
         golden()
     elif args.command == "check":
         check(args)
+    elif args.command == "lens":
+        lens(args.work)
     else:
-        lens(args.folders)
+        document(args.work)

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::keys::{self, decided_by, is_buffer};
 use super::tensors::{Stored, Strides, Tensors, WHOLE, is_name};
-use super::{ModelConfig, WeightTable, formats};
+use super::{ModelConfig, WeightSpec, WeightTable, formats};
 use crate::error::{Error, Result};
 
 const CONFIG: &str = "config.json";
@@ -25,8 +25,8 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads a folder of TransformerLens's layout or of one of the families of [`super::formats`], told apart by what the
-    /// weights are called. Of TransformerLens's, biases and sizes that `config.json` leaves out are read off the weights; the
+    /// Reads a folder of TransformerLens's layout or of of Hugging Face's transformers (GPT-2, GPT-NeoX,
+    /// Llama, Mistral, Qwen2), told apart by what the weights are called. Of TransformerLens's, biases and sizes that `config.json` leaves out are read off the weights; the
     /// kind of norm and the activation must be there. Keys that would change what is computed and are not understood are
     /// refused, and so are tensors that the model has no place for: nothing is passed over unless it is known not to matter.
     /// A model of the Hub's cache (`models--org--name`) is read as its `refs/main` stands.
@@ -249,7 +249,8 @@ pub(crate) fn read_weights(
     prefix: &str,
     why: impl Fn(&str) -> String,
 ) -> Result<Vec<Vec<f32>>> {
-    let mut replicas: Vec<Vec<f32>> = Vec::new();
+    let mut found: Vec<(&WeightSpec, Stored<'_>)> = Vec::new();
+    let mut replicas = 0;
     for spec in table.specs() {
         let name = format!("{prefix}{}", spec.name);
         let stored = tensors.get(&name).or_else(|| tensors.get(&with_other_mark(&name))).ok_or_else(|| {
@@ -262,17 +263,19 @@ pub(crate) fn read_weights(
             [r, dims @ ..] if dims == spec.dims => *r,
             _ => 0,
         };
-        if count == 0 || (!replicas.is_empty() && replicas.len() != count) {
-            let of = match replicas.len() {
+        if count == 0 || (!found.is_empty() && replicas != count) {
+            let of = match replicas {
                 0 | 1 => String::new(),
                 count => format!(" for each of {count} replicas, as tensors before it have"),
             };
             let shape = stored.shape();
             return Err(stored.fail(format_args!("has shape {shape:?}; config.json asks for {:?}{of}", spec.dims)));
         }
-        if replicas.is_empty() {
-            replicas = vec![vec![0.0; table.len()]; count];
-        }
+        replicas = count;
+        found.push((spec, stored));
+    }
+    let mut replicas = vec![vec![0.0; table.len()]; replicas];
+    for (spec, stored) in &found {
         for (number, replica) in replicas.iter_mut().enumerate() {
             let at = Strides::contiguous(number * spec.len(), &spec.dims);
             stored.read(&at, &spec.dims, &mut replica[spec.offset..][..spec.len()])?;

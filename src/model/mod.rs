@@ -15,6 +15,8 @@ pub use config::{InitMode, ModelConfig, Normalization, PositionalEmbedding};
 pub use folder::{ModelFolder, TOKENIZER};
 #[cfg(feature = "record")]
 pub(crate) use folder::{read_weights, write_tensors};
-pub(crate) use tensors::{Tensors, open};
+#[cfg(feature = "record")]
+pub(crate) use tensors::Tensors;
+pub(crate) use tensors::open;
 pub use transformer::{Forward, Model, Point, ReadOut, Resume, Rows};
 pub use weights::{Init, WeightSpec, WeightTable};

@@ -102,6 +102,7 @@ impl Tensors {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read; [`Error::Format`] where it is no whole safetensors file.
+    #[cfg(feature = "record")]
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut tensors = Self { files: Vec::new(), found: BTreeMap::new() };
         tensors.add(path)?;
@@ -111,7 +112,8 @@ impl Tensors {
     /// Opens the weights of a folder.
     ///
     /// # Errors
-    /// As [`files`] and [`Tensors::open`]; [`Error::Format`] too where index and files do not agree.
+    /// As [`files`]; [`Error::Io`] where one cannot be read; [`Error::Format`] where one is no whole safetensors file, and
+    /// where index and files do not agree.
     pub(super) fn of_folder(dir: &Path) -> Result<Self> {
         let files = files(dir)?;
         let (index, shards) = match files.split_first() {

@@ -35,7 +35,7 @@ fn place() -> Place {
 #[test]
 fn a_foreign_folder_is_measured_trained_from_and_depended_on() {
     let place = place();
-    place.good("measure model --config task.toml --all --set measure.only=[\"loss\"] --out measured");
+    place.good("measure model --config task.toml --all --set measure.only=[\"loss.test\"] --out measured");
     place.good("run task.toml --from model --out trained");
     let manifest = RunDir::read_manifest(&place.path("trained")).unwrap();
     let names = ["config.json", "model.safetensors.index.json", "00001-of-00002", "00002-of-00002"];

@@ -47,7 +47,7 @@ impl Family for Gpt2 {
             n_layers: keys.size("n_layer")?,
             d_model,
             n_heads,
-            d_mlp: keys.maybe_size("n_inner")?.unwrap_or(4 * d_model),
+            d_mlp: keys.maybe_size("n_inner")?.unwrap_or(0),
             act_fn: keys.act_fn("activation_function", ActFn::GeluNew)?,
             normalization_type: Normalization::LN,
             unembed_bias: false,

@@ -146,8 +146,8 @@ pub(super) fn read(
     let config = config.resolve().map_err(|error| Error::format(path, error.to_string()))?;
     let table = WeightTable::new(&config);
     let mut names = names(family, tensors)?;
-    let mut weights = vec![0.0; table.len()];
-    let mut read = Vec::new();
+    // Every shape is known to be right before there is room for what the configuration asks for.
+    let mut found = Vec::new();
     for spec in table.specs() {
         let (layer, part) = part(&spec.name);
         let Some(place) = family.place(layer, &part, &spec.dims, &config) else { continue };
@@ -157,24 +157,24 @@ pub(super) fn read(
             } else {
                 format!(" of {:?}, as {} models of {} layers have", place.shape, family.name(), config.n_layers)
             };
+            let prefix = family.prefix_of(&place.name);
             Error::format(
                 tensors.path(),
-                format!(
-                    "has no tensor {}{}, which config.json asks for{why}",
-                    family.prefix_of(&place.name),
-                    place.name
-                ),
+                format!("has no tensor {prefix}{}, which config.json asks for{why}", place.name),
             )
         })?;
         if stored.shape() != place.shape {
             let shape = stored.shape();
             return Err(stored.fail(format_args!("has shape {shape:?}; config.json asks for {:?}", place.shape)));
         }
-        stored.read(&place.at, &spec.dims, &mut weights[spec.offset..][..spec.len()])?;
-        read.push(place.name);
+        found.push((spec, stored, place));
     }
-    for name in read {
-        names.remove(name.as_str());
+    let mut weights = vec![0.0; table.len()];
+    for (spec, stored, place) in &found {
+        stored.read(&place.at, &spec.dims, &mut weights[spec.offset..][..spec.len()])?;
+    }
+    for (.., place) in &found {
+        names.remove(place.name.as_str());
     }
     let head = names.remove(family.heads()[0]).and_then(|name| tensors.get(name));
     if let Some(head) = head {
@@ -307,5 +307,7 @@ fn check(reasons: &[(bool, &str)]) -> Result<(), String> {
     reasons.iter().find(|(holds, _)| *holds).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))
 }
 
+#[cfg(test)]
+mod mutated;
 #[cfg(test)]
 mod tests;

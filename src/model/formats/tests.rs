@@ -233,13 +233,14 @@ fn keys_that_change_what_is_computed_are_understood_or_refused() {
         (json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }), &["rope_scaling", "contradict"]),
         (json!({ "rope_theta": 1e6 }), &["rope_theta", "contradicts", "50000"]),
         (json!({ "attention_bias": false }), &["q_proj.bias", "k_proj.bias", "more"]),
-        (json!({ "mlp_bias": false }), &["mlp.down_proj.bias"]),
         (json!({ "num_key_value_heads": 4 }), &["k_proj.weight", "[16, 16]", "[32, 16]"]),
         (json!({ "head_dim": 4 }), &["q_proj.weight", "[32, 16]", "[16, 16]"]),
         (json!({ "sliding_window": 4 }), &["sliding_window"]),
     ] {
         llama.refused(keys, words);
     }
+
+    Copy::of("llama-linear").refused(json!({ "mlp_bias": false }), &["mlp.down_proj.bias"]);
 
     let mistral = Copy::of("mistral");
     let n_ctx = |keys: Value| mistral.with(&keys).unwrap().config.n_ctx;

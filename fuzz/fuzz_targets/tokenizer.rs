@@ -1,0 +1,11 @@
+//! Any bytes as a tokenizer.json, and what it makes of a text.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use thermoscope::model::tokenizer::Tokenizer;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(tokenizer) = Tokenizer::from_bytes(bytes) {
+        let _ = tokenizer.single(" a text").map(|id| tokenizer.decode(&[id]));
+    }
+});
