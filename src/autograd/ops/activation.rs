@@ -20,7 +20,6 @@ pub enum ActFn {
     #[serde(alias = "gelu_fast", alias = "gelu_pytorch_tanh")]
     GeluNew = 2,
     /// x sigmoid(x).
-    #[serde(alias = "swish")]
     Silu = 3,
 }
 

@@ -131,6 +131,9 @@ impl<'a> Keys<'a> {
     /// The name of a non-linearity.
     pub(super) fn act_fn(&mut self, key: &str, default: ActFn) -> Result<ActFn> {
         let Some(value) = self.left.remove(key) else { return Ok(default) };
+        if value == "swish" {
+            return Ok(ActFn::Silu);
+        }
         let config: ModelConfig =
             typed("act_fn", &value).map_err(|error| self.fail(format!("{key} = {value}: {error}")))?;
         Ok(config.act_fn)

@@ -242,6 +242,8 @@ fn keys_that_change_what_is_computed_are_understood_or_refused() {
 
     Copy::of("llama-linear").refused(json!({ "mlp_bias": false }), &["mlp.down_proj.bias"]);
 
+    assert!(llama.with(&json!({ "hidden_act": "swish" })).is_ok());
+
     let mistral = Copy::of("mistral");
     let n_ctx = |keys: Value| mistral.with(&keys).unwrap().config.n_ctx;
     assert_eq!((n_ctx(json!({})), n_ctx(json!({ "sliding_window": null }))), (10, 12));
