@@ -30,6 +30,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         json!(1),
         json!(-1),
         json!(3),
+        json!(20),
+        json!(64),
         json!(u64::MAX),
         json!(1e300),
         json!(0.3),
