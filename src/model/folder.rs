@@ -25,16 +25,17 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads a folder of TransformerLens's layout or of of Hugging Face's transformers (GPT-2, GPT-NeoX,
-    /// Llama, Mistral, Qwen2), told apart by what the weights are called. Of TransformerLens's, biases and sizes that `config.json` leaves out are read off the weights; the
-    /// kind of norm and the activation must be there. Keys that would change what is computed and are not understood are
-    /// refused, and so are tensors that the model has no place for: nothing is passed over unless it is known not to matter.
+    /// Reads a folder of TransformerLens's layout or of one of Hugging Face's (GPT-2, GPT-NeoX, Llama, Mistral, Qwen2), told
+    /// apart by what the weights are called. Of TransformerLens's, biases and sizes that `config.json` leaves out are read off
+    /// the weights; the kind of norm and the activation must be there. Keys that would change what is computed and are not
+    /// understood are refused, and so are tensors that the model has no place for: nothing is passed over unless it is known
+    /// not to matter.
     /// A model of the Hub's cache (`models--org--name`) is read as its `refs/main` stands.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] with the file and what is wrong with it.
     pub fn read(dir: &Path) -> Result<Self> {
-        let dir = &snapshot(dir)?;
+        let dir = &Self::place(dir)?;
         let tensors = Tensors::of_folder(dir)?;
         let path = dir.join(CONFIG);
         let text = std::fs::read(&path).map_err(Error::io("cannot read", &path))?;
@@ -58,12 +59,29 @@ impl ModelFolder {
         Ok(folder)
     }
 
-    /// Where the files of a folder are: in the folder itself, or in that of the Hub's cache it stands for.
+    /// The folder of a model's files: the folder itself, or where that is the Hub's cache of a model (`models--org--name`), the
+    /// snapshot that `refs/main` names.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] where the cache names none.
     pub fn place(dir: &Path) -> Result<PathBuf> {
-        snapshot(dir)
+        let snapshots = dir.join("snapshots");
+        if dir.join(CONFIG).exists() || !snapshots.is_dir() {
+            return Ok(dir.to_owned());
+        }
+        let main = dir.join("refs").join("main");
+        let revision = std::fs::read_to_string(&main).map_err(Error::io("cannot read", &main))?;
+        let found = snapshots.join(revision.trim());
+        if is_name(revision.trim()) && found.is_dir() {
+            return Ok(found);
+        }
+        Err(Error::format(
+            &main,
+            format!(
+                "names revision {:?}, which is not in snapshots/: download it again, or name one of the folders there",
+                revision.trim()
+            ),
+        ))
     }
 
     /// The files that [`ModelFolder::read`] reads of a folder.
@@ -71,7 +89,7 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] where they cannot be told.
     pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-        let dir = snapshot(dir)?;
+        let dir = Self::place(dir)?;
         let mut files = super::tensors::files(&dir)?;
         files.push(dir.join(CONFIG));
         Ok(files)
@@ -162,27 +180,6 @@ impl ModelFolder {
         write_config(dir, &written.config)?;
         write_safetensors(&dir.join(WHOLE), &written.tensors)
     }
-}
-
-/// The folder of a model's files: where it is the Hub's cache of a model, the snapshot that `refs/main` names.
-fn snapshot(dir: &Path) -> Result<PathBuf> {
-    let snapshots = dir.join("snapshots");
-    if dir.join(CONFIG).exists() || !snapshots.is_dir() {
-        return Ok(dir.to_owned());
-    }
-    let main = dir.join("refs").join("main");
-    let revision = std::fs::read_to_string(&main).map_err(Error::io("cannot read", &main))?;
-    let found = snapshots.join(revision.trim());
-    if is_name(revision.trim()) && found.is_dir() {
-        return Ok(found);
-    }
-    Err(Error::format(
-        &main,
-        format!(
-            "names revision {:?}, which is not in snapshots/: download it again, or name one of the folders there",
-            revision.trim()
-        ),
-    ))
 }
 
 /// Tensors of a file that a configuration has no place for, for a reason.

@@ -103,7 +103,7 @@ impl Family for Llama {
         })
     }
 
-    fn place(&self, layer: Option<usize>, part: &str, dims: &[usize], _: &ModelConfig) -> Option<Place> {
+    fn place(&self, layer: Option<usize>, part: &str, dims: &[usize]) -> Option<Place> {
         let Some(layer) = layer else {
             return Some(match part {
                 "embed.W_E" => Place::same("embed_tokens.weight", dims),

@@ -42,7 +42,7 @@ trait Family: Sync {
 
     /// Where a tensor of a block, called `part` behind `blocks.{layer}.`, or one outside (no layer) is kept; `None` where
     /// such models do not have it, and it is zero. Dimensions are ours.
-    fn place(&self, layer: Option<usize>, part: &str, dims: &[usize], config: &ModelConfig) -> Option<Place>;
+    fn place(&self, layer: Option<usize>, part: &str, dims: &[usize]) -> Option<Place>;
 
     /// The configuration of a model of this family that computes what one of that configuration does, if its tensors have
     /// the same values and those that only one of the two has are zeros, or ones of norms; or why there is none.
@@ -150,7 +150,7 @@ pub(super) fn read(
     let mut found = Vec::new();
     for spec in table.specs() {
         let (layer, part) = part(&spec.name);
-        let Some(place) = family.place(layer, &part, &spec.dims, &config) else { continue };
+        let Some(place) = family.place(layer, &part, &spec.dims) else { continue };
         let stored = names.get(place.name.as_str()).and_then(|name| tensors.get(name)).ok_or_else(|| {
             let why = if spec.name == "unembed.W_U" {
                 ": set tie_word_embeddings to true if the model reads out by its embedding".to_owned()
@@ -271,7 +271,7 @@ pub(super) fn write(config: &ModelConfig, weights: &[f32]) -> Result<Written> {
             None => vec![if spec.init == Init::Ones { 1.0 } else { 0.0 }; spec.len()].into(),
         };
         let (layer, part) = part(&spec.name);
-        let Some(place) = family.place(layer, &part, &spec.dims, full) else { continue };
+        let Some(place) = family.place(layer, &part, &spec.dims) else { continue };
         let name = format!("{}{}", family.prefix_of(&place.name), place.name);
         let len = place.shape.iter().product();
         let (_, file) = files.entry(name).or_insert_with(|| (place.shape, vec![0.0; len]));

@@ -68,7 +68,7 @@ impl Family for Neox {
         })
     }
 
-    fn place(&self, layer: Option<usize>, part: &str, dims: &[usize], _: &ModelConfig) -> Option<Place> {
+    fn place(&self, layer: Option<usize>, part: &str, dims: &[usize]) -> Option<Place> {
         let Some(layer) = layer else {
             return Some(match part {
                 "embed.W_E" => Place::same("embed_in.weight", dims),
