@@ -90,9 +90,8 @@ impl ModelFolder {
     /// [`Error::Io`] and [`Error::Format`] where they cannot be told.
     pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
         let dir = Self::place(dir)?;
-        let mut files = super::tensors::files(&dir)?;
-        files.push(dir.join(CONFIG));
-        Ok(files)
+        let (weights, shards) = super::tensors::files(&dir)?;
+        Ok([vec![dir.join(CONFIG), weights], shards].concat())
     }
 
     /// Tensors that nobody reads mean that the two files do not belong together.

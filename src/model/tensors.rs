@@ -17,20 +17,19 @@ pub(super) const WHOLE: &str = "model.safetensors";
 /// What joins them where they are several.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// The files of a folder's weights: the index first, if there is one.
+/// The file of a folder's weights; or their index, and the files it joins.
 ///
 /// # Errors
 /// [`Error::Io`] where there is neither a file nor an index; [`Error::Format`] where there is a pickle alone, or an index
 /// that cannot be followed.
-pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     let [whole, index] = [WHOLE, INDEX].map(|name| dir.join(name));
     if !whole.exists() && index.exists() {
-        let mut files: Vec<PathBuf> =
+        let mut shards: Vec<PathBuf> =
             Index::read(&index)?.weight_map.into_values().map(|file| dir.join(file)).collect();
-        files.sort_unstable();
-        files.dedup();
-        files.insert(0, index);
-        return Ok(files);
+        shards.sort_unstable();
+        shards.dedup();
+        return Ok((index, shards));
     }
     let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| dir.join(name).exists());
     match pickle.filter(|_| !whole.exists()) {
@@ -41,7 +40,7 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
                 dir.display()
             ),
         )),
-        None => Ok(vec![whole]),
+        None => Ok((whole, Vec::new())),
     }
 }
 
@@ -84,6 +83,8 @@ struct Mapped {
 
 /// Tensors by name, in one file or several.
 pub(crate) struct Tensors {
+    /// The file, or the index of several: the one that messages are about.
+    path: PathBuf,
     files: Vec<Mapped>,
     /// File and place of each.
     found: BTreeMap<String, (usize, TensorInfo)>,
@@ -104,7 +105,7 @@ impl Tensors {
     /// [`Error::Io`] where it cannot be read; [`Error::Format`] where it is no whole safetensors file.
     #[cfg(feature = "record")]
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut tensors = Self { files: Vec::new(), found: BTreeMap::new() };
+        let mut tensors = Self { path: path.to_owned(), files: Vec::new(), found: BTreeMap::new() };
         tensors.add(path)?;
         Ok(tensors)
     }
@@ -115,30 +116,29 @@ impl Tensors {
     /// As [`files`]; [`Error::Io`] where one cannot be read; [`Error::Format`] where one is no whole safetensors file, and
     /// where index and files do not agree.
     pub(super) fn of_folder(dir: &Path) -> Result<Self> {
-        let files = files(dir)?;
-        let (index, shards) = match files.split_first() {
-            Some((first, shards)) if !shards.is_empty() => (Some(first), shards),
-            _ => (None, files.as_slice()),
-        };
-        let mut tensors = Self { files: Vec::new(), found: BTreeMap::new() };
-        for shard in shards {
-            if let Some(index) = index.filter(|_| !shard.exists()) {
+        let (path, shards) = files(dir)?;
+        let mut tensors = Self { path, files: Vec::new(), found: BTreeMap::new() };
+        let path = tensors.path.clone();
+        if shards.is_empty() {
+            tensors.add(&path)?;
+            return Ok(tensors);
+        }
+        for shard in &shards {
+            if !shard.exists() {
                 let name = shard.file_name().unwrap_or_default().display();
                 return Err(Error::format(
-                    index,
+                    path,
                     format!("names {name}, which is not there: the download is not complete, fetch that file too"),
                 ));
             }
             tensors.add(shard)?;
         }
-        if let Some(index) = index {
-            for (name, file) in Index::read(index)?.weight_map {
-                if tensors.get(&name).is_none_or(|stored| stored.path.file_name() != Path::new(&file).file_name()) {
-                    return Err(Error::format(
-                        index,
-                        format!("says that {file} holds tensor {name}, and it does not: files of two models are mixed"),
-                    ));
-                }
+        for (name, file) in Index::read(&path)?.weight_map {
+            if tensors.get(&name).is_none_or(|stored| stored.path.file_name() != Path::new(&file).file_name()) {
+                return Err(Error::format(
+                    path,
+                    format!("says that {file} holds tensor {name}, and it does not: files of two models are mixed"),
+                ));
             }
         }
         Ok(tensors)
@@ -166,9 +166,9 @@ impl Tensors {
         Ok(())
     }
 
-    /// The file that stands for all of them in messages.
+    /// The file that messages about all of them are about.
     pub(crate) fn path(&self) -> &Path {
-        self.files.first().map_or(Path::new(""), |file| &file.path)
+        &self.path
     }
 
     /// All names, in order.

@@ -240,7 +240,8 @@ fn keys_that_change_what_is_computed_are_understood_or_refused() {
         llama.refused(keys, words);
     }
 
-    Copy::of("llama-linear").refused(json!({ "mlp_bias": false }), &["mlp.down_proj.bias"]);
+    let linear = Copy::of("llama-linear");
+    linear.refused(json!({ "mlp_bias": false }), &["model.safetensors.index.json", "mlp.down_proj.bias"]);
 
     assert!(llama.with(&json!({ "hidden_act": "swish" })).is_ok());
 
