@@ -86,6 +86,7 @@ impl Tokenizer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -131,5 +132,25 @@ mod tests {
         std::fs::write(dir.path().join(TOKENIZER), &text()[..90]).unwrap();
         words("cannot be read");
         assert!(Tokenizer::from_bytes(b"{\"model\": 3}").is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_files_are_read_or_refused(
+            damages in prop::collection::vec((any::<prop::sample::Index>(), "[a-z0-9\"{}:,-]{0,2}"), 1..4),
+        ) {
+            let mut text = text();
+            for (at, part) in &damages {
+                let at = at.index(text.len());
+                if text.is_char_boundary(at) && text.is_char_boundary(at + 1) {
+                    text.replace_range(at..=at, part);
+                }
+            }
+            if let Ok(tokenizer) = Tokenizer::from_bytes(text.as_bytes()) {
+                let _ = tokenizer.single(" abc").map(|id| tokenizer.decode(&[id]));
+            }
+        }
     }
 }
