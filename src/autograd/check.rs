@@ -4,7 +4,8 @@
 
 use super::ops::{
     ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadProduct,
-    HeadResult, IGNORE, Linear, MeanRows, Norm, NormKind, Rotary, Scale, StreamedAttention, scatter_rows,
+    HeadResult, IGNORE, Linear, MeanRows, Norm, NormKind, Rotary, RotaryScaling, Scale, StreamedAttention,
+    scatter_rows,
 };
 use super::{Array, Bindings, DType, Shape, Tape, Var};
 use crate::error::{Error, Result};
@@ -303,7 +304,7 @@ const CHECKS: &[(&str, Build)] = &[
     }),
     ("rotary", |c| {
         let (x, position) = (c.owned(&[31, 3, 8]), c.indices(&[31], 300, false));
-        let (dims, table) = Rotary::table(300, 8, 10_000.0);
+        let (dims, table) = Rotary::table(300, 8, 10_000.0, RotaryScaling::None);
         let table = c.tape.constant(&dims, &table);
         Ok((vec![c.tape.push1(Rotary { forward: true }, &[x, position, table])?], vec![x]))
     }),

@@ -31,7 +31,8 @@ A checkpoint of a run is measured on that run's task, with its own split and see
 the split must be given by [task] (train_pairs, train_sequences, or train_fraction and seed), or there
 is none: --all.")]
 pub(super) struct Args {
-    /// A folder with config.json and model.safetensors, weights named as in TransformerLens
+    /// A folder with config.json and model.safetensors or shards, as TransformerLens names weights or as Hugging Face's
+    /// transformers writes GPT-2, GPT-NeoX, Llama, Mistral and Qwen2; or the Hub's cache of one
     #[arg(value_name = "MODEL_DIR")]
     model: PathBuf,
     /// What the model is measured on: a configuration file or preset of which [task], [batch], [measure]

@@ -6,6 +6,7 @@
 mod adapters;
 mod bench;
 mod device;
+mod export;
 mod instruments;
 mod measure;
 mod presets;
@@ -36,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
   thermoscope run --resume --out runs/decay03   go on after Ctrl-C
   thermoscope measure my-model --config task.toml --out measured
+  thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
   thermoscope adapters --check                  which GPUs there are, and whether they compute right";
 
 #[derive(Subcommand)]
@@ -44,6 +46,8 @@ enum Command {
     Run(run::Args),
     /// Measure a saved model once, without training it
     Measure(measure::Args),
+    /// Write a model as Hugging Face's transformers or TransformerLens keeps it
+    Export(export::Args),
     /// Make the HTML report of a run
     Report(report::Args),
     /// List the GPUs and what they can do
@@ -83,6 +87,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::main(&args, device),
         Command::Measure(args) => measure::main(&args, device).map(|()| 0),
+        Command::Export(args) => export::main(&args).map(|()| 0),
         Command::Report(args) => report::main(&args).map(|()| 0),
         Command::Adapters(args) => adapters::main(&args, device.choice.as_ref()).map(|()| 0),
         Command::Bench(args) => bench::main(&args, device).map(|()| 0),

@@ -49,8 +49,9 @@ pub(super) struct Args {
     /// Optimizer updates. With --resume: how many the run goes on to, finished or not
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Start from the weights of a model folder, with a fresh optimizer. The folder says what the model is: a
-    /// [model] is not needed, and must not contradict it
+    /// Start from the weights of a model folder, ours or as TransformerLens or Hugging Face's transformers keep them (see
+    /// `measure`), with a fresh optimizer. The folder says what the model is: a [model] is not needed, and must not
+    /// contradict it
     #[arg(long, value_name = "MODEL_DIR", conflicts_with = "resume")]
     from: Option<PathBuf>,
     /// Go on with the run in --out, from its latest checkpoint, to the same bits

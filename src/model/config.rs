@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd::ops::{ActFn, NormKind};
+use crate::autograd::ops::{ActFn, NormKind, RotaryScaling};
 use crate::error::{Error, Result, check_between};
 
 /// Normalization before attention, MLP and unembedding.
@@ -81,12 +81,18 @@ pub struct ModelConfig {
     pub rotary_dim: usize,
     /// Base of the rotary frequencies. Default 10,000.
     pub rotary_base: f64,
+    /// How rotary frequencies change for long sequences: none, `{ linear = { factor } }` or `{ llama3 = { factor,
+    /// low_freq_factor, high_freq_factor, original_n_ctx } }`. Default none.
+    pub rotary_scaling: RotaryScaling,
     /// MLP and attention both read the block's input, and their outputs are added. Default false.
     pub parallel_attn_mlp: bool,
     /// b_Q, b_K, b_V and b_O exist. Default true.
     pub attn_biases: bool,
     /// b_in and b_out exist. Default true.
     pub mlp_biases: bool,
+    /// Of gated MLPs: b_gate exists too, and b_in is added to x W_in before the gate multiplies it, as in Llama; else it is
+    /// added behind the gate, as TransformerLens does. Default false.
+    pub gate_biases: bool,
     /// b_U exists. Default true.
     pub unembed_bias: bool,
     /// W_U is the transpose of W_E. Default false.
@@ -124,9 +130,11 @@ impl Default for ModelConfig {
             positional_embedding_type: PositionalEmbedding::Standard,
             rotary_dim: 0,
             rotary_base: 10_000.0,
+            rotary_scaling: RotaryScaling::None,
             parallel_attn_mlp: false,
             attn_biases: true,
             mlp_biases: true,
+            gate_biases: false,
             unembed_bias: true,
             tied_embeddings: false,
             d_vocab: 0,
@@ -205,8 +213,25 @@ impl ModelConfig {
             if !self.rotary_base.is_finite() || self.rotary_base <= 1.0 {
                 return fail(format!("model.rotary_base = {} must exceed 1", self.rotary_base));
             }
+            let sound = |numbers: &[f64]| numbers.iter().all(|n| (1e-30..=1e30).contains(n));
+            let scales = match self.rotary_scaling {
+                RotaryScaling::None => true,
+                RotaryScaling::Linear { factor } => sound(&[factor]),
+                RotaryScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_n_ctx } => {
+                    sound(&[factor, low, high, original_n_ctx as f64]) && low < high
+                }
+            };
+            if !scales {
+                return fail(format!(
+                    "model.rotary_scaling = {:?} must have positive numbers, and low_freq_factor below high_freq_factor",
+                    self.rotary_scaling
+                ));
+            }
         } else {
             self.rotary_dim = 0;
+        }
+        if self.gate_biases && !(self.gated_mlp && self.mlp_biases) {
+            return fail("model.gate_biases = true needs gated_mlp = true and mlp_biases = true".to_owned());
         }
         if self.attn_only {
             self.d_mlp = 0;
@@ -286,6 +311,15 @@ mod tests {
                 "rotary_dim",
             ),
             (ModelConfig { eps: f64::NAN, ..base() }, "eps"),
+            (ModelConfig { gate_biases: true, ..base() }, "gate_biases"),
+            (
+                ModelConfig {
+                    positional_embedding_type: PositionalEmbedding::Rotary,
+                    rotary_scaling: RotaryScaling::Linear { factor: 0.0 },
+                    ..base()
+                },
+                "rotary_scaling",
+            ),
         ] {
             let error = broken.resolve().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

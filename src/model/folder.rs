@@ -1,13 +1,19 @@
-//! A model on disk: `config.json` and `model.safetensors`, with TransformerLens's weight names.
+//! A model on disk: `config.json` and weights, with TransformerLens's names or as Hugging Face's transformers keeps them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
 use super::keys::{self, decided_by, is_buffer};
-use super::{ModelConfig, WeightTable};
+use super::tensors::{Stored, Strides, Tensors, WHOLE, is_name};
+use super::{ModelConfig, WeightSpec, WeightTable, formats};
 use crate::error::{Error, Result};
+
+const CONFIG: &str = "config.json";
+
+/// The file of a folder that says how text becomes tokens.
+pub const TOKENIZER: &str = "tokenizer.json";
 
 /// A configuration and the weights of one or more replicas.
 #[derive(Clone, Debug)]
@@ -19,75 +25,115 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads a folder. Biases and sizes that `config.json` leaves out are read off the weights; the kind of norm and the
-    /// activation must be there. Keys that would change what is computed and are not understood are refused, and so are
-    /// tensors that the model has no place for: nothing in the two files is passed over unless it is known not to matter.
+    /// Reads a folder of TransformerLens's layout or of one of Hugging Face's (GPT-2, GPT-NeoX, Llama, Mistral, Qwen2), told
+    /// apart by what the weights are called. Of TransformerLens's, biases and sizes that `config.json` leaves out are read off
+    /// the weights; the kind of norm and the activation must be there. Keys that would change what is computed and are not
+    /// understood are refused, and so are tensors that the model has no place for: nothing is passed over unless it is known
+    /// not to matter.
+    /// A model of the Hub's cache (`models--org--name`) is read as its `refs/main` stands.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] with the file and what is wrong with it.
     pub fn read(dir: &Path) -> Result<Self> {
-        let [config_path, weights_path] = Self::FILES.map(|name| dir.join(name));
-        let bytes = std::fs::read(&weights_path).map_err(Error::io("cannot read", &weights_path))?;
-        let tensors = open(&weights_path, &bytes)?;
-        let text = std::fs::read(&config_path).map_err(Error::io("cannot read", &config_path))?;
-        let config = keys::read(&config_path, &text, &tensors)?;
+        let dir = &Self::place(dir)?;
+        let tensors = Tensors::of_folder(dir)?;
+        let path = dir.join(CONFIG);
+        let text = std::fs::read(&path).map_err(Error::io("cannot read", &path))?;
+        let Value::Object(keys) = crate::files::json(&path, &text, "a JSON object")? else {
+            return Err(Error::format(&path, "must hold a JSON object"));
+        };
+        if !tensors.has("embed.W_E")
+            && let Some((config, weights)) = formats::read(&path, &keys, &tensors)?
+        {
+            return Ok(Self { config, replicas: vec![weights] });
+        }
+        let config = keys::read(&path, keys, &tensors)?;
         let table = WeightTable::new(&config);
-        let replicas = read_weights(&weights_path, &tensors, &table, "", |name| {
+        let replicas = read_weights(&tensors, &table, "", |name| {
             let block = name.split_inclusive('.').take(2).collect::<String>();
-            let none = name.starts_with("blocks.") && !tensors.names().iter().any(|name| name.starts_with(&block));
+            let none = name.starts_with("blocks.") && !tensors.names().any(|name| name.starts_with(&block));
             if none { format!("n_layers = {}", config.n_layers) } else { decided_by(name, &config) }
         })?;
         let folder = Self { config, replicas };
-        folder.check_the_rest(&weights_path, &tensors, &table)?;
+        folder.check_the_rest(&tensors, &table)?;
         Ok(folder)
     }
 
-    /// The files of a folder.
-    pub const FILES: [&str; 2] = ["config.json", "model.safetensors"];
-
-    /// Tensors that nobody reads mean that the two files do not belong together.
-    fn check_the_rest(&self, path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable) -> Result<()> {
-        let config = &self.config;
-        let read = |name: &str| {
-            let other = with_other_mark(name);
-            table.find(name).is_some() || table.find(&other).is_some() && tensors.tensor(&other).is_err()
-        };
-        let mut rest: Vec<&str> = tensors.names().into_iter().filter(|name| !read(name)).collect();
-        rest.retain(|name| !is_buffer(name, config));
-        if config.tied_embeddings && rest.contains(&"unembed.W_U") {
-            if !self.is_tied(path, tensors, table)? {
-                return Err(Error::format(
-                    path,
-                    "tensor unembed.W_U is not the transpose of embed.W_E, which config.json says it is (tied_embeddings or tie_word_embeddings). Set that to false if the model reads out by unembed.W_U, or delete the tensor",
-                ));
-            }
-            rest.retain(|name| *name != "unembed.W_U");
+    /// The folder of a model's files: the folder itself, or where that is the Hub's cache of a model (`models--org--name`), the
+    /// snapshot that `refs/main` names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] where the cache names none.
+    pub fn place(dir: &Path) -> Result<PathBuf> {
+        let snapshots = dir.join("snapshots");
+        if dir.join(CONFIG).exists() || !snapshots.is_dir() {
+            return Ok(dir.to_owned());
         }
-        rest.sort_unstable();
-        let Some(first) = rest.first() else { return Ok(()) };
-        let reason = decided_by(first, config);
-        let (names, more) = (rest[..rest.len().min(4)].join(", "), rest.len().saturating_sub(4));
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let reason = if reason.is_empty() { String::new() } else { format!(" with {reason}") };
+        let main = dir.join("refs").join("main");
+        let revision = std::fs::read_to_string(&main).map_err(Error::io("cannot read", &main))?;
+        let found = snapshots.join(revision.trim());
+        if is_name(revision.trim()) && found.is_dir() {
+            return Ok(found);
+        }
         Err(Error::format(
-            path,
+            &main,
             format!(
-                "holds tensors that config.json describes no place for{reason}: {names}{more}. Mend config.json if the model has them; delete them if it does not"
+                "names revision {:?}, which is not in snapshots/: download it again, or name one of the folders there",
+                revision.trim()
             ),
         ))
     }
 
+    /// The files that [`ModelFolder::read`] reads of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] where they cannot be told.
+    pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+        let dir = Self::place(dir)?;
+        let (weights, shards) = super::tensors::files(&dir)?;
+        Ok([vec![dir.join(CONFIG), weights], shards].concat())
+    }
+
+    /// Tensors that nobody reads mean that the two files do not belong together.
+    fn check_the_rest(&self, tensors: &Tensors, table: &WeightTable) -> Result<()> {
+        let config = &self.config;
+        let read = |name: &str| {
+            let other = with_other_mark(name);
+            table.find(name).is_some() || table.find(&other).is_some() && !tensors.has(&other)
+        };
+        let mut rest: Vec<&str> = tensors.names().filter(|name| !read(name)).collect();
+        rest.retain(|name| !is_buffer(name, config));
+        if config.tied_embeddings
+            && let Some(unembed) = tensors.get("unembed.W_U")
+        {
+            if !self.is_tied(&unembed)? {
+                return Err(unembed.fail(
+                    "is not the transpose of embed.W_E, which config.json says it is (tied_embeddings or tie_word_embeddings). Set that to false if the model reads out by unembed.W_U, or delete the tensor",
+                ));
+            }
+            rest.retain(|name| *name != "unembed.W_U");
+        }
+        let Some(first) = rest.first() else { return Ok(()) };
+        let reason = decided_by(first, config);
+        let reason = if reason.is_empty() { String::new() } else { format!(" with {reason}") };
+        Err(left_over(tensors.path(), &rest, &reason))
+    }
+
     /// Whether `unembed.W_U` [D, V] is the transpose of `embed.W_E` [V, D] in every replica.
-    fn is_tied(&self, path: &Path, tensors: &SafeTensors<'_>, table: &WeightTable) -> Result<bool> {
+    fn is_tied(&self, unembed: &Stored<'_>) -> Result<bool> {
         let (d, v) = (self.config.d_model, self.config.d_vocab);
-        let Ok(view) = tensors.tensor("unembed.W_U") else { return Ok(false) };
-        let out = floats(path, "unembed.W_U", view.dtype(), view.data())?;
-        let offset = table.find("embed.W_E").map_or(0, |at| table.specs()[at].offset);
-        Ok(out.len() == self.replicas.len() * d * v
-            && self.replicas.iter().zip(out.chunks_exact(d * v)).all(|(replica, out)| {
-                let embed = &replica[offset..][..d * v];
-                (0..d * v).all(|at| out[at] == embed[at % v * d + at / v])
-            }))
+        if unembed.shape().iter().product::<usize>() != self.replicas.len() * d * v {
+            return Ok(false);
+        }
+        let mut out = vec![0.0; d * v];
+        for (number, replica) in self.replicas.iter().enumerate() {
+            unembed.read(&Strides { start: number * d * v, strides: vec![1, v] }, &[v, d], &mut out)?;
+            // The embedding comes first in every table.
+            if out != replica[..d * v] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The first tensor that holds infinities or what is no number.
@@ -104,7 +150,6 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::Io`] where the folder cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(Error::io("cannot create", dir))?;
         let mut config = serde_json::to_value(&self.config).unwrap_or_default();
         if let Value::Object(map) = &mut config {
             // TransformerLens writes null where there is no norm.
@@ -112,16 +157,44 @@ impl ModelFolder {
                 map.insert("normalization_type".to_owned(), Value::Null);
             }
         }
-        let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-        crate::files::write_whole(&dir.join("config.json"), text.as_bytes())?;
+        write_config(dir, &config)?;
         let table = WeightTable::new(&self.config);
-        write_tensors(&dir.join("model.safetensors"), &table, &[("", &self.replicas)])
+        write_tensors(&dir.join(WHOLE), &table, &[("", &self.replicas)])
     }
+
+    /// Writes a folder as Hugging Face's transformers does, in the layout of GPT-2, GPT-NeoX or Llama, whichever the
+    /// model fits.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with what none of them has, or where there are several replicas; [`Error::Io`] where the folder
+    /// cannot be written.
+    pub fn write_hf(&self, dir: &Path) -> Result<()> {
+        let [weights] = self.replicas.as_slice() else {
+            return Err(Error::Unsupported(format!(
+                "Hugging Face's folders hold one model, and here are {} replicas: write each alone",
+                self.replicas.len()
+            )));
+        };
+        let written = formats::write(&self.config, weights)?;
+        write_config(dir, &written.config)?;
+        write_safetensors(&dir.join(WHOLE), &written.tensors)
+    }
+}
+
+/// Tensors of a file that a configuration has no place for, for a reason.
+pub(super) fn left_over(path: &Path, rest: &[&str], reason: &str) -> Error {
+    let (names, more) = (rest[..rest.len().min(4)].join(", "), rest.len().saturating_sub(4));
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Error::format(
+        path,
+        format!(
+            "holds tensors that config.json describes no place for{reason}: {names}{more}. Mend config.json if the model has them; delete them if it does not"
+        ),
+    )
 }
 
 /// Writes one tensor for each of the table and each prefix, `[R, ...]` where there are several replicas.
 pub(crate) fn write_tensors(path: &Path, table: &WeightTable, sets: &[(&str, &Vec<Vec<f32>>)]) -> Result<()> {
-    let fail = |error: safetensors::SafeTensorError| Error::format(path, error.to_string());
     let mut data: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     for (prefix, replicas) in sets {
         for spec in table.specs() {
@@ -133,7 +206,13 @@ pub(crate) fn write_tensors(path: &Path, table: &WeightTable, sets: &[(&str, &Ve
             data.push((format!("{prefix}{}", spec.name), dims, values));
         }
     }
-    let views = data
+    write_safetensors(path, &data)
+}
+
+/// Writes tensors by name, with their dimensions and values.
+fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<()> {
+    let fail = |error: safetensors::SafeTensorError| Error::format(path, error.to_string());
+    let views = tensors
         .iter()
         .map(|(name, dims, values)| {
             let view = TensorView::new(Dtype::F32, dims.clone(), bytemuck::cast_slice(values)).map_err(fail)?;
@@ -145,74 +224,58 @@ pub(crate) fn write_tensors(path: &Path, table: &WeightTable, sets: &[(&str, &Ve
     crate::files::write_whole(path, &bytes)
 }
 
+/// Writes a `config.json`.
+fn write_config(dir: &Path, config: &Value) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io("cannot create", dir))?;
+    let text = serde_json::to_string_pretty(config).unwrap_or_default();
+    crate::files::write_whole(&dir.join(CONFIG), text.as_bytes())
+}
+
 /// The same weight as files name it that mark keys and values by an underscore though each serves one query head, or
 /// do not though each serves several.
 fn with_other_mark(name: &str) -> String {
     if name.contains(".attn._") { name.replace(".attn._", ".attn.") } else { name.replace(".attn.", ".attn._") }
 }
 
-/// Opens the bytes of a safetensors file.
-pub(crate) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|error| {
-        Error::format(
-            path,
-            format!("is no complete safetensors file ({error}). It may be torn: copy or write it again"),
-        )
-    })
-}
-
 /// Reads every tensor of the table, by its name behind `prefix`. Each may carry a leading replica axis. `why` tells of a
 /// tensor's name what asks for it.
 pub(crate) fn read_weights(
-    path: &Path,
-    tensors: &SafeTensors<'_>,
+    tensors: &Tensors,
     table: &WeightTable,
     prefix: &str,
     why: impl Fn(&str) -> String,
 ) -> Result<Vec<Vec<f32>>> {
-    let mut replicas: Vec<Vec<f32>> = Vec::new();
+    let mut found: Vec<(&WeightSpec, Stored<'_>)> = Vec::new();
+    let mut replicas = 0;
     for spec in table.specs() {
         let name = format!("{prefix}{}", spec.name);
-        let other = with_other_mark(&name);
-        let name = if tensors.tensor(&name).is_err() && tensors.tensor(&other).is_ok() { other } else { name };
-        let view = tensors.tensor(&name).map_err(|_| {
+        let stored = tensors.get(&name).or_else(|| tensors.get(&with_other_mark(&name))).ok_or_else(|| {
             let why = why(&spec.name);
             let why = if why.is_empty() { String::new() } else { format!(" with {why}") };
-            Error::format(path, format!("has no tensor {name}, which config.json asks for{why}"))
+            Error::format(tensors.path(), format!("has no tensor {name}, which config.json asks for{why}"))
         })?;
-        let count = match view.shape() {
+        let count = match stored.shape() {
             dims if dims == spec.dims => 1,
             [r, dims @ ..] if dims == spec.dims => *r,
             _ => 0,
         };
-        if count == 0 || (!replicas.is_empty() && replicas.len() != count) {
-            let of = match replicas.len() {
+        if count == 0 || (!found.is_empty() && replicas != count) {
+            let of = match replicas {
                 0 | 1 => String::new(),
                 count => format!(" for each of {count} replicas, as tensors before it have"),
             };
-            return Err(Error::format(
-                path,
-                format!("tensor {name} has shape {:?}; config.json asks for {:?}{of}", view.shape(), spec.dims),
-            ));
+            let shape = stored.shape();
+            return Err(stored.fail(format_args!("has shape {shape:?}; config.json asks for {:?}{of}", spec.dims)));
         }
-        if replicas.is_empty() {
-            replicas = vec![vec![0.0; table.len()]; count];
-        }
-        let values = floats(path, &name, view.dtype(), view.data())?;
-        for (replica, values) in replicas.iter_mut().zip(values.chunks_exact(spec.len())) {
-            replica[spec.offset..][..spec.len()].copy_from_slice(values);
+        replicas = count;
+        found.push((spec, stored));
+    }
+    let mut replicas = vec![vec![0.0; table.len()]; replicas];
+    for (spec, stored) in &found {
+        for (number, replica) in replicas.iter_mut().enumerate() {
+            let at = Strides::contiguous(number * spec.len(), &spec.dims);
+            stored.read(&at, &spec.dims, &mut replica[spec.offset..][..spec.len()])?;
         }
     }
     Ok(replicas)
-}
-
-/// Elements as f32, whatever float type they are stored as.
-fn floats(path: &Path, name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>> {
-    Ok(match dtype {
-        Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(data).into_iter().map(|x| x as f32).collect(),
-        Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        other => return Err(Error::format(path, format!("tensor {name} is {other:?}; floats are needed"))),
-    })
 }

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
 use super::ModelConfig;
+use super::tensors::Tensors;
 use crate::error::{Error, Result};
 
 /// Names under which files hold keys of [`ModelConfig`].
@@ -145,13 +145,10 @@ fn changes_nothing(key: &str, value: &Value, plain: &Value, all: &Map<String, Va
     }
 }
 
-/// The resolved configuration that the text of a `config.json` describes. What it leaves out or marks as not set, by null
+/// The resolved configuration that the keys of a `config.json` describe. What it leaves out or marks as not set, by null
 /// or -1, the weights tell.
-pub(super) fn read(path: &Path, text: &[u8], tensors: &SafeTensors<'_>) -> Result<ModelConfig> {
+pub(super) fn read(path: &Path, mut found: Map<String, Value>, tensors: &Tensors) -> Result<ModelConfig> {
     let fail = |detail: String| Error::format(path, detail);
-    let Value::Object(mut found) = crate::files::json(path, text, "a JSON object")? else {
-        return Err(fail("must hold a JSON object".to_owned()));
-    };
     for (alias, key) in ALIASES {
         if let Some(value) = found.remove(*alias).filter(|value| !value.is_null()) {
             let known = found.entry(*key).or_insert_with(|| value.clone());
@@ -216,16 +213,17 @@ pub(super) fn read(path: &Path, text: &[u8], tensors: &SafeTensors<'_>) -> Resul
 }
 
 /// One key alone: the error of a whole configuration does not say whose it is.
-fn typed(key: &str, value: &Value) -> serde_json::Result<ModelConfig> {
+pub(super) fn typed(key: &str, value: &Value) -> serde_json::Result<ModelConfig> {
     serde_json::from_value(Value::Object(Map::from_iter([(key.to_owned(), value.clone())])))
 }
 
 /// Fills in what the weights tell.
-fn ask_the_weights(config: &mut Map<String, Value>, tensors: &SafeTensors<'_>) {
-    let has = |name: &str| tensors.tensor(name).is_ok();
+fn ask_the_weights(config: &mut Map<String, Value>, tensors: &Tensors) {
+    let has = |name: &str| tensors.has(name);
     let facts = [
         ("attn_biases", has("blocks.0.attn.b_Q")),
         ("mlp_biases", has("blocks.0.mlp.b_in")),
+        ("gate_biases", has("blocks.0.mlp.b_gate")),
         ("unembed_bias", has("unembed.b_U")),
         ("attn_only", !has("blocks.0.mlp.W_in")),
         ("gated_mlp", has("blocks.0.mlp.W_gate")),
@@ -235,8 +233,8 @@ fn ask_the_weights(config: &mut Map<String, Value>, tensors: &SafeTensors<'_>) {
         config.entry(key).or_insert(Value::from(fact));
     }
     let size = |name: &str, at_from_end: usize| {
-        tensors.tensor(name).ok().and_then(|view| {
-            let shape = view.shape();
+        tensors.get(name).and_then(|stored| {
+            let shape = stored.shape();
             shape.len().checked_sub(at_from_end).map(|at| shape[at])
         })
     };
@@ -281,6 +279,7 @@ pub(super) fn decided_by(name: &str, config: &ModelConfig) -> String {
         _ if part.starts_with("mlp.") && config.attn_only => &["attn_only"],
         "mlp.W_gate" => &["gated_mlp"],
         "mlp.b_in" | "mlp.b_out" => &["mlp_biases"],
+        "mlp.b_gate" => &["gate_biases"],
         _ if part.starts_with("mlp.") => &["attn_only"],
         _ if part.starts_with("attn.") && last.trim_start_matches('_').starts_with("b_") && !config.attn_biases => {
             &["attn_biases"]

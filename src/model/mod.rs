@@ -3,14 +3,20 @@
 
 mod config;
 mod folder;
+mod formats;
 mod keys;
+mod tensors;
+#[cfg(feature = "tokenizers")]
+pub mod tokenizer;
 mod transformer;
 mod weights;
 
 pub use config::{InitMode, ModelConfig, Normalization, PositionalEmbedding};
-pub use folder::ModelFolder;
-pub(crate) use folder::open;
+pub use folder::{ModelFolder, TOKENIZER};
 #[cfg(feature = "record")]
 pub(crate) use folder::{read_weights, write_tensors};
+#[cfg(feature = "record")]
+pub(crate) use tensors::Tensors;
+pub(crate) use tensors::open;
 pub use transformer::{Forward, Model, Point, ReadOut, Resume, Rows};
 pub use weights::{Init, WeightSpec, WeightTable};

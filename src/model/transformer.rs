@@ -137,7 +137,8 @@ impl Model {
         let table = WeightTable::new(config);
         let weights = table.declare(tape, true);
         let rotary = (config.positional_embedding_type == PositionalEmbedding::Rotary).then(|| {
-            let (dims, data) = Rotary::table(config.n_ctx, config.rotary_dim, config.rotary_base);
+            let (base, scaling) = (config.rotary_base, config.rotary_scaling);
+            let (dims, data) = Rotary::table(config.n_ctx, config.rotary_dim, base, scaling);
             tape.constant(&dims, &data)
         });
         Self { config: config.clone(), table, weights, rotary }
@@ -454,22 +455,21 @@ impl Model {
         let hidden = [dims[0], dims[1], config.d_mlp];
         let (w_in, b_in) = (self.need(&block("mlp.W_in"))?, self.weight(&block("mlp.b_in")));
         let normal = self.norm(tape, hooks, &block("ln2"), from, None, &dims)?;
-        let plain = Linear::default();
         let post = if config.gated_mlp {
-            let gate = tape.push1(plain, &[normal, self.need(&block("mlp.W_gate"))?])?;
-            let up = tape.push1(plain, &[normal, w_in])?;
+            let b_gate = self.weight(&block("mlp.b_gate"));
+            // Biases before the gate come in pairs; TransformerLens's only one is added behind it.
+            let (b_up, b_in) = if b_gate.is_some() { (b_in, None) } else { (None, b_in) };
+            let gate = project(tape, normal, self.need(&block("mlp.W_gate"))?, b_gate)?;
+            let up = project(tape, normal, w_in, b_up)?;
             hooks.insert(block("mlp.hook_pre"), tape.reshape(gate, &hidden)?);
             hooks.insert(block("mlp.hook_pre_linear"), tape.reshape(up, &hidden)?);
             let gated = tape.push1(GatedActivation(config.act_fn), &[gate, up])?;
             match b_in {
-                // TransformerLens adds b_in behind the gate.
                 Some(b_in) => tape.push1(AddBias, &[gated, b_in])?,
                 None => gated,
             }
         } else {
-            let mut inputs = vec![normal, w_in];
-            inputs.extend(b_in);
-            let pre = tape.push1(Linear { bias: b_in.is_some(), ..plain }, &inputs)?;
+            let pre = project(tape, normal, w_in, b_in)?;
             hooks.insert(block("mlp.hook_pre"), tape.reshape(pre, &hidden)?);
             tape.push1(Activation(config.act_fn), &[pre])?
         };
@@ -508,6 +508,13 @@ impl Model {
         hooks.insert(format!("{name}.hook_scale"), tape.reshape(scale, &[dims[0], dims[1], 1])?);
         Ok(out[0])
     }
+}
+
+/// x W + b, or x W.
+fn project(tape: &mut Tape, x: Var, w: Var, bias: Option<Var>) -> Result<Var> {
+    let mut inputs = vec![x, w];
+    inputs.extend(bias);
+    tape.push1(Linear { bias: bias.is_some(), ..Linear::default() }, &inputs)
 }
 
 /// x W + b, which costs nothing unless it is read, and the same added to the residual stream.

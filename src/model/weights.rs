@@ -102,6 +102,9 @@ impl WeightTable {
                 }
                 table.add(&block("mlp.W_out"), &[config.d_mlp, d], normal);
                 if config.mlp_biases {
+                    if config.gate_biases {
+                        table.add(&block("mlp.b_gate"), &[config.d_mlp], Init::Zeros);
+                    }
                     table.add(&block("mlp.b_in"), &[config.d_mlp], Init::Zeros);
                     table.add(&block("mlp.b_out"), &[d], Init::Zeros);
                 }

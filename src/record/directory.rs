@@ -13,7 +13,7 @@ use super::events::{self, Event, Events, What};
 use super::segments::{Segments, TableRow};
 use crate::error::{Error, Result};
 use crate::gpu::Caps;
-use crate::model::{ModelConfig, ModelFolder, WeightTable, open, read_weights, write_tensors};
+use crate::model::{ModelConfig, ModelFolder, Tensors, WeightTable, read_weights, write_tensors};
 use crate::train::{Row, Snapshot};
 
 /// How far a run has come.
@@ -55,6 +55,9 @@ pub struct Manifest {
     /// Where the weights came from, if not from the seeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
+    /// The files of that folder that were read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<PathBuf>,
     /// Content of every file the run depends on, as BLAKE3 hashes, by path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contents: BTreeMap<PathBuf, String>,
@@ -97,6 +100,7 @@ impl Manifest {
             steps_done: 0,
             hash,
             from,
+            weights: Vec::new(),
             contents: BTreeMap::new(),
             adapter: serde_json::to_value(caps).unwrap_or_default(),
             cadences,
@@ -110,10 +114,11 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`] where one cannot be read.
     pub fn knowing(mut self, files: &[PathBuf]) -> Result<Self> {
-        let weights = self.from.iter().flat_map(|from| ModelFolder::FILES.map(|name| from.join(name)));
-        for path in files.iter().cloned().chain(weights) {
-            let content = content(&path)?;
-            self.contents.insert(path, content);
+        if let Some(from) = &self.from {
+            self.weights = ModelFolder::files(from)?;
+        }
+        for path in files.iter().chain(&self.weights) {
+            self.contents.insert(path.clone(), content(path)?);
         }
         Ok(self)
     }
@@ -136,7 +141,7 @@ impl Manifest {
 
     /// Whether a file is of the folder that weights are from.
     pub fn is_of_weights(&self, path: &Path) -> bool {
-        self.from.as_ref().is_some_and(|from| ModelFolder::FILES.iter().any(|name| from.join(name) == path))
+        self.weights.iter().any(|file| file == path)
     }
 
     /// The same for some of the files that the run depends on.
@@ -454,11 +459,10 @@ fn read_checkpoint(path: &Path, step: u64, model: &ModelConfig) -> Result<(Check
         return Err(Error::format(&dir, "is the checkpoint of another model than run.json describes"));
     }
     let file = dir.join("optimizer.safetensors");
-    let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
-    let tensors = open(&file, &bytes)?;
+    let tensors = Tensors::open(&file)?;
     let table = WeightTable::new(model);
-    let first = read_weights(&file, &tensors, &table, "first.", |_| String::new())?;
-    let second = read_weights(&file, &tensors, &table, "second.", |_| String::new())?;
+    let first = read_weights(&tensors, &table, "first.", |_| String::new())?;
+    let second = read_weights(&tensors, &table, "second.", |_| String::new())?;
     let loss_scale = state.loss_scale.clone();
     let snapshot = Snapshot { step: state.step, weights: folder.replicas, first, second, loss_scale };
     Ok((state, snapshot))

@@ -59,8 +59,8 @@ fn a_checkpoint_is_measured_on_its_runs_own_split() {
     assert!(said.contains("seed = 0 is not the run's, which had 7"), "{said}");
     // Elsewhere the same folder knows nothing of a run.
     std::fs::create_dir(place.path("m")).unwrap();
-    for name in ModelFolder::FILES {
-        std::fs::copy(place.path(model).join(name), place.path("m").join(name)).unwrap();
+    for file in ModelFolder::files(&place.path(model)).unwrap() {
+        std::fs::copy(&file, place.path("m").join(file.file_name().unwrap())).unwrap();
     }
     place.bad("measure m --out no", &["--config", "[task]"]);
     place.good("measure m --config run.toml --out foreign");

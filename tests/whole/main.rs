@@ -12,6 +12,7 @@ mod determinism;
 mod diverged;
 mod embed;
 mod folders;
+mod formats;
 mod golden;
 mod grokking;
 mod induction;

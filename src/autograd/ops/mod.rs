@@ -42,7 +42,7 @@ pub use picked::PickedAttention;
 pub(super) use reduce::SpreadMean;
 pub use reduce::{ColumnSum, Dot, MeanRows};
 pub(crate) use reduce::{MultiplyScalar, sum_columns};
-pub use rotary::Rotary;
+pub use rotary::{Rotary, RotaryScaling};
 pub use streaming::StreamedAttention;
 
 use crate::gpu::Shader;

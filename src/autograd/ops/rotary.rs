@@ -1,5 +1,7 @@
 //! Rotary positions.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
@@ -18,8 +20,50 @@ static ROTARY: Shader<'_> = Shader {
 };
 pub(super) const SHADERS: &[&Shader<'_>] = &[&ROTARY];
 
+/// How rotary frequencies change where a model is to read longer sequences than it first learned on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum RotaryScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// Every frequency is divided by the factor ([Chen et al. 2023](https://arxiv.org/abs/2306.15595)).
+    Linear {
+        /// What frequencies are divided by.
+        factor: f64,
+    },
+    /// Low frequencies are divided by the factor and high ones are kept, with a straight transition between, as
+    /// [Llama 3.1](https://arxiv.org/abs/2407.21783) has it.
+    Llama3 {
+        /// What low frequencies are divided by.
+        factor: f64,
+        /// Frequencies that turn less often than this within `original_n_ctx` positions are low.
+        low_freq_factor: f64,
+        /// Frequencies that turn more often than this are high.
+        high_freq_factor: f64,
+        /// Positions the model first learned on.
+        original_n_ctx: usize,
+    },
+}
+
+impl RotaryScaling {
+    /// The frequency that takes the place of one, in radians a position.
+    fn frequency(self, plain: f64) -> f64 {
+        match self {
+            Self::None => plain,
+            Self::Linear { factor } => plain / factor,
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_n_ctx } => {
+                let turns = plain * original_n_ctx as f64 / std::f64::consts::TAU;
+                let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                (1.0 - kept) * plain / factor + kept * plain
+            }
+        }
+    }
+}
+
 /// Rotates the first dimensions of each head by the token's position: dimension i and i + d/2 of the
-/// first d turn together by position / base^(2 i / d), the layout of GPT-NeoX and of TransformerLens
+/// first d turn together by position / base^(2 i / d), scaled, the layout of GPT-NeoX and of TransformerLens
 /// without adjacent pairs. Inputs: x [N, H, K], position `[N]`, table from [`Rotary::table`].
 #[derive(Clone, Copy)]
 pub struct Rotary {
@@ -29,12 +73,14 @@ pub struct Rotary {
 
 impl Rotary {
     /// Cosine and sine for each position and pair, [n_ctx, d / 2, 2], computed in f64.
-    pub fn table(n_ctx: usize, rotary_dim: usize, base: f64) -> (Vec<usize>, Vec<f32>) {
+    pub fn table(n_ctx: usize, rotary_dim: usize, base: f64, scaling: RotaryScaling) -> (Vec<usize>, Vec<f32>) {
         let half = rotary_dim / 2;
+        let plain = |i: usize| 1.0 / libm::pow(base, i as f64 / half as f64);
+        let frequencies: Vec<f64> = (0..half).map(|i| scaling.frequency(plain(i))).collect();
         let mut table = Vec::with_capacity(n_ctx * half * 2);
         for position in 0..n_ctx {
-            for i in 0..half {
-                let angle = position as f64 / libm::pow(base, i as f64 / half as f64);
+            for frequency in &frequencies {
+                let angle = position as f64 * frequency;
                 table.push(libm::cos(angle) as f32);
                 table.push(libm::sin(angle) as f32);
             }
@@ -115,11 +161,32 @@ mod tests {
                 let mut case = Case::new("rotary");
                 let x = case.owned(&[n, 3, width]);
                 let position = case.indices(&[n], 300, false);
-                let (dims, table) = Rotary::table(300, rotary_dim, 10_000.0);
+                let (dims, table) = Rotary::table(300, rotary_dim, 10_000.0, RotaryScaling::None);
                 let table = case.tape.constant(&dims, &table);
                 let y = case.tape.push1(Rotary { forward: true }, &[x, position, table]).unwrap();
                 case.check(&[y], &[x], 1e-6);
             }
         }
+    }
+
+    /// `_compute_llama3_parameters` of transformers, case by case as it is written there.
+    #[test]
+    fn frequencies_scale_as_published() {
+        let (factor, low, high, original) = (8.0, 1.0, 4.0, 64);
+        let scaling =
+            RotaryScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_n_ctx: original };
+        for plain in [1.0, 0.5, 0.39, 0.3, 0.2, 0.12, 0.098, 0.05, 1e-4] {
+            let wavelength = std::f64::consts::TAU / plain;
+            let expected = if wavelength < original as f64 / high {
+                plain
+            } else if wavelength > original as f64 / low {
+                plain / factor
+            } else {
+                let smooth = (original as f64 / wavelength - low) / (high - low);
+                (1.0 - smooth) * plain / factor + smooth * plain
+            };
+            assert!((scaling.frequency(plain) / expected - 1.0).abs() < 1e-14, "{plain}");
+        }
+        assert_eq!(RotaryScaling::Linear { factor: 4.0 }.frequency(0.5), 0.125);
     }
 }

@@ -221,8 +221,11 @@ fn sites(tape: &mut Tape, model: &Model, pass: &Pass) -> Vec<Site> {
 
         let entering = rows("ln2", if config.parallel_attn_mlp { "hook_resid_pre" } else { "hook_resid_mid" });
         let (pre, post) = (gradient(&block("mlp.hook_pre")), gradient(&block("mlp.hook_post")));
-        let (up, b_in) = if config.gated_mlp { (gradient(&block("mlp.hook_pre_linear")), post) } else { (pre, pre) };
+        let up = if config.gated_mlp { gradient(&block("mlp.hook_pre_linear")) } else { pre };
+        // One bias of a gated MLP stands behind the gate, two stand before it.
+        let b_in = if config.gated_mlp && !config.gate_biases { post } else { up };
         add(block("mlp.W_gate"), pre, None, entering);
+        add(block("mlp.b_gate"), pre, None, Some(Beside::Nothing));
         add(block("mlp.W_in"), up, None, entering);
         add(block("mlp.b_in"), b_in, None, Some(Beside::Nothing));
         let out = gradient(&block("hook_resid_post"));

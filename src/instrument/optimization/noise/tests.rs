@@ -163,6 +163,10 @@ fn norms_are_those_of_each_example_alone() {
         config.parallel_attn_mlp = true;
         config.n_key_value_heads = 2;
     });
+    let gated = compare(ReadOut::Last, false, |config| {
+        (config.gated_mlp, config.gate_biases) = (true, true);
+    });
+    assert!(gated.contains(&"blocks.0.mlp.b_gate".to_owned()));
     let rotary = compare(ReadOut::All, false, |config| {
         config.positional_embedding_type = PositionalEmbedding::Rotary;
         config.d_head = 4;
