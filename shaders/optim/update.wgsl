@@ -5,12 +5,13 @@
 //          push is what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
 // shapes   weights, grads, first, second [R, P]  hyper [R, 15]  clock [2]: this step's number; the next one's, written
 //          here  blocks [n, 4]: first element, length in whole vectors, decays, length  sums [R, n, 8]
-// grid     n groups folded into x and y, R
+//          of all that is [R, P] what is bound begins with element `base`
+// grid     groups for the blocks from `first` to `blocks`, folded into x and y, R
 // numerics f32, a tree of fixed shape; next - w is the rounded difference; its product with w is summed itself, because
 //          |next|^2 - |w|^2 would keep no digits of it
 // knobs    OPTIMIZER: 0 AdamW, 1 Adam, 2 SGD
 struct Params {
-    blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
+    first: u32, blocks: u32, base: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
     sums_replica: u32, moves: u32,
 }
 const WG: u32 = 64u;
@@ -28,7 +29,7 @@ const WG: u32 = 64u;
 
 @compute @workgroup_size(64)
 fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
-    let group = wid.y * groups.x + wid.x;
+    let group = params.first + wid.y * groups.x + wid.x;
     let r = wid.z;
     let h = hyper[r];
     let step_number = clock[0];
@@ -45,7 +46,7 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups
     var forces = vec4<f32>(0.0);
     var tiny = 0.0;
     for (var i = lid; i < block.y / 4u; i += WG) {
-        let at = block.x / 4u + i;
+        let at = (block.x - params.base) / 4u + i;
         let w = weights[r * params.weights_replica + at];
         let gradient = grads[r * params.grads_replica + at];
         squares += vec3<f32>(dot(w, w), dot(gradient, gradient), 0.0);

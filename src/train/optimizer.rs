@@ -3,12 +3,14 @@
 //! One step: where gradients are clipped or scaled, one pass over them for their norm; one pass over all parameters updates
 //! them and leaves sums for each block; one kernel makes norms and pressures of each tensor of them.
 
+use std::sync::Arc;
+
 use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::ops::{ActFn, Activation};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Knob, Params, Phase, Shader, Tensor, grid_1d};
+use crate::gpu::{Knob, Params, Phase, Shader, Slot, Tensor, grid_1d};
 use crate::instrument::UpdateSummary;
 use crate::model::WeightTable;
 
@@ -97,7 +99,7 @@ static CLIP_FACTOR: Shader<'_> = Shader {
     params: ClipParams::FIELDS,
 };
 crate::params! {
-    struct SquareSumParams { blocks: u32, grads_replica: u32, sums_replica: u32 }
+    struct SquareSumParams { first: u32, blocks: u32, base: u32, grads_replica: u32, sums_replica: u32 }
 }
 static SQUARE_SUMS: Shader<'_> = Shader {
     name: "optim/square_sums",
@@ -107,7 +109,7 @@ static SQUARE_SUMS: Shader<'_> = Shader {
 };
 crate::params! {
     struct UpdateParams {
-        blocks: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
+        first: u32, blocks: u32, base: u32, weights_replica: u32, grads_replica: u32, moments_replica: u32,
         sums_replica: u32, moves: u32,
     }
 }
@@ -118,7 +120,7 @@ static UPDATE: Shader<'_> = Shader {
     params: UpdateParams::FIELDS,
 };
 crate::params! {
-    struct WeightSumParams { blocks: u32, weights_replica: u32, sums_replica: u32 }
+    struct WeightSumParams { first: u32, blocks: u32, base: u32, weights_replica: u32, sums_replica: u32 }
 }
 static WEIGHT_SUMS: Shader<'_> = Shader {
     name: "optim/weight_sums",
@@ -172,6 +174,74 @@ impl Blocks {
     }
 }
 
+/// Blocks in parts that a device can bind: each is a dispatch of its own, and leaves the sums that it would leave beside
+/// the others.
+#[derive(Clone)]
+struct Parts {
+    /// First element of each block, and the end of the last.
+    starts: Arc<[u32]>,
+    /// Bytes that may be bound at once.
+    binding: u64,
+}
+
+/// Blocks from `first` to `blocks`; what is bound begins with element `base`.
+struct Part {
+    first: u32,
+    blocks: u32,
+    base: u32,
+    elements: u64,
+}
+
+impl Parts {
+    fn new(rows: &[u32], len: usize, binding: u64) -> Self {
+        let starts = rows.iter().step_by(4).copied().chain([len as u32]);
+        Self { starts: starts.collect(), binding }
+    }
+
+    /// The parts, where `behind` elements of other replicas are bound with each.
+    fn cut(&self, behind: u64) -> Vec<Part> {
+        let (starts, room) = (&self.starts, (self.binding / 4).saturating_sub(behind));
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first + 1 < starts.len() {
+            let limit = u64::from(starts[first]) + room;
+            // No block is divided: one that does not fit is refused where it is bound.
+            let end = (starts.partition_point(|start| u64::from(*start) <= limit) - 1).max(first + 1);
+            let elements = u64::from(starts[end] - starts[first]);
+            parts.push(Part { first: first as u32, blocks: end as u32, base: starts[first], elements });
+            first = end;
+        }
+        parts
+    }
+
+    /// Dispatches for each part with the `flat` tensors, [P] all of them, narrowed to it.
+    fn each(
+        &self,
+        cx: &mut Lower<'_>,
+        flat: &[Tensor],
+        mut dispatch: impl FnMut(&mut Lower<'_>, &Part, &[Tensor], [u32; 3]) -> Result<()>,
+    ) -> Result<()> {
+        let replicas = cx.replicas;
+        let before = |tensor: &Tensor| u64::from(replicas - 1) * u64::from(tensor.replica_stride);
+        for part in self.cut(flat.iter().map(before).max().unwrap_or(0)) {
+            let narrowed: Vec<Tensor> = flat
+                .iter()
+                .map(|tensor| match &tensor.slot {
+                    Slot::Fixed { buffer, offset, .. } => {
+                        let size = 4 * (before(tensor) + part.elements);
+                        let slot =
+                            Slot::Fixed { buffer: buffer.clone(), offset: offset + 4 * u64::from(part.base), size };
+                        Tensor { slot, ..tensor.clone() }
+                    }
+                    Slot::Planned(_) => tensor.clone(),
+                })
+                .collect();
+            dispatch(cx, &part, &narrowed, grid_1d(u64::from(part.blocks - part.first), replicas))?;
+        }
+        Ok(())
+    }
+}
+
 /// The variables the optimizer works on, [P] except where said.
 #[derive(Clone, Copy)]
 pub(super) struct State {
@@ -188,47 +258,57 @@ pub(super) struct State {
     pub(super) scale: Option<(Var, Var)>,
 }
 
-/// Appends one step of the optimizer. When the program only measures, the same kernels run and leave
-/// everything as it is; where it never `trains`, only what is read of them.
-pub(super) fn append(
-    tape: &mut Tape,
-    table: &WeightTable,
-    decays: &[bool],
-    kind: OptimizerKind,
-    clip: bool,
-    trains: bool,
-    state: State,
-) -> Result<UpdateSummary> {
-    let blocks = Blocks::new(table, decays);
-    let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
-    let tensors = tape.constant_u32(&[table.specs().len(), 4], &blocks.tensors);
-    let mut loss_scale = None;
-    if trains && (clip || state.scale.is_some()) {
-        // The gradient's norm must be known before anything moves: one reading pass more.
-        let sums = tape.push1(SquareSums, &[state.grads, rows])?;
-        let mut inputs = vec![sums, state.hyper];
-        inputs.extend(state.scale.map(|(scale, inverse)| [scale, inverse]).into_iter().flatten());
-        loss_scale = tape.effect(ClipFactor, &inputs)?.first().copied();
+/// A step of the optimizer.
+pub(super) struct Step<'a> {
+    pub(super) table: &'a WeightTable,
+    /// Whether each tensor decays.
+    pub(super) decays: &'a [bool],
+    pub(super) kind: OptimizerKind,
+    /// Whether gradients are clipped.
+    pub(super) clip: bool,
+    /// Whether weights are ever moved. Where not, only what is read of the kernels runs, and leaves everything as it is.
+    pub(super) trains: bool,
+    /// Bytes that the device binds at once: weights beyond that are walked in parts.
+    pub(super) binding: u64,
+}
+
+impl Step<'_> {
+    /// Appends the step.
+    pub(super) fn append(&self, tape: &mut Tape, state: State) -> Result<UpdateSummary> {
+        let &Self { table, kind, trains, .. } = self;
+        let blocks = Blocks::new(table, self.decays);
+        let rows = tape.constant_u32(&[blocks.len(), 4], &blocks.rows);
+        let tensors = tape.constant_u32(&[table.specs().len(), 4], &blocks.tensors);
+        let parts = Parts::new(&blocks.rows, table.len(), self.binding);
+        let mut loss_scale = None;
+        if trains && (self.clip || state.scale.is_some()) {
+            // The gradient's norm must be known before anything moves: one reading pass more.
+            let sums = tape.push1(SquareSums(parts.clone()), &[state.grads, rows])?;
+            let mut inputs = vec![sums, state.hyper];
+            inputs.extend(state.scale.map(|(scale, inverse)| [scale, inverse]).into_iter().flatten());
+            loss_scale = tape.effect(ClipFactor, &inputs)?.first().copied();
+        }
+        let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, state.clock, rows];
+        let update = Update { kind, parts: parts.clone() };
+        let sums = if trains { tape.effect(update, &inputs)? } else { tape.push(update, &inputs)? }[0];
+        // Only instruments read it, and several do.
+        let before = tape.in_scope("update summary");
+        let summary =
+            |tape: &mut Tape, sums: Var| tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, state.clock]);
+        let of_update = summary(tape, sums)?;
+        let weights = if trains {
+            of_update
+        } else {
+            let sums = tape.push1(WeightSums(parts), &[state.weights, rows])?;
+            summary(tape, sums)?
+        };
+        tape.in_scope(before);
+        Ok(UpdateSummary { tensors: of_update, weights, adaptive: kind != OptimizerKind::Sgd, loss_scale })
     }
-    let inputs = [state.weights, state.grads, state.first, state.second, state.hyper, state.clock, rows];
-    let sums = if trains { tape.effect(Update { kind }, &inputs)? } else { tape.push(Update { kind }, &inputs)? }[0];
-    // Only instruments read it, and several do.
-    let before = tape.in_scope("update summary");
-    let summary =
-        |tape: &mut Tape, sums: Var| tape.push1(TensorSummary { kind }, &[sums, tensors, state.hyper, state.clock]);
-    let of_update = summary(tape, sums)?;
-    let weights = if trains {
-        of_update
-    } else {
-        let sums = tape.push1(WeightSums, &[state.weights, rows])?;
-        summary(tape, sums)?
-    };
-    tape.in_scope(before);
-    Ok(UpdateSummary { tensors: of_update, weights, adaptive: kind != OptimizerKind::Sgd, loss_scale })
 }
 
 /// Sums of squares of each block of the gradients. Inputs: gradients [P], blocks [n, 4].
-struct SquareSums;
+struct SquareSums(Parts);
 
 impl Op for SquareSums {
     fn name(&self) -> &'static str {
@@ -240,14 +320,16 @@ impl Op for SquareSums {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let blocks = outputs[0].len() as u32;
-        let params = SquareSumParams {
-            blocks,
-            grads_replica: inputs[0].replica_stride / 4,
-            sums_replica: outputs[0].replica_stride,
-        };
-        let tensors = [&inputs[0], &inputs[1], &outputs[0]];
-        cx.dispatch(&SQUARE_SUMS, &[], &params, &tensors, grid_1d(u64::from(blocks), cx.replicas))
+        self.0.each(cx, &inputs[..1], |cx, part, flat, grid| {
+            let params = SquareSumParams {
+                first: part.first,
+                blocks: part.blocks,
+                base: part.base,
+                grads_replica: flat[0].replica_stride / 4,
+                sums_replica: outputs[0].replica_stride,
+            };
+            cx.dispatch(&SQUARE_SUMS, &[], &params, &[&flat[0], &inputs[1], &outputs[0]], grid)
+        })
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -317,6 +399,7 @@ fn rates(kind: OptimizerKind, of: &Array, step: f64) -> [f64; 3] {
 /// One pass over all parameters. Inputs: weights, gradients, first and second moment, hyper, clock, blocks. Output: for each block the sums that `update.wgsl` names.
 struct Update {
     kind: OptimizerKind,
+    parts: Parts,
 }
 
 impl Op for Update {
@@ -329,19 +412,21 @@ impl Op for Update {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let blocks = outputs[0].dims[0] as u32;
-        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
         for (phase, moves) in [(Phase::Update, 1), (Phase::Still, 0)] {
-            let params = UpdateParams {
-                blocks,
-                weights_replica: inputs[0].replica_stride / 4,
-                grads_replica: inputs[1].replica_stride / 4,
-                moments_replica: inputs[2].replica_stride / 4,
-                sums_replica: outputs[0].replica_stride,
-                moves,
-            };
-            let grid = grid_1d(u64::from(blocks), cx.replicas);
-            cx.in_phase(phase, |cx| cx.dispatch(&UPDATE, &[self.kind as u32], &params, &tensors, grid))?;
+            self.parts.each(cx, &inputs[..4], |cx, part, flat, grid| {
+                let params = UpdateParams {
+                    first: part.first,
+                    blocks: part.blocks,
+                    base: part.base,
+                    weights_replica: flat[0].replica_stride / 4,
+                    grads_replica: flat[1].replica_stride / 4,
+                    moments_replica: flat[2].replica_stride / 4,
+                    sums_replica: outputs[0].replica_stride,
+                    moves,
+                };
+                let tensors: Vec<&Tensor> = flat.iter().chain(&inputs[4..]).chain(outputs).collect();
+                cx.in_phase(phase, |cx| cx.dispatch(&UPDATE, &[self.kind as u32], &params, &tensors, grid))
+            })?;
         }
         Ok(())
     }
@@ -368,7 +453,7 @@ impl Op for Update {
 }
 
 /// What [`Update`] leaves where there are no gradients and nothing moves. Inputs: weights [P], blocks [n, 4].
-struct WeightSums;
+struct WeightSums(Parts);
 
 impl Op for WeightSums {
     fn name(&self) -> &'static str {
@@ -380,14 +465,16 @@ impl Op for WeightSums {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let blocks = outputs[0].dims[0] as u32;
-        let params = WeightSumParams {
-            blocks,
-            weights_replica: inputs[0].replica_stride / 4,
-            sums_replica: outputs[0].replica_stride,
-        };
-        let tensors = [&inputs[0], &inputs[1], &outputs[0]];
-        cx.dispatch(&WEIGHT_SUMS, &[], &params, &tensors, grid_1d(u64::from(blocks), cx.replicas))
+        self.0.each(cx, &inputs[..1], |cx, part, flat, grid| {
+            let params = WeightSumParams {
+                first: part.first,
+                blocks: part.blocks,
+                base: part.base,
+                weights_replica: flat[0].replica_stride / 4,
+                sums_replica: outputs[0].replica_stride,
+            };
+            cx.dispatch(&WEIGHT_SUMS, &[], &params, &[&flat[0], &inputs[1], &outputs[0]], grid)
+        })
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -506,12 +593,14 @@ fn check(case: &mut Case, kind: OptimizerKind) -> Result<(Vec<Var>, Vec<Var>)> {
     let hyper = case.tape.constant_owned(&[Hyper::LEN], &hyper);
     let clock = case.tape.constant_u32(&[2], &[4, 0]);
     let block = BLOCK as u32;
-    let rows = case.tape.constant_u32(&[2, 4], &[0, block, 1, block, block, block, 0, block]);
+    let of_rows = [0, block, 1, block, block, block, 0, block];
+    let rows = case.tape.constant_u32(&[2, 4], &of_rows);
+    let parts = Parts::new(&of_rows, 2 * BLOCK, u64::MAX);
     let tensors = case.tape.constant_u32(&[2, 4], &[0, 1, block, 1, 1, 1, block, 0]);
-    let squares = case.tape.push1(SquareSums, &[g, rows])?;
+    let squares = case.tape.push1(SquareSums(parts.clone()), &[g, rows])?;
     // Before they move.
-    let still = case.tape.push1(WeightSums, &[w, rows])?;
-    let sums = case.tape.effect(Update { kind }, &[w, g, m, v, hyper, clock, rows])?[0];
+    let still = case.tape.push1(WeightSums(parts.clone()), &[w, rows])?;
+    let sums = case.tape.effect(Update { kind, parts }, &[w, g, m, v, hyper, clock, rows])?[0];
     let summary = case.tape.push1(TensorSummary { kind }, &[sums, tensors, hyper, clock])?;
     Ok((vec![squares, sums, summary, still], Vec::new()))
 }

@@ -1,7 +1,7 @@
 //! The optimizers on the device against their textbooks, and what is measured of them against closed forms.
 
 use super::config::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
-use super::optimizer::{Hyper, State, append};
+use super::optimizer::{Hyper, State, Step};
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::gpu::{Class, Gpu, Philox, Program, Select, Storage, Stream, read_now};
 use crate::instrument::{CLOCK, FileRow, STAMP, UpdateSummary};
@@ -69,15 +69,16 @@ struct Rig {
 
 impl Rig {
     fn new(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) -> Self {
-        Self::scaled(gpu, configs, schedule, None)
+        Self::scaled(gpu, configs, schedule, None, None)
     }
 
-    /// With a loss that is scaled by so much in each replica.
+    /// With a loss that is scaled by so much in each replica, on a device that binds so many elements of the last one.
     fn scaled(
         gpu: &Gpu,
         configs: &[OptimizerConfig; REPLICAS],
         schedule: &ScheduleConfig,
         scale: Option<[f32; REPLICAS]>,
+        room: Option<usize>,
     ) -> Self {
         let model = ModelConfig { d_model: 6, n_heads: 2, d_vocab: 5, d_vocab_out: 7, n_ctx: 3, ..Default::default() };
         let table = WeightTable::new(&model.resolve().unwrap());
@@ -96,8 +97,10 @@ impl Rig {
                 (input("scale"), input("inverse"))
             }),
         };
-        let clip = configs[0].clip > 0.0;
-        let out = append(&mut tape, &table, &decays, configs[0].kind, clip, true, state).unwrap();
+        let (kind, clip) = (configs[0].kind, configs[0].clip > 0.0);
+        let binding = room.map_or(u64::MAX, |room| 4 * ((REPLICAS - 1) * len + room) as u64);
+        let step = Step { table: &table, decays: &decays, kind, clip, trains: true, binding };
+        let out = step.append(&mut tape, state).unwrap();
         let row = tape.constant(&[1], &[0.0]);
         let ring = tape.input("ring", Shape::f32(&[1, 1 + STAMP]).shared());
         tape.effect(FileRow { slots: 1 }, &[row, ring, state.clock]).unwrap();
@@ -215,6 +218,11 @@ fn close(got: f32, want: f64, tolerance: f64, what: &str) {
 fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleConfig) {
     let rig = Rig::new(gpu, configs, schedule);
     let (kind, len) = (configs[0].kind, rig.table.len());
+    let apart = Rig::scaled(gpu, configs, schedule, None, Some(len / 3));
+    let updates = |rig: &Rig| {
+        rig.program.labels(Select { step: 0, update: true }).iter().filter(|l| l.starts_with("update")).count()
+    };
+    assert!(updates(&rig) == 1 && updates(&apart) >= 3, "{}", updates(&apart));
     let mut draws = 0;
     let mut normal = |scale: f64| {
         draws += 1;
@@ -222,6 +230,7 @@ fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleC
     };
     let before = rig.fill(|_, _, _| normal(0.5));
     rig.write(&rig.weights, &before);
+    apart.write(&apart.weights, &before);
     let mut truth: Vec<Textbook> = before.iter().map(|w| Textbook { w: f64::from(*w), m: 0.0, v: 0.0 }).collect();
     let (mut expected, mut left) = (Vec::new(), Vec::new());
     for step in 0..STEPS {
@@ -229,6 +238,8 @@ fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleC
         rig.write(&rig.grads, &gradient);
         left = floats(gpu, &rig.weights);
         rig.replay(step, true);
+        apart.write(&apart.grads, &gradient);
+        apart.replay(step, true);
         expected.clear();
         for (replica, config) in configs.iter().enumerate() {
             let rate = rate(config, schedule, step);
@@ -258,6 +269,10 @@ fn follow(gpu: &Gpu, configs: &[OptimizerConfig; REPLICAS], schedule: &ScheduleC
     for (at, truth) in truth.iter().enumerate() {
         close(moved[at], truth.w, 3e-6, &format!("{kind:?} weight {at}"));
     }
+    // Weights that are walked in parts get the same bits.
+    let state =
+        |rig: &Rig| [&rig.weights, &rig.moments[0], &rig.moments[1], &rig.summary].map(|buffer| floats(gpu, buffer));
+    assert_eq!(state(&apart), state(&rig));
     // The gradient is as it came, the weights are those before the last update. Differences of 0.01 between
     // weights near 1 that round at 6e-8, times gradients near 10.
     for (found, expected) in rig.summary().concat().iter().zip(&expected) {
@@ -460,7 +475,8 @@ fn a_step_whose_gradients_are_not_finite_moves_nothing_and_halves_the_scale() {
     for gpu in crate::autograd::check::gpus() {
         for kind in [OptimizerKind::Adamw, OptimizerKind::Adam, OptimizerKind::Sgd] {
             let config = OptimizerConfig { kind, ..Default::default() };
-            let rig = Rig::scaled(gpu, &[config.clone(), config], &ScheduleConfig::default(), Some([8.0, 1024.0]));
+            let rig =
+                Rig::scaled(gpu, &[config.clone(), config], &ScheduleConfig::default(), Some([8.0, 1024.0]), None);
             let start = rig.fill(|r, t, i| 0.5 + 0.01 * (r + t + i) as f32);
             rig.write(&rig.weights, &start);
             let len = rig.table.len();

@@ -214,8 +214,15 @@ impl Recorded {
             scale,
         };
         let decays = config.decays(&model.table);
-        let clip = config.optimizer.clip > 0.0;
-        let norms = optimizer::append(attach.tape, &model.table, &decays, config.optimizer.kind, clip, trains, state)?;
+        let step = optimizer::Step {
+            table: &model.table,
+            decays: &decays,
+            kind: config.optimizer.kind,
+            clip: config.optimizer.clip > 0.0,
+            trains,
+            binding: gpu.caps().max_binding,
+        };
+        let norms = step.append(attach.tape, state)?;
         for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach_to_update(&mut attach, &norms)?;
