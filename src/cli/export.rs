@@ -59,7 +59,10 @@ pub(super) fn main(args: &Args) -> Result<()> {
 
 fn write(folder: &ModelFolder, to: Layout, tokenizer: &Path, out: &Path) -> Result<()> {
     match to {
-        Layout::Hf => folder.write_hf(out)?,
+        Layout::Hf => folder.write_hf(out).map_err(|error| match error {
+            Error::Unsupported(why) => Error::Unsupported(format!("{why}. --to transformer-lens writes any model")),
+            other => other,
+        })?,
         Layout::TransformerLens => folder.write(out)?,
     }
     if tokenizer.exists() {

@@ -31,7 +31,7 @@ const ROUNDS: u32 = 5;
 
 pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     if let Some(name) = &args.measure {
-        let setup = presets::load(name, &args.set, None)?;
+        let setup = presets::load(name, &args.set)?;
         let gpu = device.open()?;
         complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
         let session = Session::new(&gpu, setup.config)?;

@@ -71,6 +71,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let gpu = device.open()?;
     let mut session = Session::builder(&gpu, config).measuring().build()?;
     session.set_weights(&folder.replicas)?;
+    drop(folder);
     let nothing = || {
         let what = "nothing was measured: measure.off and measure.only leave nothing that this model and task have";
         Error::Config(what.to_owned())

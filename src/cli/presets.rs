@@ -77,15 +77,45 @@ fn named(name: &str) -> impl Fn(Error) -> Error {
     }
 }
 
-/// A preset or file with settings. For training on from a model's weights, what its folder says takes the place of `[model]`.
-pub(super) fn load(name: &str, sets: &[String], from: Option<(&Path, &ModelFolder)>) -> Result<Setup> {
+/// A preset or file with settings.
+pub(super) fn load(name: &str, sets: &[String]) -> Result<Setup> {
     let text = read(name)?;
     let mut draft = Draft::new(&text, sets).map_err(named(name))?;
     beside(&mut draft.table, name);
-    if let Some((from, folder)) = from {
-        take_model(&mut draft, name, from, folder)?;
-    }
     draft.setup().map_err(named(name))
+}
+
+/// The same for training on from a model's weights: what its folder says takes the place of `[model]`. Second, why what
+/// those weights were trained on may stand in the test set, if they are a run's and that may be.
+pub(super) fn load_from(
+    name: &str,
+    sets: &[String],
+    from: &Path,
+    folder: &ModelFolder,
+) -> Result<(Setup, Option<String>)> {
+    let text = read(name)?;
+    let mut draft = Draft::new(&text, sets).map_err(named(name))?;
+    beside(&mut draft.table, name);
+    take_model(&mut draft, name, from, folder)?;
+    let setup = draft.setup().map_err(named(name))?;
+    let Some(home) = Home::of(from)? else { return Ok((setup, None)) };
+    let own = &home.manifest.config;
+    let leak = "examples that the weights were trained on may stand in the test set";
+    let changed = home.manifest.check_files().err().map(|error| format!("{error}. If not, {leak}"));
+    let differs = || {
+        let (key, [asked, own]) = split_of(&setup.resolved, own).into_iter().next()?;
+        Some(format!("{key} = {asked} is not that of the run that the weights are from, which had {own}: {leak}"))
+    };
+    let warning = if other_task(&setup.resolved, own).is_some() { None } else { changed.or_else(differs) };
+    Ok((setup, warning))
+}
+
+/// The first key by which two resolved runs have different tasks, splits and the like aside.
+fn other_task<'a>(asked: &'a serde_json::Value, own: &'a serde_json::Value) -> Option<&'a str> {
+    let keys = own["task"].as_object().into_iter().chain(asked["task"].as_object()).flat_map(|task| task.keys());
+    keys.map(String::as_str)
+        .filter(|key| !SPLIT.contains(key) && !READ.contains(key))
+        .find(|key| own["task"][*key] != asked["task"][*key])
 }
 
 /// Puts a folder's model in the place of `[model]`, which must not contradict it.
@@ -222,15 +252,10 @@ pub(super) fn load_for_model(
         home.manifest.check_those(seen)?;
         let setup = draft.setup().map_err(named(&label))?;
         let asked = &setup.resolved;
-        let keys = own["task"].as_object().into_iter().chain(asked["task"].as_object()).flat_map(|task| task.keys());
-        let other = keys
-            .filter(|key| !SPLIT.contains(&key.as_str()) && !READ.contains(&key.as_str()))
-            .find(|key| own["task"][key.as_str()] != asked["task"][key.as_str()]);
-        if let Some(key) = other {
+        if let Some(key) = other_task(asked, own) {
             let said = format!(
                 "warning: measured on another task than the run trained on: task.{key} = {}, the run had {}",
-                asked["task"][key.as_str()],
-                own["task"][key.as_str()]
+                asked["task"][key], own["task"][key]
             );
             return Ok((setup, vec![said]));
         }
@@ -319,7 +344,7 @@ mod tests {
             } else {
                 Vec::new()
             };
-            let setup = load(name, &sets, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let setup = load(name, &sets).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(setup.config.name, *name);
         }
     }

@@ -60,16 +60,22 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The configuration that the arguments describe, if they name one.
-    fn setup(&self, from: Option<(&Path, &ModelFolder)>) -> Result<Option<Setup>> {
-        let Some(config) = &self.config else { return Ok(None) };
+    /// The configuration that the arguments describe, if they name one, and what is to be said of it.
+    fn setup(&self, from: Option<(&Path, &ModelFolder)>) -> Result<(Option<Setup>, Option<String>)> {
+        let Some(config) = &self.config else { return Ok((None, None)) };
         if self.replicas == Some(0) {
             return Err(Error::Config("--replicas 0: at least one replica is trained".to_owned()));
         }
         let mut sets = self.set.clone();
         let numbers = [("seed", self.seed), ("replicas", self.replicas.map(u64::from)), ("steps", self.steps)];
         sets.extend(numbers.iter().filter_map(|(key, value)| value.map(|v| format!("{key}={v}"))));
-        presets::load(config, &sets, from).map(Some)
+        match from {
+            Some((from, folder)) => {
+                let (setup, warning) = presets::load_from(config, &sets, from, folder)?;
+                Ok((Some(setup), warning))
+            }
+            None => Ok((Some(presets::load(config, &sets)?), None)),
+        }
     }
 }
 
@@ -116,7 +122,7 @@ fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Optio
 pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let from = args.from.as_ref().map(|from| std::path::absolute(from).map_err(Error::io("cannot find", from)));
     let from = from.transpose()?.map(|from| Ok((super::read_model(&from)?, from))).transpose()?;
-    let asked = args.setup(from.as_ref().map(|(folder, from)| (from.as_path(), folder)))?;
+    let (asked, about) = args.setup(from.as_ref().map(|(folder, from)| (from.as_path(), folder)))?;
     if asked.is_none() && !(args.set.is_empty() && args.seed.is_none() && args.replicas.is_none()) {
         return Err(Error::Config(
             "--resume goes on with the run as it is: leave out --set, --seed and --replicas".to_owned(),
@@ -145,7 +151,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let mut session = Session::new(&gpu, setup.config)?;
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
-    let mut warning = None;
+    let mut warning = about.map(|about| Event::at(0, What::Warning { about }));
     let dir = match &resumed {
         Some((out, manifest)) => {
             let (mut dir, latest) = RunDir::resume(out, &session.config().model)?;
@@ -422,6 +428,14 @@ impl Loop {
     fn save(&mut self) -> Result<()> {
         self.drain(0)?;
         let snapshot = self.session.snapshot()?;
+        // Commands that a driver gave up on and called done leave the clock behind, or nothing at all.
+        if snapshot.step != self.session.step() {
+            return Err(Error::Device(format!(
+                "it is at step {} where {} steps were submitted, and its state is not saved",
+                snapshot.step,
+                self.session.step()
+            )));
+        }
         self.last_flush = Instant::now();
         let config = self.session.config();
         self.dir.checkpoint(&config.model, &snapshot, config.checkpoint.keep)

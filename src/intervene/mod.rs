@@ -35,6 +35,7 @@ pub struct Intervention {
 
 /// What an ablated head is taken to have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Baseline {
     /// Nothing.
     Zero = 0,

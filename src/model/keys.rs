@@ -90,6 +90,19 @@ const IRRELEVANT: &[&str] = &[
     "yarn_original_max_position_embeddings",
 ];
 
+/// Keys of ours of which -1 says that they are not set.
+const NOT_SET: &[&str] = &[
+    "attn_scale",
+    "d_head",
+    "d_mlp",
+    "d_vocab",
+    "d_vocab_out",
+    "initializer_range",
+    "n_heads",
+    "n_key_value_heads",
+    "rotary_dim",
+];
+
 /// What asks for models that are not computed here, and the value that leaves a model as it is. Null always does.
 fn plain(key: &str) -> Option<Value> {
     Some(match key {
@@ -181,11 +194,20 @@ pub(super) fn read(path: &Path, mut found: Map<String, Value>, tensors: &Tensors
     if !found.get("initializer_range").and_then(Value::as_f64).is_some_and(|range| range > 0.0) {
         found.remove("initializer_range");
     }
-    found.retain(|_, value| !value.is_null() && value.as_f64() != Some(-1.0));
-
     let Ok(Value::Object(ours)) = serde_json::to_value(ModelConfig::default()) else {
         return Err(fail("cannot be read".to_owned()));
     };
+    let known = |key: &str| {
+        ours.contains_key(key)
+            || plain(key).is_some()
+            || IRRELEVANT.contains(&key)
+            || ELSEWHERE.iter().any(|(name, _)| *name == key)
+    };
+    let marks = |key: &str| NOT_SET.contains(&key) || plain(key).is_some() || IRRELEVANT.contains(&key);
+    found.retain(|key, value| {
+        let unset = value.is_null() && known(key) || value.as_f64() == Some(-1.0) && marks(key);
+        !unset
+    });
     let (mut config, others): (Map<_, _>, Map<_, _>) = found.into_iter().partition(|(key, _)| ours.contains_key(key));
     ask_the_weights(&mut config, tensors);
     let needless = |key: &str| key == "act_fn" && config.get("attn_only") == Some(&Value::Bool(true));
@@ -436,6 +458,11 @@ mod tests {
         place.refused(json!({ "act_fn": "solu_ln" }), &["act_fn", "solu_ln", "gelu_new", "silu"]);
         place.refused(json!({ "ln_eps": 1e-6 }), &["ln_eps", "eps"]);
         place.refused(json!({ "my_own_switch": 1 }), &["my_own_switch", "delete it"]);
+        // No value makes a key known, and -1 says "not set" of those keys alone of which TransformerLens says so.
+        place.refused(json!({ "my_own_switch": -1 }), &["my_own_switch", "delete it"]);
+        place.refused(json!({ "my_own_switch": null }), &["my_own_switch", "delete it"]);
+        place.refused(json!({ "eps": -1 }), &["eps"]);
+        place.refused(json!({ "n_layers": -1 }), &["n_layers"]);
         place.refused(json!({ "tied": true, "tied_embeddings": false }), &["tied", "contradicts"]);
     }
 

@@ -31,6 +31,7 @@ pub enum Status {
 
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Manifest {
     /// Version of this layout.
     pub format: u32,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::gather::extremes;
 use crate::record::{Key, Series};
 
 /// Columns of a heat map at most, and cells of all replicas together.
@@ -83,22 +84,20 @@ pub(super) fn number(value: f32) -> Value {
 }
 
 /// Positions of at most `limit` points: all, or from each of equal stretches of the series the smallest
-/// and the largest value, so that spikes stay visible, and the last point.
+/// and the largest value and the first gap, so that spikes stay visible, and the last point.
 pub(super) fn thin(series: &Series, limit: usize) -> Vec<usize> {
     let count = series.values.len();
     if count <= limit {
         return (0..count).collect();
     }
-    let stretches = (limit / 2).max(1);
+    let each = if series.values.iter().any(|value| value.is_nan()) { 3 } else { 2 };
+    let stretches = (limit / each).max(1);
     let mut kept: Vec<usize> = (0..stretches)
         .flat_map(|s| {
             let range = s * count / stretches..(s + 1) * count / stretches;
-            let key = |at: &usize| series.values[*at];
-            let low = range.clone().min_by(|a, b| key(a).total_cmp(&key(b)));
-            let high = range.max_by(|a, b| key(a).total_cmp(&key(b)));
-            [low, high]
+            let first = range.start;
+            extremes(&series.values[range]).into_iter().map(move |at| first + at)
         })
-        .flatten()
         .chain([count - 1])
         .collect();
     kept.sort_unstable();

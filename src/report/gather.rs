@@ -77,7 +77,9 @@ impl Sink for Gather<'_> {
             }
             _ => Way::Extremes,
         };
-        self.open.push((key, Thinned::new(way)));
+        // What is no number has no row: a line shall not run across the steps at which it was looked for.
+        let every = known.filter(|_| matches!(way, Way::Extremes)).map(|metric| metric.every as i64);
+        self.open.push((key, Thinned { every, ..Thinned::new(way) }));
         Some(self.open.len() - 1)
     }
 
@@ -111,11 +113,13 @@ pub(super) struct Thinned {
     way: Way,
     points: Vec<(i64, f32)>,
     last: Option<(i64, f32)>,
+    /// Steps after which a missing point is a gap, where gaps are shown.
+    every: Option<i64>,
 }
 
 impl Thinned {
     fn new(way: Way) -> Self {
-        Self { way, points: Vec::new(), last: None }
+        Self { way, points: Vec::new(), last: None, every: None }
     }
 
     /// One that keeps its extremes.
@@ -125,9 +129,13 @@ impl Thinned {
 
     /// Adds a point; `most` are kept.
     pub(super) fn push(&mut self, step: i64, value: f32, most: usize) {
-        self.last = Some((step, value));
+        let before = self.last.replace((step, value));
         match &mut self.way {
-            Way::Extremes => self.points.push((step, value)),
+            Way::Extremes => {
+                let missing = before.zip(self.every).map(|((last, _), every)| last + every).filter(|at| *at < step);
+                self.points.extend(missing.map(|at| (at, f32::NAN)));
+                self.points.push((step, value));
+            }
             Way::Grid { stride, seen } => {
                 if seen.is_multiple_of(*stride) {
                     self.points.push((step, value));
@@ -149,10 +157,8 @@ impl Thinned {
         match &mut self.way {
             Way::Extremes => {
                 for four in before.chunks(4) {
-                    let by_value = |a: &&(i64, f32), b: &&(i64, f32)| a.1.total_cmp(&b.1);
-                    let ends = [four.iter().min_by(by_value), four.iter().max_by(by_value)];
-                    let ends = ends.map(|end| end.map(|(step, _)| *step));
-                    self.points.extend(four.iter().filter(|(step, _)| ends.contains(&Some(*step))));
+                    let values: Vec<f32> = four.iter().map(|(_, value)| *value).collect();
+                    self.points.extend(extremes(&values).into_iter().map(|at| four[at]));
                 }
             }
             Way::Grid { stride, .. } => {
@@ -186,6 +192,18 @@ impl Thinned {
     }
 }
 
+/// Positions of the smallest and the largest value and of the first gap, in order.
+pub(super) fn extremes(values: &[f32]) -> Vec<usize> {
+    let numbers = || (0..values.len()).filter(|at| !values[*at].is_nan());
+    let by_value = |a: &usize, b: &usize| values[*a].total_cmp(&values[*b]);
+    let gap = values.iter().position(|value| value.is_nan());
+    let mut kept: Vec<usize> =
+        [numbers().min_by(by_value), numbers().max_by(by_value), gap].into_iter().flatten().collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}
+
 /// Points of a derived series.
 pub(super) const DERIVED: usize = MOST;
 
@@ -215,6 +233,30 @@ mod tests {
             let at = short.steps.binary_search(&step).unwrap();
             assert_eq!(short.values[at], value(step));
         }
+    }
+
+    #[test]
+    fn what_was_looked_for_and_is_no_number_leaves_a_gap() {
+        let of = |steps: &[i64]| {
+            let mut thinned = Thinned { every: Some(200), ..Thinned::extremes() };
+            steps.iter().for_each(|step| thinned.push(*step, 1.0, 100));
+            thinned.finish()
+        };
+        let gap = of(&[0, 200, 800, 1000]);
+        assert_eq!(gap.steps, [0, 200, 400, 800, 1000]);
+        assert_eq!(
+            gap.values.iter().map(|value| value.is_nan()).collect::<Vec<_>>(),
+            [false, false, true, false, false]
+        );
+        assert_eq!(of(&[0, 200, 400, 500]).steps, [0, 200, 400, 500], "the end of a run is no gap");
+        // However often it is halved, gaps stay, and so does what is highest.
+        let steps: Vec<i64> = (0..5_000).filter(|at| at % 10 != 7).map(|at| 200 * at).collect();
+        let mut many = Thinned { every: Some(200), ..Thinned::extremes() };
+        steps.iter().for_each(|step| many.push(*step, if *step == 400_000 { 9.0 } else { 1.0 }, 100));
+        let many = many.finish();
+        assert!(
+            many.steps.len() <= 101 && many.values.iter().any(|value| value.is_nan()) && many.values.contains(&9.0)
+        );
     }
 
     #[test]

@@ -17,9 +17,7 @@ pub use pass::Pass;
 pub use permutation::{Irreps, Permutation};
 pub use repeated::Repeated;
 pub use text::{Corpus, Text};
-pub use tokens::Tokens;
-#[cfg(feature = "record")]
-pub(crate) use tokens::TokensConfig;
+pub use tokens::{LossOn, Tokens, TokensConfig};
 pub use whole::Whole;
 
 use std::path::PathBuf;

@@ -13,7 +13,8 @@ use crate::model::ReadOut;
 /// Which predictions count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum LossOn {
+#[non_exhaustive]
+pub enum LossOn {
     /// Each next token.
     #[default]
     All,
@@ -34,26 +35,41 @@ pub struct Tokens {
 /// The configuration of the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TokensConfig {
     /// `"tokens"`.
     kind: String,
     /// A JSON list of lists of token ids, or a safetensors file with one integer tensor `tokens` [E, T].
-    path: PathBuf,
+    pub path: PathBuf,
     /// Which predictions count. Default all.
     #[serde(default)]
-    loss_on: LossOn,
+    pub loss_on: LossOn,
     /// Instead: a JSON list of lists of 0 and 1 (or false and true), or a safetensors file with an integer or boolean
     /// tensor `loss_mask` [E, T], which may be the file of the tokens. It has an entry for each token of each sequence: 1
     /// where predicting that token from those before it counts. The first token of a sequence is never predicted, and its
     /// entry does not matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    loss_mask: Option<PathBuf>,
+    pub loss_mask: Option<PathBuf>,
     /// Share of the sequences that is trained on. Default 0.9.
     #[serde(default = "default_fraction")]
-    train_fraction: f64,
+    pub train_fraction: f64,
     /// Instead of a random split: a JSON list of the numbers (from 0) of the sequences to train on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    train_sequences: Option<PathBuf>,
+    pub train_sequences: Option<PathBuf>,
+}
+
+impl TokensConfig {
+    /// The sequences of a file, nine tenths of them to train on, with every prediction counted.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            kind: "tokens".to_owned(),
+            path: path.into(),
+            loss_on: LossOn::default(),
+            loss_mask: None,
+            train_fraction: default_fraction(),
+            train_sequences: None,
+        }
+    }
 }
 
 fn default_fraction() -> f64 {

@@ -31,6 +31,7 @@ impl SessionBuilder {
 
     /// Measures and never trains: every step is a measurement at which everything is due. What is measured of an update only
     /// is left out, and gradients, moments and the backward pass are there only where something that is measured reads them.
+    /// Weights are zero until they are set.
     #[must_use]
     pub fn measuring(mut self) -> Self {
         self.run = self.run.with_cadences(BTreeMap::new());

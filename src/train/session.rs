@@ -15,7 +15,7 @@ use crate::task::{Asked, Feed, Pass, Task};
 /// A run that can be stepped, measured, saved and restored.
 ///
 /// Nothing here waits for the device except [`Session::snapshot`], [`Session::restore`] and [`Session::set_weights`] while
-/// passes are under way, and [`Session::submit`] where there is much to do; nothing submits except `submit`, which is for
+/// passes are under way or where weights are many, and [`Session::submit`] where there is much to do; nothing submits except `submit`, which is for
 /// those who own the device, and what reads the state.
 ///
 /// **Whose step it is.** The device counts: its clock goes on with every update that it makes, and each row of the ring bears
@@ -58,6 +58,9 @@ pub(super) enum Purpose {
     /// Every step is a measurement. Gradients and moments are there only where something that is measured reads them.
     Measure,
 }
+
+/// Parameters that are written to the device at once, 16 MiB: until they are there, a copy of them is kept.
+const WRITTEN: usize = 4 << 20;
 
 /// How often cadences are lengthened anew at most.
 const LENGTHENED: usize = 4;
@@ -323,7 +326,9 @@ impl Session {
         let program = recording.finish()?;
         gpu.check()?;
         let replicas = config.replicas as usize;
-        let drawn: Vec<Vec<f32>> = (0..replicas).map(|r| table.draw(config.seed_of(r))).collect();
+        // What is measured brings its weights, of which there may be many.
+        let trains = purpose == Purpose::Train;
+        let drawn: Vec<Vec<f32>> = (0..replicas).filter(|_| trains).map(|r| table.draw(config.seed_of(r))).collect();
         let mut session = Self {
             gpu: gpu.clone(),
             readback: Readback::new(gpu),
@@ -344,7 +349,9 @@ impl Session {
             clock,
             scale,
         };
-        session.set_weights(&drawn)?;
+        if trains {
+            session.set_weights(&drawn)?;
+        }
         Ok(session)
     }
 
@@ -455,8 +462,16 @@ impl Session {
         }
         for at in 0..count {
             let weights = &replicas[at % replicas.len()];
-            let offset = (at * self.table.len() * 4) as u64;
-            self.gpu.queue().write_buffer(&self.weights, offset, bytemuck::cast_slice(weights));
+            let first = at * self.table.len();
+            for (piece, values) in weights.chunks(WRITTEN).enumerate() {
+                let offset = ((first + piece * WRITTEN) * 4) as u64;
+                self.gpu.queue().write_buffer(&self.weights, offset, bytemuck::cast_slice(values));
+                // A copy of what is written waits for the next submission.
+                if values.len() == WRITTEN {
+                    let written = self.gpu.queue().submit([]);
+                    self.gpu.wait_for(written)?;
+                }
+            }
         }
         Ok(())
     }
@@ -988,6 +1003,7 @@ mod tests {
         let resolve = |only: &[&str]| Setup::from_toml(&text(only)).unwrap().config.with_cadences(BTreeMap::new());
         for gpu in gpus() {
             let measured = |mut session: Session| {
+                session.set_weights(&[session.table().draw(session.config().seed_of(0))]).unwrap();
                 session.submit(0);
                 let mut found = BTreeMap::new();
                 while session.in_flight() > 0 {

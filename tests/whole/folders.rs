@@ -73,6 +73,25 @@ fn a_checkpoint_is_measured_on_its_runs_own_split() {
 }
 
 #[test]
+fn training_on_with_another_split_is_told() {
+    let place = Place::new();
+    place.write("run.toml", RUN);
+    place.good("run run.toml --seed 7 --out out");
+    let on = |more: &str, out: &str| {
+        let line = format!("run run.toml --from out/checkpoints/step-000040 --steps 2 {more} --out {out}");
+        let said = String::from_utf8(place.run(&line).stderr).unwrap();
+        (said, std::fs::read_to_string(place.path(out).join("events.jsonl")).unwrap())
+    };
+    let (said, events) = on("", "leaks");
+    let words = "seed = 0 is not that of the run that the weights are from, which had 7";
+    assert!(said.contains(words) && events.contains(words), "{said}\n{events}");
+    for (more, out) in [("--seed 7", "same"), ("--set task.operation=subtract", "other")] {
+        let (said, events) = on(more, out);
+        assert!(!said.contains("warning") && !events.contains("warning"), "{more}: {said}");
+    }
+}
+
+#[test]
 fn a_run_depends_on_what_files_hold() {
     let place = Place::new();
     let numbers =

@@ -7,7 +7,9 @@
 //! orthonormal, are B [H K, K], and the stream loses y B Bᵀ Q. Another basis turns y_h and Q_h g_h alike, so B Bᵀ stays what
 //! it was. Each head has directions of its own, so that the subspaces are uniformly distributed also where heads write to the
 //! same part of the stream. Where W_O has a rank lower than K, the coordinates that nothing is written with are Gaussian too, so
-//! that a draw takes the same share of the layer whether a head writes with few dimensions or with few that count.
+//! that a draw takes the same share of the layer whether a head writes with few dimensions or with few that count. Where
+//! the singular values of W_O fall off without a gap, rounding decides which coordinates these are, and it depends on the
+//! basis: the subspaces are distributed as before then, but others are drawn.
 
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;

@@ -245,11 +245,7 @@ pub(super) struct Written {
 /// # Errors
 /// [`Error::Unsupported`] with what none of them has.
 pub(super) fn write(config: &ModelConfig, weights: &[f32]) -> Result<Written> {
-    let refuse = |why: String| {
-        Error::Unsupported(format!(
-            "no Hugging Face layout fits this model. {why}. `thermoscope export --to transformer-lens` writes any model"
-        ))
-    };
+    let refuse = |why: String| Error::Unsupported(format!("no Hugging Face layout fits this model: {why}"));
     fits_any(config).map_err(refuse)?;
     let tries: Vec<_> = WRITTEN.iter().map(|family| (*family, family.fit(config))).collect();
     let Some((family, full)) = tries.iter().find_map(|(family, fit)| Some((*family, fit.as_ref().ok()?))) else {

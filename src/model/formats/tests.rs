@@ -102,7 +102,7 @@ fn models_that_no_layout_fits_are_refused_by_what_they_have() {
         weights.iter_mut().for_each(|weight| *weight += 0.1);
         let folder = ModelFolder { config, replicas: vec![weights] };
         let error = folder.write_hf(place.path()).unwrap_err().to_string();
-        for word in words.iter().chain(&["transformer-lens"]) {
+        for word in words.iter().chain(&["no Hugging Face layout"]) {
             assert!(error.contains(word), "{word}: {error}");
         }
         assert!(!place.path().join("config.json").exists());
