@@ -99,7 +99,8 @@ pub(super) struct Watched {
     train: Option<Reach>,
     half: Option<Reach>,
     test: Option<Reach>,
-    loss: Crossing,
+    /// From where on the train loss has been no finite number.
+    diverged: Option<Onset>,
     loss_is_low: bool,
     /// Step of the last measurement of the train loss.
     loss_before: u64,
@@ -148,7 +149,9 @@ impl Watched {
             }
             ("loss.train", _) => {
                 self.measurements += 1;
-                self.loss.measure(step, value, |_, value| !value.is_finite());
+                // No hold is waited for: what is no number any more at the end of a run comes to none.
+                let before = (self.measurements > 1).then_some(self.loss_before);
+                self.diverged = (!value.is_finite()).then(|| self.diverged.unwrap_or(Onset::seen(step, before)));
                 if self.loss_is_low && value > HIGH {
                     self.spikes.push(Onset::seen(step, Some(self.loss_before)));
                     self.loss_is_low = false;
@@ -240,9 +243,12 @@ impl Watched {
             let began = onset.filter(|onset| onset.began().is_some());
             phases.extend(began.map(|onset| Phase { name, onset, meaning: meaning.to_owned() }));
         };
-        let diverged = self.loss.found;
-        add("diverged", diverged, "the train loss is no finite number any more; nothing after this means anything");
-        if diverged.is_some() {
+        add(
+            "diverged",
+            self.diverged,
+            "the train loss is no finite number any more; nothing after this means anything",
+        );
+        if self.diverged.is_some() {
             return phases;
         }
         let spikes = format!(
@@ -308,6 +314,26 @@ mod tests {
         assert_eq!(reached(whole, from(99, 9)).words(), "not by step 80");
         assert_eq!(reached(whole, from(0, 9)).words(), "by step 0");
         assert_eq!(reached(whole, from(0, 4)).words(), "not by step 0", "four measurements do not last");
+    }
+
+    #[test]
+    fn a_loss_that_ends_as_no_number_has_diverged_however_late() {
+        let phases = |losses: &[f32]| {
+            let mut watched = Watched::new(&Catalog::default(), 0, 100);
+            let key = Key {
+                metric: "loss.train".to_owned(),
+                site: String::new(),
+                layer: -1,
+                head: -1,
+                index: -1,
+                replica: 0,
+            };
+            losses.iter().zip(0..).for_each(|(loss, at)| watched.take(&key, 10 * at, *loss));
+            watched.phases().iter().map(|phase| (phase.name, phase.onset.step)).collect::<Vec<_>>()
+        };
+        assert_eq!(phases(&[1.0, 0.5, f32::NAN]), [("diverged", 20)], "the last measurement alone");
+        assert_eq!(phases(&[1.0, f32::INFINITY, f32::NAN, f32::NAN]), [("diverged", 10)]);
+        assert_eq!(phases(&[1.0, f32::INFINITY, 0.9]), [], "it came back");
     }
 
     #[test]
