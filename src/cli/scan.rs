@@ -164,7 +164,11 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     files.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
     let page = write_page(&args.out, &findings, &prompts)?;
     print(&findings.sentence());
-    print(&format!("{} in {}", page.display(), humantime::format_duration(std::time::Duration::from_secs(progress.elapsed().as_secs()))));
+    print(&format!(
+        "{} in {}",
+        page.display(),
+        humantime::format_duration(std::time::Duration::from_secs(progress.elapsed().as_secs()))
+    ));
     Ok(if stopped { signal.load(Ordering::Relaxed) as u8 } else { 0 })
 }
 

@@ -84,6 +84,25 @@ struct Slots {
     means: [wgpu::Buffer; 2],
 }
 
+impl Slots {
+    fn new(gpu: &Gpu, config: &ModelConfig, seq: usize, size: usize, chunk: usize) -> Result<Self> {
+        let (d, tokens, data) = (config.d_model, size * seq, Class::Data);
+        let room = |class: Class, elements: usize| gpu.buffer(class, elements as u64);
+        Ok(Self {
+            tokens: room(data, tokens)?,
+            rows: room(data, chunk * size)?,
+            targets: room(data, size)?,
+            foils: room(data, size)?,
+            own: room(data, tokens)?,
+            next: room(data, tokens)?,
+            stream: room(Class::Activations, tokens * d)?,
+            after: room(Class::Activations, tokens * d)?,
+            clean: room(Class::Activations, size * config.d_vocab_out)?,
+            means: [room(data, config.n_heads * d)?, room(data, d)?],
+        })
+    }
+}
+
 /// A pretrained model on a device with a set of prompts.
 pub struct Engine {
     gpu: Gpu,
@@ -143,32 +162,28 @@ impl Engine {
         let upload = |spec: &crate::model::WeightSpec| gpu.upload(Class::Weights, &values[spec.offset..][..spec.len()]);
         let weights = table.specs().iter().map(upload).collect::<Result<Vec<_>>>()?;
         drop(values);
-        let (d, v) = (config.d_model, config.d_vocab_out);
         let (most, alone) = most(gpu, &config, longest);
         let parts = prompts.list.len().div_ceil(most.min(alone)).max(1);
         let size = prompts.list.len().div_ceil(parts);
         let chunk = (most / size).max(1);
-        let (tokens, data) = (size * longest, Class::Data);
-        let room = |class: Class, elements: usize| gpu.buffer(class, elements as u64);
-        let slots = Slots {
-            tokens: room(data, tokens)?,
-            rows: room(data, chunk * size)?,
-            targets: room(data, size)?,
-            foils: room(data, size)?,
-            own: room(data, tokens)?,
-            next: room(data, tokens)?,
-            stream: room(Class::Activations, tokens * d)?,
-            after: room(Class::Activations, tokens * d)?,
-            clean: room(Class::Activations, size * v)?,
-            means: [room(data, config.n_heads * d)?, room(data, d)?],
-        };
+        let slots = Slots::new(gpu, &config, longest, size, chunk)?;
         let mut engine =
             Self { gpu: gpu.clone(), config, weights, seq: longest, size, chunk, batches: Vec::new(), slots, layer: 0 };
-        for part in prompts.list.chunks(size) {
-            let batch = engine.batch(part)?;
-            engine.batches.push(batch);
-        }
+        engine.fill(prompts)?;
         Ok(engine)
+    }
+
+    fn fill(&mut self, prompts: &Prompts) -> Result<()> {
+        self.batches = prompts.list.chunks(self.size).map(|part| self.batch(part)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Cuts prompts and interventions into smaller pieces.
+    #[cfg(test)]
+    pub(super) fn cut(&mut self, prompts: &Prompts, size: usize, chunk: usize) -> Result<()> {
+        (self.size, self.chunk) = (size, chunk);
+        self.slots = Slots::new(&self.gpu, &self.config, self.seq, size, chunk)?;
+        self.fill(prompts)
     }
 
     /// The model's configuration.
@@ -244,7 +259,8 @@ impl Engine {
         let (forward, after) = sheet.block(layer)?;
         let mut outputs: [Vec<wgpu::Buffer>; 4] = Default::default();
         let heads = sheet.heads(layer, &forward, what.baseline)?;
-        let mlp = (what.mlps && self.config.has_mlp()).then(|| sheet.mlp(layer, &forward, what.baseline)).transpose()?;
+        let mlp =
+            (what.mlps && self.config.has_mlp()).then(|| sheet.mlp(layer, &forward, what.baseline)).transpose()?;
         if what.heads {
             for part in Intervention::each(heads.count, Baseline::Zero).chunks(self.chunk) {
                 outputs[0].push(sheet.under(&heads, part)?);
@@ -407,8 +423,7 @@ impl<'a> Sheet<'a> {
         let config = &self.engine.config;
         // An MLP beside attention does not see what heads write.
         let beside = config.parallel_attn_mlp && config.has_mlp();
-        let (point, stream) =
-            if beside { (Point::Post, "hook_resid_post") } else { (Point::Mid, "hook_resid_mid") };
+        let (point, stream) = if beside { (Point::Post, "hook_resid_post") } else { (Point::Mid, "hook_resid_mid") };
         self.written(layer, forward, (stream, point), ("attn.hook_result", config.n_heads), baseline)
     }
 
@@ -466,7 +481,8 @@ impl<'a> Sheet<'a> {
         let removed: Vec<f32> = what.iter().flat_map(|i| i.removed.iter().copied()).collect();
         let removed = self.tape.constant(&[what.len(), on.count], &removed);
         // Baselines are in what is lost already.
-        let (zero, held) = (self.tape.constant_u32(&[what.len()], &vec![0; what.len()]), self.tape.constant(&[1], &[1.0]));
+        let (zero, held) =
+            (self.tape.constant_u32(&[what.len()], &vec![0; what.len()]), self.tape.constant(&[1], &[1.0]));
         let stream = self.tape.push1(Ablate, &[on.stream, on.lost, on.lost, held, removed, zero])?;
         self.above(on.layer, on.point, stream)
     }
@@ -511,7 +527,8 @@ fn by_prompt(words: &[u32]) -> impl Iterator<Item = Outcome> {
 fn most(gpu: &Gpu, config: &ModelConfig, seq: usize) -> (usize, usize) {
     let (h, k, d) = (config.n_heads, config.d_head, config.d_model);
     let room = ((gpu.caps().max_binding / 2).min(256 << 20) / 4) as usize;
-    let widest = [seq * d.max(h * k).max(config.d_mlp), h * seq * seq, config.d_vocab_out].into_iter().max().unwrap_or(1);
+    let widest =
+        [seq * d.max(h * k).max(config.d_mlp), h * seq * seq, config.d_vocab_out].into_iter().max().unwrap_or(1);
     // Attention has a workgroup layer for each head of each sequence, of which there may be 65,535.
     let most = (room / widest).min(65_535 / h).max(1);
     (most, (room / (seq * h * d)).max(1))

@@ -265,20 +265,31 @@ impl Findings {
             })
         };
         let [up, down] = side(&mut heads.iter().copied().filter(|effect| effect.differs()));
-        let so_far = if self.layers < size[0] { format!("; {} of {} layers so far", self.layers, size[0]) } else { String::new() };
+        let so_far = if self.layers < size[0] {
+            format!("; {} of {} layers so far", self.layers, size[0])
+        } else {
+            String::new()
+        };
         let first = format!(
             "On these {prompts} prompts ({groups} groups, {baseline} ablation{so_far}), removing {up} of {} heads raises the logit difference and removing {down} lowers it, beyond their errors, with false discoveries among all heads kept at 5 %.",
             heads.len(),
         );
         if *draws == 0 || size[1] < 2 {
-            return format!("{first} Nothing was compared with random subspaces, so no head is called a suppressor or a contributor.");
+            return format!(
+                "{first} Nothing was compared with random subspaces, so no head is called a suppressor or a contributor."
+            );
         }
         let [up, down] = side(&mut self.marked().filter(|effect| effect.head.is_some()));
         let named = |raises: bool| {
-            let mut of: Vec<&Effect> = self.marked().filter(|effect| (effect.logit_difference().mean > 0.0) == raises).collect();
+            let mut of: Vec<&Effect> =
+                self.marked().filter(|effect| (effect.logit_difference().mean > 0.0) == raises).collect();
             of.sort_by(|a, b| b.logit_difference().mean.abs().total_cmp(&a.logit_difference().mean.abs()));
             let names: Vec<String> = of.iter().take(3).map(|effect| effect.name()).collect();
-            if names.is_empty() { String::new() } else { format!(" ({}{})", names.join(", "), if of.len() > 3 { ", ..." } else { "" }) }
+            if names.is_empty() {
+                String::new()
+            } else {
+                format!(" ({}{})", names.join(", "), if of.len() > 3 { ", ..." } else { "" })
+            }
         };
         format!(
             "{first} Of these, {up} also exceed the null of {draws} random subspaces of their layer at 5 % each: suppressors{}; and {down}: contributors{}.",
@@ -292,6 +303,7 @@ impl Findings {
 fn beside(null: &[f64], effect: f64) -> NullPoint {
     let count = |reached: &dyn Fn(&f64) -> bool| add_one(null.iter().filter(|draw| reached(draw)).count(), null.len());
     let p = two_sided(effect, count(&|draw| *draw >= effect), count(&|draw| *draw <= effect));
-    let ends = null.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], draw| [low.min(*draw), high.max(*draw)]);
+    let ends =
+        null.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], draw| [low.min(*draw), high.max(*draw)]);
     NullPoint { p, range: ends }
 }

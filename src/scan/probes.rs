@@ -97,7 +97,10 @@ impl Prompts {
             let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
             return Err(Error::format(
                 path,
-                format!("has lines that cannot be used:\n  {}{more}\nMend them, or leave them out", faults[..told].join("\n  ")),
+                format!(
+                    "has lines that cannot be used:\n  {}{more}\nMend them, or leave them out",
+                    faults[..told].join("\n  ")
+                ),
             ));
         }
         if list.is_empty() {
@@ -156,10 +159,14 @@ fn prompt(line: Line, reader: Option<&Reader>, d_vocab: usize) -> Result<Prompt,
         match (line.prompt, line.target, line.foil, line.tokens, line.target_id, line.foil_id) {
             (Some(text), Some(target), Some(foil), None, None, None) => {
                 let Some(Reader { tokenizer, begin }) = reader else {
-                    return Err("the model's folder has no tokenizer.json: give tokens, target_id and foil_id".to_owned());
+                    return Err(
+                        "the model's folder has no tokenizer.json: give tokens, target_id and foil_id".to_owned()
+                    );
                 };
                 if text.ends_with(char::is_whitespace) {
-                    return Err(format!("{text:?} ends with a space: the space belongs to the answers, as in \" Paris\""));
+                    return Err(format!(
+                        "{text:?} ends with a space: the space belongs to the answers, as in \" Paris\""
+                    ));
                 }
                 let read = |text: &str| -> Result<Vec<u32>, String> {
                     Ok([begin.iter().map(|(_, id)| *id).collect(), tokenizer.encode(text).map_err(told)?].concat())
@@ -190,7 +197,11 @@ fn prompt(line: Line, reader: Option<&Reader>, d_vocab: usize) -> Result<Prompt,
     match corrupted {
         Some(other) if other == tokens => return Err("corrupted is the prompt itself".to_owned()),
         Some(other) if other.len() != tokens.len() => {
-            return Err(format!("corrupted has {} tokens, and the prompt {}: they must match", other.len(), tokens.len()));
+            return Err(format!(
+                "corrupted has {} tokens, and the prompt {}: they must match",
+                other.len(),
+                tokens.len()
+            ));
         }
         _ => {}
     }
@@ -263,7 +274,10 @@ mod tests {
             (FRANCE.replace("\"facts\"", "\"\""), "must say something"),
             (SPAIN.replace("The capital of France is", "France is"), "must match"),
             (SPAIN.to_owned(), "line 2 again"),
-            (r#"{"tokens": [2, 99], "target_id": 4, "foil_id": 5, "group": "a", "category": "b"}"#.to_owned(), "no token 99"),
+            (
+                r#"{"tokens": [2, 99], "target_id": 4, "foil_id": 5, "group": "a", "category": "b"}"#.to_owned(),
+                "no token 99",
+            ),
             (r#"{"tokens": [2], "target": "Paris", "group": "a", "category": "b"}"#.to_owned(), "needs either"),
             ("[]".to_owned(), "line 3"),
         ] {
