@@ -138,12 +138,11 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let cost = |layer: usize| (passes * (config.n_layers - layer)) as u64;
     let total = (0..config.n_layers).map(cost).sum();
     let mut progress = Progress::of("blocks", 0, total);
-    let mut done = 0;
+    let (mut done, total_prompts) = (0, prompts.list.len() as u64);
     for layer in 0..config.n_layers {
-        let (batches, mut part) = (prompts.list.len().div_ceil(engine.sizes().0) as u64, 0);
-        let found = engine.next_layer(&what, || {
-            part += 1;
-            progress.reach(done + cost(layer) * part / batches, &format!("layer {layer} of {}", config.n_layers));
+        let of = format!("layer {layer} of {}", config.n_layers);
+        let found = engine.next_layer(&what, |prompts| {
+            progress.reach(done + cost(layer) * prompts as u64 / total_prompts, &of);
             signal.load(Ordering::Relaxed) == 0
         })?;
         let Some(found) = found else { break };
@@ -159,10 +158,9 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     }
     let stopped = findings.layers < config.n_layers;
     files.dir.event(&Event::at(0, if stopped { What::Stop } else { What::Finish }))?;
-    let text = serde_json::to_string_pretty(&findings).unwrap_or_default();
-    crate::files::write_whole(&args.out.join("scan.json"), text.as_bytes())?;
+    findings.write(&args.out)?;
     files.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
-    let page = write_page(&args.out, &findings, &prompts)?;
+    let page = write_page(&args.out, &findings)?;
     print(&findings.sentence());
     print(&format!(
         "{} in {}",

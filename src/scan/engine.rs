@@ -45,11 +45,13 @@ impl LayerOutcomes {
     }
 }
 
-/// Prompts that go through the model together, padded to the longest of all on the right: no token sees what comes later, so
+/// Prompts that go through the model together, padded to the longest of them on the right: no token sees what comes later, so
 /// padding changes nothing. The last batch is filled up with copies of a prompt, whose outcomes nobody reads.
 struct Batch {
-    /// Prompts that are no copies.
-    held: usize,
+    /// Numbers of the prompts that are no copies.
+    numbers: Vec<usize>,
+    /// T.
+    seq: usize,
     /// [B * T].
     tokens: Vec<u32>,
     /// Row of the last token of each prompt, of `chunk` copies of the batch one behind the other.
@@ -109,12 +111,14 @@ pub struct Engine {
     config: ModelConfig,
     /// One for each weight: together they may be more than can be bound at once.
     weights: Vec<wgpu::Buffer>,
-    seq: usize,
     /// Prompts of a batch B.
     size: usize,
     /// Interventions that are computed at once.
     chunk: usize,
+    /// From the shortest prompts to the longest: few are padded, and a program serves all batches of one length.
     batches: Vec<Batch>,
+    /// Directions of the null, [B K, D] and [B K, H K], of so many draws and blocks B; made when they are first asked for.
+    drawn: Vec<(usize, usize, [wgpu::Buffer; 2])>,
     slots: Slots,
     layer: usize,
 }
@@ -122,6 +126,8 @@ pub struct Engine {
 /// A tape with the model on it, and what its inputs are bound to.
 struct Sheet<'a> {
     engine: &'a Engine,
+    /// T.
+    seq: usize,
     tape: Tape,
     model: Model,
     bindings: Bindings,
@@ -144,7 +150,7 @@ impl Engine {
     /// [`Error::Refused`] where prompts are longer than the model can read; [`Error::Limit`] where the device has no room.
     pub fn new(gpu: &Gpu, folder: ModelFolder, prompts: &Prompts) -> Result<Self> {
         let ModelFolder { config, mut replicas } = folder;
-        let longest = prompts.list.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
+        let longest = longest(prompts);
         if longest > config.n_ctx {
             return Err(Error::Refused(format!(
                 "a prompt has {longest} tokens, and the model reads at most {}: leave out the longest",
@@ -163,18 +169,20 @@ impl Engine {
         let weights = table.specs().iter().map(upload).collect::<Result<Vec<_>>>()?;
         drop(values);
         let (most, alone) = most(gpu, &config, longest);
-        let parts = prompts.list.len().div_ceil(most.min(alone)).max(1);
+        let parts = prompts.list.len().div_ceil(most.min(alone).min(TOGETHER)).max(1);
         let size = prompts.list.len().div_ceil(parts);
         let chunk = (most / size).max(1);
         let slots = Slots::new(gpu, &config, longest, size, chunk)?;
-        let mut engine =
-            Self { gpu: gpu.clone(), config, weights, seq: longest, size, chunk, batches: Vec::new(), slots, layer: 0 };
+        let (batches, drawn) = (Vec::new(), Vec::new());
+        let mut engine = Self { gpu: gpu.clone(), config, weights, size, chunk, batches, drawn, slots, layer: 0 };
         engine.fill(prompts)?;
         Ok(engine)
     }
 
     fn fill(&mut self, prompts: &Prompts) -> Result<()> {
-        self.batches = prompts.list.chunks(self.size).map(|part| self.batch(part)).collect::<Result<_>>()?;
+        let mut order: Vec<usize> = (0..prompts.list.len()).collect();
+        order.sort_by_key(|at| prompts.list[*at].tokens.len());
+        self.batches = order.chunks(self.size).map(|part| self.batch(prompts, part)).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -182,7 +190,7 @@ impl Engine {
     #[cfg(test)]
     pub(super) fn cut(&mut self, prompts: &Prompts, size: usize, chunk: usize) -> Result<()> {
         (self.size, self.chunk) = (size, chunk);
-        self.slots = Slots::new(&self.gpu, &self.config, self.seq, size, chunk)?;
+        self.slots = Slots::new(&self.gpu, &self.config, longest(prompts), size, chunk)?;
         self.fill(prompts)
     }
 
@@ -191,19 +199,17 @@ impl Engine {
         &self.config
     }
 
-    /// Prompts that go through the model together, and interventions that do.
-    pub fn sizes(&self) -> (usize, usize) {
-        (self.size, self.chunk)
-    }
-
-    fn batch(&self, part: &[super::Prompt]) -> Result<Batch> {
-        let (seq, size) = (self.seq, self.size);
-        let of = |at: usize| &part[if at < part.len() { at } else { 0 }];
+    /// The batch of the prompts of these numbers, in order of length.
+    fn batch(&self, prompts: &Prompts, part: &[usize]) -> Result<Batch> {
+        let size = self.size;
+        let of = |at: usize| &prompts.list[part[if at < part.len() { at } else { 0 }]];
+        let seq = of(part.len() - 1).tokens.len();
         let last = |at: usize| of(at).tokens.len() - 1;
         let places = || (0..size * seq).map(|row| (row / seq, row % seq));
         let inside = |(b, t): (usize, usize)| b < part.len() && t <= last(b);
         Ok(Batch {
-            held: part.len(),
+            numbers: part.to_vec(),
+            seq,
             tokens: places().map(|(b, t)| of(b).tokens.get(t).copied().unwrap_or(0)).collect(),
             rows: (0..self.chunk * size).map(|b| (b * seq + last(b % size)) as u32).collect(),
             targets: (0..size).map(|b| of(b).target).collect(),
@@ -225,101 +231,134 @@ impl Engine {
     /// # Errors
     /// Where the device fails.
     pub fn clean(&mut self) -> Result<Vec<Outcome>> {
-        let mut sheet = Sheet::new(self);
-        let rows = sheet.rows(1);
-        let tokens = sheet.input("tokens", Shape::u32(&[self.size * self.seq]), &self.slots.tokens);
-        let read = ReadOut::At(rows);
-        let logits = sheet.model.forward(&mut sheet.tape, &Rows::Each { tokens }, self.size, self.seq, read)?.logits;
-        let [targets, foils] = sheet.answers();
-        let outcomes = sheet.tape.push1(Outcomes, &[logits, logits, targets, foils])?;
-        // The next programs read them: a buffer is either read or written in a dispatch.
-        let kept = sheet.tape.push1(Copy, &[logits])?;
-        sheet.bindings.bind(kept, Storage::whole(&self.slots.clean, 0));
-        let outcomes = sheet.output(outcomes)?;
-        let program = sheet.compile()?;
-        let mut found = Vec::new();
-        for batch in &self.batches {
-            let read = self.run(&program, batch, Some((&self.slots.clean, &batch.clean)), &[&outcomes])?;
-            found.extend(by_prompt(&read[0]).take(batch.held));
+        let mut found = vec![[0.0; OUTCOMES]; self.prompts()];
+        for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
+            let mut sheet = Sheet::new(self, batches[0].seq);
+            let rows = sheet.rows(1);
+            let tokens = sheet.input("tokens", Shape::u32(&[self.size * sheet.seq]), &self.slots.tokens);
+            let read = ReadOut::At(rows);
+            let logits =
+                sheet.model.forward(&mut sheet.tape, &Rows::Each { tokens }, self.size, sheet.seq, read)?.logits;
+            let [targets, foils] = sheet.answers();
+            let outcomes = sheet.tape.push1(Outcomes, &[logits, logits, targets, foils])?;
+            // The next programs read them: a buffer is either read or written in a dispatch.
+            let kept = sheet.tape.push1(Copy, &[logits])?;
+            sheet.bindings.bind(kept, Storage::whole(&self.slots.clean, 0));
+            let outcomes = sheet.output(outcomes)?;
+            let program = sheet.compile()?;
+            for batch in batches {
+                let read = self.run(&program, batch, Some((&self.slots.clean, &batch.clean)), &[&outcomes])?;
+                batch.numbers.iter().zip(by_prompt(&read[0])).for_each(|(at, outcome)| found[*at] = outcome);
+            }
         }
         self.layer = 0;
         Ok(found)
     }
 
-    /// The next layer: its interventions on all prompts. [`Engine::clean`] comes before the first.
+    fn prompts(&self) -> usize {
+        self.batches.iter().map(|batch| batch.numbers.len()).sum()
+    }
+
+    /// The next layer: its interventions on all prompts. [`Engine::clean`] comes before the first. `each` is told behind every
+    /// batch how many prompts are done, and says whether to go on; where it does not, there are no outcomes.
     ///
     /// # Errors
     /// Where there is no further layer, or the device fails.
-    pub fn next_layer(&mut self, what: &Battery, mut each: impl FnMut() -> bool) -> Result<Option<LayerOutcomes>> {
+    pub fn next_layer(&mut self, what: &Battery, mut each: impl FnMut(usize) -> bool) -> Result<Option<LayerOutcomes>> {
         let layer = self.layer;
+        if what.draws > 0 && self.drawn.is_empty() {
+            self.draw(what.draws)?;
+        }
         if what.baseline == Baseline::Mean {
             self.find_means(layer)?;
         }
-        let mut sheet = Sheet::new(self);
-        let (forward, after) = sheet.block(layer)?;
-        let mut outputs: [Vec<wgpu::Buffer>; 4] = Default::default();
-        let heads = sheet.heads(layer, &forward, what.baseline)?;
-        let mlp =
-            (what.mlps && self.config.has_mlp()).then(|| sheet.mlp(layer, &forward, what.baseline)).transpose()?;
-        if what.heads {
-            for part in Intervention::each(heads.count, Baseline::Zero).chunks(self.chunk) {
-                outputs[0].push(sheet.under(&heads, part)?);
-            }
-        }
-        if let Some(mlp) = &mlp {
-            outputs[1].push(sheet.under(mlp, &Intervention::each(1, Baseline::Zero))?);
-        }
-        let sham = Intervention::one(0, heads.count, 0.0, Baseline::Zero);
-        outputs[2].push(sheet.under(&heads, &[sham])?);
-        // The only head of a layer is all that it writes: there is nothing else to draw.
-        if what.draws > 0 && heads.count > 1 {
-            outputs[3] = sheet.null(&heads, what.draws)?;
-        }
-        sheet.bindings.bind(after, Storage::whole(&self.slots.after, 0));
-        let program = sheet.compile()?;
         let mut found = LayerOutcomes::default();
-        for batch in &self.batches {
-            let all: Vec<&wgpu::Buffer> = outputs.iter().flatten().collect();
-            let mut read = self.run(&program, batch, Some((&self.slots.after, &batch.stream)), &all)?.into_iter();
-            for (list, buffers) in found.lists().into_iter().zip(&outputs) {
-                let outcomes: Vec<Outcome> =
-                    read.by_ref().take(buffers.len()).flat_map(|words| by_prompt(&words).collect::<Vec<_>>()).collect();
-                for (at, prompts) in outcomes.chunks(self.size).enumerate() {
-                    if list.len() == at {
-                        list.push(Vec::new());
+        let mut done = 0;
+        for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
+            let (program, outputs) = self.interventions(layer, what, batches[0].seq)?;
+            for batch in batches {
+                let all: Vec<&wgpu::Buffer> = outputs.iter().flatten().collect();
+                let mut read = self.run(&program, batch, Some((&self.slots.after, &batch.stream)), &all)?.into_iter();
+                for (list, buffers) in found.lists().into_iter().zip(&outputs) {
+                    let words = read.by_ref().take(buffers.len()).flatten().collect::<Vec<u32>>();
+                    let outcomes: Vec<Outcome> = by_prompt(&words).collect();
+                    list.resize_with(outcomes.len() / self.size, || vec![[0.0; OUTCOMES]; self.prompts()]);
+                    for (list, outcomes) in list.iter_mut().zip(outcomes.chunks(self.size)) {
+                        batch.numbers.iter().zip(outcomes).for_each(|(at, outcome)| list[*at] = *outcome);
                     }
-                    list[at].extend(&prompts[..batch.held]);
                 }
-            }
-            if !each() {
-                return Ok(None);
+                done += batch.numbers.len();
+                if !each(done) {
+                    return Ok(None);
+                }
             }
         }
         self.layer += 1;
         Ok(Some(found))
     }
 
+    /// Every intervention at a layer on a batch of prompts of `seq` tokens, and where outcomes of heads, MLP block, sham and null
+    /// are written to.
+    fn interventions(&self, layer: usize, what: &Battery, seq: usize) -> Result<(Program, [Vec<wgpu::Buffer>; 4])> {
+        let mut sheet = Sheet::new(self, seq);
+        let (forward, after) = sheet.block(layer)?;
+        let mut outputs: [Vec<wgpu::Buffer>; 4] = Default::default();
+        let heads = sheet.heads(layer, &forward, what.baseline)?;
+        if what.heads {
+            for part in Intervention::each(heads.count, Baseline::Zero).chunks(self.chunk) {
+                outputs[0].push(sheet.under(&heads, part)?);
+            }
+        }
+        if what.mlps && self.config.has_mlp() {
+            let mlp = sheet.mlp(layer, &forward, what.baseline)?;
+            outputs[1].push(sheet.under(&mlp, &Intervention::each(1, Baseline::Zero))?);
+        }
+        let sham = Intervention::one(0, heads.count, 0.0, Baseline::Zero);
+        outputs[2].push(sheet.under(&heads, &[sham])?);
+        // The only head of a layer is all that it writes: there is nothing else to draw.
+        if what.draws > 0 && heads.count > 1 {
+            outputs[3] = sheet.null(&heads)?;
+        }
+        sheet.bindings.bind(after, Storage::whole(&self.slots.after, 0));
+        Ok((sheet.compile()?, outputs))
+    }
+
+    /// Draws the directions of the null, the same for all layers.
+    fn draw(&mut self, draws: usize) -> Result<()> {
+        let sizes = [self.config.n_heads, self.config.d_head, self.config.d_model];
+        let upload = |some: subspaces::Drawn| {
+            let [directions, fill] = [&some.directions, &some.fill].map(|data| self.gpu.upload(Class::Data, data));
+            Ok((some.count, some.blocks, [directions?, fill?]))
+        };
+        self.drawn = subspaces::drawn(sizes, draws, self.chunk).into_iter().map(upload).collect::<Result<_>>()?;
+        Ok(())
+    }
+
     /// Means over all tokens of all prompts of what heads and the MLP block of a layer write.
     fn find_means(&self, layer: usize) -> Result<()> {
-        let mut sheet = Sheet::new(self);
-        let (forward, _) = sheet.block(layer)?;
-        let own = sheet.input("tokens of prompts", Shape::u32(&[self.size * self.seq]), &self.slots.own);
-        let mut outputs = Vec::new();
-        for hook in [Some("attn.hook_result"), self.config.has_mlp().then_some("hook_mlp_out")].into_iter().flatten() {
-            let written = forward.hook(&format!("blocks.{layer}.{hook}"))?;
-            let width = sheet.tape.shape(written).len() / (self.size * self.seq);
-            let written = sheet.tape.reshape(written, &[self.size * self.seq, width])?;
-            let sum = scatter_rows(&mut sheet.tape, written, own, 1)?;
-            outputs.push(sheet.output(sum)?);
-        }
-        let program = sheet.compile()?;
         let mut sums: Vec<Vec<f64>> = Vec::new();
-        for batch in &self.batches {
-            let read = self.run(&program, batch, None, &outputs.iter().collect::<Vec<_>>())?;
-            sums.resize_with(read.len(), Vec::new);
-            for (sum, words) in sums.iter_mut().zip(read) {
-                sum.resize(words.len(), 0.0);
-                sum.iter_mut().zip(words).for_each(|(sum, word)| *sum += f64::from(f32::from_bits(word)));
+        for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
+            let mut sheet = Sheet::new(self, batches[0].seq);
+            let (forward, _) = sheet.block(layer)?;
+            let rows = self.size * sheet.seq;
+            let own = sheet.input("tokens of prompts", Shape::u32(&[rows]), &self.slots.own);
+            let mut outputs = Vec::new();
+            let hooks = [Some("attn.hook_result"), self.config.has_mlp().then_some("hook_mlp_out")];
+            for hook in hooks.into_iter().flatten() {
+                let written = forward.hook(&format!("blocks.{layer}.{hook}"))?;
+                let width = sheet.tape.shape(written).len() / rows;
+                let written = sheet.tape.reshape(written, &[rows, width])?;
+                let sum = scatter_rows(&mut sheet.tape, written, own, 1)?;
+                outputs.push(sheet.output(sum)?);
+            }
+            let program = sheet.compile()?;
+            for batch in batches {
+                let read = self.run(&program, batch, None, &outputs.iter().collect::<Vec<_>>())?;
+                sums.resize_with(read.len(), Vec::new);
+                for (sum, words) in sums.iter_mut().zip(read) {
+                    sum.resize(words.len(), 0.0);
+                    sum.iter_mut().zip(words).for_each(|(sum, word)| *sum += f64::from(f32::from_bits(word)));
+                }
             }
         }
         let count = self.batches.iter().flat_map(|batch| &batch.own).filter(|own| **own == 0).count() as f64;
@@ -364,14 +403,15 @@ impl Engine {
 }
 
 impl<'a> Sheet<'a> {
-    fn new(engine: &'a Engine) -> Self {
+    /// Of prompts of `seq` tokens.
+    fn new(engine: &'a Engine, seq: usize) -> Self {
         let mut tape = Tape::new(1);
         let model = Model::new(&engine.config, &mut tape);
         let mut bindings = Bindings::new();
         for (weight, buffer) in model.weights.iter().zip(&engine.weights) {
             bindings.bind(*weight, Storage::whole(buffer, 0));
         }
-        Self { engine, tape, model, bindings }
+        Self { engine, seq, tape, model, bindings }
     }
 
     fn compile(&self) -> Result<Program> {
@@ -405,7 +445,7 @@ impl<'a> Sheet<'a> {
     /// A layer's block over every position of the batch, and the stream behind it, [B, T, D].
     fn block(&mut self, layer: usize) -> Result<(Forward, Var)> {
         let engine = self.engine;
-        let (batch, seq, d) = (engine.size, engine.seq, engine.config.d_model);
+        let (batch, seq, d) = (engine.size, self.seq, engine.config.d_model);
         let forward = if layer == 0 {
             let tokens = self.input("tokens", Shape::u32(&[batch * seq]), &engine.slots.tokens);
             self.model.forward(&mut self.tape, &Rows::Each { tokens }, batch, seq, ReadOut::All)?
@@ -440,7 +480,7 @@ impl<'a> Sheet<'a> {
         baseline: Baseline,
     ) -> Result<Written> {
         let engine = self.engine;
-        let (tokens, d) = (engine.size * engine.seq, engine.config.d_model);
+        let (tokens, d) = (engine.size * self.seq, engine.config.d_model);
         let hook = |name: &str| forward.hook(&format!("blocks.{layer}.{name}"));
         let stream = self.tape.reshape(hook(stream)?, &[tokens, d])?;
         let result = self.tape.reshape(hook(result)?, &[tokens, count * d])?;
@@ -488,13 +528,18 @@ impl<'a> Sheet<'a> {
     }
 
     /// Outcomes where random subspaces of what the heads of a layer write are taken away.
-    fn null(&mut self, on: &Written, draws: usize) -> Result<Vec<wgpu::Buffer>> {
+    fn null(&mut self, on: &Written) -> Result<Vec<wgpu::Buffer>> {
         let engine = self.engine;
         let (heads, k, d) = (on.count, engine.config.d_head, engine.config.d_model);
         let w_o = self.model.need(&format!("blocks.{}.attn.W_O", on.layer))?;
-        let drawn = subspaces::draw(&mut self.tape, [heads, k, d], draws, engine.chunk);
+        let mut draws = Vec::new();
+        for (count, blocks, [directions, fill]) in &engine.drawn {
+            let directions = self.input("directions", Shape::f32(&[blocks * k, d]), directions);
+            let fill = self.input("coordinates", Shape::f32(&[blocks * k, heads * k]), fill);
+            draws.push(subspaces::Draws { count: *count, directions, fill });
+        }
         let mut streams = Vec::new();
-        subspaces::without(&mut self.tape, w_o, (on.stream, on.lost), &drawn, engine.chunk, |_, stream| {
+        subspaces::without(&mut self.tape, w_o, (on.stream, on.lost), &draws, engine.chunk, |_, stream| {
             streams.push(stream);
             Ok(())
         })?;
@@ -504,7 +549,7 @@ impl<'a> Sheet<'a> {
     /// The rest of the pass above changed streams [I * N, D], and the outcomes of it.
     fn above(&mut self, layer: usize, point: Point, stream: Var) -> Result<wgpu::Buffer> {
         let engine = self.engine;
-        let (seq, d, v) = (engine.seq, engine.config.d_model, engine.config.d_vocab_out);
+        let (seq, d, v) = (self.seq, engine.config.d_model, engine.config.d_vocab_out);
         let positions = if layer + 1 == engine.config.n_layers { 1 } else { seq };
         let batch = self.tape.shape(stream).rows().0 / positions;
         let x = self.tape.reshape(stream, &[batch, positions, d])?;
@@ -517,6 +562,13 @@ impl<'a> Sheet<'a> {
         self.output(outcomes)
     }
 }
+
+fn longest(prompts: &Prompts) -> usize {
+    prompts.list.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0)
+}
+
+/// Prompts of a batch at most, so that a scan soon says how far it has come.
+const TOGETHER: usize = 32;
 
 fn by_prompt(words: &[u32]) -> impl Iterator<Item = Outcome> {
     words.chunks_exact(OUTCOMES).map(|words| std::array::from_fn(|column| f32::from_bits(words[column])))

@@ -1,9 +1,11 @@
 //! What outcomes say: effects with errors over groups of prompts, discoveries among all that were tried, and the null.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::intervene::column::LOGIT_DIFFERENCE;
 use crate::stats::{Paired, add_one, adjusted, two_sided};
 
@@ -82,8 +84,19 @@ pub struct Effect {
     pub q: Option<f64>,
     /// Beside random subspaces of its layer.
     pub null: Option<NullPoint>,
-    /// The prompts whose logit difference rises most and falls most: number, and clean and ablated logit difference.
-    pub extremes: [(usize, [f32; 2]); 2],
+    /// The prompts whose logit difference rises most and falls most.
+    pub extremes: [Example; 2],
+}
+
+/// A prompt under an intervention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// The prompt in words.
+    pub text: String,
+    /// Right and wrong answer.
+    pub answers: [String; 2],
+    /// Logit difference of the clean and of the changed pass.
+    pub logit_differences: [f32; 2],
 }
 
 impl Effect {
@@ -148,6 +161,7 @@ pub struct Findings {
     pub null: Vec<Vec<f64>>,
 }
 
+const FILE: &str = "scan.json";
 /// Part of what is subtracted that rounding may be, as in [`Contrasts`](crate::intervene::Contrasts): 2^-22.
 const ROUNDING: f64 = 2.384_185_791_015_625e-7;
 
@@ -197,6 +211,28 @@ impl Findings {
         }
     }
 
+    /// Reads `scan.json` of a run directory; `None` where there is none, and the run is no scan.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) where it cannot be read.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(FILE);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => crate::files::json(&path, &read.map_err(Error::io("cannot read", &path))?, "what a scan found")
+                .map(Some),
+        }
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where it cannot be written.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        crate::files::write_whole(&run.join(FILE), text.as_bytes())
+    }
+
     /// Takes in the next layer; discoveries are counted anew.
     pub fn add(&mut self, prompts: &Prompts, clean: &[Outcome], found: &LayerOutcomes) {
         let groups = Groups::of(prompts);
@@ -215,7 +251,11 @@ impl Findings {
             let by_prompt = |at: usize| changed[at][LOGIT_DIFFERENCE] - clean[at][LOGIT_DIFFERENCE];
             let mut order: Vec<usize> = (0..clean.len()).collect();
             order.sort_by(|a, b| by_prompt(*b).total_cmp(&by_prompt(*a)));
-            let extreme = |at: usize| (at, [clean[at][LOGIT_DIFFERENCE], changed[at][LOGIT_DIFFERENCE]]);
+            let extreme = |at: usize| Example {
+                text: prompts.list[at].text.clone(),
+                answers: prompts.list[at].answers.clone(),
+                logit_differences: [clean[at][LOGIT_DIFFERENCE], changed[at][LOGIT_DIFFERENCE]],
+            };
             self.effects.push(Effect {
                 layer,
                 head,

@@ -16,6 +16,6 @@ mod tests;
 
 pub use cards::catalog;
 pub use engine::{Battery, Engine, LayerOutcomes, Outcome};
-pub use findings::{Effect, Findings, Measure, NullPoint, Setting};
+pub use findings::{Effect, Example, Findings, Mean, Measure, NullPoint, Setting};
 pub use page::write as write_page;
 pub use probes::{Prompt, Prompts};

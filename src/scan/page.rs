@@ -7,8 +7,7 @@ use minijinja::{Environment, context};
 use crate::error::{Error, Result};
 use crate::files;
 
-use super::findings::{Effect, Findings, Mean, Measure};
-use super::{Prompt, Prompts};
+use super::findings::{Effect, Example, Findings, Mean, Measure};
 
 const PAGE: &str = include_str!("page.html");
 /// Heads that a table shows.
@@ -18,17 +17,16 @@ const LISTED: usize = 10;
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be written.
-pub fn write(run: &Path, findings: &Findings, prompts: &Prompts) -> Result<PathBuf> {
+pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the page's template: {error}"));
     let mut environment = Environment::new();
     environment.add_template("page.html", PAGE).map_err(fail)?;
     let template = environment.get_template("page.html").map_err(fail)?;
     let heads = findings.heads();
     let raises = |effect: &&&Effect| effect.logit_difference().mean > 0.0;
-    let suppressors: Vec<_> = heads.iter().filter(raises).take(LISTED).map(|effect| row(effect, prompts)).collect();
+    let suppressors: Vec<_> = heads.iter().filter(raises).take(LISTED).map(|effect| row(effect)).collect();
     let lowers = |effect: &&&Effect| effect.logit_difference().mean < 0.0;
-    let contributors: Vec<_> =
-        heads.iter().rev().filter(lowers).take(LISTED).map(|effect| row(effect, prompts)).collect();
+    let contributors: Vec<_> = heads.iter().rev().filter(lowers).take(LISTED).map(|effect| row(effect)).collect();
     let blocks = findings.effects.iter().filter(|effect| effect.head.is_none());
     let setting = &findings.setting;
     let page = template
@@ -49,7 +47,7 @@ pub fn write(run: &Path, findings: &Findings, prompts: &Prompts) -> Result<PathB
             map => map(findings),
             suppressors,
             contributors,
-            blocks => blocks.map(|effect| row(effect, prompts)).collect::<Vec<_>>(),
+            blocks => blocks.map(|effect| row(effect)).collect::<Vec<_>>(),
             clean => Measure::all().filter(|measure| measure.of_clean()).map(|measure| {
                 context! { name => measure.name().replace('_', " "), value => plus_minus(findings.clean[measure.0], false) }
             }).collect::<Vec<_>>(),
@@ -76,10 +74,10 @@ fn p_value(p: f64) -> String {
 }
 
 /// A line of a table, with the prompt that the effect is greatest on.
-fn row(effect: &Effect, prompts: &Prompts) -> minijinja::Value {
+fn row(effect: &Effect) -> minijinja::Value {
     let up = effect.logit_difference().mean > 0.0;
-    let (at, [clean, ablated]) = effect.extremes[usize::from(!up)];
-    let Prompt { text, answers: [target, foil], .. } = &prompts.list[at];
+    let Example { text, answers: [target, foil], logit_differences: [clean, ablated] } =
+        &effect.extremes[usize::from(!up)];
     let of = |name: &str| {
         let at = Measure::NAMES.iter().position(|known| *known == name).unwrap_or(0);
         plus_minus(effect.changes[at], true)

@@ -51,7 +51,7 @@ fn scan(gpu: &Gpu, folder: &ModelFolder, prompts: &Prompts, what: &Battery) -> (
     let mut engine = Engine::new(gpu, folder.clone(), prompts).unwrap();
     let clean = engine.clean().unwrap();
     let layers = 0..folder.config.n_layers;
-    (clean, layers.map(|_| engine.next_layer(what, || true).unwrap().unwrap()).collect())
+    (clean, layers.map(|_| engine.next_layer(what, |_| true).unwrap().unwrap()).collect())
 }
 
 fn findings(
@@ -232,7 +232,7 @@ fn pieces_of_the_prompts_and_of_the_heads_have_the_bits_of_all_at_once() {
         let clean = engine.clean().unwrap();
         assert_eq!(bits(&clean), bits(&whole.0));
         for whole in &whole.1 {
-            let part = engine.next_layer(&what, || true).unwrap().unwrap();
+            let part = engine.next_layer(&what, |_| true).unwrap().unwrap();
             let all = |found: &LayerOutcomes| {
                 [&found.heads, &found.mlp, &found.sham, &found.null]
                     .map(|lists| lists.iter().map(|list| bits(list)).collect::<Vec<_>>())

@@ -37,33 +37,55 @@ const TOGETHER: usize = 16;
 
 /// Directions of the residual stream for some draws.
 pub(crate) struct Draws {
-    count: usize,
+    /// How many.
+    pub(crate) count: usize,
     /// Gaussian, [B K, D] for B blocks of K: head h of draw d takes block d + h. The same for all layers, replicas and steps,
     /// however many are computed at once.
-    directions: Var,
+    pub(crate) directions: Var,
     /// Gaussian, [B K, H K]: coordinates that nothing is written with.
-    fill: Var,
+    pub(crate) fill: Var,
+}
+
+/// The numbers of [`Draws`].
+pub(crate) struct Drawn {
+    /// How many.
+    pub(crate) count: usize,
+    /// B: no two heads of a draw share a block.
+    pub(crate) blocks: usize,
+    /// [B K, D].
+    pub(crate) directions: Vec<f32>,
+    /// [B K, H K].
+    pub(crate) fill: Vec<f32>,
 }
 
 /// Draws directions for `draws` subspaces, of which `chunk` are computed at once, of heads `[H, K, D]`.
-pub(crate) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Draws> {
+pub(crate) fn drawn([heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Drawn> {
     let most = chunk * TOGETHER.div_ceil(chunk);
     let some = |first: usize| {
         let count = most.min(draws - first);
-        // No two heads of a draw share a block.
         let blocks = count + heads - 1;
-        let mut gaussian = |width: usize, skipped: usize| {
+        let gaussian = |width: usize, skipped: usize| {
             let of_block = |block: usize| {
                 let stream = Philox::new(0, Stream::Subspace, (first + block) as u32);
                 let pairs = skipped.div_ceil(2)..skipped.div_ceil(2) + (k * width).div_ceil(2);
                 pairs.flat_map(move |at| stream.normals(at as u64)).take(k * width)
             };
-            let drawn: Vec<f32> = (0..blocks).flat_map(of_block).map(|x| x as f32).collect();
-            tape.constant(&[blocks * k, width], &drawn)
+            (0..blocks).flat_map(of_block).map(|x| x as f32).collect()
         };
-        Draws { count, directions: gaussian(d, 0), fill: gaussian(heads * k, k * d) }
+        Drawn { count, blocks, directions: gaussian(d, 0), fill: gaussian(heads * k, k * d) }
     };
     (0..draws).step_by(most).map(some).collect()
+}
+
+/// The same, on a tape.
+pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Draws> {
+    let mut constant = |blocks: usize, width: usize, data: &[f32]| tape.constant(&[blocks * k, width], data);
+    let some = |drawn: Drawn| Draws {
+        count: drawn.count,
+        directions: constant(drawn.blocks, d, &drawn.directions),
+        fill: constant(drawn.blocks, heads * k, &drawn.fill),
+    };
+    drawn([heads, k, d], draws, chunk).into_iter().map(some).collect()
 }
 
 /// Means of outcomes [draws, 8] where a random K-dimensional subspace of what a layer's heads write is taken away.
