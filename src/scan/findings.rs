@@ -162,6 +162,8 @@ pub struct Findings {
 }
 
 const FILE: &str = "scan.json";
+/// Heads that the sentence names.
+const NAMED: usize = 5;
 /// Part of what is subtracted that rounding may be, as in [`Contrasts`](crate::intervene::Contrasts): 2^-22.
 const ROUNDING: f64 = 2.384_185_791_015_625e-7;
 
@@ -319,23 +321,22 @@ impl Findings {
                 "{first} Nothing was compared with random subspaces, so no head is called a suppressor or a contributor."
             );
         }
-        let [up, down] = side(&mut self.marked().filter(|effect| effect.head.is_some()));
+        let null = format!("the null of {draws} random subspaces of their layer, at 5 % each");
         let named = |raises: bool| {
             let mut of: Vec<&Effect> =
                 self.marked().filter(|effect| (effect.logit_difference().mean > 0.0) == raises).collect();
             of.sort_by(|a, b| b.logit_difference().mean.abs().total_cmp(&a.logit_difference().mean.abs()));
-            let names: Vec<String> = of.iter().take(3).map(|effect| effect.name()).collect();
-            if names.is_empty() {
-                String::new()
-            } else {
-                format!(" ({}{})", names.join(", "), if of.len() > 3 { ", ..." } else { "" })
-            }
+            let first: Vec<String> = of.iter().take(NAMED).map(|effect| effect.name()).collect();
+            let more = of.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            if of.is_empty() { "none".to_owned() } else { format!("{}{more}", first.join(", ")) }
         };
-        format!(
-            "{first} Of these, {up} also exceed the null of {draws} random subspaces of their layer at 5 % each: suppressors{}; and {down}: contributors{}.",
-            named(true),
-            named(false),
-        )
+        if self.marked().next().is_none() {
+            return format!(
+                "{first} None of these exceeds {null}: there is no suppressor and no contributor among them."
+            );
+        }
+        format!("{first} Those that also exceed {null}: suppressors {}; contributors {}.", named(true), named(false))
     }
 }
 

@@ -74,7 +74,11 @@ impl Prompts {
             Err(Error::Unsupported(_)) => None,
             Err(error) => return Err(error),
         };
-        let mut faults: Vec<String> = Vec::new();
+        let mut faults: Vec<(String, Vec<usize>)> = Vec::new();
+        let mut fault = |line: usize, what: String| match faults.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, lines)) => lines.push(line),
+            None => faults.push((what, vec![line])),
+        };
         let mut list: Vec<Prompt> = Vec::new();
         let mut seen: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
         let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
@@ -84,24 +88,25 @@ impl Prompts {
             match parsed.and_then(|line| prompt(line, reader.as_ref(), d_vocab)) {
                 Ok(prompt) => {
                     match seen.get(&prompt.tokens) {
-                        Some(first) => faults.push(format!("line {number}: the prompt of line {first} again")),
+                        Some(first) => fault(number, format!("the prompt of line {first} again")),
                         None => _ = seen.insert(prompt.tokens.clone(), number),
                     }
                     list.push(prompt);
                 }
-                Err(fault) => faults.push(format!("line {number}: {fault}")),
+                Err(what) => fault(number, what),
             }
         }
         if !faults.is_empty() {
-            let (told, more) = (faults.len().min(TOLD), faults.len().saturating_sub(TOLD));
-            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-            return Err(Error::format(
-                path,
-                format!(
-                    "has lines that cannot be used:\n  {}{more}\nMend them, or leave them out",
-                    faults[..told].join("\n  ")
-                ),
-            ));
+            let told = faults.iter().take(TOLD).map(|(what, lines)| {
+                let named = lines.iter().take(TOLD).map(usize::to_string).collect::<Vec<_>>().join(", ");
+                let more = lines.len().saturating_sub(TOLD);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                format!("\n  line {named}{more}: {what}")
+            });
+            let (told, more) = (told.collect::<String>(), faults.len().saturating_sub(TOLD));
+            let more = if more > 0 { format!("\n  and {more} other faults") } else { String::new() };
+            let text = format!("has lines that cannot be used:{told}{more}\nMend them, or leave them out");
+            return Err(Error::format(path, text));
         }
         if list.is_empty() {
             return Err(Error::format(path, "holds no prompts: one JSON object a line is needed"));

@@ -300,7 +300,7 @@ fn a_planted_suppressor_is_found_first_and_nothing_else_is() {
     let shares = prompts.list.iter().map(share).sum::<f64>() / 40.0;
     assert!((heads[0].logit_difference().mean - shares).abs() < 0.02, "{shares} and {:?}", heads[0].logit_difference());
     let words = found.sentence();
-    assert!(words.contains("suppressors (L1H2)") && words.contains("contributors (L1H1)"), "{words}");
+    assert!(words.ends_with("suppressors L1H2; contributors L1H1."), "{words}");
 }
 
 #[test]
