@@ -50,6 +50,8 @@ pub mod model;
 pub mod record;
 #[cfg(feature = "report")]
 pub mod report;
+#[cfg(feature = "cli")]
+pub mod scan;
 pub mod stats;
 pub mod task;
 pub mod train;

@@ -1,11 +1,13 @@
 // outcomes: what an intervention does to each prediction, beside the clean one
-// shapes   z [R, I N, V] logits  clean [R, N, V]  targets [R, N]  out [R, I N, 8]: loss, logit difference, correct,
-//          KL(clean, z), argmax changed, entropy, Brier score, doubt = 1 - confidence; 0 where nothing is asked
+// shapes   z [R, I N, V] logits  clean [R, N, V]  targets [R, N]  foils [R, N]  out [R, I N, 8]: loss, logit difference,
+//          correct, KL(clean, z), argmax changed, entropy, Brier score, doubt = 1 - confidence; 0 where nothing is asked
 // grid     a subgroup or workgroup for each row of z, folded into x and y, R
 // numerics f32; loss by log1p over the wrong classes, Brier by the wrong mass, entropy, divergence and doubt by the mass of all
 //          classes but the greatest: exact where one class has all
-// knobs    SUBGROUPS: see shared/rows
-struct Params { rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32, out_replica: u32 }
+// knobs    SUBGROUPS: see shared/rows; FOILS: the logit difference is to one other class, not to the mean of all others
+struct Params {
+    rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32, foil_replica: u32, out_replica: u32,
+}
 const WG: u32 = 64u;
 #import rows
 #import numerics
@@ -13,6 +15,20 @@ const WG: u32 = 64u;
 @tensor var<storage, read> clean: array<f32>;
 @tensor var<storage, read> targets: array<u32>;
 @tensor var<storage, read_write> out: array<f32>;
+#if FOILS
+@tensor var<storage, read> foils: array<u32>;
+#endif
+
+// What the target's logit is compared with, of the sum of all others.
+#if FOILS
+fn other(r: u32, source: u32, z_at: u32, others: f32) -> f32 {
+    return z[z_at + foils[r * params.foil_replica + source]];
+}
+#else
+fn other(r: u32, source: u32, z_at: u32, others: f32) -> f32 {
+    return others / f32(max(params.classes, 2u) - 1u);
+}
+#endif
 
 @compute @workgroup_size(64)
 fn outcomes(at: Invocation) {
@@ -80,7 +96,7 @@ fn outcomes(at: Invocation) {
         let place = r * params.out_replica + row * 8u;
         let nats = select(top - z_y + log1p(rest), log1p(wrong), z_y >= top_wrong);
         out[place] = select(0.0, nats, counted);
-        out[place + 1u] = select(0.0, z_y - others / f32(max(params.classes, 2u) - 1u), counted);
+        out[place + 1u] = select(0.0, z_y - other(r, source, z_at, others), counted);
         out[place + 2u] = select(0.0, 1.0, counted && z_y > top_wrong && is_finite(nats));
         out[place + 3u] = select(0.0, apart / (1.0 + clean_rest) - log1p(clean_rest) + log1p(rest), counted);
         out[place + 4u] = select(0.0, 1.0, counted && first != clean_first);

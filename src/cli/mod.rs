@@ -13,11 +13,15 @@ mod presets;
 mod progress;
 mod report;
 mod run;
+mod scan;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
 
@@ -37,6 +41,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
   thermoscope run --resume --out runs/decay03   go on after Ctrl-C
   thermoscope measure my-model --config task.toml --out measured
+  thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
   thermoscope adapters --check                  which GPUs there are, and whether they compute right";
 
@@ -48,6 +53,8 @@ enum Command {
     Measure(measure::Args),
     /// Write a model as Hugging Face's transformers or TransformerLens keeps it
     Export(export::Args),
+    /// Ablate every head and MLP block of a pretrained model on a set of prompts
+    Scan(scan::Args),
     /// Make the HTML report of a run
     Report(report::Args),
     /// List the GPUs and what they can do
@@ -88,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args, device),
         Command::Measure(args) => measure::main(&args, device).map(|()| 0),
         Command::Export(args) => export::main(&args).map(|()| 0),
+        Command::Scan(args) => scan::main(&args, device),
         Command::Report(args) => report::main(&args).map(|()| 0),
         Command::Adapters(args) => adapters::main(&args, device.choice.as_ref()).map(|()| 0),
         Command::Bench(args) => bench::main(&args, device).map(|()| 0),
@@ -158,6 +166,20 @@ fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
         ))),
         None => Ok(folder),
     }
+}
+
+/// A number that becomes the exit code of the first signal that asks the program to stop; the second signal ends it at once.
+fn signals() -> Result<Arc<AtomicUsize>> {
+    let signal = Arc::new(AtomicUsize::new(0));
+    let second = Arc::new(AtomicBool::new(false));
+    for (number, code) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
+        let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
+        // The second signal ends at once what the first asked to stop.
+        signal_hook::flag::register_conditional_shutdown(number, code, Arc::clone(&second)).map_err(fail)?;
+        signal_hook::flag::register(number, Arc::clone(&second)).map_err(fail)?;
+        signal_hook::flag::register_usize(number, Arc::clone(&signal), code as usize).map_err(fail)?;
+    }
+    Ok(signal)
 }
 
 /// Prints to standard error; a reader that has gone away is no error.

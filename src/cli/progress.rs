@@ -15,6 +15,8 @@ const PLAIN: Duration = Duration::from_secs(10);
 /// Progress of a run on standard error.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
+    /// What is counted.
+    unit: &'static str,
     total: u64,
     began: Instant,
     /// When the first step began.
@@ -26,35 +28,46 @@ pub(super) struct Progress {
 impl Progress {
     /// Progress from step `first` to `total`.
     pub(super) fn new(first: u64, total: u64) -> Self {
+        Self::of("steps", first, total)
+    }
+
+    /// The same of something else than steps.
+    pub(super) fn of(unit: &'static str, first: u64, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total).with_position(first);
-            let style = "{bar:30} {pos}/{len} steps  {msg}";
-            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let style = format!("{{bar:30}} {{pos}}/{{len}} {unit}  {{msg}}");
+            bar.set_style(ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.reset_eta();
             bar
         });
         let now = Instant::now();
-        Self { bar, total, began: now, stepping: now, first, last_line: now }
+        Self { bar, unit, total, began: now, stepping: now, first, last_line: now }
     }
 
     /// Shows where the run is; `losses` are those of the first replica.
     pub(super) fn update(&mut self, step: u64, train: Option<f32>, test: Option<f32>) {
-        let seconds = self.stepping.elapsed().as_secs_f64();
-        let rate = (step - self.first) as f64 / seconds.max(1e-9);
-        let left = Duration::from_secs(((self.total - step) as f64 / rate.max(1e-9)).min(1e9) as u64);
         let loss = |name: &str, value: Option<f32>| value.map(|v| format!("  {name} {v:.3e}")).unwrap_or_default();
-        let rate = if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") };
-        let message = format!(
-            "{rate} steps/s  {} left{}{}",
-            humantime::format_duration(left),
-            loss("train", train),
-            loss("test", test)
-        );
-        if let Some(bar) = &self.bar {
-            bar.set_position(step);
-        }
+        let message = format!("{}{}{}", self.pace(step), loss("train", train), loss("test", test));
         let total = self.total;
         self.tell(message, |message| format!("step {step}/{total}  {message}"));
+    }
+
+    /// Shows how much is done, and of what.
+    pub(super) fn reach(&mut self, done: u64, of: &str) {
+        let message = format!("{}  {of}", self.pace(done));
+        let (total, unit) = (self.total, self.unit);
+        self.tell(message, |message| format!("{done}/{total} {unit}  {message}"));
+    }
+
+    /// Rate and time left.
+    fn pace(&self, done: u64) -> String {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+        let rate = (done - self.first) as f64 / self.stepping.elapsed().as_secs_f64().max(1e-9);
+        let left = Duration::from_secs(((self.total - done) as f64 / rate.max(1e-9)).min(1e9) as u64);
+        let rate = if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") };
+        format!("{rate} {}/s  {} left", self.unit, humantime::format_duration(left))
     }
 
     /// Shows how many kernels are compiled, before the first step.

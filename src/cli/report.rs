@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::print;
 use crate::error::{Error, Result};
+use crate::scan::{Findings, write_page};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -31,7 +32,15 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
-    let page = write(&args.dir)?;
+    let page = match Findings::read(&args.dir)? {
+        Some(findings) => {
+            print(&findings.sentence());
+            let page = write_page(&args.dir, &findings)?;
+            print(&format!("report: {}", page.display()));
+            page
+        }
+        None => write(&args.dir)?,
+    };
     if args.open {
         let full = std::path::absolute(&page).map_err(Error::io("cannot find", &page))?;
         webbrowser::open(&format!("file://{}", full.display())).map_err(|error| {

@@ -3,10 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::device::Device;
 use super::progress::Progress;
@@ -256,15 +254,7 @@ const TIMING: u64 = 1;
 
 impl Loop {
     fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
-        let signal = Arc::new(AtomicUsize::new(0));
-        let second = Arc::new(AtomicBool::new(false));
-        for (number, code) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
-            let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
-            // The second signal ends at once what the first asked to stop.
-            signal_hook::flag::register_conditional_shutdown(number, code, Arc::clone(&second)).map_err(fail)?;
-            signal_hook::flag::register(number, Arc::clone(&second)).map_err(fail)?;
-            signal_hook::flag::register_usize(number, Arc::clone(&signal), code as usize).map_err(fail)?;
-        }
+        let signal = super::signals()?;
         let progress = Progress::new(session.step(), session.config().steps);
         let replicas = session.config().replicas as usize;
         let mut sets = Sets::new(session.metrics(), session.config().replicas);

@@ -1,7 +1,7 @@
 //! Instruments: measures taken inside the step, on the device. Each names what it reads, appends
 //! kernels behind the ones that own the data, and leaves numbers in the metric row.
 
-mod ablation;
+pub(crate) mod ablation;
 mod attach;
 mod budget;
 mod config;

@@ -13,7 +13,7 @@ pub const OUTCOMES: usize = 8;
 pub mod column {
     /// Cross-entropy, nats.
     pub const LOSS: usize = 0;
-    /// z_y - mean of the other logits.
+    /// z_y - mean of the other logits; with foils, z_y - z_f.
     pub const LOGIT_DIFFERENCE: usize = 1;
     /// 1 where the target's logit exceeds every other.
     pub const CORRECT: usize = 2;
@@ -43,13 +43,14 @@ static ABLATE: Shader<'_> = Shader {
 };
 crate::params! {
     struct OutcomeParams {
-        rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32, out_replica: u32,
+        rows: u32, clean_rows: u32, classes: u32, z_replica: u32, clean_replica: u32, target_replica: u32,
+        foil_replica: u32, out_replica: u32,
     }
 }
 static OUTCOME: Shader<'_> = Shader {
     name: "intervene/outcomes",
     source: include_str!("../../shaders/intervene/outcomes.wgsl"),
-    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
+    knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }, Knob { name: "FOILS", values: &[0, 1] }],
     params: OutcomeParams::FIELDS,
 };
 crate::params! {
@@ -175,7 +176,8 @@ impl Op for AblateEach {
 
 /// What each prediction became, [I * N, 8]: loss, logit difference z_y - mean of the others, correct,
 /// KL(clean, z), argmax changed, entropy, Brier score Σ(p - 1_y)², doubt 1 - max p. Rows where nothing is
-/// asked are 0. Inputs: logits [I * N, V], clean logits [N, V], targets `[N]`.
+/// asked are 0. Inputs: logits [I * N, V], clean logits [N, V], targets `[N]`; and, where the logit difference shall be the
+/// one to another answer, z_y - z_f, the foils f `[N]`.
 pub struct Outcomes;
 
 impl Op for Outcomes {
@@ -185,14 +187,16 @@ impl Op for Outcomes {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         let ((rows, v), (clean, w)) = (inputs[0].rows(), inputs[1].rows());
-        if v != w || inputs[2].len() != clean || !rows.is_multiple_of(clean) {
+        let foils = inputs.get(3).is_none_or(|foils| foils.len() == clean);
+        if v != w || inputs[2].len() != clean || !foils || !rows.is_multiple_of(clean) {
             return Err(misfit("outcomes", format!("logits {:?} beside {:?}", inputs[0].dims, inputs[1].dims)));
         }
         Ok(vec![like(inputs, &[rows, OUTCOMES])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let [z, clean, targets] = inputs else { return Err(misfit("outcomes", "inputs")) };
+        let [z, clean, targets, foils @ ..] = inputs else { return Err(misfit("outcomes", "inputs")) };
+        let foils = foils.first();
         let rows = outputs[0].len() / OUTCOMES;
         let params = OutcomeParams {
             rows: rows as u32,
@@ -201,10 +205,12 @@ impl Op for Outcomes {
             z_replica: z.replica_stride,
             clean_replica: clean.replica_stride,
             target_replica: targets.replica_stride,
+            foil_replica: foils.map_or(0, |foils| foils.replica_stride),
             out_replica: outputs[0].replica_stride,
         };
         let (subgroups, grid) = cx.by_rows(rows, 64);
-        cx.dispatch(&OUTCOME, &[subgroups], &params, &[z, clean, targets, &outputs[0]], grid)
+        let tensors: Vec<&Tensor> = [z, clean, targets, &outputs[0]].into_iter().chain(foils).collect();
+        cx.dispatch(&OUTCOME, &[subgroups, u32::from(foils.is_some())], &params, &tensors, grid)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -223,6 +229,7 @@ impl Op for Outcomes {
                 continue;
             }
             let y = inputs[2].index(source);
+            let foil = inputs.get(3).map(|foils| foils.index(source));
             let (z, c) = (&inputs[0].data[row * v..][..v], &inputs[1].data[source * v..][..v]);
             let (ln_p, ln_c) = (softmax(z), softmax(c));
             let others = || (0..v).filter(|j| *j != y);
@@ -230,7 +237,7 @@ impl Op for Outcomes {
             let p_wrong: f64 = others().map(|j| ln_p[j].exp()).sum();
             out.data[row * OUTCOMES..][..OUTCOMES].copy_from_slice(&[
                 wrong.ln_1p(),
-                z[y] - others().map(|j| z[j]).sum::<f64>() / (v.max(2) - 1) as f64,
+                z[y] - foil.map_or_else(|| others().map(|j| z[j]).sum::<f64>() / (v.max(2) - 1) as f64, |foil| z[foil]),
                 f64::from(u8::from(others().all(|j| z[j] < z[y]))),
                 (0..v).map(|j| ln_c[j].exp() * (ln_c[j] - ln_p[j])).sum(),
                 f64::from(u8::from(first_greatest(z) != first_greatest(c))),
@@ -299,6 +306,7 @@ fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>>
     let coefficients = case.tape.constant(&[4, h], &coefficients);
     let base = case.tape.constant_u32(&[4], &[0, 1, 2, 0]);
     let (targets, count) = case.targets(n, v);
+    let foils = case.indices(&[n], v as u32, true);
 
     let tape = &mut case.tape;
     let logits = tape.push1(Ablate, &[stream, result, sum, held, coefficients, base])?;
@@ -307,7 +315,8 @@ fn everything(case: &mut Case, n: usize, v: usize, h: usize) -> Result<Vec<Var>>
     let each_rows = tape.push1(Outcomes, &[each, stream, targets])?;
     let each = tape.push1(GroupMeans { rows: n }, &[each_rows, count])?;
     let means = tape.push1(GroupMeans { rows: n }, &[rows, count, each])?;
-    Ok(vec![logits, rows, means])
+    let foiled = tape.push1(Outcomes, &[logits, stream, targets, foils])?;
+    Ok(vec![logits, rows, means, foiled])
 }
 
 #[cfg(test)]

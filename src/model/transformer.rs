@@ -18,6 +18,16 @@ pub enum ReadOut {
     All,
     /// The last one; the last block computes nothing for the others.
     Last,
+    /// One of each sequence, where they differ in length: row numbers `[B]` among the B T of the batch. The last block attends
+    /// from every position, and computes nothing else for the others.
+    At(Var),
+}
+
+impl ReadOut {
+    /// Positions of a sequence of `seq` tokens that are predicted at.
+    fn queries(self, seq: usize) -> usize {
+        if self == Self::All { seq } else { 1 }
+    }
 }
 
 /// The tokens of a batch, [B, T].
@@ -230,7 +240,7 @@ impl Model {
     /// MLP reads beside attention.
     pub fn resume(&self, tape: &mut Tape, from: &Resume<'_>) -> Result<Forward> {
         let Resume { layer, point, x, batch, seq, read, patterns } = *from;
-        let queries = if read == ReadOut::Last && layer + 1 == self.config.n_layers { 1 } else { seq };
+        let queries = if layer + 1 == self.config.n_layers { read.queries(seq) } else { seq };
         let mut hooks = Hooks::new();
         let x = if point == Point::Mid && self.config.has_mlp() {
             if self.config.parallel_attn_mlp {
@@ -265,7 +275,7 @@ impl Model {
             let read = if layer + 1 == config.n_layers { read } else { ReadOut::All };
             stream = self.block(tape, &mut hooks, layer, &stream, dims, read, patterns)?;
         }
-        let queries = if read == ReadOut::Last { 1 } else { seq };
+        let queries = read.queries(seq);
         let x = self.norm(tape, &mut hooks, "ln_final", stream.x, None, &[batch, queries, config.d_model])?;
         let logits = self.unembed(tape, x)?;
         Ok(Forward { logits, hooks })
@@ -330,12 +340,13 @@ impl Model {
         let [batch, seq, d] = dims;
         let (h, g, k) = (config.n_heads, config.n_key_value_heads, config.d_head);
         let block = |name: &str| format!("blocks.{layer}.{name}");
-        let queries = if read == ReadOut::Last { 1 } else { seq };
+        // What is read out of, and how many positions attend for that.
+        let (read_out, queries) = (read.queries(seq), if read == ReadOut::Last { 1 } else { seq });
 
         // Rows of all tokens, and of the tokens that are asked for: the last block asks for few.
         let all = stream.distinct.map(|(index, _)| index);
         let asked = match (read, stream.distinct) {
-            (ReadOut::All, _) => all,
+            (ReadOut::All | ReadOut::At(_), _) => all,
             (ReadOut::Last, Some((_, last))) => Some(last),
             (ReadOut::Last, None) => (seq > 1).then(|| {
                 let rows: Vec<u32> = (0..batch).map(|b| (b * seq + seq - 1) as u32).collect();
@@ -416,14 +427,22 @@ impl Model {
             };
             (z, pick(tape, stream.x, asked)?)
         };
+        let (z, before) = match read {
+            ReadOut::At(rows) => {
+                let flat = tape.reshape(z, &[batch * seq, h * k])?;
+                let flat = pick(tape, flat, Some(rows))?;
+                (tape.reshape(flat, &[batch, 1, h, k])?, pick(tape, before, Some(rows))?)
+            }
+            _ => (z, before),
+        };
         hooks.insert(block("attn.hook_z"), z);
         let w_o = self.need(&block("attn.W_O"))?;
         let result = tape.push1(HeadResult, &[z, w_o])?;
-        hooks.insert(block("attn.hook_result"), tape.reshape(result, &[batch, queries, h, d])?);
+        hooks.insert(block("attn.hook_result"), tape.reshape(result, &[batch, read_out, h, d])?);
 
-        let flat_z = tape.reshape(z, &[batch * queries, h * k])?;
+        let flat_z = tape.reshape(z, &[batch * read_out, h * k])?;
         let flat_w = tape.reshape(w_o, &[h * k, d])?;
-        let out_dims = [batch, queries, d];
+        let out_dims = [batch, read_out, d];
         let b_o = self.weight(&block("attn.b_O"));
         let (alone, mid) = write(tape, flat_z, flat_w, b_o, before)?;
         hooks.insert(block("hook_attn_out"), tape.reshape(alone, &out_dims)?);

@@ -344,6 +344,11 @@ impl RunDir {
         self.segments.push(&TableRow::from(row));
     }
 
+    /// Adds a row that no session measured.
+    pub fn table_row(&mut self, row: &TableRow<'_>) {
+        self.segments.push(row);
+    }
+
     /// Rows waiting to be written.
     pub fn waiting(&self) -> usize {
         self.segments.waiting()

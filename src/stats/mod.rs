@@ -10,4 +10,4 @@ mod special;
 pub use errors::{Paired, median};
 pub use holds::{Births, HOLD, Turn, Watch};
 pub use onset::{Censored, LASTING, Onset, Sample};
-pub use p_values::{add_one, at_least, false_discovery_threshold, two_sided};
+pub use p_values::{add_one, adjusted, at_least, false_discovery_threshold, two_sided};

@@ -22,6 +22,20 @@ pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
     sorted.iter().enumerate().rev().find(|(at, p)| **p <= rate * (at + 1) as f64 / count).map(|(_, p)| *p)
 }
 
+/// The p-values of several tests, each as the least rate of false discoveries at which it is one (Benjamini and Hochberg 1995):
+/// the least m p_(j)/j of those not below it.
+pub fn adjusted(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
+    let mut least = 1.0f64;
+    let mut q = vec![1.0; p.len()];
+    for (rank, at) in order.iter().enumerate().rev() {
+        least = least.min(p[*at] * p.len() as f64 / (rank + 1) as f64);
+        q[*at] = least;
+    }
+    q
+}
+
 /// The probability of `hits` or more among `trials` independent ones that hit with probability `chance`.
 pub fn at_least(hits: u64, trials: u64, chance: f64) -> f64 {
     match hits {
@@ -45,6 +59,12 @@ mod tests {
         assert_eq!(false_discovery_threshold(&p, 0.05), Some(0.0095));
         assert_eq!(false_discovery_threshold(&[0.2, 0.9], 0.05), None);
         assert_eq!(false_discovery_threshold(&[], 0.05), None);
+        // The same four, by adjusted p-values: 0.0095 is the fourth of fifteen.
+        let q = adjusted(&p);
+        assert_eq!(q.iter().filter(|q| **q <= 0.05).count(), 4);
+        assert!((q[3] - 0.0095 * 15.0 / 4.0).abs() < 1e-12 && q[14] == 1.0);
+        // The order does not matter, and none is below one with a smaller p.
+        assert_eq!(adjusted(&[0.9, 0.01, 0.011]), [0.9, 0.0165, 0.0165]);
     }
 
     #[test]

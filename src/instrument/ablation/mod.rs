@@ -5,7 +5,7 @@
 
 pub(crate) mod calibration;
 pub(crate) mod ops;
-mod subspaces;
+pub(crate) mod subspaces;
 
 use crate::autograd::Var;
 use crate::autograd::check::Build;

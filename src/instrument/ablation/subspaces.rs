@@ -38,51 +38,96 @@ pub(super) const SHADERS: &[&Shader<'_>] = &[&ORTHONORMAL];
 const TOGETHER: usize = 16;
 
 /// Directions of the residual stream for some draws.
-pub(super) struct Draws {
-    count: usize,
+pub(crate) struct Draws {
+    /// How many.
+    pub(crate) count: usize,
     /// Gaussian, [B K, D] for B blocks of K: head h of draw d takes block d + h. The same for all layers, replicas and steps,
     /// however many are computed at once.
-    directions: Var,
+    pub(crate) directions: Var,
     /// Gaussian, [B K, H K]: coordinates that nothing is written with.
-    fill: Var,
+    pub(crate) fill: Var,
+}
+
+/// The numbers of [`Draws`].
+pub(crate) struct Drawn {
+    /// How many.
+    pub(crate) count: usize,
+    /// B: no two heads of a draw share a block.
+    pub(crate) blocks: usize,
+    /// [B K, D].
+    pub(crate) directions: Vec<f32>,
+    /// [B K, H K].
+    pub(crate) fill: Vec<f32>,
 }
 
 /// Draws directions for `draws` subspaces, of which `chunk` are computed at once, of heads `[H, K, D]`.
-pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Draws> {
+pub(crate) fn drawn([heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Drawn> {
     let most = chunk * TOGETHER.div_ceil(chunk);
     let some = |first: usize| {
         let count = most.min(draws - first);
-        // No two heads of a draw share a block.
         let blocks = count + heads - 1;
-        let mut gaussian = |width: usize, skipped: usize| {
+        let gaussian = |width: usize, skipped: usize| {
             let of_block = |block: usize| {
                 let stream = Philox::new(0, Stream::Subspace, (first + block) as u32);
                 let pairs = skipped.div_ceil(2)..skipped.div_ceil(2) + (k * width).div_ceil(2);
                 pairs.flat_map(move |at| stream.normals(at as u64)).take(k * width)
             };
-            let drawn: Vec<f32> = (0..blocks).flat_map(of_block).map(|x| x as f32).collect();
-            tape.constant(&[blocks * k, width], &drawn)
+            (0..blocks).flat_map(of_block).map(|x| x as f32).collect()
         };
-        Draws { count, directions: gaussian(d, 0), fill: gaussian(heads * k, k * d) }
+        Drawn { count, blocks, directions: gaussian(d, 0), fill: gaussian(heads * k, k * d) }
     };
     (0..draws).step_by(most).map(some).collect()
+}
+
+/// The same, on a tape.
+pub(super) fn draw(tape: &mut Tape, [heads, k, d]: [usize; 3], draws: usize, chunk: usize) -> Vec<Draws> {
+    let mut constant = |blocks: usize, width: usize, data: &[f32]| tape.constant(&[blocks * k, width], data);
+    let some = |drawn: Drawn| Draws {
+        count: drawn.count,
+        directions: constant(drawn.blocks, d, &drawn.directions),
+        fill: constant(drawn.blocks, heads * k, &drawn.fill),
+    };
+    drawn([heads, k, d], draws, chunk).into_iter().map(some).collect()
 }
 
 /// Means of outcomes [draws, 8] where a random K-dimensional subspace of what a layer's heads write is taken away.
 pub(super) fn null(tape: &mut Tape, probe: &Probe<'_>, on: &Writers, draws: &[Draws]) -> Result<Var> {
     let w_o = probe.model.need(&format!("blocks.{}.attn.W_O", on.layer))?;
+    let mut means = None;
+    without(tape, w_o, (on.stream, on.result), draws, probe.chunk, |tape, stream| {
+        let logits = probe.above(tape, on, stream, false)?.logits;
+        let outcomes = probe.rows_of(tape, logits)?;
+        let examples = probe.examples(tape, outcomes, None)?;
+        means = Some(probe.means(tape, examples, means)?);
+        Ok(())
+    })?;
+    means.ok_or_else(|| misfit("null", "no draws"))
+}
+
+/// Hands `each` the streams [C * N, D] without what lies in a random K-dimensional subspace of what heads wrote, for `chunk`
+/// draws C at once. Of heads with W_O [H, K, D], the stream [N, D] behind them and what they wrote to it [N, H, D].
+///
+/// # Errors
+/// Where these do not fit, and whatever `each` returns.
+pub(crate) fn without(
+    tape: &mut Tape,
+    w_o: Var,
+    (stream, result): (Var, Var),
+    draws: &[Draws],
+    chunk: usize,
+    mut each: impl FnMut(&mut Tape, Var) -> Result<()>,
+) -> Result<()> {
     let [heads, k, d] = tape.shape(w_o).dims[..] else { return Err(misfit("null", "W_O")) };
-    let rows = tape.shape(on.stream).rows().0;
+    let rows = tape.shape(stream).rows().0;
     let spaces = tape.push(RowSpaces, &[w_o])?;
     let q = tape.reshape(spaces[0], &[heads * k, d])?;
-    let y = tape.push1(HeadResult, &[on.result, spaces[1]])?;
+    let y = tape.push1(HeadResult, &[result, spaces[1]])?;
     let y = tape.reshape(y, &[rows, heads * k])?;
     let transposed = Linear { transposed: true, ..Linear::default() };
-    let mut means = None;
     for some in draws {
         let drawn = tape.push1(transposed, &[some.directions, q])?;
-        for first in (0..some.count).step_by(probe.chunk) {
-            let count = probe.chunk.min(some.count - first);
+        for first in (0..some.count).step_by(chunk) {
+            let count = chunk.min(some.count - first);
             let b = tape.push1(Subspaces { heads, vectors: k, first, count }, &[drawn, some.fill])?;
             let b = tape.reshape(b, &[count * k, heads * k])?;
             let inside = tape.push1(transposed, &[y, b])?;
@@ -90,14 +135,11 @@ pub(super) fn null(tape: &mut Tape, probe: &Probe<'_>, on: &Writers, draws: &[Dr
             let out = tape.push1(Linear::default(), &[b, q])?;
             let out = tape.reshape(out, &[count, k, d])?;
             let result = tape.push1(HeadResult, &[inside, out])?;
-            let stream = tape.push1(AblateEach, &[on.stream, result])?;
-            let logits = probe.above(tape, on, stream, false)?.logits;
-            let outcomes = probe.rows_of(tape, logits)?;
-            let examples = probe.examples(tape, outcomes, None)?;
-            means = Some(probe.means(tape, examples, means)?);
+            let stream = tape.push1(AblateEach, &[stream, result])?;
+            each(tape, stream)?;
         }
     }
-    means.ok_or_else(|| misfit("null", "no draws"))
+    Ok(())
 }
 
 /// Orthonormal bases of the rows of each head's W_O: q [H, K, D], and the same as [H, D, K]. Where the rank is lower than K

@@ -1,0 +1,350 @@
+//! What outcomes say: effects with errors over groups of prompts, discoveries among all that were tried, and the null.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::intervene::column::LOGIT_DIFFERENCE;
+use crate::stats::{Paired, add_one, adjusted, two_sided};
+
+use super::{LayerOutcomes, Outcome, Prompts};
+
+/// A column of an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measure(pub usize);
+
+impl Measure {
+    /// How many there are; what is behind them serves calibration only.
+    pub const COUNT: usize = 7;
+    /// Their names, in the order of [`crate::intervene::column`].
+    pub const NAMES: [&str; Self::COUNT] =
+        ["loss", "logit_difference", "accuracy", "kl", "argmax_changed", "entropy", "brier"];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).map(Self)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self.0]
+    }
+
+    /// Whether the clean pass has one.
+    pub fn of_clean(self) -> bool {
+        !self.is_change()
+    }
+
+    /// Whether it compares with the clean pass already, so that nothing is subtracted.
+    fn is_change(self) -> bool {
+        use crate::intervene::column::{ARGMAX_CHANGED, KL};
+        [KL, ARGMAX_CHANGED].contains(&self.0)
+    }
+}
+
+/// A mean over groups and its standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mean {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error; `None` of a single group.
+    pub error: Option<f64>,
+}
+
+impl From<Paired> for Mean {
+    fn from(paired: Paired) -> Self {
+        let error = paired.standard_error;
+        Self { mean: paired.mean, error: error.is_finite().then_some(error) }
+    }
+}
+
+/// What the null says of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NullPoint {
+    /// Two-sided p of its effect on the logit difference.
+    pub p: f64,
+    /// Least and greatest effect of a draw in its layer.
+    pub range: [f64; 2],
+}
+
+/// What ablating one head or MLP block does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Effect {
+    /// Layer.
+    pub layer: usize,
+    /// Head; `None` for the MLP block.
+    pub head: Option<usize>,
+    /// Changes, ablated minus clean, in the order of [`Measure::NAMES`].
+    pub changes: Vec<Mean>,
+    /// Two-sided p of no change of the logit difference; `None` of a single group.
+    pub p: Option<f64>,
+    /// The same among all that were tried, after Benjamini and Hochberg.
+    pub q: Option<f64>,
+    /// Beside random subspaces of its layer.
+    pub null: Option<NullPoint>,
+    /// The prompts whose logit difference rises most and falls most.
+    pub extremes: [Example; 2],
+}
+
+/// A prompt under an intervention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// The prompt in words.
+    pub text: String,
+    /// Right and wrong answer.
+    pub answers: [String; 2],
+    /// Logit difference of the clean and of the changed pass.
+    pub logit_differences: [f32; 2],
+}
+
+impl Effect {
+    /// The change of the logit difference.
+    pub fn logit_difference(&self) -> Mean {
+        self.changes[LOGIT_DIFFERENCE]
+    }
+
+    /// `L18H6`, or `L18 MLP`.
+    pub fn name(&self) -> String {
+        self.head.map_or_else(|| format!("L{} MLP", self.layer), |head| format!("L{}H{head}", self.layer))
+    }
+
+    /// Whether it differs from 0 among all that were tried.
+    pub fn differs(&self) -> bool {
+        self.q.is_some_and(|q| q <= Findings::RATE)
+    }
+
+    /// Whether it is more than the null; `None` where there is none.
+    pub fn exceeds_null(&self) -> Option<bool> {
+        self.null.map(|null| null.p <= Findings::RATE)
+    }
+}
+
+/// What was scanned, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The model's folder, as given.
+    pub model: String,
+    /// The file of prompts, as given.
+    pub probes: String,
+    /// What takes the place of what is ablated: `zero`, `mean`, `resample`.
+    pub baseline: String,
+    /// Draws of the null in each layer.
+    pub draws: usize,
+    /// Layers and heads of the model.
+    pub size: [usize; 2],
+    /// Prompts, and groups of prompts.
+    pub count: [usize; 2],
+    /// How many prompts each category has.
+    pub categories: BTreeMap<String, usize>,
+    /// The first prompt as the model reads it, token by token.
+    pub first: Vec<String>,
+    /// What stands before each prompt.
+    pub begin: Option<String>,
+}
+
+/// What a scan found. `scan.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// What was scanned, and how.
+    pub setting: Setting,
+    /// The clean pass, in the order of [`Measure::NAMES`].
+    pub clean: Vec<Mean>,
+    /// Layers scanned so far.
+    pub layers: usize,
+    /// Layers whose sham had other bits than the clean pass.
+    pub uneven: Vec<usize>,
+    /// All effects, layer by layer, heads before the MLP block.
+    pub effects: Vec<Effect>,
+    /// Effects of the draws of the null on the logit difference, layer by layer.
+    pub null: Vec<Vec<f64>>,
+}
+
+const FILE: &str = "scan.json";
+/// Heads that the sentence names.
+const NAMED: usize = 5;
+/// Part of what is subtracted that rounding may be, as in [`Contrasts`](crate::intervene::Contrasts): 2^-22.
+const ROUNDING: f64 = 2.384_185_791_015_625e-7;
+
+/// Prompts by group.
+struct Groups(Vec<Vec<usize>>);
+
+impl Groups {
+    fn of(prompts: &Prompts) -> Self {
+        let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (at, prompt) in prompts.list.iter().enumerate() {
+            groups.entry(&prompt.group).or_default().push(at);
+        }
+        Self(groups.into_values().collect())
+    }
+
+    fn means(&self, value: impl Fn(usize) -> f64) -> Vec<f64> {
+        self.0.iter().map(|group| group.iter().map(|at| value(*at)).sum::<f64>() / group.len() as f64).collect()
+    }
+
+    /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
+    fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
+        let column = measure.0;
+        let before = |at: usize| if measure.is_change() { 0.0 } else { f64::from(clean[at][column]) };
+        let after = |at: usize| f64::from(changed[at][column]);
+        let mut paired = Paired::of(&self.means(|at| after(at) - before(at)));
+        let size = self.means(|at| after(at).abs() + before(at).abs()).iter().sum::<f64>() / self.0.len() as f64;
+        paired.standard_error = paired.standard_error.hypot(ROUNDING * size);
+        paired
+    }
+}
+
+impl Findings {
+    /// Rate of false discoveries, and the level at which a head is more than the null.
+    pub const RATE: f64 = 0.05;
+
+    /// Of the clean pass alone.
+    pub fn new(setting: Setting, prompts: &Prompts, clean: &[Outcome]) -> Self {
+        let groups = Groups::of(prompts);
+        let level = |measure: Measure| Paired::of(&groups.means(|at| f64::from(clean[at][measure.0]))).into();
+        Self {
+            setting,
+            clean: Measure::all().map(level).collect(),
+            layers: 0,
+            uneven: Vec::new(),
+            effects: Vec::new(),
+            null: Vec::new(),
+        }
+    }
+
+    /// Reads `scan.json` of a run directory; `None` where there is none, and the run is no scan.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) where it cannot be read.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(FILE);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => crate::files::json(&path, &read.map_err(Error::io("cannot read", &path))?, "what a scan found")
+                .map(Some),
+        }
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where it cannot be written.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        crate::files::write_whole(&run.join(FILE), text.as_bytes())
+    }
+
+    /// Takes in the next layer; discoveries are counted anew.
+    pub fn add(&mut self, prompts: &Prompts, clean: &[Outcome], found: &LayerOutcomes) {
+        let groups = Groups::of(prompts);
+        let layer = self.layers;
+        self.layers += 1;
+        let bits = |outcomes: &[Outcome]| outcomes.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+        if found.sham.iter().any(|sham| bits(sham) != bits(clean)) {
+            self.uneven.push(layer);
+        }
+        let difference = Measure(LOGIT_DIFFERENCE);
+        let null: Vec<f64> = found.null.iter().map(|draw| groups.change(clean, draw, difference).mean).collect();
+        let heads = found.heads.iter().enumerate().map(|(head, outcomes)| (Some(head), outcomes));
+        for (head, changed) in heads.chain(found.mlp.iter().map(|outcomes| (None, outcomes))) {
+            let paired = groups.change(clean, changed, difference);
+            let p = paired.p();
+            let by_prompt = |at: usize| changed[at][LOGIT_DIFFERENCE] - clean[at][LOGIT_DIFFERENCE];
+            let mut order: Vec<usize> = (0..clean.len()).collect();
+            order.sort_by(|a, b| by_prompt(*b).total_cmp(&by_prompt(*a)));
+            let extreme = |at: usize| Example {
+                text: prompts.list[at].text.clone(),
+                answers: prompts.list[at].answers.clone(),
+                logit_differences: [clean[at][LOGIT_DIFFERENCE], changed[at][LOGIT_DIFFERENCE]],
+            };
+            self.effects.push(Effect {
+                layer,
+                head,
+                changes: Measure::all().map(|measure| groups.change(clean, changed, measure).into()).collect(),
+                p: p.is_finite().then_some(p),
+                q: None,
+                null: head.filter(|_| !null.is_empty()).map(|_| beside(&null, paired.mean)),
+                extremes: [extreme(order[0]), extreme(order[order.len() - 1])],
+            });
+        }
+        self.null.push(null);
+        for heads in [true, false] {
+            let mut tried: Vec<&mut Effect> =
+                self.effects.iter_mut().filter(|effect| effect.head.is_some() == heads && effect.p.is_some()).collect();
+            let q = adjusted(&tried.iter().filter_map(|effect| effect.p).collect::<Vec<_>>());
+            tried.iter_mut().zip(q).for_each(|(effect, q)| effect.q = Some(q));
+        }
+    }
+
+    /// Heads for which both answers hold: their effect differs from 0, among all that were tried, and is more than the null.
+    pub fn marked(&self) -> impl Iterator<Item = &Effect> {
+        self.effects.iter().filter(|effect| effect.differs() && effect.exceeds_null() == Some(true))
+    }
+
+    /// Heads, those whose removal raises the logit difference most first.
+    pub fn heads(&self) -> Vec<&Effect> {
+        let mut heads: Vec<&Effect> = self.effects.iter().filter(|effect| effect.head.is_some()).collect();
+        heads.sort_by(|a, b| b.logit_difference().mean.total_cmp(&a.logit_difference().mean));
+        heads
+    }
+
+    /// What the data support, in a sentence or two.
+    pub fn sentence(&self) -> String {
+        let Setting { baseline, count: [prompts, groups], draws, size, .. } = &self.setting;
+        let heads = self.heads();
+        if heads.is_empty() {
+            let differing = self.effects.iter().filter(|effect| effect.differs()).count();
+            return format!(
+                "Of {} MLP blocks, ablating {differing} changes the logit difference on these {prompts} prompts ({groups} groups, {baseline} ablation, false discoveries at 5 %).",
+                self.effects.len()
+            );
+        }
+        let side = |effects: &mut dyn Iterator<Item = &Effect>| {
+            effects.fold([0, 0], |[up, down], effect| match effect.logit_difference().mean > 0.0 {
+                true => [up + 1, down],
+                false => [up, down + 1],
+            })
+        };
+        let [up, down] = side(&mut heads.iter().copied().filter(|effect| effect.differs()));
+        let so_far = if self.layers < size[0] {
+            format!("; {} of {} layers so far", self.layers, size[0])
+        } else {
+            String::new()
+        };
+        let first = format!(
+            "On these {prompts} prompts ({groups} groups, {baseline} ablation{so_far}), removing {up} of {} heads raises the logit difference and removing {down} lowers it, beyond their errors, with false discoveries among all heads kept at 5 %.",
+            heads.len(),
+        );
+        if *draws == 0 || size[1] < 2 {
+            return format!(
+                "{first} Nothing was compared with random subspaces, so no head is called a suppressor or a contributor."
+            );
+        }
+        let null = format!("the null of {draws} random subspaces of their layer, at 5 % each");
+        let named = |raises: bool| {
+            let mut of: Vec<&Effect> =
+                self.marked().filter(|effect| (effect.logit_difference().mean > 0.0) == raises).collect();
+            of.sort_by(|a, b| b.logit_difference().mean.abs().total_cmp(&a.logit_difference().mean.abs()));
+            let first: Vec<String> = of.iter().take(NAMED).map(|effect| effect.name()).collect();
+            let more = of.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            if of.is_empty() { "none".to_owned() } else { format!("{}{more}", first.join(", ")) }
+        };
+        if self.marked().next().is_none() {
+            return format!(
+                "{first} None of these exceeds {null}: there is no suppressor and no contributor among them."
+            );
+        }
+        format!("{first} Those that also exceed {null}: suppressors {}; contributors {}.", named(true), named(false))
+    }
+}
+
+/// Where an effect stands among draws of the null.
+fn beside(null: &[f64], effect: f64) -> NullPoint {
+    let count = |reached: &dyn Fn(&f64) -> bool| add_one(null.iter().filter(|draw| reached(draw)).count(), null.len());
+    let p = two_sided(effect, count(&|draw| *draw >= effect), count(&|draw| *draw <= effect));
+    let ends =
+        null.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], draw| [low.min(*draw), high.max(*draw)]);
+    NullPoint { p, range: ends }
+}
