@@ -47,7 +47,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
             map => map(findings),
             suppressors,
             contributors,
-            blocks => blocks.map(|effect| row(effect)).collect::<Vec<_>>(),
+            blocks => blocks.map(row).collect::<Vec<_>>(),
             clean => Measure::all().filter(|measure| measure.of_clean()).map(|measure| {
                 context! { name => measure.name().replace('_', " "), value => plus_minus(findings.clean[measure.0], false) }
             }).collect::<Vec<_>>(),
