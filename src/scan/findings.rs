@@ -293,6 +293,9 @@ impl Findings {
     pub fn sentence(&self) -> String {
         let Setting { baseline, count: [prompts, groups], draws, size, .. } = &self.setting;
         let heads = self.heads();
+        if self.effects.is_empty() {
+            return "The scan was stopped before its first layer was done: nothing was found out.".to_owned();
+        }
         if heads.is_empty() {
             let differing = self.effects.iter().filter(|effect| effect.differs()).count();
             return format!(
