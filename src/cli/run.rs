@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::progress::Progress;
-use super::{fresh_dir, presets, print, report};
+use super::{complain, fresh_dir, presets, print, report};
 use crate::autograd::verify_cooperative;
 use crate::bench::Costs;
 use crate::error::{Error, Result};
@@ -152,7 +152,10 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let mut warning = about.map(|about| Event::at(0, What::Warning { about }));
     let dir = match &resumed {
         Some((out, manifest)) => {
-            let (mut dir, latest) = RunDir::resume(out, &session.config().model)?;
+            let (mut dir, latest, damaged) = RunDir::resume(out, &session.config().model)?;
+            damaged.iter().for_each(|error| complain(&format!("warning: passed over: {error}")));
+            let from = latest.as_ref().map_or(0, |snapshot| snapshot.step);
+            print(&format!("{} goes on from step {from}", out.display()));
             match (&latest, &manifest.from) {
                 (Some(snapshot), _) => session.restore(snapshot)?,
                 (None, Some(from)) => {

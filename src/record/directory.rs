@@ -224,13 +224,14 @@ impl RunDir {
     }
 
     /// Opens a run to go on with it: behind its latest readable checkpoint, or from its beginning where it
-    /// has none. What came after the checkpoint is dropped, once the checkpoint has been read. Whether the task's files are
-    /// still those of the run is for [`Manifest::check_files`] to say, before they are read.
+    /// has none yet. What came after the checkpoint is dropped, once the checkpoint has been read. Whether the task's files are
+    /// still those of the run is for [`Manifest::check_files`] to say, before they are read. Third, what is wrong with later
+    /// checkpoints, of which nothing is left then.
     ///
     /// # Errors
     /// [`Error::Refused`] where the folder holds no run or another process writes to it; [`Error::Format`]
     /// where it is damaged.
-    pub fn resume(path: &Path, model: &ModelConfig) -> Result<(Self, Option<Snapshot>)> {
+    pub fn resume(path: &Path, model: &ModelConfig) -> Result<(Self, Option<Snapshot>, Vec<Error>)> {
         Self::read_manifest(path)?;
         let lock = lock(path)?;
         let mut manifest = Self::read_manifest(path)?;
@@ -250,28 +251,37 @@ impl RunDir {
                     latest = Some(found);
                     break;
                 }
-                Err(error) => unreadable.push((step, error)),
+                Err(error) => unreadable.push(error),
             }
         }
         let (state, snapshot) = match latest {
             Some((state, snapshot)) => (state, Some(snapshot)),
-            None => match unreadable.into_iter().next() {
-                // Nothing is dropped as long as nothing can be read.
-                Some((_, error)) => return Err(error),
-                None => (CheckpointState::default(), None),
-            },
+            // Nothing is dropped as long as nothing can be read.
+            None if !unreadable.is_empty() => return Err(unreadable.swap_remove(0)),
+            None if manifest.steps_done > 0 => {
+                return Err(Error::Refused(format!(
+                    "{} has no checkpoint left to go on from, and its table reaches step {}. Put a checkpoint back, or begin anew in another folder",
+                    path.display(),
+                    manifest.steps_done
+                )));
+            }
+            None => (CheckpointState::default(), None),
         };
+        let events = Events::open(&path.join("events.jsonl"), state.events_bytes)?;
+        let segments = Segments::open(&path.join("metrics"), state.segments)?;
         for step in checkpoint_steps(path)?.into_iter().filter(|step| *step > state.step) {
             remove_dir(&checkpoint_path(path, step))?;
         }
-        let segments = Segments::open(&path.join("metrics"), state.segments)?;
-        let events = Events::open(&path.join("events.jsonl"), state.events_bytes)?;
         manifest.status = Status::Running;
         manifest.resumed = Some(now());
         manifest.stopped = None;
         manifest.steps_done = state.step;
         write_manifest(path, &manifest)?;
-        Ok((Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events }, snapshot))
+        Ok((
+            Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events },
+            snapshot,
+            unreadable,
+        ))
     }
 
     /// Reads `run.json`.

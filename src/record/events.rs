@@ -231,7 +231,15 @@ impl Events {
             .write(true)
             .open(path)
             .map_err(Error::io("cannot write", path))?;
-        let bytes = file.metadata().map_err(Error::io("cannot read", path))?.len().min(bytes);
+        let there = file.metadata().map_err(Error::io("cannot read", path))?.len();
+        if there < bytes {
+            return Err(Error::format(
+                path,
+                format!(
+                    "is missing or torn: it has {there} bytes, and had {bytes} at the checkpoint. Put it back, or begin anew in another folder"
+                ),
+            ));
+        }
         file.set_len(bytes).map_err(Error::io("cannot write", path))?;
         file.seek(SeekFrom::End(0)).map_err(Error::io("cannot write", path))?;
         Ok(Self { path: path.to_owned(), file, bytes })

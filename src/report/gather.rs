@@ -36,8 +36,9 @@ impl Gathered {
         };
         scan_metrics(run, &mut gather)?;
         gather.end_of_step();
+        let last = gather.step;
         let mut series: BTreeMap<Key, Series> =
-            gather.open.into_iter().map(|(key, thinned)| (key, thinned.finish())).collect();
+            gather.open.into_iter().map(|(key, thinned)| (key, thinned.finish_by(last))).collect();
         for (replica, derived) in gather.derived.into_iter().enumerate() {
             derived.finish(replica as i32, &mut series);
         }
@@ -45,7 +46,7 @@ impl Gathered {
         for (replica, watched) in watched.iter_mut().enumerate() {
             watched.finish(&series, replica as i32);
         }
-        Ok(Self { series, watched, last_step: gather.step })
+        Ok(Self { series, watched, last_step: last })
     }
 }
 
@@ -177,6 +178,17 @@ impl Thinned {
         }
     }
 
+    /// The same of a run that was measured up to a step: no stretch ends behind it.
+    fn finish_by(self, last: i64) -> Series {
+        let stretches = matches!(self.way, Way::Stretches { .. });
+        let mut series = self.finish();
+        if stretches {
+            // What is measured once has a width too.
+            series.steps.iter_mut().skip(1).step_by(2).for_each(|end| *end = (*end).min(last.max(1)));
+        }
+        series
+    }
+
     /// Its points. The last is the last that was measured; a stretch ends where the next measurement would be.
     pub(super) fn finish(mut self) -> Series {
         match self.way {
@@ -278,5 +290,12 @@ mod tests {
         let step = |at: i64| 30 * at + if at < 9_000 { 0 } else { 20_000 };
         let many = thinned(way, (0..10_000).map(|at| (step(at), 1.0)));
         assert_eq!(many.steps, [0, 30 * 8_999 + 10, 290_000, 319_970 + 10]);
+        // A run that ends before the next measurement would be, and one that is measured once.
+        let one = |last: i64| {
+            let mut thinned = Thinned::new(way);
+            thinned.push(0, 1.0, 100);
+            thinned.finish_by(last).steps
+        };
+        assert_eq!([one(40), one(7), one(0)], [[0, 10], [0, 7], [0, 1]]);
     }
 }

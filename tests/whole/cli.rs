@@ -288,7 +288,24 @@ fn damaged_run_directories_are_told() {
     place.bad("run --resume --out out", &["run.json"]);
     place.bad("report out", &["run.json"]);
     place.write("out/run.json", &running);
-    place.good("run --resume --out out");
+
+    let events = std::fs::read(place.path("out/events.jsonl")).unwrap();
+    place.write("out/events.jsonl", "{\n");
+    place.bad("run --resume --out out", &["events.jsonl", "torn"]);
+    place.write("out/events.jsonl", &events);
+
+    // Without checkpoints there is nothing to go on from, and what was measured stays.
+    std::fs::rename(place.path("out/checkpoints"), place.path("elsewhere")).unwrap();
+    place.bad("run --resume --out out", &["no checkpoint left", "step 4"]);
+    assert_eq!(std::fs::read(place.path("out/events.jsonl")).unwrap(), events);
+    std::fs::remove_dir_all(place.path("out/checkpoints")).unwrap();
+    std::fs::rename(place.path("elsewhere"), place.path("out/checkpoints")).unwrap();
+
+    // A checkpoint that is torn gives way to the one before it, and that is said.
+    std::fs::create_dir(place.path("out/checkpoints/step-000003")).unwrap();
+    let said = place.run("run --resume --out out");
+    let heard = |bytes: &[u8], words: &str| String::from_utf8_lossy(bytes).contains(words);
+    assert!(heard(&said.stderr, "passed over") && heard(&said.stdout, "goes on from step 2"), "{said:?}");
 }
 
 #[test]
