@@ -387,7 +387,6 @@ impl RunDir {
     /// [`Error::Io`] where it cannot be written; the checkpoint before stays valid.
     pub fn checkpoint(&mut self, model: &ModelConfig, snapshot: &Snapshot, keep: u32) -> Result<()> {
         self.flush()?;
-        self.note_progress(snapshot.step)?;
         let place = checkpoint_path(&self.path, snapshot.step);
         let known = place.exists();
         if !known {
@@ -414,6 +413,8 @@ impl RunDir {
             std::fs::rename(&beside, &place).map_err(Error::io("cannot write", &place))?;
             crate::files::sync_dir(place.parent())?;
         }
+        // Only now: a run that has come further than step 0 has a checkpoint.
+        self.note_progress(snapshot.step)?;
         if keep > 0 {
             let steps = checkpoint_steps(&self.path)?;
             for step in &steps[..steps.len().saturating_sub(keep as usize)] {
