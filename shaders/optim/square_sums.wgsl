@@ -3,7 +3,7 @@
 //          of grads what is bound begins with element `base`
 // grid     groups for the blocks from `first` to `blocks`, folded into x and y, R
 // numerics f32, tree of fixed shape
-struct Params { first: u32, blocks: u32, base: u32, grads_replica: u32, sums_replica: u32 }
+struct Params { first: u32, blocks: u32, base: u32, x_replica: u32, sums_replica: u32 }
 const WG: u32 = 64u;
 #import reduce
 @tensor var<storage, read> grads: array<vec4<f32>>;
@@ -16,7 +16,7 @@ fn square_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) g
     let block = blocks[min(group, params.blocks - 1u)];
     var sum = 0.0;
     for (var i = lid; i < block.y / 4u; i += WG) {
-        let g = grads[wid.z * params.grads_replica + (block.x - params.base) / 4u + i];
+        let g = grads[wid.z * params.x_replica + (block.x - params.base) / 4u + i];
         sum += dot(g, g);
     }
     sum = workgroup_sum(sum, lid);

@@ -3,7 +3,7 @@
 //          of weights what is bound begins with element `base`
 // grid     groups for the blocks from `first` to `blocks`, folded into x and y, R
 // numerics f32, the tree of update
-struct Params { first: u32, blocks: u32, base: u32, weights_replica: u32, sums_replica: u32 }
+struct Params { first: u32, blocks: u32, base: u32, x_replica: u32, sums_replica: u32 }
 const WG: u32 = 64u;
 #import reduce_eight
 @tensor var<storage, read> weights: array<vec4<f32>>;
@@ -16,7 +16,7 @@ fn weight_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) g
     let block = blocks[min(group, params.blocks - 1u)];
     var sum = 0.0;
     for (var i = lid; i < block.y / 4u; i += WG) {
-        let w = weights[wid.z * params.weights_replica + (block.x - params.base) / 4u + i];
+        let w = weights[wid.z * params.x_replica + (block.x - params.base) / 4u + i];
         sum += dot(w, w);
     }
     let total = workgroup_sums(Eight(vec4<f32>(sum, 0.0, 0.0, 0.0), vec4<f32>(0.0)), lid);

@@ -1,7 +1,7 @@
 //! `thermoscope scan`
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use super::device::Device;
@@ -9,9 +9,10 @@ use super::progress::Progress;
 use super::{print, signals};
 use crate::error::{Error, Result};
 use crate::intervene::Baseline;
-use crate::model::tokenizer::Tokenizer;
 use crate::record::{Event, Manifest, RunDir, Segments, Status, TableRow, What};
-use crate::scan::{Battery, Engine, Findings, LayerOutcomes, Measure, Outcome, Prompts, Setting, catalog, write_page};
+use crate::scan::{
+    BASELINES, Battery, Engine, Findings, LayerOutcomes, Measure, Outcome, Prompts, Setting, catalog, write_page,
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -69,11 +70,11 @@ enum Base {
 }
 
 impl Base {
-    fn baseline(self) -> (Baseline, &'static str) {
+    fn baseline(self) -> Baseline {
         match self {
-            Self::Zero => (Baseline::Zero, "zero"),
-            Self::Mean => (Baseline::Mean, "mean"),
-            Self::Resample => (Baseline::Resample, "resample"),
+            Self::Zero => Baseline::Zero,
+            Self::Mean => Baseline::Mean,
+            Self::Resample => Baseline::Resample,
         }
     }
 }
@@ -91,7 +92,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let signal = signals()?;
     let folder = super::read_model(&args.model)?;
     let prompts = Prompts::read(&args.probes, &args.model, folder.config.d_vocab, args.first)?;
-    let (baseline, name) = args.baseline.baseline();
+    let baseline = args.baseline.baseline();
     let what = Battery {
         heads: args.battery != Some(Kind::Mlps),
         mlps: args.battery != Some(Kind::Heads),
@@ -104,12 +105,12 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     let setting = Setting {
         model: args.model.display().to_string(),
         probes: args.probes.display().to_string(),
-        baseline: name.to_owned(),
+        baseline: BASELINES[baseline as usize].to_owned(),
         draws: what.draws,
         size: [config.n_layers, config.n_heads],
         count: [prompts.list.len(), prompts.groups()],
         categories,
-        first: in_words(&args.model, &prompts.list[0].tokens)?,
+        first: prompts.first.clone(),
         begin: prompts.begin.clone(),
     };
     let before = prompts.begin.as_ref().map_or_else(
@@ -168,14 +169,6 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         humantime::format_duration(std::time::Duration::from_secs(progress.elapsed().as_secs()))
     ));
     Ok(if stopped { signal.load(Ordering::Relaxed) as u8 } else { 0 })
-}
-
-/// Tokens in words, or their ids.
-fn in_words(model: &Path, tokens: &[u32]) -> Result<Vec<String>> {
-    match Tokenizer::read(model) {
-        Ok(tokenizer) => tokens.iter().map(|id| tokenizer.decode(&[*id])).collect(),
-        Err(_) => Ok(tokens.iter().map(u32::to_string).collect()),
-    }
 }
 
 /// The run directory, and the table of what each prompt's prediction became.

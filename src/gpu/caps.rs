@@ -184,6 +184,16 @@ impl Caps {
         version.is_some_and(|major: u32| major < 24)
     }
 
+    /// Elements that the widest activation of a large pass should have at most: half of what can be bound, and 256 MiB.
+    pub(crate) fn room(&self) -> u64 {
+        (self.max_binding / 2).min(256 << 20) / 4
+    }
+
+    /// Whether the driver keeps the kernels that one device compiled for the others: lavapipe does, SwiftShader does not.
+    pub(crate) fn shares_kernels(&self) -> bool {
+        self.driver.contains("llvmpipe")
+    }
+
     /// The subgroup size, where it is the same for every kernel.
     pub fn fixed_subgroup(&self) -> Option<u32> {
         self.subgroup.and_then(|(min, max)| (min == max && min > 0).then_some(min))

@@ -439,8 +439,8 @@ impl Program {
     }
 
     /// Has the driver compile every kernel by running it over nothing: software drivers put it off until a kernel first
-    /// runs, need a second for some, and compile one at a time on a device. So a second device compiles the list from its
-    /// end, and this one reads that from the driver's cache. `each` is told how many are compiled and how many there are,
+    /// runs, need a second for some, and compile one at a time on a device. So where a driver keeps them, a second device
+    /// compiles the list from its end, and this one reads that from the driver's cache. `each` is told how many are compiled and how many there are,
     /// and says whether to go on.
     ///
     /// # Errors
@@ -452,7 +452,9 @@ impl Program {
         // How many kernels the twin has begun, and how many it shall leave alone.
         let (behind, ahead) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            if let Some(twin) = gpu.twin() {
+            if gpu.caps().shares_kernels()
+                && let Some(twin) = gpu.twin()
+            {
                 let steps = &steps;
                 let (behind, ahead) = (&behind, &ahead);
                 scope.spawn(move || {

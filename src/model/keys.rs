@@ -197,30 +197,25 @@ pub(super) fn read(path: &Path, mut found: Map<String, Value>, tensors: &Tensors
     let Ok(Value::Object(ours)) = serde_json::to_value(ModelConfig::default()) else {
         return Err(fail("cannot be read".to_owned()));
     };
-    let known = |key: &str| {
-        ours.contains_key(key)
-            || plain(key).is_some()
-            || IRRELEVANT.contains(&key)
-            || ELSEWHERE.iter().any(|(name, _)| *name == key)
-    };
-    let marks = |key: &str| NOT_SET.contains(&key) || plain(key).is_some() || IRRELEVANT.contains(&key);
+    let needless = |key: &str| plain(key).is_some() || IRRELEVANT.contains(&key);
     found.retain(|key, value| {
-        let unset = value.is_null() && known(key) || value.as_f64() == Some(-1.0) && marks(key);
+        let known = needless(key) || ours.contains_key(key) || ELSEWHERE.iter().any(|(name, _)| name == key);
+        let marks = needless(key) || NOT_SET.contains(&key.as_str());
+        let unset = value.is_null() && known || value.as_f64() == Some(-1.0) && marks;
         !unset
     });
     let (mut config, others): (Map<_, _>, Map<_, _>) = found.into_iter().partition(|(key, _)| ours.contains_key(key));
     ask_the_weights(&mut config, tensors);
-    let needless = |key: &str| key == "act_fn" && config.get("attn_only") == Some(&Value::Bool(true));
+    let without = |key: &str| key == "act_fn" && config.get("attn_only") == Some(&Value::Bool(true));
     let untold = ["normalization_type", "act_fn", "n_ctx"].into_iter().find(|key| !config.contains_key(*key));
-    if let Some(key) = untold.filter(|key| !needless(key)) {
+    if let Some(key) = untold.filter(|key| !without(key)) {
         let other = others.keys().filter(|other| ELSEWHERE.contains(&(other.as_str(), key)));
         let other: String = other.map(|other| format!(" (there is {other}: is that it?)")).collect();
         return Err(fail(format!(
             "has no {key}, and the weights do not tell it: add it as the model was trained with{other}"
         )));
     }
-    let unknown = |key: &String| plain(key).is_none() && !IRRELEVANT.contains(&key.as_str());
-    if let Some(key) = others.keys().find(|key| unknown(key)) {
+    if let Some(key) = others.keys().find(|key| !needless(key)) {
         let advice = match ELSEWHERE.iter().find(|(name, _)| name == key) {
             Some((_, ours)) => format!("is called {ours} here: rename it"),
             None => "is not known: delete it if it does not change what the model computes".to_owned(),

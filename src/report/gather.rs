@@ -76,11 +76,9 @@ impl Sink for Gather<'_> {
             Some(metric) if key.index >= 0 && (metric.index.is_empty() || key.metric == "ablation.null") => {
                 Way::Grid { stride: 1, seen: 0 }
             }
-            _ => Way::Extremes,
+            _ => Way::Extremes { every: known.map(|metric| metric.every as i64) },
         };
-        // What is no number has no row: a line shall not run across the steps at which it was looked for.
-        let every = known.filter(|_| matches!(way, Way::Extremes)).map(|metric| metric.every as i64);
-        self.open.push((key, Thinned { every, ..Thinned::new(way) }));
+        self.open.push((key, Thinned::new(way)));
         Some(self.open.len() - 1)
     }
 
@@ -101,8 +99,9 @@ impl Sink for Gather<'_> {
 /// How a series is thinned once it is long.
 #[derive(Clone, Copy)]
 enum Way {
-    /// Of each stretch the smallest and the largest value.
-    Extremes,
+    /// Of each stretch the smallest and the largest value. What is no number has no row: where a point is missing behind
+    /// `every` steps a gap is drawn, if that is known.
+    Extremes { every: Option<i64> },
     /// Every second, fourth, eighth ... measurement, the same ones in every series that is measured as often.
     Grid { stride: usize, seen: usize },
     /// First and last step of each stretch of measurements without a gap; gaps are passed over where stretches are many.
@@ -114,26 +113,24 @@ pub(super) struct Thinned {
     way: Way,
     points: Vec<(i64, f32)>,
     last: Option<(i64, f32)>,
-    /// Steps after which a missing point is a gap, where gaps are shown.
-    every: Option<i64>,
 }
 
 impl Thinned {
     fn new(way: Way) -> Self {
-        Self { way, points: Vec::new(), last: None, every: None }
+        Self { way, points: Vec::new(), last: None }
     }
 
     /// One that keeps its extremes.
     pub(super) fn extremes() -> Self {
-        Self::new(Way::Extremes)
+        Self::new(Way::Extremes { every: None })
     }
 
     /// Adds a point; `most` are kept.
     pub(super) fn push(&mut self, step: i64, value: f32, most: usize) {
         let before = self.last.replace((step, value));
         match &mut self.way {
-            Way::Extremes => {
-                let missing = before.zip(self.every).map(|((last, _), every)| last + every).filter(|at| *at < step);
+            Way::Extremes { every } => {
+                let missing = before.zip(*every).map(|((last, _), every)| last + every).filter(|at| *at < step);
                 self.points.extend(missing.map(|at| (at, f32::NAN)));
                 self.points.push((step, value));
             }
@@ -156,7 +153,7 @@ impl Thinned {
     fn halve(&mut self) {
         let before = std::mem::take(&mut self.points);
         match &mut self.way {
-            Way::Extremes => {
+            Way::Extremes { .. } => {
                 for four in before.chunks(4) {
                     let values: Vec<f32> = four.iter().map(|(_, value)| *value).collect();
                     self.points.extend(extremes(&values).into_iter().map(|at| four[at]));
@@ -192,7 +189,7 @@ impl Thinned {
     /// Its points. The last is the last that was measured; a stretch ends where the next measurement would be.
     pub(super) fn finish(mut self) -> Series {
         match self.way {
-            Way::Extremes => {
+            Way::Extremes { .. } => {
                 let at_end = self.points.last().map(|point| point.0);
                 self.points.extend(self.last.filter(|last| at_end != Some(last.0)));
             }
@@ -239,7 +236,7 @@ mod tests {
             8765 => -50.0,
             step => (step as f32 * 0.01).sin(),
         };
-        let short = thinned(Way::Extremes, (0..10_000).map(|step| (step, value(step))));
+        let short = thinned(Way::Extremes { every: None }, (0..10_000).map(|step| (step, value(step))));
         assert!(short.steps.len() <= 102 && short.steps.windows(2).all(|pair| pair[0] < pair[1]));
         for step in [4321, 8765, 9999] {
             let at = short.steps.binary_search(&step).unwrap();
@@ -250,7 +247,7 @@ mod tests {
     #[test]
     fn what_was_looked_for_and_is_no_number_leaves_a_gap() {
         let of = |steps: &[i64]| {
-            let mut thinned = Thinned { every: Some(200), ..Thinned::extremes() };
+            let mut thinned = Thinned::new(Way::Extremes { every: Some(200) });
             steps.iter().for_each(|step| thinned.push(*step, 1.0, 100));
             thinned.finish()
         };
@@ -263,7 +260,7 @@ mod tests {
         assert_eq!(of(&[0, 200, 400, 500]).steps, [0, 200, 400, 500], "the end of a run is no gap");
         // However often it is halved, gaps stay, and so does what is highest.
         let steps: Vec<i64> = (0..5_000).filter(|at| at % 10 != 7).map(|at| 200 * at).collect();
-        let mut many = Thinned { every: Some(200), ..Thinned::extremes() };
+        let mut many = Thinned::new(Way::Extremes { every: Some(200) });
         steps.iter().for_each(|step| many.push(*step, if *step == 400_000 { 9.0 } else { 1.0 }, 100));
         let many = many.finish();
         assert!(

@@ -6,7 +6,7 @@ use crate::record::{Catalog, Described};
 use super::findings::Measure;
 
 /// Names of the baselines, by index.
-pub(super) const BASELINES: &[&str] = &["zero", "mean", "resample"];
+pub const BASELINES: &[&str] = &["zero", "mean", "resample"];
 
 const EFFECT: Card = Card {
     axes: "site: hook_result or hook_mlp_out, layer, head (-1: the MLP block), index: 0 zero, 1 mean over all tokens of all prompts, 2 resample (the next prompt's)",

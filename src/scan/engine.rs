@@ -575,10 +575,10 @@ fn by_prompt(words: &[u32]) -> impl Iterator<Item = Outcome> {
 }
 
 /// How many sequences of `seq` tokens go through blocks and read-out at once, and how many where also what each head writes is
-/// kept: so many that the widest activation is half of what can be bound, and 256 MiB at most.
+/// kept: so many that the widest activation has [`Caps::room`](crate::gpu::Caps).
 fn most(gpu: &Gpu, config: &ModelConfig, seq: usize) -> (usize, usize) {
     let (h, k, d) = (config.n_heads, config.d_head, config.d_model);
-    let room = ((gpu.caps().max_binding / 2).min(256 << 20) / 4) as usize;
+    let room = gpu.caps().room() as usize;
     let widest =
         [seq * d.max(h * k).max(config.d_mlp), h * seq * seq, config.d_vocab_out].into_iter().max().unwrap_or(1);
     // Attention has a workgroup layer for each head of each sequence, of which there may be 65,535.

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::intervene::column::LOGIT_DIFFERENCE;
+use crate::intervene::ROUNDING;
+use crate::intervene::column::{ARGMAX_CHANGED, KL, LOGIT_DIFFERENCE};
 use crate::stats::{Paired, add_one, adjusted, two_sided};
 
 use super::{LayerOutcomes, Outcome, Prompts};
@@ -32,15 +33,9 @@ impl Measure {
         Self::NAMES[self.0]
     }
 
-    /// Whether the clean pass has one.
+    /// Whether the clean pass has one; others compare with it already, so that nothing is subtracted.
     pub fn of_clean(self) -> bool {
-        !self.is_change()
-    }
-
-    /// Whether it compares with the clean pass already, so that nothing is subtracted.
-    fn is_change(self) -> bool {
-        use crate::intervene::column::{ARGMAX_CHANGED, KL};
-        [KL, ARGMAX_CHANGED].contains(&self.0)
+        ![KL, ARGMAX_CHANGED].contains(&self.0)
     }
 }
 
@@ -115,9 +110,14 @@ impl Effect {
         self.q.is_some_and(|q| q <= Findings::RATE)
     }
 
-    /// Whether it is more than the null; `None` where there is none.
-    pub fn exceeds_null(&self) -> Option<bool> {
-        self.null.map(|null| null.p <= Findings::RATE)
+    /// Whether it is more than the null, where there is one.
+    pub fn exceeds_null(&self) -> bool {
+        self.null.is_some_and(|null| null.p <= Findings::RATE)
+    }
+
+    /// Whether both answers hold: it differs from 0, among all that were tried, and is more than the null.
+    pub fn is_marked(&self) -> bool {
+        self.differs() && self.exceeds_null()
     }
 }
 
@@ -164,8 +164,6 @@ pub struct Findings {
 const FILE: &str = "scan.json";
 /// Heads that the sentence names.
 const NAMED: usize = 5;
-/// Part of what is subtracted that rounding may be, as in [`Contrasts`](crate::intervene::Contrasts): 2^-22.
-const ROUNDING: f64 = 2.384_185_791_015_625e-7;
 
 /// Prompts by group.
 struct Groups(Vec<Vec<usize>>);
@@ -186,7 +184,7 @@ impl Groups {
     /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
     fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
         let column = measure.0;
-        let before = |at: usize| if measure.is_change() { 0.0 } else { f64::from(clean[at][column]) };
+        let before = |at: usize| if measure.of_clean() { f64::from(clean[at][column]) } else { 0.0 };
         let after = |at: usize| f64::from(changed[at][column]);
         let mut paired = Paired::of(&self.means(|at| after(at) - before(at)));
         let size = self.means(|at| after(at).abs() + before(at).abs()).iter().sum::<f64>() / self.0.len() as f64;
@@ -248,7 +246,8 @@ impl Findings {
         let null: Vec<f64> = found.null.iter().map(|draw| groups.change(clean, draw, difference).mean).collect();
         let heads = found.heads.iter().enumerate().map(|(head, outcomes)| (Some(head), outcomes));
         for (head, changed) in heads.chain(found.mlp.iter().map(|outcomes| (None, outcomes))) {
-            let paired = groups.change(clean, changed, difference);
+            let changes: Vec<Paired> = Measure::all().map(|measure| groups.change(clean, changed, measure)).collect();
+            let paired = changes[LOGIT_DIFFERENCE];
             let p = paired.p();
             let by_prompt = |at: usize| changed[at][LOGIT_DIFFERENCE] - clean[at][LOGIT_DIFFERENCE];
             let mut order: Vec<usize> = (0..clean.len()).collect();
@@ -261,7 +260,7 @@ impl Findings {
             self.effects.push(Effect {
                 layer,
                 head,
-                changes: Measure::all().map(|measure| groups.change(clean, changed, measure).into()).collect(),
+                changes: changes.into_iter().map(Mean::from).collect(),
                 p: p.is_finite().then_some(p),
                 q: None,
                 null: head.filter(|_| !null.is_empty()).map(|_| beside(&null, paired.mean)),
@@ -277,9 +276,9 @@ impl Findings {
         }
     }
 
-    /// Heads for which both answers hold: their effect differs from 0, among all that were tried, and is more than the null.
+    /// Heads for which both answers hold.
     pub fn marked(&self) -> impl Iterator<Item = &Effect> {
-        self.effects.iter().filter(|effect| effect.differs() && effect.exceeds_null() == Some(true))
+        self.effects.iter().filter(|effect| effect.is_marked())
     }
 
     /// Heads, those whose removal raises the logit difference most first.

@@ -14,7 +14,7 @@ mod probes;
 #[cfg(test)]
 mod tests;
 
-pub use cards::catalog;
+pub use cards::{BASELINES, catalog};
 pub use engine::{Battery, Engine, LayerOutcomes, Outcome};
 pub use findings::{Effect, Example, Findings, Mean, Measure, NullPoint, Setting};
 pub use page::write as write_page;

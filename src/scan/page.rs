@@ -87,7 +87,7 @@ fn row(effect: &Effect) -> minijinja::Value {
         effect => plus_minus(effect.logit_difference(), true),
         q => effect.q.map(p_value),
         null => effect.null.map(|null| p_value(null.p)),
-        both => effect.differs() && effect.exceeds_null() == Some(true),
+        both => effect.is_marked(),
         differs => effect.differs(),
         loss => of("loss"),
         kl => of("kl").trim_start_matches('+').to_owned(),
@@ -126,7 +126,7 @@ fn map(findings: &Findings) -> minijinja::Value {
             y => MARGIN[1] + (layers - 1 - effect.layer) * CELL[1],
             colour => colour(share),
             dark => share.abs() > 0.6,
-            both => effect.differs() && effect.exceeds_null() == Some(true),
+            both => effect.is_marked(),
             differs => effect.differs(),
             title => format!(
                 "{}: {} logits{}{}",

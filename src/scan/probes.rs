@@ -35,6 +35,8 @@ pub struct Prompts {
     pub list: Vec<Prompt>,
     /// What stands before each prompt, if anything does, in words.
     pub begin: Option<String>,
+    /// The first prompt as the model reads it, token by token: in words, or by their ids where there is no tokenizer.
+    pub first: Vec<String>,
 }
 
 /// A line of the file. Text and token ids are two ways of saying the same.
@@ -121,7 +123,12 @@ impl Prompts {
                 ),
             ));
         }
-        Ok(Self { list, begin: reader.and_then(|reader| reader.begin.map(|(text, _)| text)) })
+        let first = &list[0].tokens;
+        let first = match &reader {
+            Some(Reader { tokenizer, .. }) => first.iter().map(|id| tokenizer.decode(&[*id])).collect::<Result<_>>()?,
+            None => first.iter().map(u32::to_string).collect(),
+        };
+        Ok(Self { list, begin: reader.and_then(|reader| reader.begin.map(|(text, _)| text)), first })
     }
 
     /// How many groups there are.

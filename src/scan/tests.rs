@@ -32,7 +32,7 @@ fn random(count: usize, longest: usize, vocab: u32, seed: u64) -> Prompts {
         let target = below(vocab);
         prompt((0..length).map(|_| below(vocab)).collect(), target, (target + 1 + below(vocab - 1)) % vocab)
     });
-    Prompts { list: list.collect(), begin: None }
+    Prompts { list: list.collect(), begin: None, first: Vec::new() }
 }
 
 /// A folder with a tensor changed.
@@ -158,12 +158,12 @@ fn what_is_resampled_is_the_next_prompts() {
     let [a, b] = [prompt(vec![1, 2, 3], 4, 5), prompt(vec![6, 2, 3], 4, 5)];
     let what = Battery { baseline: Baseline::Resample, ..ALL };
     for gpu in gpus() {
-        let alike = Prompts { list: vec![a.clone(), a.clone()], begin: None };
+        let alike = Prompts { list: vec![a.clone(), a.clone()], begin: None, first: Vec::new() };
         let (clean, layers) = scan(gpu, &folder, &alike, &what);
         for outcomes in layers.iter().flat_map(|layer| layer.heads.iter().chain(&layer.mlp)) {
             near(outcomes, &clean, "alike");
         }
-        let two = Prompts { list: vec![a.clone(), b.clone()], begin: None };
+        let two = Prompts { list: vec![a.clone(), b.clone()], begin: None, first: Vec::new() };
         let (clean, layers) = scan(gpu, &folder, &two, &what);
         // All that layer 0 adds to the last place of a prompt without position 0 is what attention brings from there.
         let moved = layers[0].heads.iter().map(|outcomes| outcomes[0][LOGIT_DIFFERENCE] - clean[0][LOGIT_DIFFERENCE]);
@@ -175,7 +175,7 @@ fn what_is_resampled_is_the_next_prompts() {
 fn padding_changes_nothing() {
     let folder = golden("llama");
     for gpu in gpus() {
-        let run = |list: Vec<Prompt>| scan(gpu, &folder, &Prompts { list, begin: None }, &ALL);
+        let run = |list: Vec<Prompt>| scan(gpu, &folder, &Prompts { list, begin: None, first: Vec::new() }, &ALL);
         let short = prompt(vec![3, 1, 4], 1, 5);
         let long = |first: u32| prompt(vec![first, 6, 5, 3, 5, 8, 9, 7], 9, 3);
         // Whoever is the longest, the short prompt has the same bits.

@@ -99,13 +99,13 @@ static CLIP_FACTOR: Shader<'_> = Shader {
     params: ClipParams::FIELDS,
 };
 crate::params! {
-    struct SquareSumParams { first: u32, blocks: u32, base: u32, grads_replica: u32, sums_replica: u32 }
+    struct SumParams { first: u32, blocks: u32, base: u32, x_replica: u32, sums_replica: u32 }
 }
 static SQUARE_SUMS: Shader<'_> = Shader {
     name: "optim/square_sums",
     source: include_str!("../../shaders/optim/square_sums.wgsl"),
     knobs: &[],
-    params: SquareSumParams::FIELDS,
+    params: SumParams::FIELDS,
 };
 crate::params! {
     struct UpdateParams {
@@ -119,14 +119,11 @@ static UPDATE: Shader<'_> = Shader {
     knobs: &[OPTIMIZER],
     params: UpdateParams::FIELDS,
 };
-crate::params! {
-    struct WeightSumParams { first: u32, blocks: u32, base: u32, weights_replica: u32, sums_replica: u32 }
-}
 static WEIGHT_SUMS: Shader<'_> = Shader {
     name: "optim/weight_sums",
     source: include_str!("../../shaders/optim/weight_sums.wgsl"),
     knobs: &[],
-    params: WeightSumParams::FIELDS,
+    params: SumParams::FIELDS,
 };
 crate::params! {
     struct SummaryParams {
@@ -240,6 +237,26 @@ impl Parts {
         }
         Ok(())
     }
+
+    /// Sums of each block, by a kernel that takes what is summed, [P], and the blocks.
+    fn sums(
+        &self,
+        cx: &mut Lower<'_>,
+        shader: &'static Shader<'static>,
+        inputs: &[Tensor],
+        sums: &Tensor,
+    ) -> Result<()> {
+        self.each(cx, &inputs[..1], |cx, part, flat, grid| {
+            let params = SumParams {
+                first: part.first,
+                blocks: part.blocks,
+                base: part.base,
+                x_replica: flat[0].replica_stride / 4,
+                sums_replica: sums.replica_stride,
+            };
+            cx.dispatch(shader, &[], &params, &[&flat[0], &inputs[1], sums], grid)
+        })
+    }
 }
 
 /// The variables the optimizer works on, [P] except where said.
@@ -320,16 +337,7 @@ impl Op for SquareSums {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        self.0.each(cx, &inputs[..1], |cx, part, flat, grid| {
-            let params = SquareSumParams {
-                first: part.first,
-                blocks: part.blocks,
-                base: part.base,
-                grads_replica: flat[0].replica_stride / 4,
-                sums_replica: outputs[0].replica_stride,
-            };
-            cx.dispatch(&SQUARE_SUMS, &[], &params, &[&flat[0], &inputs[1], &outputs[0]], grid)
-        })
+        self.0.sums(cx, &SQUARE_SUMS, inputs, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -465,16 +473,7 @@ impl Op for WeightSums {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        self.0.each(cx, &inputs[..1], |cx, part, flat, grid| {
-            let params = WeightSumParams {
-                first: part.first,
-                blocks: part.blocks,
-                base: part.base,
-                weights_replica: flat[0].replica_stride / 4,
-                sums_replica: outputs[0].replica_stride,
-            };
-            cx.dispatch(&WEIGHT_SUMS, &[], &params, &[&flat[0], &inputs[1], &outputs[0]], grid)
-        })
+        self.0.sums(cx, &WEIGHT_SUMS, inputs, &outputs[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

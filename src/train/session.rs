@@ -326,9 +326,6 @@ impl Session {
         let program = recording.finish()?;
         gpu.check()?;
         let replicas = config.replicas as usize;
-        // What is measured brings its weights, of which there may be many.
-        let trains = purpose == Purpose::Train;
-        let drawn: Vec<Vec<f32>> = (0..replicas).filter(|_| trains).map(|r| table.draw(config.seed_of(r))).collect();
         let mut session = Self {
             gpu: gpu.clone(),
             readback: Readback::new(gpu),
@@ -349,7 +346,9 @@ impl Session {
             clock,
             scale,
         };
-        if trains {
+        // What is measured brings its weights, of which there may be many.
+        if purpose == Purpose::Train {
+            let drawn: Vec<_> = (0..replicas).map(|r| session.table.draw(session.config.seed_of(r))).collect();
             session.set_weights(&drawn)?;
         }
         Ok(session)
@@ -722,7 +721,7 @@ fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u3
     .into_iter()
     .max()
     .unwrap_or(1);
-    let room = (gpu.caps().max_binding / 2).min(256 << 20) / 4;
+    let room = gpu.caps().room();
     // Multiples of 256 sequences keep the pieces' kernels evenly filled.
     // Long attention has a workgroup layer for each head of each sequence, of which there may be 65,535.
     let layers = 65_535 / (model.n_heads * replicas as usize);

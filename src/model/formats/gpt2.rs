@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Family, Keys, Place, check};
+use super::{Family, Keys, Place, check, fits_old, scales};
 use crate::autograd::ops::ActFn;
 use crate::error::Result;
 use crate::model::tensors::Strides;
@@ -100,17 +100,10 @@ impl Family for Gpt2 {
     }
 
     fn fit(&self, config: &ModelConfig) -> Result<ModelConfig, String> {
+        check(&[(config.positional_embedding_type != PositionalEmbedding::Standard, "positions must be learned")])?;
+        fits_old(config)?;
         check(&[
-            (config.positional_embedding_type != PositionalEmbedding::Standard, "positions must be learned"),
-            (
-                !matches!(config.normalization_type, Normalization::LN | Normalization::LNPre),
-                "norms must be LayerNorms",
-            ),
-            (config.final_rms, "the last norm must be a LayerNorm"),
-            (config.gated_mlp, "MLPs must not be gated"),
             (config.parallel_attn_mlp, "MLPs must read behind attention"),
-            (config.n_key_value_heads != config.n_heads, "every head must have its own keys and values"),
-            (config.n_heads * config.d_head != config.d_model, "n_heads x d_head must be d_model"),
             (!scales(config) && config.attn_scale != 1.0, "attn_scale must be 1 or the root of d_head"),
         ])?;
         Ok(ModelConfig {
@@ -137,9 +130,4 @@ impl Family for Gpt2 {
             "resid_pdrop": 0.0,
         })
     }
-}
-
-/// Whether scores are divided by √d_head.
-pub(super) fn scales(config: &ModelConfig) -> bool {
-    config.attn_scale == (config.d_head as f64).sqrt()
 }

@@ -3,9 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::gpt2::scales;
 use super::keys::write_rotary;
-use super::{Family, Keys, Place, check};
+use super::{Family, Keys, Place, check, scales};
 use crate::autograd::ops::ActFn;
 use crate::error::Result;
 use crate::model::{ModelConfig, Normalization, PositionalEmbedding};

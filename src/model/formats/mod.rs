@@ -298,6 +298,22 @@ fn fits_any(config: &ModelConfig) -> Result<(), String> {
     ])
 }
 
+/// What GPT-2 and GPT-NeoX have both and nothing else: LayerNorms, plain MLPs, and heads that share nothing.
+fn fits_old(config: &ModelConfig) -> Result<(), String> {
+    check(&[
+        (!matches!(config.normalization_type, Normalization::LN | Normalization::LNPre), "norms must be LayerNorms"),
+        (config.final_rms, "the last norm must be a LayerNorm"),
+        (config.gated_mlp, "MLPs must not be gated"),
+        (config.n_key_value_heads != config.n_heads, "every head must have its own keys and values"),
+        (config.n_heads * config.d_head != config.d_model, "n_heads x d_head must be d_model"),
+    ])
+}
+
+/// Whether scores are divided by √d_head.
+fn scales(config: &ModelConfig) -> bool {
+    config.attn_scale == (config.d_head as f64).sqrt()
+}
+
 /// The first of the reasons that holds.
 fn check(reasons: &[(bool, &str)]) -> Result<(), String> {
     reasons.iter().find(|(holds, _)| *holds).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))

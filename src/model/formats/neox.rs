@@ -3,9 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::gpt2::scales;
 use super::keys::write_rotary;
-use super::{Family, Keys, Place, check};
+use super::{Family, Keys, Place, check, fits_old, scales};
 use crate::autograd::ops::ActFn;
 use crate::error::Result;
 use crate::model::tensors::Strides;
@@ -107,18 +106,9 @@ impl Family for Neox {
     }
 
     fn fit(&self, config: &ModelConfig) -> Result<ModelConfig, String> {
-        check(&[
-            (config.positional_embedding_type != PositionalEmbedding::Rotary, "positions must be rotary"),
-            (
-                !matches!(config.normalization_type, Normalization::LN | Normalization::LNPre),
-                "norms must be LayerNorms",
-            ),
-            (config.final_rms, "the last norm must be a LayerNorm"),
-            (config.gated_mlp, "MLPs must not be gated"),
-            (config.n_key_value_heads != config.n_heads, "every head must have its own keys and values"),
-            (config.n_heads * config.d_head != config.d_model, "n_heads x d_head must be d_model"),
-            (!scales(config), "attn_scale must be the root of d_head"),
-        ])?;
+        check(&[(config.positional_embedding_type != PositionalEmbedding::Rotary, "positions must be rotary")])?;
+        fits_old(config)?;
+        check(&[(!scales(config), "attn_scale must be the root of d_head")])?;
         Ok(ModelConfig {
             normalization_type: Normalization::LN,
             mlp_biases: true,
