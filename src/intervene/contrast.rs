@@ -79,7 +79,7 @@ impl Op for ExampleSums {
 }
 
 /// Part of what is added up that rounding may be: 2^-22.
-pub(crate) const ROUNDING: f64 = 2.384_185_791_015_625e-7;
+pub const ROUNDING: f64 = 2.384_185_791_015_625e-7;
 
 /// Contrasts of interventions, [16 I + 1]: for each of the 8 columns the means over predictions of
 /// u = x_i + Σ_f factor\[i, f\] against\[term\[i, f\]\], for all i; the same for their standard errors; and E, how many examples

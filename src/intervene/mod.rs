@@ -12,8 +12,7 @@ mod contrast;
 mod ops;
 mod probe;
 
-pub(crate) use contrast::ROUNDING;
-pub use contrast::{Contrasts, ExampleSums};
+pub use contrast::{Contrasts, ExampleSums, ROUNDING};
 pub use ops::{Ablate, AblateEach, GroupMeans, OUTCOMES, Outcomes, column};
 pub use probe::{Changed, Probe, Writers};
 
