@@ -4,9 +4,11 @@
 //          statistics [R, B, H, Tq, 5]: entropy in nats; A on the token before; A on earlier places of the query's
 //          token; A on what followed those (both 0 without TOKENS); length of z
 // grid     a team for ceil(Tq / TEAM) tiles of queries of each example and head, folded into x and y, R
-// numerics f32; running maximum, sums rescaled whenever it rises; serial over keys
+// numerics f32; running maximum, sums rescaled whenever it rises; serial over keys. Keys with the greatest score, e^0 each, are
+//          counted and the others added up apart: the entropy of a query that looks at one key is in what these leave of 1
 // knobs    VECTORS, WIDE, SG: see shared/streaming  TOKENS: whether tokens are bound
 #import streaming
+#import numerics
 @tensor var<storage, read> q: array<Stored>;
 @tensor var<storage, read> k: array<Stored>;
 @tensor var<storage, read> v: array<Stored>;
@@ -54,7 +56,9 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     mix[x] = vec4<f32>(0.0);
 #end
     var top = MASKED;
-    var sum = 0.0;
+    // How many keys have the greatest score, and the sum of e^(s - top) over the others.
+    var tops = 0.0;
+    var rest = 0.0;
     // Sum of e^(s - top) (s - top), for the entropy.
     var spread = 0.0;
     var looked = vec3<f32>(0.0);
@@ -82,8 +86,10 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
             highest = max(highest, scores[j]);
 #end
             let shrink = exp(top - highest);
-            spread = shrink * (spread + sum * max(top - highest, MASKED));
-            sum *= shrink;
+            spread = shrink * (spread + (tops + rest) * max(top - highest, MASKED));
+            let rises = highest > top;
+            rest = shrink * select(rest, tops + rest, rises);
+            tops = select(tops, 0.0, rises);
             looked *= shrink;
             top = highest;
 #for j < BLOCK
@@ -92,7 +98,9 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
                 let s = scores[j] - top;
                 let e = select(exp(s), 0.0, key > horizon);
                 scores[j] = e;
-                sum += e;
+                let greatest = s == 0.0;
+                tops += select(0.0, 1.0, greatest);
+                rest += select(e, 0.0, greatest);
                 spread += select(e * s, 0.0, key > horizon);
                 var found = vec3<bool>(key + 1u == horizon, false, false);
 #if TOKENS
@@ -115,6 +123,7 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
         }
     }
     if (at.idle || at.row >= params.queries) { return; }
+    let sum = tops + rest;
     var squares = 0.0;
 #for x < VECTORS
     {
@@ -126,7 +135,7 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let line = (at.example * params.heads + at.head) * params.queries + query;
     lse[at.r * params.lse_replica + line] = top + log(sum);
     let taken = at.r * params.statistics_replica + 5u * line;
-    statistics[taken] = log(sum) - spread / sum;
+    statistics[taken] = select(log(tops), 0.0, tops == 1.0) + log1p(rest / tops) - spread / sum;
     for (var e = 0u; e < 3u; e++) { statistics[taken + 1u + e] = looked[e] / sum; }
     statistics[taken + 4u] = sqrt(squares);
 }

@@ -5,7 +5,7 @@
 // shapes   sums [R, n, 8]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
 //          hyper [R, 15]  clock [2]  out [R, T, 12]
 // grid     T groups folded into x and y, R
-// numerics f32, a tree of fixed shape; 0 / 0 = 0; a right angle is known to some 1e-3 of the step
+// numerics f32, a tree of fixed shape; 0 / 0 = 0; a right angle is the root of a difference, so below 1e-3 of the step unknown
 struct Params { tensors: u32, decoupled: u32, sums_replica: u32, out_replica: u32 }
 const WG: u32 = 64u;
 // The learning rate does not depend on it.
@@ -61,6 +61,8 @@ fn tensor_summary(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
         out[at + 8u] = tiny / elements;
         out[at + 9u] = share(share(w_change, w), w);
         out[at + 10u] = share(share(w_push, w), w);
-        out[at + 11u] = share(sqrt(max(step * step - along * along, 0.0)), w);
+        // Not less: what is no number must show.
+        let square = step * step - along * along;
+        out[at + 11u] = select(share(sqrt(square), w), UNKNOWN, square < 1e-6 * step * step);
     }
 }

@@ -84,19 +84,19 @@ pub struct Card {
 pub enum Chance {
     /// A number.
     At(f64),
-    /// 1 / classes.
+    /// 1 / classes of the task.
     OneOfClasses,
-    /// ln classes: the loss and the entropy of even predictions.
-    LnClasses,
+    /// ln of the model's outputs: the loss and the entropy of even predictions, which may be more than the task has classes.
+    LnOutputs,
 }
 
 impl Chance {
-    /// The number, for a task of so many classes.
-    pub fn value(self, classes: usize) -> f64 {
+    /// The number, for a task of so many classes and a model of so many outputs.
+    pub fn value(self, classes: usize, outputs: usize) -> f64 {
         match self {
             Self::At(value) => value,
             Self::OneOfClasses => 1.0 / classes as f64,
-            Self::LnClasses => (classes as f64).ln(),
+            Self::LnOutputs => (outputs as f64).ln(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 36) as f64;
 pub enum Presence {
     /// Whenever it is due.
     Always,
-    /// Only where the model moved on.
+    /// Only where the model moved on, and its value is known.
     InUpdates,
     /// Only where its value is known: not [`UNKNOWN`].
     WhereKnown,
@@ -57,8 +57,8 @@ impl Presence {
     /// Whether a value has no row.
     pub(crate) fn hides(self, value: f32) -> bool {
         match self {
-            Self::Always | Self::InUpdates => false,
-            Self::WhereKnown => value == UNKNOWN,
+            Self::Always => false,
+            Self::InUpdates | Self::WhereKnown => value == UNKNOWN,
             Self::WhereNotZero | Self::InSet => value == 0.0,
         }
     }

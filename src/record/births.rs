@@ -1,12 +1,12 @@
 //! Births and deaths in sets: a metric of [`Presence::InSet`] is a set, such as that of the key frequencies, whose members
-//! come to stay and are gone for good by the rule of [`crate::stats::Births`].
+//! come to stay and are gone for good by the rule of [`crate::stats::Births`], once that has held at [`LASTING`] measurements in a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::events::{Event, Subject, Turned, What};
 use super::reader::{Key, Series};
 use crate::instrument::{Metric, Presence};
-use crate::stats::{Births, HOLD};
+use crate::stats::{Births, LASTING};
 use crate::train::StepRow;
 
 /// Layer, head and index, as a metric's labels have them.
@@ -60,7 +60,7 @@ impl Sets {
                 }
             }
             for step in (0..before).step_by(set.every as usize) {
-                set.births.measure(step, &seen.remove(&step).unwrap_or_default(), HOLD);
+                set.births.measure(step, &seen.remove(&step).unwrap_or_default(), LASTING);
             }
         }
     }
@@ -76,13 +76,13 @@ impl Sets {
 impl Set {
     /// One event for each member that turned, births first.
     fn take(&mut self, step: u64, present: &BTreeSet<Place>) -> Vec<Event> {
-        let mut turns = self.births.measure(step, present, HOLD);
+        let mut turns = self.births.measure(step, present, LASTING);
         turns.sort_by_key(|turn| !turn.born);
         let event = |turn: crate::stats::Turn<Place>| {
             let [layer, head, index] = turn.label;
             let subject =
                 Subject { metric: self.name.clone(), site: self.site.clone(), layer, head, index, role: None };
-            let turned = Turned { subject, numbers: BTreeMap::from([("hold".to_owned(), f64::from(HOLD))]) };
+            let turned = Turned { subject, numbers: BTreeMap::from([("hold".to_owned(), f64::from(LASTING))]) };
             let what = if turn.born { What::Birth(turned) } else { What::Death(turned) };
             Event::dated(turn.onset, step, self.replica, what)
         };
@@ -100,18 +100,18 @@ mod tests {
         let mut set = Set { metric: 0, name, site, every: 10, replica: 2, births: Births::default() };
         let keys: BTreeSet<Place> = [[-1, -1, 23], [-1, -1, 6]].into();
         let heads: BTreeSet<Place> = [[0, 3, -1]].into();
-        let mut events: Vec<Event> = (0..3).flat_map(|at| set.take(10 * at, &keys)).collect();
-        events.extend((3..6).flat_map(|at| set.take(10 * at, &heads)));
+        let mut events: Vec<Event> = (0..5).flat_map(|at| set.take(10 * at, &keys)).collect();
+        events.extend((5..10).flat_map(|at| set.take(10 * at, &heads)));
         let lines: Vec<String> =
             events.iter().map(|e| format!("{}, seen at {}: {}", e.onset().words(), e.seen_at, e.text())).collect();
         assert_eq!(
             lines,
             [
-                "by step 0, seen at 20: key_frequencies embed.W_E index 6 is born, replica 2",
-                "by step 0, seen at 20: key_frequencies embed.W_E index 23 is born, replica 2",
-                "step 30 ± 10, seen at 50: key_frequencies embed.W_E layer 0 head 3 is born, replica 2",
-                "step 30 ± 10, seen at 50: key_frequencies embed.W_E index 6 is gone, replica 2",
-                "step 30 ± 10, seen at 50: key_frequencies embed.W_E index 23 is gone, replica 2",
+                "by step 0, seen at 40: key_frequencies embed.W_E index 6 is born, replica 2",
+                "by step 0, seen at 40: key_frequencies embed.W_E index 23 is born, replica 2",
+                "step 50 ± 10, seen at 90: key_frequencies embed.W_E layer 0 head 3 is born, replica 2",
+                "step 50 ± 10, seen at 90: key_frequencies embed.W_E index 6 is gone, replica 2",
+                "step 50 ± 10, seen at 90: key_frequencies embed.W_E index 23 is gone, replica 2",
             ]
         );
     }

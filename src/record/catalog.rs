@@ -74,8 +74,8 @@ pub struct Described {
 }
 
 impl Described {
-    /// By its card, of a task of so many classes; sites are still to come.
-    pub fn new(instrument: &str, card: &Card, every: u64, classes: usize, set: bool) -> Self {
+    /// By its card, of a task of so many classes and a model of so many outputs; sites are still to come.
+    pub fn new(instrument: &str, card: &Card, every: u64, [classes, outputs]: [usize; 2], set: bool) -> Self {
         Self {
             instrument: instrument.to_owned(),
             formula: card.formula.to_owned(),
@@ -85,7 +85,7 @@ impl Described {
             every,
             cost: format!("{:?}", card.cost),
             control: card.control.to_owned(),
-            chance: card.chance.map(|chance| chance.value(classes)),
+            chance: card.chance.map(|chance| chance.value(classes, outputs)),
             bounds: card.bounds.map(|bound| bound.is_finite().then_some(bound)),
             source: card.source.to_owned(),
             not_for: card.not_for.to_owned(),
@@ -111,7 +111,7 @@ impl Catalog {
         };
         let predictions = session.predictions().iter().copied().map(count).collect();
         let classes = config.task.shape().classes;
-        Ok(Self { classes, predictions, metrics: describe(session.metrics(), classes) })
+        Ok(Self { classes, predictions, metrics: describe(session.metrics(), [classes, config.model.d_vocab_out]) })
     }
 
     /// Writes it into a run directory.
@@ -140,11 +140,11 @@ impl Catalog {
 
 const FILE: &str = "metrics.json";
 
-fn describe(metrics: &[Metric], classes: usize) -> BTreeMap<String, Described> {
+fn describe(metrics: &[Metric], sizes: [usize; 2]) -> BTreeMap<String, Described> {
     let mut found: BTreeMap<String, Described> = BTreeMap::new();
     for metric in metrics {
         let Metric { instrument, card, every, presence, .. } = metric;
-        let new = || Described::new(instrument, card, *every, classes, *presence == Presence::InSet);
+        let new = || Described::new(instrument, card, *every, sizes, *presence == Presence::InSet);
         let described = found.entry(card.name.to_owned()).or_insert_with(new);
         described.every = described.every.min(*every);
         if !described.sites.contains(&metric.site) {

@@ -26,6 +26,6 @@ pub use catalog::{Catalog, Described, Predictions};
 pub use directory::{Manifest, RunDir, Status};
 pub use events::{Event, HeadRole, Subject, Turned, What};
 pub use reader::{Key, Series, Sink, read_metrics, scan_metrics};
-pub use roles::{Finding, RATE, Roles, p_of_head, threshold};
+pub use roles::{Finding, HOLD, RATE, Roles, p_of_head, threshold};
 pub use segments::{Segments, TableRow};
 pub use setup::{Draft, Setup, table_of};

@@ -22,11 +22,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::events::{Event, HeadRole, Subject, Turned, What};
 use super::reader::{Key, Series};
 use crate::instrument::Label;
-use crate::stats::{Births, HOLD, Onset, Paired, false_discovery_threshold, two_sided};
+use crate::stats::{Births, Onset, Paired, false_discovery_threshold, two_sided};
 use crate::train::Row;
 
 /// Share of false discoveries among the heads that clear the null.
 pub const RATE: f64 = 0.05;
+/// Probes in a row that a role must hold. Fewer than the measurements of what is measured often: a short run has ten probes, and
+/// each asks hundreds of examples.
+pub const HOLD: u32 = 3;
 
 /// p-values, of which index 1 is that of a raised and 3 that of a lowered logit difference.
 const P: &str = "ablation.p";

@@ -704,7 +704,7 @@ mod tests {
         for instrument in registry() {
             for card in instrument.cards() {
                 let set = card.name.starts_with("key_frequencies");
-                let metric = Described::new(instrument.name(), card, card.every, 7, set);
+                let metric = Described::new(instrument.name(), card, card.every, [7, 7], set);
                 catalog.metrics.insert(card.name.to_owned(), metric);
                 for (head, index) in [(0, 0), (1, 1), (-1, -1)] {
                     let site = "blocks.0.somewhere".to_owned();

@@ -82,7 +82,7 @@ const OTHERS: [Card; 4] = [
 pub fn catalog(classes: usize) -> Catalog {
     let mut all = Catalog { classes, ..Catalog::default() };
     let mut add = |name: String, card: &Card, change: &dyn Fn(&mut Described)| {
-        let mut described = Described::new("scan", card, 1, classes, false);
+        let mut described = Described::new("scan", card, 1, [classes; 2], false);
         change(&mut described);
         all.metrics.insert(name, described);
     };

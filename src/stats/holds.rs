@@ -7,9 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::onset::Onset;
 
-/// Measurements in a row at which it must hold that one belongs to a set, or does not any more.
-pub const HOLD: u32 = 3;
-
 /// A yes or no, watched from measurement to measurement. It is no before the first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watch {
@@ -108,6 +105,8 @@ impl<L: Ord + Copy> Births<L> {
 mod tests {
     use super::*;
     use crate::stats::Censored;
+
+    const HOLD: u32 = 3;
 
     /// Turns of one label that is present where the text has a #, ten steps a character.
     fn turns(present: &str) -> Vec<(u64, bool)> {

@@ -8,6 +8,6 @@ mod p_values;
 mod special;
 
 pub use errors::{Paired, median};
-pub use holds::{Births, HOLD, Turn, Watch};
+pub use holds::{Births, Turn, Watch};
 pub use onset::{Censored, LASTING, Onset, Sample};
 pub use p_values::{add_one, adjusted, at_least, false_discovery_threshold, two_sided};

@@ -120,7 +120,7 @@ impl Feed {
                 let ids: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
                 let counts: Vec<usize> = ids.iter().map(|ids| examples.counted(ids)).collect();
                 let labels: Vec<&[u32]> = (0..ids.len()).map(|replica| examples.trained(replica)).collect();
-                fixed(tape, examples, examples.distinct().as_ref(), &ids, &labels, &counts)
+                fixed(tape, examples, examples.distinct(), &ids, &labels, &counts)
             }
             (Self::Examples(examples), Some(size)) => drawn(tape, examples, size, clock, seeds),
             (_, None) => {
@@ -233,7 +233,7 @@ impl Feed {
             _ => examples.targets.as_slice(),
         };
         let labels: Vec<&[u32]> = (0..chosen.len()).map(label).collect();
-        let batch = fixed(tape, examples, distinct.as_ref(), &chosen, &labels, &counts)?;
+        let batch = fixed(tape, examples, distinct, &chosen, &labels, &counts)?;
         let own =
             |ids: &&[u32]| (0..batch.size).map(|at| if at < ids.len() { 0 } else { IGNORE }).collect::<Vec<u32>>();
         let own = tape.constant_u32(&[batch.size], &chosen.iter().flat_map(own).collect::<Vec<u32>>());
@@ -265,7 +265,7 @@ impl Feed {
 fn whole_test(tape: &mut Tape, examples: &Examples) -> Result<Batch> {
     let order = Philox::new(0, Stream::Probe, 0).permutation(examples.len() as u32);
     let distinct = examples.distinct();
-    let batch = fixed(tape, examples, distinct.as_ref(), &[&order], &[&examples.targets], &[examples.counted(&order)])?;
+    let batch = fixed(tape, examples, distinct, &[&order], &[&examples.targets], &[examples.counted(&order)])?;
     let width = examples.width;
     let (mut targets, mut counts) = (Vec::new(), Vec::new());
     for split in &examples.splits {
@@ -302,7 +302,7 @@ impl Batch {
 fn in_pieces(
     tape: &mut Tape,
     examples: &Examples,
-    distinct: Option<Distinct>,
+    distinct: Option<&Distinct>,
     lists: &[&[u32]],
     piece: usize,
 ) -> Result<Vec<Batch>> {
@@ -318,7 +318,7 @@ fn in_pieces(
             let parts: Vec<&[u32]> =
                 lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
             let labels = vec![examples.targets.as_slice(); lists.len()];
-            fixed(tape, examples, distinct.as_ref(), &parts, &labels, &counts)
+            fixed(tape, examples, distinct, &parts, &labels, &counts)
         })
         .collect()
 }
@@ -389,9 +389,9 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
         Some((tokens, positions, pairs)) if size * seq > tokens.len() => {
             let last: Vec<u32> = pairs.chunks_exact(seq).map(|example| example[seq - 1]).collect();
             Rows::Distinct {
-                tokens: tape.constant_u32(&[tokens.len()], &tokens),
-                positions: tape.constant_u32(&[positions.len()], &positions),
-                index: take(tape, &pairs, seq)?,
+                tokens: tape.constant_u32(&[tokens.len()], tokens),
+                positions: tape.constant_u32(&[positions.len()], positions),
+                index: take(tape, pairs, seq)?,
                 last: take(tape, &last, 1)?,
             }
         }
@@ -428,7 +428,7 @@ impl Source for Corpus {
     fn test_set(&self) -> (Examples, Vec<Vec<u32>>) {
         let (tokens, targets) = self.test_windows();
         let all = (0..self.test_sequences as u32).collect();
-        (Examples { tokens, seq: self.seq, targets, width: self.seq, splits: Vec::new() }, vec![all])
+        (Examples::new(tokens, self.seq, targets, self.seq, Vec::new()), vec![all])
     }
 }
 
@@ -461,7 +461,7 @@ impl Source for Sequences {
         }
         let seq = self.generator.seq as usize;
         let lists = (0..self.seeds.len() as u32).map(|list| (list * count..(list + 1) * count).collect()).collect();
-        (Examples { tokens, seq, targets, width: seq, splits: Vec::new() }, lists)
+        (Examples::new(tokens, seq, targets, seq, Vec::new()), lists)
     }
 }
 
@@ -759,21 +759,14 @@ mod tests {
         let labels = vec![3, IGNORE, 1, IGNORE, 5, 2, IGNORE, IGNORE, 0, 0, 0, 0];
         let split = |labels| Split { train: vec![0, 1, 2, 3], test: vec![4, 5], labels };
         let splits = vec![split(None), split(Some(labels))];
-        let examples = Examples { tokens: vec![0; 12], seq: 2, targets, width: 2, splits };
+        let examples = Examples::new(vec![0; 12], 2, targets, 2, splits);
         let feed = Feed::Examples(examples);
         let asked = |count, most_frequent| Asked { count, most_frequent };
         let whole = feed.predictions(2, None);
         assert_eq!(whole, [[asked(3, 2.0 / 3.0), asked(4, 0.5)], [asked(4, 0.25), asked(4, 0.5)]]);
         // Batches of eight examples ask for six targets on average.
         assert_eq!(feed.predictions(2, Some(8))[0], [asked(6, 2.0 / 3.0), asked(4, 0.5)]);
-        assert_eq!(
-            Asked::of(
-                &Examples { tokens: Vec::new(), seq: 1, targets: Vec::new(), width: 1, splits: Vec::new() },
-                &[],
-                &[]
-            ),
-            asked(0, 0.0)
-        );
+        assert_eq!(Asked::of(&Examples::new(Vec::new(), 1, Vec::new(), 1, Vec::new()), &[], &[]), asked(0, 0.0));
     }
 
     #[test]
@@ -782,13 +775,13 @@ mod tests {
             Split { train: (0..300).collect(), test: (300..400).collect(), labels: None },
             Split { train: (50..150).collect(), test: (150..400).collect(), labels: None },
         ];
-        let examples = Examples {
-            tokens: (0..1200).map(|i| i % 37).collect(),
-            seq: 3,
-            targets: (0..400).map(|i| if i % 5 == 0 { IGNORE } else { i % 11 }).collect(),
-            width: 1,
+        let examples = Examples::new(
+            (0..1200).map(|i| i % 37).collect(),
+            3,
+            (0..400).map(|i| if i % 5 == 0 { IGNORE } else { i % 11 }).collect(),
+            1,
             splits,
-        };
+        );
         let feed = Feed::Examples(examples);
         for step in [0, 1, 4_000_000] {
             let mut case = Case::new("drawn batch");

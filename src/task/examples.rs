@@ -1,6 +1,7 @@
 //! A finite set of examples, and its split into train and test.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::ReplicaData;
 use crate::autograd::ops::IGNORE;
@@ -20,6 +21,8 @@ pub struct Examples {
     pub width: usize,
     /// Train and test of each replica.
     pub splits: Vec<Split>,
+    /// See [`Examples::distinct`]; worked out when it is first asked for, which is often.
+    distinct: OnceLock<Option<Distinct>>,
 }
 
 /// Numbers of the examples of one replica's train and test set.
@@ -78,6 +81,11 @@ impl Split {
 pub(super) type Distinct = (Vec<u32>, Vec<u32>, Vec<u32>);
 
 impl Examples {
+    /// A finite set: token ids [E, T], target classes [E, W], and the train and test set of each replica.
+    pub fn new(tokens: Vec<u32>, seq: usize, targets: Vec<u32>, width: usize, splits: Vec<Split>) -> Self {
+        Self { tokens, seq, targets, width, splits, distinct: OnceLock::new() }
+    }
+
     /// With the targets of the train set dealt out anew among its examples, at random, for replicas that ask
     /// for it: there is nothing left to understand, and as much to memorize.
     pub(super) fn shuffle_labels(&mut self, replicas: &[ReplicaData]) {
@@ -126,7 +134,11 @@ impl Examples {
 
     /// The distinct pairs of token and position, and which of them stands at each place, [E, T]; `None`
     /// where they are too many to be worth it.
-    pub(super) fn distinct(&self) -> Option<Distinct> {
+    pub(super) fn distinct(&self) -> Option<&Distinct> {
+        self.distinct.get_or_init(|| self.distinct_pairs()).as_ref()
+    }
+
+    fn distinct_pairs(&self) -> Option<Distinct> {
         let mut numbers = std::collections::BTreeMap::new();
         for (at, token) in self.tokens.iter().enumerate() {
             numbers.entry(((at % self.seq) as u32, *token)).or_insert(0u32);
@@ -176,7 +188,7 @@ mod tests {
         // Two targets for each example: they move together.
         let targets: Vec<u32> = (0..200).collect();
         let splits = vec![split.clone(); 2];
-        let mut examples = Examples { tokens: vec![0; 100], seq: 1, targets, width: 2, splits };
+        let mut examples = Examples::new(vec![0; 100], 1, targets, 2, splits);
         examples.shuffle_labels(&[replica(false), replica(true)]);
         assert_eq!(examples.trained(0), examples.targets);
         let plain = &examples.splits[1];
@@ -198,7 +210,7 @@ mod tests {
     #[test]
     fn distinct_pairs_reproduce_the_tokens() {
         let tokens: Vec<u32> = (0..25).flat_map(|e| [e / 5, e % 5, 9]).collect();
-        let examples = Examples { tokens: tokens.clone(), seq: 3, targets: vec![0; 25], width: 1, splits: Vec::new() };
+        let examples = Examples::new(tokens.clone(), 3, vec![0; 25], 1, Vec::new());
         let (pair_tokens, positions, pairs) = examples.distinct().unwrap();
         assert_eq!(pair_tokens.len(), 11);
         for (at, pair) in pairs.iter().enumerate() {

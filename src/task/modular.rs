@@ -168,7 +168,7 @@ impl Task for Modular {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
+        Ok(Feed::Examples(Examples::new(tokens, self.shape().seq, targets, 1, splits)))
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -137,7 +137,7 @@ impl Task for Permutation {
                 Split::random(count, fraction, replica.seed)
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq: self.shape().seq, targets, width: 1, splits }))
+        Ok(Feed::Examples(Examples::new(tokens, self.shape().seq, targets, 1, splits)))
     }
 
     fn irreps(&self) -> Option<Irreps> {

@@ -270,7 +270,7 @@ impl Task for Tokens {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq, targets, width, splits }))
+        Ok(Feed::Examples(Examples::new(tokens, seq, targets, width, splits)))
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::common::{arrived, gpus};
 use thermoscope::gpu::Gpu;
-use thermoscope::record::{Finding, Roles, Setup, What};
-use thermoscope::stats::HOLD;
+use thermoscope::record::{Finding, HOLD, Roles, Setup, What};
 use thermoscope::train::Session;
 
 const MODULAR: &str = r#"

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::common::{Key, gpus, losses, two_sets, values};
 use thermoscope::gpu::{Gpu, Philox, Stream, adapters};
@@ -63,40 +64,83 @@ fn in_company_as_alone(gpu: &Gpu, start: &str, replicas: &[String], steps: u64, 
     }
 }
 
+/// One task of every kind, and whether its examples are a finite set.
+fn task(draw: &mut Draw, files: &Path) -> (String, bool) {
+    let operator = draw.one_of(&["true", "false"]);
+    match draw.below(4) {
+        0 => (format!("[task]\nkind = \"modular\"\np = {}\noperator_token = {operator}\n", 5 + draw.below(30)), true),
+        1 => {
+            (format!("[task]\nkind = \"permutation\"\nn = {}\noperator_token = {operator}\n", 3 + draw.below(2)), true)
+        }
+        2 => {
+            let length = 3 + draw.below(70);
+            let sequences: Vec<Vec<u32>> =
+                (0..20 + draw.below(40)).map(|_| (0..length).map(|_| draw.below(9)).collect()).collect();
+            let path = files.join("tokens.json");
+            std::fs::write(&path, format!("{sequences:?}")).unwrap();
+            (
+                format!(
+                    "[task]\nkind = \"tokens\"\npath = {path:?}\nloss_on = \"{}\"\n",
+                    draw.one_of(&["all", "last"])
+                ),
+                true,
+            )
+        }
+        _ => (
+            format!("[task]\nkind = \"repeated\"\nd_vocab = {}\nseq = {}\n", 9 + draw.below(9), 5 + draw.below(70)),
+            false,
+        ),
+    }
+}
+
 #[test]
 fn random_replicas_have_the_bits_they_have_alone() {
+    let files = tempfile::tempdir().unwrap();
     let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let seed = std::env::var("COMPANY_SEED").map_or_else(|_| now(), |text| text.parse().expect("a number"));
     eprintln!("COMPANY_SEED={seed}");
     for round in 0..2 {
         let mut draw = Draw { philox: Philox::new(seed, Stream::Split, round), at: 0 };
-        let p = 5 + draw.below(30);
-        let heads = draw.one_of(&[1, 2, 3, 4]);
+        let heads: u32 = draw.one_of(&[1, 2, 3, 4]);
+        let (task, finite) = task(&mut draw, files.path());
+        // Heads of even width, which rotary positions turn.
         let mut start = format!(
-            "[task]\nkind = \"modular\"\np = {p}\noperator_token = {}\n[model]\nn_layers = {}\nd_model = {}\nn_heads = {heads}\nd_mlp = {}\nattn_only = {}\n",
-            draw.one_of(&["true", "false"]),
+            "{task}[model]\nn_layers = {}\nn_heads = {heads}\nd_model = {}\nd_head = {}\nd_mlp = {}\nattn_only = {}\n",
             1 + draw.below(2),
-            heads * (1 + draw.below(9)),
+            1 + draw.below(36),
+            2 + 2 * draw.below(4),
             1 + draw.below(70),
             draw.one_of(&["true", "false", "false"]),
         );
-        if draw.below(2) == 0 {
-            start += "normalization_type = \"LN\"\n";
-        }
+        start += draw.one_of(&[
+            "",
+            "normalization_type = \"LN\"\n",
+            "normalization_type = \"LNPre\"\n",
+            "normalization_type = \"RMS\"\n",
+            "normalization_type = \"RMSPre\"\nparallel_attn_mlp = true\n",
+        ]);
+        start += draw.one_of(&["", "positional_embedding_type = \"rotary\"\n"]);
+        start += draw.one_of(&["", "gated_mlp = true\nact_fn = \"silu\"\n"]);
+        let groups: Vec<u32> = (1..=heads).filter(|groups| heads.is_multiple_of(*groups)).collect();
+        writeln!(start, "n_key_value_heads = {}", draw.one_of(&groups)).unwrap();
         write!(start, "[optimizer]\nclip = {}\n", draw.one_of(&["0.0", "0.5"])).unwrap();
-        if draw.below(3) == 0 {
+        if !finite || draw.below(3) == 0 {
             write!(start, "[batch]\nsize = {}\n", 1 + draw.below(90)).unwrap();
         }
         let replicas: Vec<String> = (0..2 + draw.below(2))
             .map(|at| {
-                format!(
-                    "[[replica]]\nseed = {}\ntrain_fraction = 0.{}\nlearning_rate = {}\nweight_decay = 0.{}\nshuffle_labels = {}\n",
+                let own = format!(
+                    "[[replica]]\nseed = {}\nlearning_rate = {}\nweight_decay = 0.{}\n",
                     10 * at + draw.below(10),
-                    10 + draw.below(80),
                     draw.one_of(&["1e-3", "3e-3", "0.02"]),
                     draw.below(10),
-                    draw.one_of(&["true", "false", "false"]),
-                )
+                );
+                let (share, shuffled) = (10 + draw.below(80), draw.one_of(&["true", "false", "false"]));
+                own + &if finite {
+                    format!("train_fraction = 0.{share}\nshuffle_labels = {shuffled}\n")
+                } else {
+                    String::new()
+                }
             })
             .collect();
         for gpu in two_sets() {

@@ -34,8 +34,7 @@ const REPEATED: &str = r#"
 "#;
 
 /// Counts, and shares of what is certain: no prediction is right, no p-value is small, no neuron follows a frequency.
-/// And `drift.orthogonal`, which the optimizer's own pass gives as 0 where the weights are infinite.
-const COUNTS: [&str; 17] = [
+const COUNTS: [&str; 16] = [
     "ablation.accuracy",
     "ablation.accuracy.se",
     "ablation.argmax_changed",
@@ -45,7 +44,6 @@ const COUNTS: [&str; 17] = [
     "accuracy.test",
     "accuracy.train",
     "attention_frequency",
-    "drift.orthogonal",
     "epsilon_share",
     "fsd.participation",
     "phase_synchrony",

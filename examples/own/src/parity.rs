@@ -31,6 +31,6 @@ impl Task for Parity {
             Split::random(count as usize, fraction, replica.seed)
         };
         let splits = replicas.iter().map(split).collect::<Result<_>>()?;
-        Ok(Feed::Examples(Examples { tokens, seq: self.n as usize + 1, targets, width: 1, splits }))
+        Ok(Feed::Examples(Examples::new(tokens, self.n as usize + 1, targets, 1, splits)))
     }
 }

@@ -3,7 +3,8 @@
 // shapes   x (A; or row statistics [R, B, H, Tq, 5], entropy first and length last), targets: see patterns  count [R]
 //          z [R, B, Tq, H, K]  partial [R, chunks, 2, H]
 // grid     [H, chunks, R]; a chunk is `chunk` rows, numbered over examples and queries
-// numerics f32, serial over a row, tree of fixed shape over rows; 0 ln 0 = 0
+// numerics f32, serial over a row, tree of fixed shape over rows; 0 ln 0 = 0; the greatest A of a row by what the others leave
+//          of 1, which A itself does not tell where they are below 1e-7
 // knobs    TAKEN: x are statistics, and z is not bound
 #import patterns
 const WG: u32 = 256u;
@@ -27,10 +28,25 @@ fn entropy_and_length(r: u32, h: u32, example: u32, query: u32) -> vec2<f32> {
 // What is no number must show.
 fn surprise(a: f32) -> f32 { return select(a, select(0.0, -a * log(max(a, 1e-37)), a > 0.0), is_finite(a)); }
 
+// -(1 - rest) ln(1 - rest), which is 1 - rest times ln(1 + rest / (1 - rest)).
+fn surprise_of_greatest(a: f32, rest: f32) -> f32 {
+    return select(surprise(a), (1.0 - rest) * log1p(rest / max(1.0 - rest, 0.5)), rest < 0.5 && is_finite(a));
+}
+
 fn entropy_and_length(r: u32, h: u32, example: u32, query: u32) -> vec2<f32> {
     let first = r * params.x_replica + ((example * params.heads + h) * params.queries + query) * params.keys;
     var entropy = 0.0;
-    for (var k = 0u; k < params.keys; k++) { entropy += surprise(x[first + k]); }
+    var rest = 0.0;
+    var greatest = x[first];
+    for (var k = 1u; k < params.keys; k++) {
+        let a = x[first + k];
+        let rises = a > greatest;
+        let less = select(a, greatest, rises);
+        greatest = select(greatest, a, rises);
+        rest += less;
+        entropy += surprise(less);
+    }
+    entropy += surprise_of_greatest(greatest, rest);
     let z_at = r * params.z_replica + ((example * params.queries + query) * params.heads + h) * params.width;
     var squares = 0.0;
     for (var k = 0u; k < params.width; k++) { squares += z[z_at + k] * z[z_at + k]; }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 use crate::instrument::UNKNOWN;
 use crate::intervene::column::{CORRECT, DOUBT};
-use crate::intervene::{OUTCOMES, Probe};
+use crate::intervene::{OUTCOMES, Probe, ROUNDING};
 
 /// Bins of a reliability diagram.
 pub(crate) const BINS: usize = 15;
@@ -55,16 +55,54 @@ static TEMPERATURE_STEP: Shader<'_> = Shader {
     knobs: &[Knob { name: "FIRST", values: &[0, 1] }, Knob { name: "LAST", values: &[0, 1] }],
     params: StepParams::FIELDS,
 };
-pub(crate) const SHADERS: &[&Shader<'_>] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP];
+crate::params! {
+    struct ErrorParams {
+        examples: u32, predictions: u32, x_replica: u32, clean_replica: u32, t_replica: u32, clean_t_replica: u32,
+        target_replica: u32, count_replica: u32, y_replica: u32,
+    }
+}
+static MATCHED_ERROR: Shader<'_> = Shader {
+    name: "instrument/ablation/matched_error",
+    source: include_str!("../../../shaders/instrument/ablation/matched_error.wgsl"),
+    knobs: &[],
+    params: ErrorParams::FIELDS,
+};
+pub(crate) const SHADERS: &[&Shader<'_>] = &[&RANK, &RELIABILITY, &TEMPERATURE_ROWS, &TEMPERATURE_STEP, &MATCHED_ERROR];
 
-/// Reliability bins, calibration errors, and best temperatures with the losses there, of logits [I * N, V] and their
-/// outcomes [I * N, 8]: see [`Reliability`] and [`Temperature`].
-pub(super) fn calibration(tape: &mut Tape, probe: &Probe<'_>, logits: Var, rows: Var) -> Result<[Var; 3]> {
-    let (targets, count) = (probe.pass.batch.targets, probe.pass.batch.count);
-    let classes = tape.shape(logits).rows().1;
-    let out = tape.push(Reliability { classes }, &[rows, targets, count])?;
-    let temperature = tape.push1(Temperature, &[logits, targets, count])?;
-    Ok([out[0], out[1], temperature])
+/// How far the predictions of some logits [I * N, V] can be trusted.
+#[derive(Clone, Copy)]
+pub(super) struct Calibration {
+    /// Reliability bins [I, 15, 3]: see [`Reliability`].
+    pub(super) bins: Var,
+    /// Calibration errors [I, 2].
+    pub(super) errors: Var,
+    /// Best temperatures and the losses there, [I, 2]: see [`Temperature`].
+    pub(super) temperature: Var,
+    /// Losses of all predictions there, and their slopes, [I * N, 2].
+    losses: Var,
+}
+
+impl Calibration {
+    /// Of logits [I * N, V] and their outcomes [I * N, 8].
+    pub(super) fn of(tape: &mut Tape, probe: &Probe<'_>, logits: Var, rows: Var) -> Result<Self> {
+        let (targets, count) = (probe.pass.batch.targets, probe.pass.batch.count);
+        let classes = tape.shape(logits).rows().1;
+        let (bins, errors) = two(tape.push(Reliability { classes }, &[rows, targets, count])?)?;
+        let (temperature, losses) = two(tape.push(Temperature, &[logits, targets, count])?)?;
+        Ok(Self { bins, errors, temperature, losses })
+    }
+
+    /// Standard errors of what is changed, from a clean pass, in the mean loss at the best temperature: see [`MatchedError`], `[I]`.
+    pub(super) fn matched_error(self, tape: &mut Tape, probe: &Probe<'_>, clean: Self) -> Result<Var> {
+        let (batch, matched) = (&probe.pass.batch, MatchedError { examples: probe.pass.batch.size });
+        let inputs = [self.losses, clean.losses, self.temperature, clean.temperature, batch.targets, batch.count];
+        tape.push1(matched, &inputs)
+    }
+}
+
+fn two(outputs: Vec<Var>) -> Result<(Var, Var)> {
+    let [a, b] = outputs[..] else { return Err(misfit("calibration", "outputs")) };
+    Ok((a, b))
 }
 
 /// Reliability in 15 bins of equal mass, or as near to it as predictions of equal confidence, which share a bin, allow, [I, 15, 3] (rows, sum of correct, sum of confidence), and [I, 2]: the
@@ -160,9 +198,10 @@ fn factor(step: i32) -> f64 {
     2f64.powf(5.0 / 2f64.powi(step + 1))
 }
 
-/// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2]; both [`UNKNOWN`] where the
-/// search ends at a bound. Inputs: logits [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so
-/// bisection finds it; where its slope is no finite number, neither is the temperature.
+/// The temperature within [1/32, 32] at which the mean loss is least, and that loss, [I, 2], both [`UNKNOWN`] where the
+/// search ends at a bound; and the loss of each prediction where it ended, with its derivative by 1/T, [I * N, 2]. Inputs:
+/// logits [I * N, V], targets `[N]`, how many count `[1]`. The loss is convex in 1/T, so bisection finds it; where its slope is
+/// no finite number, neither is the temperature.
 pub(crate) struct Temperature;
 
 impl Op for Temperature {
@@ -171,14 +210,15 @@ impl Op for Temperature {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![like(inputs, &[inputs[0].rows().0 / inputs[1].len(), 2])])
+        let rows = inputs[0].rows().0;
+        Ok(vec![like(inputs, &[rows / inputs[1].len(), 2]), like(inputs, &[rows, 2])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [z, targets, count] = inputs else { return Err(misfit("temperature", "inputs")) };
-        let (group, groups) = (targets.len(), outputs[0].len() / 2);
+        let [found, derivatives] = outputs else { return Err(misfit("temperature", "outputs")) };
+        let (group, groups) = (targets.len(), found.len() / 2);
         let rows = groups * group;
-        let derivatives = cx.scratch(&[rows, 2]);
         let mut inverse: Option<Tensor> = None;
         for step in 0..=STEPS {
             let first = u32::from(step == 0);
@@ -193,12 +233,12 @@ impl Op for Temperature {
                 out_replica: derivatives.replica_stride,
             };
             let (subgroups, grid) = cx.by_rows(rows, 64);
-            let mut tensors = vec![z, targets, &derivatives];
+            let mut tensors = vec![z, targets, derivatives];
             tensors.extend(&inverse);
             cx.dispatch(&TEMPERATURE_ROWS, &[first, subgroups], &params, &tensors, grid)?;
             let last = step == STEPS;
             let next = if last { None } else { Some(cx.scratch(&[groups])) };
-            let out = next.as_ref().unwrap_or(&outputs[0]);
+            let out = next.as_ref().unwrap_or(found);
             let params = StepParams {
                 rows: group as u32,
                 x_replica: derivatives.replica_stride,
@@ -208,7 +248,7 @@ impl Op for Temperature {
                 factor: factor(step) as f32,
                 bound: BOUND,
             };
-            let mut tensors = vec![&derivatives, count, out];
+            let mut tensors = vec![derivatives, count, out];
             tensors.extend(&inverse);
             cx.dispatch(
                 &TEMPERATURE_STEP,
@@ -226,28 +266,34 @@ impl Op for Temperature {
         let (rows, v) = inputs[0].rows();
         let group = inputs[1].data.len();
         let counted: Vec<usize> = (0..group).filter(|row| inputs[1].data[*row] != f64::from(IGNORE)).collect();
-        let mut out = Array::zeros(&[rows / group, 2]);
+        let (mut out, mut losses) = (Array::zeros(&[rows / group, 2]), Array::zeros(&[rows, 2]));
         for i in 0..rows / group {
-            // Loss and slope at an inverse temperature.
+            // Loss and slope of a prediction at an inverse temperature.
+            let of = |row: usize, beta: f64| {
+                let z = &inputs[0].data[(i * group + row) * v..][..v];
+                let y = inputs[1].index(row);
+                let top = z.iter().map(|other| other - z[y]).fold(0.0, f64::max);
+                // Over the wrong classes.
+                let moment = |power: i32| -> f64 {
+                    let wrong = z.iter().enumerate().filter(|(j, _)| *j != y).map(|(_, other)| other - z[y]);
+                    wrong.map(|d| (beta * (d - top)).exp() * d.powi(power)).sum()
+                };
+                // A loss of what is left of 1 is small, not 0.
+                let sum = moment(0) + (-beta * top).exp();
+                [if top > 0.0 { beta * top + sum.ln() } else { moment(0).ln_1p() }, moment(1) / sum]
+            };
             let at = |beta: f64| {
-                let mut sums = [0.0; 2];
-                for row in &counted {
-                    let z = &inputs[0].data[(i * group + row) * v..][..v];
-                    let y = z[inputs[1].index(*row)];
-                    let top = z.iter().map(|z| z - y).fold(0.0, f64::max);
-                    let moment = |power: i32| -> f64 {
-                        z.iter().map(|z| z - y).map(|d| (beta * (d - top)).exp() * d.powi(power)).sum()
-                    };
-                    sums[0] += beta * top + moment(0).ln();
-                    sums[1] += moment(1) / moment(0);
-                }
-                sums
+                let of_all = counted.iter().map(|row| of(*row, beta));
+                of_all.fold([0.0; 2], |[loss, slope], [more, steeper]| [loss + more, slope + steeper])
             };
             let mut beta = 1.0f64;
             for step in 0..STEPS {
                 beta = if at(beta)[1] > 0.0 { beta / factor(step) } else { beta * factor(step) };
             }
             let [loss, slope] = at(beta);
+            for row in &counted {
+                losses.data[(i * group + row) * 2..][..2].copy_from_slice(&of(*row, beta));
+            }
             let at_bound = beta.log2().abs() > f64::from(BOUND);
             out.data[i * 2] = if slope.is_finite() { 1.0 / beta } else { slope };
             out.data[i * 2 + 1] = loss / inputs[2].data[0];
@@ -255,18 +301,90 @@ impl Op for Temperature {
                 out.data[i * 2..][..2].fill(f64::from(UNKNOWN));
             }
         }
-        vec![out]
+        vec![out, losses]
+    }
+}
+
+/// Standard errors, over examples, of what interventions change in the mean loss where clean and changed predictions have each
+/// their best temperature, `[I]`: as of [`Contrasts`](crate::intervene::Contrasts). At the best temperatures the loss has no slope,
+/// so that they were found on the same examples adds nothing to first order. [`UNKNOWN`] where a temperature is. Inputs:
+/// losses [I * N, 2] and clean ones [N, 2], best temperatures [I, 2] and the clean one [1, 2], as of [`Temperature`]; targets
+/// `[N]`, how many count `[1]`.
+struct MatchedError {
+    /// E: so many examples have the N predictions.
+    examples: usize,
+}
+
+impl Op for MatchedError {
+    fn name(&self) -> &'static str {
+        "matched error"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        let [x, clean, t, ..] = inputs else { return Err(misfit("matched error", "inputs")) };
+        let groups = t.rows().0;
+        if x.len() != groups * clean.len() || !inputs[4].len().is_multiple_of(self.examples) {
+            return Err(misfit("matched error", format!("{:?} beside {:?} and {:?}", x.dims, clean.dims, t.dims)));
+        }
+        Ok(vec![like(inputs, &[groups])])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let [x, clean, t, clean_t, targets, count] = inputs else { return Err(misfit("matched error", "inputs")) };
+        let params = ErrorParams {
+            examples: self.examples as u32,
+            predictions: (targets.len() / self.examples) as u32,
+            x_replica: x.replica_stride,
+            clean_replica: clean.replica_stride,
+            t_replica: t.replica_stride,
+            clean_t_replica: clean_t.replica_stride,
+            target_replica: targets.replica_stride,
+            count_replica: count.replica_stride,
+            y_replica: outputs[0].replica_stride,
+        };
+        let tensors = [x, clean, t, clean_t, targets, count, &outputs[0]];
+        cx.dispatch(&MATCHED_ERROR, &[], &params, &tensors, [outputs[0].len() as u32, 1, cx.replicas])
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [x, clean, t, clean_t, targets, count] = inputs else { return Vec::new() };
+        let (rows, unknown) = (targets.data.len(), f64::from(UNKNOWN));
+        let counted: Vec<f64> = targets
+            .data
+            .chunks_exact(rows / self.examples)
+            .map(|of| of.iter().filter(|target| **target != f64::from(IGNORE)).count() as f64)
+            .collect();
+        let held = counted.iter().filter(|n| **n > 0.0).count() as f64;
+        vec![Array::from_fn(&[t.rows().0], |i| {
+            let (after, before) = (t.data[i * 2 + 1], clean_t.data[1]);
+            if held < 2.0 || after == unknown || before == unknown {
+                return unknown;
+            }
+            let own = x.data[i * rows * 2..][..rows * 2].iter().zip(&clean.data).step_by(2).map(|(a, b)| a - b);
+            let changes: Vec<f64> = own.collect();
+            let apart = |(changes, n): (&[f64], &f64)| (changes.iter().sum::<f64>() - n * (after - before)).powi(2);
+            let squares: f64 = changes.chunks_exact(rows / self.examples).zip(&counted).map(apart).sum();
+            let rounded = (ROUNDING * (after + before)).powi(2);
+            (squares / count.data[0].powi(2) * held / (held - 1.0) + rounded).sqrt()
+        })]
     }
 }
 
 pub(crate) const CHECKS: &[(&str, Build)] = &[("calibration", |case| Ok((everything(case, 31, 3, 2)?, Vec::new())))];
 
-/// Both ops, on one case: `groups` times `n` predictions of `v` classes, and their outcomes.
+/// All ops, on one case: `groups` times `n` predictions of `v` classes, and their outcomes.
 fn everything(case: &mut Case, n: usize, v: usize, groups: usize) -> Result<Vec<Var>> {
     let (logits, rows) = (case.owned(&[groups * n, v]), case.owned(&[groups * n, OUTCOMES]));
     let (targets, count) = case.targets(n, v);
     let mut all = case.tape.push(Reliability { classes: v }, &[rows, targets, count])?;
-    all.push(case.tape.push1(Temperature, &[logits, targets, count])?);
+    let (temperature, losses) = two(case.tape.push(Temperature, &[logits, targets, count])?)?;
+    let clean = case.owned(&[n, v]);
+    let (clean_t, clean) = two(case.tape.push(Temperature, &[clean, targets, count])?)?;
+    // Examples of two predictions, or of as many as there are.
+    let examples = if n % 2 == 0 { n / 2 } else { n };
+    let inputs = [losses, clean, temperature, clean_t, targets, count];
+    let error = case.tape.push1(MatchedError { examples }, &inputs)?;
+    all.extend([temperature, losses, error]);
     Ok(all)
 }
 
@@ -406,7 +524,7 @@ mod tests {
             let z = case.tape.constant(&[120, 3], &data);
             let targets = case.tape.constant_u32(&[120], &[0; 120]);
             let count = case.tape.constant(&[1], &[120.0]);
-            let found = case.tape.push1(Temperature, &[z, targets, count]).unwrap();
+            let found = case.tape.push(Temperature, &[z, targets, count]).unwrap()[0];
             case.agree(&[found], 3e-4);
             crate::autograd::check::gpus()
                 .iter()
@@ -434,7 +552,7 @@ mod tests {
             let z = case.tape.constant(&[40, 5], &data);
             let targets = case.tape.constant_u32(&[40], &[2; 40]);
             let count = case.tape.constant(&[1], &[40.0]);
-            let found = case.tape.push1(Temperature, &[z, targets, count]).unwrap();
+            let found = case.tape.push(Temperature, &[z, targets, count]).unwrap()[0];
             for gpu in crate::autograd::check::gpus() {
                 let temperature = case.run(gpu, &[found]).unwrap().concat().concat()[0];
                 assert!(!temperature.is_finite(), "{broken} of class {class}: {temperature}");
@@ -459,8 +577,8 @@ mod tests {
             .collect();
         let targets = case.tape.constant_u32(&[n], &targets);
         let count = case.tape.constant(&[1], &[n as f32]);
-        let a = case.tape.push1(Temperature, &[z, targets, count]).unwrap();
-        let b = case.tape.push1(Temperature, &[louder, targets, count]).unwrap();
+        let a = case.tape.push(Temperature, &[z, targets, count]).unwrap()[0];
+        let b = case.tape.push(Temperature, &[louder, targets, count]).unwrap()[0];
         case.agree(&[a, b], 3e-4);
         // Two results of a search to 1e-4; the loss is flat there.
         let exact = case.reference(0, &[a, b]).unwrap();

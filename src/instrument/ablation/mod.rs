@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::gpu::Shader;
 use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
 use crate::intervene::{Baseline, Intervention, OUTCOMES, Probe, Writers, column};
-use calibration::{BINS, calibration};
+use calibration::{BINS, Calibration};
 use ops::{Effects, NullSummary, SelfRepair};
 use subspaces::Draws;
 
@@ -116,7 +116,7 @@ const CARDS: &[Card] = &[
         formula: "mean cross-entropy of the probe",
         unit: "nats",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..LEVEL
     },
     Card { name: "probe.logit_difference", formula: "mean of z_y - mean_{v≠y} z_v", unit: "logits", ..LEVEL },
@@ -132,7 +132,7 @@ const CARDS: &[Card] = &[
         formula: "mean of -Σ p ln p",
         unit: "nats",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..LEVEL
     },
     Card { name: "probe.brier", formula: "mean of Σ_v (p_v - 1_{v=y})²", bounds: [0.0, 2.0], ..LEVEL },
@@ -211,13 +211,8 @@ const CARDS: &[Card] = &[
         not_for: "models without errors: there T runs into its bound, with or without the head, and there is no row",
         ..ZEROED
     },
-    Card {
-        name: "ablation.matched_loss",
-        formula: "change of the mean loss, clean and ablated each at its best temperature",
-        unit: "nats",
-        control: "0: the head is a temperature knob and nothing else; no row where ablation.temperature has none",
-        ..ZEROED
-    },
+    MATCHED,
+    error_of("ablation.matched_loss.se", MATCHED),
     Card {
         name: "ablation.path",
         formula: "zero ablation's change of the logit difference: direct (final norm's scale frozen), mediated = total - direct, through the final norm = total - total with frozen scale, self-repair = -mediated/direct",
@@ -264,6 +259,13 @@ const CARDS: &[Card] = &[
     PAIR_LOGITS,
     error_of("ablation.pair.logit_difference.se", PAIR_LOGITS),
 ];
+const MATCHED: Card = Card {
+    name: "ablation.matched_loss",
+    formula: "change of the mean loss, clean and ablated each at its best temperature",
+    unit: "nats",
+    control: "its .se: whether it differs from 0, as it does not where the head is a temperature knob and nothing else; no row where ablation.temperature has none",
+    ..ZEROED
+};
 const LOSS: Card = Card { name: "ablation.loss", formula: "change of the mean cross-entropy", unit: "nats", ..EFFECT };
 const LOGIT_DIFFERENCE: Card = Card {
     name: "ablation.logit_difference",
@@ -323,8 +325,8 @@ const GATES: [i32; 4] = [25, 50, 75, 125];
 /// The probe, and what this instrument compares interventions with.
 struct Panel<'a> {
     probe: Probe<'a>,
-    /// See [`calibration()`].
-    calibration: [Var; 3],
+    /// Of the clean pass.
+    calibration: Calibration,
     /// What the null draws; nothing where there is none.
     draws: Vec<Draws>,
 }
@@ -343,7 +345,7 @@ impl Instrument for Ablation {
         let (model, read, batch) = (cx.model, cx.task.shape().read, cx.probe_batch()?);
         let mut panel = cx.tape.at_cadence(every, |tape| {
             let probe = Probe::new(tape, model, batch, read, cx.pieces.most)?;
-            let calibration = calibration(tape, &probe, probe.pass.forward.logits, probe.rows)?;
+            let calibration = Calibration::of(tape, &probe, probe.pass.forward.logits, probe.rows)?;
             Ok(Panel { probe, calibration, draws: Vec::new() })
         })?;
         // The only head of a layer is all that it writes: there is nothing else to draw.
@@ -422,7 +424,7 @@ impl Ablation {
             cx.record(self, &format!("probe.{name}"), "", levels, column, vec![Label::NONE]);
         }
         cx.record(self, "probe.n", "", levels, 2 * OUTCOMES, vec![Label::NONE]);
-        let [bins, error, temperature] = panel.calibration;
+        let Calibration { bins, errors: error, temperature, .. } = panel.calibration;
         cx.record(self, "probe.ece", "", error, 0, vec![Label::NONE]);
         cx.record(self, "probe.calibration", "", error, 1, vec![Label::NONE]);
         cx.record(self, "probe.reliability", "", bins, 0, Label::indices(0..3 * BINS as i32));
@@ -474,13 +476,23 @@ impl Ablation {
                 let frozen = probe.model.logits_at_scale_of(tape, changed.last, &probe.pass.forward)?;
                 let frozen = probe.rows_of(tape, frozen)?;
                 let frozen = probe.examples(tape, frozen, None)?;
-                let after = calibration(tape, probe, changed.logits, rows)?;
-                let moved = [1, 2].map(|which| tape.push1(Effects, &[after[which], panel.calibration[which]]));
-                Ok((examples, effects, frozen, after[0], moved.into_iter().collect::<Result<Vec<_>>>()?))
+                let (after, before) = (Calibration::of(tape, probe, changed.logits, rows)?, panel.calibration);
+                let moved = [
+                    tape.push1(Effects, &[after.errors, before.errors])?,
+                    tape.push1(Effects, &[after.temperature, before.temperature])?,
+                    after.matched_error(tape, probe, before)?,
+                ];
+                Ok((examples, effects, frozen, after.bins, moved))
             })?;
             self.record_effects(cx, site, effects, &labels);
             let without: Vec<Label> = labels.iter().map(|label| Label { index: -1, ..*label }).collect();
-            let names = ["ablation.ece", "ablation.calibration", "ablation.temperature", "ablation.matched_loss"];
+            let names = [
+                "ablation.ece",
+                "ablation.calibration",
+                "ablation.temperature",
+                "ablation.matched_loss",
+                "ablation.matched_loss.se",
+            ];
             for (at, name) in names.into_iter().enumerate() {
                 let (values, first) = (moved[at / 2], at % 2 * part.len());
                 cx.record_where(Presence::WhereKnown, self, name, site, values, first, without.clone());

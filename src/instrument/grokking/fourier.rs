@@ -76,7 +76,7 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, section 5.1",
         not_for: "tasks without a cyclic group",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..Card::BASE
     },
     Card {
@@ -90,7 +90,7 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, section 5.1",
         not_for: "tasks without a cyclic group",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..Card::BASE
     },
     Card {
@@ -104,7 +104,7 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, section 5.1, per frequency",
         not_for: "shares: what two frequencies do together is more than the sum of both",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..Card::BASE
     },
     Card {
@@ -118,7 +118,7 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, with the maximum in place of chosen keys",
         not_for: "how much all keys matter together: that is loss.excluded",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..Card::BASE
     },
     Card {

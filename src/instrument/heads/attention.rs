@@ -2,11 +2,11 @@
 
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, Attention, IGNORE, sum_columns};
+use crate::autograd::ops::{Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, ROUNDING};
+use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, ROUNDING, UNKNOWN};
 use crate::model::Forward;
 use crate::task::count_targets;
 
@@ -168,12 +168,12 @@ static PATTERN_PRODUCTS: Shader<'_> = Shader {
     params: PatternParams::FIELDS,
 };
 crate::params! {
-    struct CosineParams { kinds: u32, heads: u32, x_replica: u32, out_replica: u32 }
+    struct CosineParams { kinds: u32, heads: u32, x_replica: u32, a_replica: u32, b_replica: u32, out_replica: u32 }
 }
 static COSINES: Shader<'_> = Shader {
     name: "instrument/heads/cosines",
     source: include_str!("../../../shaders/instrument/heads/cosines.wgsl"),
-    knobs: &[],
+    knobs: &[Knob { name: "STEP", values: &[0, 1] }],
     params: CosineParams::FIELDS,
 };
 pub(crate) const SHADERS: &[&Shader<'_>] = &[&HEAD_MEANS, &PATTERN_SUM, &PATTERN_PRODUCTS, &COSINES];
@@ -404,8 +404,14 @@ impl Op for PatternProducts {
 }
 
 /// y [N, pairs]: N tables of products [N, H, H] divided by the roots of their diagonals; 0 where a diagonal is 0, or rounding
-/// beside that of the first table, from which a mean was subtracted to have the others.
+/// beside that of the first table, from which a mean was subtracted to have the others. Where the products are of what a step
+/// changed in products of two weights, those of the weights follow, [1, H, H] each; then it is [`UNKNOWN`] where a diagonal is
+/// rounding of the weights.
 pub(crate) struct Cosines;
+
+/// Share of a product's squared size below which a change of it is rounding of its two weights: the square of 2^-20, 32 times
+/// what one rounding changes.
+const STILL: f64 = 1.0 / (1u64 << 40) as f64;
 
 impl Op for Cosines {
     fn name(&self) -> &'static str {
@@ -420,14 +426,18 @@ impl Op for Cosines {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let stride = |at: usize| inputs.get(at).map_or(0, |t| t.replica_stride);
         let params = CosineParams {
             kinds: inputs[0].dims[0] as u32,
             heads: inputs[0].dims[1] as u32,
-            x_replica: inputs[0].replica_stride,
+            x_replica: stride(0),
+            a_replica: stride(1),
+            b_replica: stride(2),
             out_replica: outputs[0].replica_stride,
         };
         let groups = inputs[0].len().div_ceil(64) as u32;
-        cx.dispatch(&COSINES, &[], &params, &[&inputs[0], &outputs[0]], [groups, 1, cx.replicas])
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        cx.dispatch(&COSINES, &[u32::from(inputs.len() > 1)], &params, &tensors, [groups, 1, cx.replicas])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -438,7 +448,15 @@ impl Op for Cosines {
             let vary = varying(table, &inputs[0].data[..h * h], h);
             for (a, b) in (0..h).flat_map(|a| (a + 1..h).map(move |b| (a, b))) {
                 let size = (table[a * h + a] * table[b * h + b]).sqrt();
-                out.push(if vary[a] && vary[b] { table[a * h + b] / size } else { 0.0 });
+                let moved = |at: usize| match inputs[1..] {
+                    [x, y] => table[at * h + at] > STILL * x.data[at * h + at] * y.data[at * h + at],
+                    _ => true,
+                };
+                out.push(match (vary[a] && vary[b], moved(a) && moved(b)) {
+                    (_, false) => f64::from(UNKNOWN),
+                    (false, _) => 0.0,
+                    _ => table[a * h + b] / size,
+                });
             }
         }
         vec![Array::new(&[kinds, h * (h - 1) / 2], out)]
@@ -459,9 +477,9 @@ fn head_means(tape: &mut Tape, pattern: Var, z: Var, targets: Var) -> Result<Var
 pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("head means", |c| {
         let targets = c.indices(&[120], 7, true);
-        let (pattern, z) = (c.owned(&[40, 4, 3, 5]), c.owned(&[40, 3, 4, 6]));
-        let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
-        Ok((vec![head_means(&mut c.tape, pattern, z, targets)?], Vec::new()))
+        let (q, k) = (c.owned(&[40, 3, 4, 6]), c.owned(&[40, 5, 4, 6]));
+        let out = c.tape.push(Attention { scale: 0.7 }, &[q, k, k])?;
+        Ok((vec![head_means(&mut c.tape, out[1], out[0], targets)?], Vec::new()))
     }),
     ("head means, long", |c| {
         let [q, k] = [(); 2].map(|()| c.owned(&[2, 65, 4, 8]));
@@ -621,6 +639,35 @@ mod tests {
             for found in case.run(gpu, &[means]).unwrap().concat() {
                 for entropy in &found[..2] {
                     assert!((f64::from(*entropy) - (t as f64).ln()).abs() < 1e-6, "{entropy}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_looks_at_one_key_alone_has_the_entropy_of_what_it_leaves_to_the_others() {
+        // The first key's score is 0, others have -18 to -19: all but some 1e-8 of every query's attention is on the first.
+        for t in [7, 70] {
+            let mut case = Case::new("sharp attention");
+            let keys: Vec<f32> = (0..t).map(|at| if at == 0 { 0.0 } else { -18.0 - at as f32 / t as f32 }).collect();
+            let query = case.tape.constant(&[1, t, 1, 1], &vec![1.0; t]);
+            let key = case.tape.constant(&[1, t, 1, 1], &keys);
+            let targets = targets(&mut case, t, false);
+            let count = count_targets(&mut case.tape, targets, 1).unwrap();
+            let plain = case.tape.push(Attention { scale: 1.0 }, &[query, key, key]).unwrap();
+            let plain = head_means(&mut case.tape, plain[1], plain[0], targets).unwrap();
+            let streamed = case.tape.push(StreamedAttention { scale: 1.0 }, &[query, key, key]).unwrap()[2];
+            let streamed = case.tape.push1(HeadMeans { taken: true }, &[streamed, targets, count]).unwrap();
+            let entropy = |seen: &[f32]| -> f64 {
+                let e = |score: &f32| f64::from(*score).exp();
+                let sum: f64 = seen.iter().map(e).sum();
+                sum.ln() - seen.iter().map(|score| e(score) * f64::from(*score)).sum::<f64>() / sum
+            };
+            let wanted = (1..=t).map(|seen| entropy(&keys[..seen])).sum::<f64>() / t as f64;
+            for gpu in gpus() {
+                for found in case.run(gpu, &[plain, streamed]).unwrap().concat() {
+                    // exp of a score near -19 is exact to 19 roundings.
+                    assert!((f64::from(found[0]) - wanted).abs() < 3e-6 * wanted, "{} for {wanted} at {t}", found[0]);
                 }
             }
         }

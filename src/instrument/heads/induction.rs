@@ -1,14 +1,17 @@
 //! Induction: where heads look relative to what was read before, on the training batch and on repeated random
 //! tokens, and what models gain from context. Definitions: Olsson et al. 2022, detectors of TransformerLens.
 
+use std::ops::Range;
+
 use super::attention::{PatternParams, counts, four, own_targets, params, rows_of};
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, Add, add_rows, bucket_rows, sum_columns};
+use crate::autograd::ops::{ActFn, Activation, Add, Linear, add_rows, bucket_rows, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
 use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
+use crate::intervene::{Contrasts, OUTCOMES};
 use crate::model::{Forward, Model, ReadOut, Rows};
 use crate::task::{Batch, Pass, count_targets};
 
@@ -67,19 +70,30 @@ const PROBE_CARDS: &[Card] = &[
     probe("previous_token_score.probe", PREVIOUS, "a function: a head may look back and write nothing"),
     probe("duplicate_token_score.probe", DUPLICATE, "models of a vocabulary or context too small for two rounds"),
     probe("prefix_matching_score.probe", PREFIX, "natural text: random tokens are far from what such a model has seen"),
+    GAINED,
     Card {
-        name: "in_context_learning_score.probe",
-        formula: "mean loss of the last round of the repeated tokens; index 0 less that of the first round, 1 less that of a last round of the same tokens in another order",
-        unit: "nats",
-        axes: "index: 0 all that the context gives, 1 what its order gives",
-        cost: CostClass::M,
-        every: 100,
-        control: "index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0. Its other order leaves no token behind the one before it, nor the first behind the last; models with room for two tokens a round alone have no such order, and no index 1",
-        source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
-        not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
-        ..Card::BASE
+        name: "in_context_learning_score.probe.se",
+        formula: "standard error over the 16 sequences, paired",
+        control: "each sequence is one observation, however many tokens it has",
+        source: "definition; and at least what f32 can tell",
+        not_for: "neighbouring steps as independent evidence: the sequences are the same",
+        bounds: Card::SIZE,
+        ..GAINED
     },
 ];
+const GAINED: Card = Card {
+    name: "in_context_learning_score.probe",
+    formula: "mean loss of the last round of the repeated tokens; index 0 less that of the first round, 1 less that of a last round of the same tokens in another order",
+    unit: "nats",
+    axes: "index: 0 all that the context gives, 1 what its order gives",
+    cost: CostClass::M,
+    every: 100,
+    control: "its .se: whether it differs from 0; index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0. Its other order leaves no token behind the one before it, nor the first behind the last; models with room for two tokens a round alone have no such order, and no index 1",
+    source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
+    not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
+    index: &["all that the context gives", "what its order gives"],
+    ..Card::BASE
+};
 
 const CONTEXT_CARDS: &[Card] = &[Card {
     name: "in_context_learning_score",
@@ -134,8 +148,9 @@ impl Instrument for Probe {
         let (scores, gaps) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model))?;
         record_scores(self, cx, &scores);
         for (index, gap) in (0..).zip(gaps) {
-            let label = Label { index, ..Label::NONE };
-            cx.record(self, "in_context_learning_score.probe", "logits", gap, 0, vec![label]);
+            let (labels, error) = (vec![Label { index, ..Label::NONE }], format!("{}.se", GAINED.name));
+            cx.record(self, GAINED.name, "logits", gap, 0, labels.clone());
+            cx.record(self, &error, "logits", gap, OUTCOMES, labels);
         }
         Ok(())
     }
@@ -160,7 +175,9 @@ impl Instrument for InContext {
         let places = [late / 10 - 1..late / 10, late - 1..late];
         let gap = cx.tape.at_cadence(every, |tape| {
             let totals = position_totals(tape, &passes)?;
-            gap(tape, [totals, totals], places)
+            let [sums, counts] = totals;
+            let [early, late] = places;
+            tape.push1(PositionGap { early, late }, &[sums, counts, sums, counts])
         })?;
         let label = Label { index: late as i32, ..Label::NONE };
         cx.record_where(Presence::WhereNotZero, self, "in_context_learning_score", "logits", gap, 0, vec![label]);
@@ -198,12 +215,6 @@ fn all_scores(
         tape.push1(MatchScores { taken }, &[x, tokens, targets, counts])
     });
     layers.collect()
-}
-
-/// Mean loss at the second of two stretches of positions minus that at the first, each of its own [`position_totals`], [1].
-fn gap(tape: &mut Tape, of: [[Var; 2]; 2], [early, late]: [std::ops::Range<usize>; 2]) -> Result<Var> {
-    let [[early_sums, early_counts], [late_sums, late_counts]] = of;
-    tape.push1(PositionGap { early, late }, &[early_sums, early_counts, late_sums, late_counts])
 }
 
 /// Losses at each position and how many there are, [T] each, over all pieces of a set, whose cut changes no bit.
@@ -283,22 +294,45 @@ impl Repeats {
         Ok((Pass::new(tape, model, batch, ReadOut::All)?, tokens))
     }
 
+    /// Of each sequence, the mean of its losses over some positions, in the first column of outcomes by example [1, E, 8].
+    fn means(&self, tape: &mut Tape, pass: &Pass, over: &Range<usize>) -> Result<Var> {
+        let share = |at: usize| match at.is_multiple_of(OUTCOMES) && over.contains(&(at / OUTCOMES)) {
+            true => 1.0 / over.len() as f32,
+            false => 0.0,
+        };
+        let shares: Vec<f32> = (0..self.seq() * OUTCOMES).map(share).collect();
+        let shares = tape.constant(&[self.seq(), OUTCOMES], &shares);
+        let losses = tape.reshape(pass.loss, &[self.sequences, self.seq()])?;
+        let means = tape.push1(Linear::default(), &[losses, shares])?;
+        tape.reshape(means, &[1, self.sequences, OUTCOMES])
+    }
+
+    /// Mean over sequences of what is in one table of [`Repeats::means`] above another, and its standard error, in columns 0 and
+    /// 8: see [`Contrasts`].
+    fn gap(&self, tape: &mut Tape, late: Var, early: Var) -> Result<Var> {
+        let asked = tape.constant_u32(&[self.sequences], &vec![0; self.sequences]);
+        let count = tape.constant(&[1], &[self.sequences as f32]);
+        let (term, minus) = (tape.constant_u32(&[1, 1], &[0]), tape.constant(&[1, 1], &[-1.0]));
+        tape.push1(Contrasts, &[late, early, asked, count, term, minus])
+    }
+
     /// Scores of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and, where
-    /// there is one, above that of a last round in another order.
+    /// there is one, above that of a last round in another order, as of [`Repeats::gap`].
     fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Vec<Var>)> {
         let (pass, tokens) = self.pass(tape, model, false)?;
         let scores = all_scores(tape, model, &pass.forward, tokens, pass.batch.targets, self.sequences)?;
         if model.config.d_vocab_out < model.config.d_vocab {
             return Ok((scores, Vec::new()));
         }
-        let repeated = position_totals(tape, &[pass])?;
         // Position t asks for repeated token number t: the last round's are asked for from the end of the one before.
         let last = self.seq() - 1 - self.period..self.seq() - 1;
-        let mut gaps = vec![gap(tape, [repeated, repeated], [0..self.period, last.clone()])?];
+        let repeated = self.means(tape, &pass, &last)?;
+        let first = self.means(tape, &pass, &(0..self.period))?;
+        let mut gaps = vec![self.gap(tape, repeated, first)?];
         if self.period >= Self::REORDERED {
             let (permuted, _) = self.pass(tape, model, true)?;
-            let permuted = position_totals(tape, &[permuted])?;
-            gaps.push(gap(tape, [permuted, repeated], [last.clone(), last])?);
+            let permuted = self.means(tape, &permuted, &last)?;
+            gaps.push(self.gap(tape, repeated, permuted)?);
         }
         Ok((scores, gaps))
     }
@@ -449,8 +483,8 @@ impl Op for MatchScores {
 /// y `[1]` = mean over the late positions minus mean over the early ones; 0 where one of them has no row.
 /// Inputs: sums and numbers of rows at each position, [T], for the early ones and for the late ones.
 struct PositionGap {
-    early: std::ops::Range<usize>,
-    late: std::ops::Range<usize>,
+    early: Range<usize>,
+    late: Range<usize>,
 }
 
 impl Op for PositionGap {
@@ -482,7 +516,7 @@ impl Op for PositionGap {
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let total = |x: &Array, range: &std::ops::Range<usize>| x.data[range.clone()].iter().sum::<f64>();
+        let total = |x: &Array, range: &Range<usize>| x.data[range.clone()].iter().sum::<f64>();
         let early = [inputs[0], inputs[1]].map(|x| total(x, &self.early));
         let late = [inputs[2], inputs[3]].map(|x| total(x, &self.late));
         let none = late[1] == 0.0 || early[1] == 0.0;
@@ -681,11 +715,16 @@ mod tests {
         let repeats = Repeats::fitting(&model, 100).unwrap();
         assert_eq!((repeats.period, repeats.rounds), (25, 4));
         let (_, gaps) = repeats.measure(&mut case.tape, &model).unwrap();
+        // Differences of mean losses: some roundings of losses of 4 nats.
+        case.agree(&gaps, 1e-5);
         for gpu in gpus() {
             let found = case.run(gpu, &gaps).unwrap().concat();
             assert!(found[0][0] < -0.5, "{found:?}");
             // The current token counts once more in the bag, which is a token at random in either order.
             assert!(found[2][0].abs() < 0.02 * found[0][0].abs(), "{found:?}");
+            // What order gives is beyond no two standard errors of it, what the context gives is beyond a hundred.
+            let [context, order] = [0, 2].map(|at| found[at][0].abs() / found[at][OUTCOMES]);
+            assert!(context > 100.0 && order < 2.0, "{context} and {order} standard errors");
         }
     }
 

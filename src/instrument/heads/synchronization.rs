@@ -95,7 +95,7 @@ const CARDS: &[Card] = &[
         every: 10,
         control: "no null is measured: heads beside the model's have no moments in the optimizer. Compare runs or steps with each other, and with sync.gradient; what decay takes from two circuits has the cosine of the circuits",
         source: "definition; rotating a head's basis changes nothing",
-        not_for: "whether a pair moves together more than by chance; the path: it is one step, and steps may undo each other",
+        not_for: "whether a pair moves together more than by chance; the path: it is one step, and steps may undo each other. A step below 2^-20 of the weights' sizes is rounding, and has no row",
         bounds: Card::COSINE,
         ..Card::BASE
     },
@@ -225,8 +225,11 @@ impl Circuit {
                 None => found,
             });
         }
-        let products = products.ok_or_else(|| misfit("head circuit", "no rows"))?;
-        tape.push1(Cosines, &[products])
+        let mut inputs = vec![products.ok_or_else(|| misfit("head circuit", "no rows"))?];
+        if moved {
+            inputs.extend([tape.push1(HeadProducts, &[a])?, tape.push1(HeadProducts, &[b])?]);
+        }
+        tape.push1(Cosines, &inputs)
     }
 }
 

@@ -44,7 +44,7 @@ const CARDS: &[Card] = &[
         every: 1,
         control: "update_ratio, which holds drift.radial too; decay contributes nothing",
         source: "definition; angular update of Wan et al. 2021",
-        not_for: "angle travelled over many steps, which may undo each other; values below 1e-3 of the step, which are rounding",
+        not_for: "angle travelled over many steps, which may undo each other; what is below 1e-3 of the step: that is rounding, and has no row",
         bounds: Card::SIZE,
         ..Card::BASE
     },

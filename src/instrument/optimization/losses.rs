@@ -29,7 +29,7 @@ const TRAIN_CARDS: &[Card] = &[
         source: "definition; form after Nanda et al. 2023, appendix on float64 losses",
         not_for: "comparing runs with other batch sizes step by step: it is the loss of the batch at hand",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..Card::BASE
     },
     Card {
@@ -60,7 +60,7 @@ const TEST_CARDS: &[Card] = &[
         source: "definition",
         not_for: "choosing when to stop and then reporting it as held out",
         bounds: Card::SIZE,
-        chance: Some(Chance::LnClasses),
+        chance: Some(Chance::LnOutputs),
         ..Card::BASE
     },
     Card {
