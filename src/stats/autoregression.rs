@@ -10,8 +10,6 @@ pub(super) struct Autoregression {
     pub(super) coefficients: Vec<f64>,
     /// Of e.
     pub(super) variance: f64,
-    /// Of x.
-    whole: f64,
 }
 
 impl Autoregression {
@@ -30,7 +28,7 @@ impl Autoregression {
         let most = ((10.0 * n.log10()) as usize).min(values.len() / 4);
         let mut forward: Vec<f64> = values.iter().map(|value| value - mean).collect();
         let mut backward = forward.clone();
-        let mut found = Self { mean, coefficients: Vec::new(), variance: whole, whole };
+        let mut found = Self { mean, coefficients: Vec::new(), variance: whole };
         let mut tried = found.clone();
         let criterion = |of: &Self| {
             let order = of.coefficients.len() as f64;
@@ -70,12 +68,40 @@ impl Autoregression {
         };
         (order..values.len()).map(residual).collect()
     }
+}
 
-    /// How much greater the variance of the mean of many values is than if they were independent: σ²/(1 - Σ φ)² by the
-    /// variance of one.
-    pub(super) fn inflation(&self) -> f64 {
-        self.variance / (1.0 - self.coefficients.iter().sum::<f64>()).powi(2) / self.whole
+/// How much of its distance from a fit each value hands on to the next, from 0 to 0.99, of what a fit of so many numbers leaves
+/// over on some stretches: Σ e_t e_(t-1)/Σ e² without its bias of (1 + 3 ρ)/n for each number (Kendall 1954). Negative ones count
+/// as 0, since what errs there errs on the safe side.
+pub(super) fn handed_on<'a>(left_over: impl Iterator<Item = &'a [f64]>, numbers: usize) -> f64 {
+    let (mut products, mut squares, mut count) = (0.0, 0.0, 0.0);
+    for stretch in left_over {
+        products += stretch.windows(2).map(|pair| pair[0] * pair[1]).sum::<f64>();
+        squares += stretch.iter().map(|value| value * value).sum::<f64>();
+        count += stretch.len() as f64;
     }
+    let seen = if squares > 0.0 { products / squares } else { 0.0 };
+    (seen + (1.0 + 3.0 * seen) * numbers as f64 / count).clamp(0.0, 0.99)
+}
+
+/// By how much the variance of the mean of many values exceeds that of independent ones, of a first-order autoregression.
+pub(super) fn inflation(correlation: f64) -> f64 {
+    (1.0 + correlation) / (1.0 - correlation)
+}
+
+/// Greatest correlation of neighbours at which something that lasts can be told from wandering, and least number of independent
+/// values that a series must be worth.
+const WANDERING: f64 = 0.9;
+const WORTH: f64 = 10.0;
+
+/// Fails where a series wanders as far as it may have changed.
+pub(super) fn unless_wandering(count: usize, correlation: f64) -> Result<(), Missing> {
+    if correlation <= WANDERING && count as f64 >= WORTH * inflation(correlation) {
+        return Ok(());
+    }
+    Err(Missing::Because(
+        "neighbours are so alike that it wanders as far as it may have changed: measure for longer, or look at its differences",
+    ))
 }
 
 #[cfg(test)]
@@ -102,18 +128,36 @@ mod tests {
     fn what_is_new_is_found_again() {
         let values = wandering(3, 2000, 0.8);
         let found = Autoregression::of(&values).unwrap();
-        // Standard errors of 0.6/√2000 and, of the ratio (1 + ρ)/(1 - ρ) = 9, some tenth.
-        assert!((found.coefficients[0] - 0.8).abs() < 0.09, "{found:?}");
-        assert!((found.inflation() / 9.0 - 1.0).abs() < 0.35, "{}", found.inflation());
+        // A standard error of 0.6/√2000.
+        assert!((found.coefficients[0] - 0.8).abs() < 0.06, "{found:?}");
         let fresh = found.residuals(&values);
         let squares: f64 = fresh.iter().map(|e| e * e).sum();
         let neighbours: f64 = fresh.windows(2).map(|e| e[0] * e[1]).sum();
         assert!((neighbours / squares).abs() < 4.0 / (2000f64).sqrt());
-        let white = Autoregression::of(&normals(9, 1000)).unwrap();
-        assert!((white.inflation() - 1.0).abs() < 0.3, "{}", white.inflation());
+        let orders = (0..50).map(|seed| Autoregression::of(&normals(seed, 200)).unwrap().coefficients.len());
+        assert!(orders.filter(|order| *order > 0).count() < 20, "noise owes nothing to its past");
         assert_eq!(Autoregression::of(&[0.1; 40]), Err(Missing::Constant(0)));
         // A sine is its own past.
         let sine: Vec<f64> = (0..200).map(|t| f64::from(t).sin()).collect();
         assert!(Autoregression::of(&sine).unwrap().residuals(&sine).iter().all(|e| e.abs() < 0.02));
+    }
+
+    #[test]
+    fn what_is_handed_on_has_no_bias_in_short_series() {
+        for correlation in [0.3, 0.8] {
+            let found = |seed| {
+                let values = wandering(seed, 60, correlation);
+                let mean = values.iter().sum::<f64>() / 60.0;
+                let left: Vec<f64> = values.iter().map(|value| value - mean).collect();
+                handed_on([left.as_slice()].into_iter(), 1)
+            };
+            let mean = (0..400).map(found).sum::<f64>() / 400.0;
+            // A standard error of √((1 - ρ²)/60/400), and what the expansion leaves.
+            assert!((mean - correlation).abs() < 0.03, "{mean} for {correlation}");
+        }
+        assert_eq!(handed_on([[1.0, -1.0, 1.0, -1.0].as_slice()].into_iter(), 0), 0.0);
+        assert_eq!((inflation(0.0), inflation(0.6)), (1.0, 4.0));
+        assert!(unless_wandering(91, 0.8).is_ok() && unless_wandering(89, 0.8).is_err());
+        assert!(unless_wandering(100_000, 0.91).is_err());
     }
 }

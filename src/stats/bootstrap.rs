@@ -330,6 +330,12 @@ mod tests {
         assert!(matches!(refused(9, Drawn::Blocks(0.5)), Missing::Because(_)));
         let nothing = Bootstrap::of(30, Drawn::Rows, 100, 0, |_| f64::NAN).unwrap_err();
         assert!(matches!(nothing, Missing::Because(_)));
+        // No number of one draw in thirty, and of one in three.
+        let unless_last = |rows: &[usize], below: usize| if rows[rows.len() - 1] < below { f64::NAN } else { 1.0 };
+        let found = Bootstrap::of(30, Drawn::Rows, 1000, 0, |rows| unless_last(rows, 1)).unwrap();
+        assert_share(found.undefined, 1000, 1.0 / 30.0, "draws of which the statistic is none");
+        assert_eq!(found.draws.len() + found.undefined, 1000);
+        assert!(Bootstrap::of(30, Drawn::Rows, 1000, 0, |rows| unless_last(rows, 10)).is_err());
         // How many different rows there are is never so many in a draw: nothing lies above.
         let kinds = |rows: &[usize]| rows.iter().collect::<std::collections::BTreeSet<_>>().len() as f64;
         assert!(Bootstrap::of(30, Drawn::Rows, 100, 0, kinds).unwrap().bca(0.95).is_err());

