@@ -248,7 +248,7 @@ mod tests {
 
     /// How many of 300 intervals of a mean hold it.
     fn covered(interval: impl Fn(u64) -> [f64; 2], truth: f64) -> usize {
-        (0..300).filter(|seed| (|[low, high]: [f64; 2]| low <= truth && truth <= high)(interval(*seed))).count()
+        (0..300).map(interval).filter(|[low, high]| *low <= truth && truth <= *high).count()
     }
 
     #[test]
