@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::intervene::ROUNDING;
 use crate::intervene::column::{ARGMAX_CHANGED, KL, LOGIT_DIFFERENCE};
-use crate::stats::{Paired, add_one, adjusted, two_sided};
+use crate::stats::{Bootstrap, Drawn, Paired, add_one, adjusted, two_sided};
 
 use super::{LayerOutcomes, Outcome, Prompts};
 
@@ -73,6 +73,11 @@ pub struct Effect {
     pub head: Option<usize>,
     /// Changes, ablated minus clean, in the order of [`Measure::NAMES`].
     pub changes: Vec<Mean>,
+    /// Where the change of the logit difference lies with 95 % confidence, over groups drawn again ([`Bootstrap::bca`]), and at least
+    /// as far apart as f32 can tell: of few groups that differ much it is lopsided, as a mean with an error cannot be. `None` of
+    /// a single group.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
     /// Two-sided p of no change of the logit difference; `None` of a single group.
     pub p: Option<f64>,
     /// The same among all that were tried, after Benjamini and Hochberg.
@@ -162,6 +167,8 @@ pub struct Findings {
 }
 
 const FILE: &str = "scan.json";
+/// How often groups are drawn for an interval: its ends are within a tenth of its width then.
+const DRAWS: usize = 2000;
 /// Heads that the sentence names.
 const NAMED: usize = 5;
 
@@ -181,15 +188,30 @@ impl Groups {
         self.0.iter().map(|group| group.iter().map(|at| value(*at)).sum::<f64>() / group.len() as f64).collect()
     }
 
-    /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
-    fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
+    /// Changes of groups from the clean pass, and what f32 can tell of their mean.
+    fn changes(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> (Vec<f64>, f64) {
         let column = measure.0;
         let before = |at: usize| if measure.of_clean() { f64::from(clean[at][column]) } else { 0.0 };
         let after = |at: usize| f64::from(changed[at][column]);
-        let mut paired = Paired::of(&self.means(|at| after(at) - before(at)));
         let size = self.means(|at| after(at).abs() + before(at).abs()).iter().sum::<f64>() / self.0.len() as f64;
-        paired.standard_error = paired.standard_error.hypot(ROUNDING * size);
+        (self.means(|at| after(at) - before(at)), ROUNDING * size)
+    }
+
+    /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
+    fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
+        let (changes, rounding) = self.changes(clean, changed, measure);
+        let mut paired = Paired::of(&changes);
+        paired.standard_error = paired.standard_error.hypot(rounding);
         paired
+    }
+
+    /// Where a change lies with 95 % confidence. The same groups are drawn for all, so that heads can be compared.
+    fn interval(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Option<[f64; 2]> {
+        let (changes, rounding) = self.changes(clean, changed, measure);
+        let mean = |rows: &[usize]| rows.iter().map(|row| changes[*row]).sum::<f64>() / rows.len() as f64;
+        let drawn = Bootstrap::of(changes.len(), Drawn::Rows, DRAWS, 0, mean).ok()?;
+        let [low, high] = drawn.bca(0.95).ok()?;
+        Some([low - rounding, high + rounding])
     }
 }
 
@@ -261,6 +283,7 @@ impl Findings {
                 layer,
                 head,
                 changes: changes.into_iter().map(Mean::from).collect(),
+                interval: groups.interval(clean, changed, difference),
                 p: p.is_finite().then_some(p),
                 q: None,
                 null: head.filter(|_| !null.is_empty()).map(|_| beside(&null, paired.mean)),
@@ -349,4 +372,42 @@ fn beside(null: &[f64], effect: f64) -> NullPoint {
     let ends =
         null.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], draw| [low.min(*draw), high.max(*draw)]);
     NullPoint { p, range: ends }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_over_groups_and_as_wide_as_rounding() {
+        let measure = Measure(LOGIT_DIFFERENCE);
+        let outcomes = |of: &dyn Fn(usize) -> f32| -> Vec<Outcome> {
+            let outcome = |at| {
+                let mut outcome = Outcome::default();
+                outcome[LOGIT_DIFFERENCE] = of(at);
+                outcome
+            };
+            (0..40).map(outcome).collect()
+        };
+        let clean = outcomes(&|_| 1.0);
+        // Ten groups of four prompts: what differs between prompts differs between groups, and one group by much.
+        let group = |at: usize| if at / 4 == 9 { 4.0 } else { (at / 4) as f32 * 0.1 };
+        let changed = outcomes(&|at| 1.0 + group(at));
+        let groups = Groups((0..10).map(|group| (4 * group..4 * group + 4).collect()).collect());
+        let each = Groups((0..40).map(|at| vec![at]).collect());
+        let width = |[low, high]: [f64; 2]| high - low;
+        let found = groups.interval(&clean, &changed, measure).unwrap();
+        let prompts = each.interval(&clean, &changed, measure).unwrap();
+        assert!(width(found) > 1.5 * width(prompts), "{found:?} and {prompts:?}");
+        let Paired { mean, standard_error, .. } = groups.change(&clean, &changed, measure);
+        assert!(
+            found[1] - mean > 1.5 * (mean - found[0]),
+            "the group that stands out is above: {found:?} about {mean}"
+        );
+        assert!(width(found) > 2.5 * standard_error && width(found) < 6.0 * standard_error);
+        // All the same: what f32 can tell of numbers of such size.
+        let all = groups.interval(&clean, &outcomes(&|_| 3.0), measure).unwrap();
+        assert!((all[0] - (2.0 - 4.0 * ROUNDING)).abs() < 1e-12 && (all[1] - (2.0 + 4.0 * ROUNDING)).abs() < 1e-12);
+        assert_eq!(Groups(vec![(0..40).collect()]).interval(&clean, &changed, measure), None);
+    }
 }

@@ -23,6 +23,10 @@ pub enum Stream {
     Repeats = 7,
     /// Weights of heads that nothing trains; the step is as for weights.
     Strangers = 8,
+    /// Which observations are drawn again where an estimate's error is asked for; the step is the draw.
+    Resample = 14,
+    /// Orders that observations are put in where chance is asked for; the step is the draw.
+    Shuffle = 15,
 }
 
 /// A stream of random numbers for one seed and purpose.
