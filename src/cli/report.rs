@@ -21,7 +21,8 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
     let report = crate::report::write(dir)?;
     for arm in &report.arms {
         if report.replicas > 1 {
-            print(&format!("{}{}", arm.name, if arm.phases.is_empty() { ": none of what is looked for" } else { "" }));
+            let none = arm.none();
+            print(&format!("{}{}{none}", arm.name, if none.is_empty() { "" } else { ": " }));
         }
         for phase in &arm.phases {
             print(&format!("{:14} {:18} {}", phase.name, phase.onset.words(), phase.meaning));

@@ -2,31 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use super::device::Device;
+use super::print;
 use super::progress::Progress;
-use super::{print, signals};
+use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::intervene::Baseline;
-use crate::record::{Event, Manifest, RunDir, Segments, Status, TableRow, What};
+use crate::record::{Event, Manifest, RunDir, RunKind, Segments, Status, TableRow, What};
 use crate::scan::{
     BASELINES, Battery, Engine, Findings, LayerOutcomes, Measure, Outcome, Prompts, Setting, catalog, write_page,
 };
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  thermoscope scan ~/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M --probes probes/facts.jsonl --out scans/facts
-  thermoscope scan my-gpt2 --probes mine.jsonl --battery heads --null 199 --out scans/mine
+  thermoscope scan SmolLM2-135M --probes probes/facts.jsonl --out scans/facts
+  thermoscope scan my-gpt2 --probes mine.jsonl --battery heads --null 199 \\
+    --out scans/mine
 
-A line of FILE.jsonl is a prompt with a right and a wrong answer of one token each, with the space before them that
-they have in text; prompts of one group are not independent, and errors are over groups:
-  {\"prompt\": \"The capital of France is\", \"target\": \" Paris\", \"foil\": \" Rome\", \"group\": \"France\", \"category\": \"facts\"}
+A line of FILE.jsonl is a prompt with a right and a wrong answer of one token
+each, with the space before them that they have in text; prompts of one group
+are not independent, and errors are over groups. One line, here in two:
+  {\"prompt\": \"The capital of France is\", \"target\": \" Paris\",
+   \"foil\": \" Rome\", \"group\": \"France\", \"category\": \"facts\"}
 Of a model without tokenizer.json:
-  {\"tokens\": [3, 5], \"target_id\": 7, \"foil_id\": 8, \"group\": \"a\", \"category\": \"mine\"}
+  {\"tokens\": [3, 5], \"target_id\": 7, \"foil_id\": 8, \"group\": \"a\",
+   \"category\": \"mine\"}
 
-The null takes away random subspaces of what a layer's heads write, each as wide as a head and as dear as one: --null 0
-leaves it out, and then no head is called a suppressor.")]
+The null takes away random subspaces of what a layer's heads write, each as
+wide as a head and as dear as one: --null 0 leaves it out, and then no head is
+called a suppressor.")]
 pub(super) struct Args {
     /// A folder with a model, as for `measure`
     #[arg(value_name = "MODEL_DIR")]
@@ -49,6 +54,8 @@ pub(super) struct Args {
     /// Directory to write; must be new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    device: Device,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -82,14 +89,14 @@ impl Base {
 /// Draws below which none can be beyond the null at 5 %.
 const LEAST: usize = 39;
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
+pub(super) fn main(args: &Args) -> Result<u8> {
     if (1..LEAST).contains(&args.null) {
         return Err(Error::Config(format!(
             "--null {}: with fewer than {LEAST} draws no head can exceed the null at 5 %. Give {LEAST} or more, or 0 for none",
             args.null
         )));
     }
-    let signal = signals()?;
+    let stop = Stop::on_signals("the prompts under way, then what was found is written")?;
     let folder = super::read_model(&args.model)?;
     let prompts = Prompts::read(&args.probes, &args.model, folder.config.d_vocab, args.first)?;
     let baseline = args.baseline.baseline();
@@ -120,11 +127,12 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     print(&format!("{} prompts in {} groups; {before}; the first:", setting.count[0], setting.count[1]));
     print(&format!("  {:?} -> {:?} / {:?}", setting.first, prompts.list[0].answers[0], prompts.list[0].answers[1]));
 
-    let gpu = device.open()?;
+    let gpu = args.device.open()?;
     let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
     let probes = std::path::absolute(&args.probes).map_err(Error::io("cannot find", &args.probes))?;
     let described = serde_json::json!({ "scan": setting });
-    let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&[probes])?;
+    let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), Some(from));
+    let manifest = manifest.of_kind(RunKind::Scan).knowing(&[probes])?;
     let mut dir = RunDir::create(&args.out, manifest, &catalog(config.d_vocab_out))?;
     let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
     dir.event(&Event::at(0, What::Start { adapter }))?;
@@ -144,7 +152,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         let of = format!("layer {layer} of {}", config.n_layers);
         let found = engine.next_layer(&what, |prompts| {
             progress.reach(done + cost(layer) * prompts as u64 / total_prompts, &of);
-            signal.load(Ordering::Relaxed) == 0
+            stop.code().is_none()
         })?;
         let Some(found) = found else { break };
         done += cost(layer);
@@ -168,7 +176,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         page.display(),
         humantime::format_duration(std::time::Duration::from_secs(progress.elapsed().as_secs()))
     ));
-    Ok(if stopped { signal.load(Ordering::Relaxed) as u8 } else { 0 })
+    Ok(stop.code().filter(|_| stopped).unwrap_or(0))
 }
 
 /// The run directory, and the table of what each prompt's prediction became.

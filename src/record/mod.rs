@@ -23,7 +23,7 @@ mod setup;
 
 pub use births::Sets;
 pub use catalog::{Catalog, Described, Predictions};
-pub use directory::{Manifest, RunDir, Status};
+pub use directory::{Manifest, RunDir, RunKind, Status};
 pub use events::{Event, HeadRole, Subject, Turned, What};
 pub use reader::{Key, Series, Sink, read_metrics, scan_metrics};
 pub use roles::{Finding, HOLD, RATE, Roles, p_of_head, threshold};

@@ -1,6 +1,6 @@
 //! What the numbers of a scan are.
 
-use crate::instrument::{Card, Chance, CostClass};
+use crate::instrument::{Card, Chance, CostClass, Index};
 use crate::record::{Catalog, Described};
 
 use super::findings::Measure;
@@ -15,7 +15,7 @@ const EFFECT: Card = Card {
     source: "TransformerLens's definitions of zero, mean and resample ablation",
     not_for: "telling what a head does when nothing is ablated, or what several do together; baselines rank heads differently",
     chance: Some(Chance::At(0.0)),
-    index: BASELINES,
+    index: Index::Names(BASELINES),
     ..Card::BASE
 };
 const CHANGE: Card = Card { chance: None, bounds: Card::SIZE, ..EFFECT };
@@ -72,7 +72,7 @@ const OTHERS: [Card; 4] = [
         unit: "logits",
         axes: "site: hook_result, layer, index: draw",
         control: "it is the control",
-        index: &[],
+        index: Index::Counts("draw"),
         chance: None,
         ..EFFECT
     },
@@ -94,7 +94,13 @@ pub fn catalog(classes: usize) -> Catalog {
             (described.chance, described.bounds) = (None, [Some(0.0), None]);
         };
         let of_clean = |described: &mut Described| {
-            *described = Described { axes: "none".to_owned(), index: Vec::new(), chance: None, ..described.clone() };
+            *described = Described {
+                axes: "none".to_owned(),
+                index: Vec::new(),
+                counts: String::new(),
+                chance: None,
+                ..described.clone()
+            };
         };
         add(format!("scan.{}", card.name), card, &|described| {
             if !compares {

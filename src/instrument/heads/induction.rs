@@ -10,7 +10,7 @@ use crate::autograd::ops::{ActFn, Activation, Add, Linear, add_rows, bucket_rows
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, CostClass, Index, Instrument, Label, Presence};
 use crate::intervene::{Contrasts, OUTCOMES};
 use crate::model::{Forward, Model, ReadOut, Rows};
 use crate::task::{Batch, Pass, count_targets};
@@ -39,6 +39,7 @@ const fn score(name: &'static str, formula: &'static str, not_for: &'static str)
         formula,
         unit: "1",
         axes: AXES,
+        index: Index::Names(&["the head", "uniform attention"]),
         cost: CostClass::L,
         every: 10,
         control: CHANCE,
@@ -91,7 +92,7 @@ const GAINED: Card = Card {
     control: "its .se: whether it differs from 0; index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0. Its other order leaves no token behind the one before it, nor the first behind the last; models with room for two tokens a round alone have no such order, and no index 1",
     source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
     not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
-    index: &["all that the context gives", "what its order gives"],
+    index: Index::Names(&["all that the context gives", "what its order gives"]),
     ..Card::BASE
 };
 
@@ -100,6 +101,7 @@ const CONTEXT_CARDS: &[Card] = &[Card {
     formula: "mean test loss at the late position - at the early one: tokens 500 and 50, or T and T/10 where T < 500",
     unit: "nats",
     axes: "index: the late position, from 1",
+    index: Index::Counts("position that is late in the sequence, from 1"),
     cost: CostClass::M,
     every: 100,
     control: "in_context_learning_score.probe, index 1: knowing which tokens came before, in whatever order, lowers it too. 0: a late token is no easier",
