@@ -145,7 +145,8 @@ impl Costs {
 
     /// Share of a step that measures nothing, of what `keep` accepts.
     pub fn share(&self, keep: impl Fn(&Cost) -> bool) -> f64 {
-        self.costs.iter().filter(|cost| keep(cost)).map(|cost| cost.share).sum()
+        // The sum of nothing is -0.
+        0.0 + self.costs.iter().filter(|cost| keep(cost)).map(|cost| cost.share).sum::<f64>()
     }
 
     /// The share of all time that measuring took, in words, by who decides how often.

@@ -5,7 +5,7 @@
 use super::attention::{Cosines, HeadMeans, pattern_products, varying};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, Add, GatherRows, HeadProduct, Scale, sum_columns};
+use crate::autograd::ops::{Add, AttentionPattern, GatherRows, HeadProduct, Scale, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor};
@@ -457,8 +457,8 @@ fn synchrony(case: &mut Case, pattern: Var, targets: Var) -> Result<Var> {
 
 pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("head synchrony", |c| {
-        let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
-        let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
+        let (q, k, targets) = (c.owned(&[40, 3, 4, 6]), c.owned(&[40, 5, 4, 6]), c.indices(&[40], 7, true));
+        let pattern = c.tape.push1(AttentionPattern { scale: 0.7 }, &[q, k])?;
         Ok((vec![synchrony(c, pattern, targets)?], Vec::new()))
     }),
     ("circuit products", |c| {
