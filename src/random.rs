@@ -23,6 +23,8 @@ pub enum Stream {
     Repeats = 7,
     /// Weights of heads that nothing trains; the step is as for weights.
     Strangers = 8,
+    /// Sets of heads that a set is compared with; the seed is the draw, the step the layer.
+    Sets = 9,
     /// Which observations are drawn again where an estimate's error is asked for; the step is the draw.
     Resample = 14,
     /// Orders that observations are put in where chance is asked for; the step is the draw.

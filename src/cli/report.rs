@@ -35,7 +35,7 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
 pub(super) fn main(args: &Args) -> Result<()> {
     let page = match Findings::read(&args.dir)? {
         Some(findings) => {
-            print(&findings.sentence());
+            findings.sentences().iter().for_each(|sentence| print(sentence));
             let page = write_page(&args.dir, &findings)?;
             print(&format!("report: {}", page.display()));
             page

@@ -7,7 +7,7 @@ mod budget;
 mod config;
 mod geometry;
 mod grokking;
-mod heads;
+pub(crate) mod heads;
 mod index;
 mod optimization;
 mod row;

@@ -266,11 +266,11 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Begins a run in a folder that is new or empty.
+    /// Fails where a run cannot begin in a folder.
     ///
     /// # Errors
-    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be written.
-    pub fn create(path: &Path, manifest: Manifest, catalog: &Catalog) -> Result<Self> {
+    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be read.
+    pub fn check_free(path: &Path) -> Result<()> {
         if path.join("run.json").exists() {
             return Err(Error::Occupied { path: path.to_owned(), detail: "already holds a run" });
         }
@@ -280,9 +280,18 @@ impl RunDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(Error::io("cannot read", path)(error)),
         };
-        if occupied {
-            return Err(Error::Occupied { path: path.to_owned(), detail: "is not empty" });
+        match occupied {
+            true => Err(Error::Occupied { path: path.to_owned(), detail: "is not empty" }),
+            false => Ok(()),
         }
+    }
+
+    /// Begins a run in a folder that is new or empty.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be written.
+    pub fn create(path: &Path, manifest: Manifest, catalog: &Catalog) -> Result<Self> {
+        Self::check_free(path)?;
         std::fs::create_dir_all(path).map_err(Error::io("cannot create", path))?;
         let lock = lock(path)?;
         // From here on the folder holds a run, which can be resumed whatever else is there.

@@ -31,6 +31,7 @@ mod missing;
 mod onset;
 mod orders;
 mod p_values;
+mod ratio;
 mod similarity;
 mod special;
 mod survival;
@@ -46,6 +47,7 @@ pub use missing::Missing;
 pub use onset::{Censored, LASTING, Onset, Sample};
 pub use orders::{Orders, Pair};
 pub use p_values::{add_one, adjusted, at_least, false_discovery_threshold, two_sided};
+pub use ratio::{Ratio, jackknife};
 pub use similarity::{cka, gram, hsic};
 #[cfg(test)]
 pub(crate) use special::normal_below;

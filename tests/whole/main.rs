@@ -28,4 +28,5 @@ mod place;
 mod precision;
 mod pressure;
 mod report;
+mod scan;
 mod synchrony;
