@@ -144,9 +144,9 @@ impl Sets {
             Ok(Known { heads, joint: None, by_prompt, size: 0.0, null: Vec::new(), waiting: 0 })
         });
         let mut all = Self { known: known.collect::<Result<_>>()?, draws };
-        for at in 0..all.known.len() {
+        for (at, text) in sets.iter().enumerate() {
             if all.known[..at].iter().any(|other| other.heads == all.known[at].heads) {
-                return Err(Error::Config(format!("--set {}: it is given twice", sets[at])));
+                return Err(Error::Config(format!("--set {text}: it is given twice")));
             }
             all.known[at].waiting = all.tried(at, config).len();
         }

@@ -61,7 +61,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
             places => patching.map(|_| maps::patches(findings, false)),
             patched_heads => patching.map(|_| maps::patches(findings, true)),
             patched => patched(findings),
-            repeated => of_repeated.map(|repeated| of_tokens(repeated)),
+            repeated => of_repeated.map(of_tokens),
             clean => Measure::all().filter(|measure| measure.of_clean()).map(|measure| {
                 context! { name => measure.name().replace('_', " "), value => plus_minus(findings.clean[measure.0], false) }
             }).chain(findings.rest.map(|rest| {

@@ -139,7 +139,7 @@ fn in_another_basis(folder: &ModelFolder, scale: f32, angle: f32) -> ModelFolder
         folder.replicas[0][spec.offset..][..spec.len()].to_vec()
     };
     // Of coordinate e, the other one of its plane with its sign.
-    let turned = |e: usize| if e % 2 == 0 { (e + 1, -sin) } else { (e - 1, sin) };
+    let turned = |e: usize| if e.is_multiple_of(2) { (e + 1, -sin) } else { (e - 1, sin) };
     let mut changed = folder.clone();
     for (name, rows, by) in [("W_V", d, scale), ("b_V", 1, scale)] {
         let name = format!("blocks.0.attn.{name}");
