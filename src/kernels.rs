@@ -13,7 +13,7 @@ pub(crate) fn registry() -> Vec<&'static Shader<'static>> {
         crate::autograd::ops::shaders(),
         crate::task::sampler_shaders(),
         crate::train::optimizer_shaders(),
-        crate::intervene::SHADERS.concat(),
+        crate::intervene::shaders(),
         crate::instrument::shaders(),
     ]
     .concat()

@@ -19,7 +19,7 @@ pub use caps::{Caps, CoopMatrix};
 use commands::Pace;
 pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help, pick};
 pub use kernel::Kernel;
-pub use philox::{Philox, Stream};
+pub use philox::{Philox, Stream, normal};
 pub use program::{Part, Phase, Program, Recording, STEP, Select, Slot, Storage, Tensor, Work, grid_1d};
 pub use readback::{Readback, read_now};
 pub use shader::{Field, Knob, Params, Shader, assemble};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{ModelConfig, PositionalEmbedding, WeightTable};
 use crate::autograd::ops::{
-    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, GatedActivation, GatherColumns, GatherRows,
+    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, Gate, GatedActivation, GatherColumns, GatherRows,
     HeadResult, Join, Linear, MixValues, Norm, PickedAttention, Rotary, StreamedAttention,
 };
 use crate::autograd::{Tape, Var};
@@ -58,6 +58,9 @@ const STATISTICS: &str = "attn.row_statistics";
 
 /// Of short attention: the lengths of z's rows, [B, Tq, H, 1].
 const LENGTHS: &str = "attn.row_lengths";
+
+/// Where heads are turned down: z as attention makes it, [B, Tq, H, K], before that. `hook_z` is what W_O reads.
+pub(crate) const UNGATED: &str = "attn.z_before_gate";
 
 /// Values by TransformerLens's hook names.
 type Hooks = BTreeMap<String, Var>;
@@ -121,6 +124,17 @@ pub struct Resume<'a> {
     pub patterns: Option<&'a Forward>,
 }
 
+/// Doses by which values are turned down in every pass over a model: see [`Gate`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gates {
+    /// Of what each head of a layer writes, `[H]`.
+    pub(crate) z: BTreeMap<usize, Var>,
+    /// Of the queries of each head of a layer, `[H]`; and of queries, keys and values side by side, [H + 2 G].
+    pub(crate) q: BTreeMap<usize, [Var; 2]>,
+    /// Of the logits, `[1]`.
+    pub(crate) logits: Option<Var>,
+}
+
 /// A model on a tape: its configuration and the variables of its weights.
 pub struct Model {
     /// Resolved configuration.
@@ -130,6 +144,7 @@ pub struct Model {
     /// The weights, in the order of the table.
     pub weights: Vec<Var>,
     rotary: Option<Var>,
+    gates: Gates,
 }
 
 /// Rows of the residual stream, and how the batch picks from them where they are distinct pairs.
@@ -151,7 +166,12 @@ impl Model {
             let (dims, data) = Rotary::table(config.n_ctx, config.rotary_dim, base, scaling);
             tape.constant(&dims, &data)
         });
-        Self { config: config.clone(), table, weights, rotary }
+        Self { config: config.clone(), table, weights, rotary, gates: Gates::default() }
+    }
+
+    /// Turns values down in all passes that are appended from here on.
+    pub(crate) fn gate(&mut self, gates: Gates) {
+        self.gates = gates;
     }
 
     /// The same model with so many other heads in each block: drawn as heads are before training, the same in every run, each
@@ -168,7 +188,7 @@ impl Model {
             false => self.need(&spec.name),
         });
         let weights: Result<Vec<Var>> = weights.collect();
-        Ok(Self { weights: weights?, config, table, rotary: self.rotary })
+        Ok(Self { weights: weights?, config, table, rotary: self.rotary, gates: Gates::default() })
     }
 
     /// Appends the attention of a block behind the stream that a pass over the same rows brings there: what its heads write,
@@ -290,7 +310,8 @@ impl Model {
         };
         let mut inputs = vec![x, w];
         inputs.extend(bias);
-        tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)
+        let logits = tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)?;
+        gated(tape, logits, 1, self.gates.logits)
     }
 
     /// Logits [N, V] of final residual rows [N, D], the final norm's scale held at `clean`'s. Row n takes
@@ -390,6 +411,7 @@ impl Model {
             let bias = self.joined(tape, layer, "b", &[h + 2 * g, k])?;
             inputs.extend(bias);
             let table = tape.push1(Linear { bias: bias.is_some(), ..Linear::default() }, &inputs)?;
+            let table = gated(tape, table, k, self.gates.q.get(&layer).map(|[_, all]| *all))?;
             let parts = [("q", 0, h, asked, queries), ("k", h, g, all, seq), ("v", h + g, g, all, seq)];
             for (name, first, heads, rows, positions) in parts {
                 let part = GatherColumns { first: first * k, width: heads * k };
@@ -403,6 +425,7 @@ impl Model {
             (out[0], out[4])
         } else {
             let q = project(tape, hooks, "Q", asked)?;
+            let q = gated(tape, q, k, self.gates.q.get(&layer).map(|[alone, _]| *alone))?;
             let key = project(tape, hooks, "K", all)?;
             let value = project(tape, hooks, "V", all)?;
             let z = if let Some(clean) = patterns {
@@ -434,6 +457,16 @@ impl Model {
                 (tape.reshape(flat, &[batch, 1, h, k])?, pick(tape, before, Some(rows))?)
             }
             _ => (z, before),
+        };
+        let z = match self.gates.z.get(&layer).copied() {
+            Some(dose) => {
+                hooks.insert(block(UNGATED), z);
+                if let Some(lengths) = hooks.get(&block(LENGTHS)).copied() {
+                    hooks.insert(block(LENGTHS), gated(tape, lengths, 1, Some(dose))?);
+                }
+                gated(tape, z, k, Some(dose))?
+            }
+            None => z,
         };
         hooks.insert(block("attn.hook_z"), z);
         let w_o = self.need(&block("attn.W_O"))?;
@@ -544,6 +577,11 @@ fn write(tape: &mut Tape, x: Var, w: Var, bias: Option<Var>, residual: Var) -> R
     let alone = tape.push1(linear, &inputs)?;
     inputs.push(residual);
     Ok((alone, tape.push1(Linear { residual: true, ..linear }, &inputs)?))
+}
+
+/// `x` turned down by the doses of its groups of `inner` neighbours, or `x` itself.
+fn gated(tape: &mut Tape, x: Var, inner: usize, dose: Option<Var>) -> Result<Var> {
+    dose.map_or(Ok(x), |dose| tape.push1(Gate { inner }, &[x, dose]))
 }
 
 /// The position of each token of a batch.

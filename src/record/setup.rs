@@ -166,8 +166,8 @@ pub fn table_of(resolved: &Value) -> Result<Table> {
         .map_err(|error| Error::Config(format!("the configuration in run.json is damaged: {error}")))
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|error| Error::Config(error.to_string().trim_end().to_owned()))
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| Error::Config(with_hint(error.to_string().trim_end(), None)))
 }
 
 /// Metric names hold dots themselves: `measure.every.loss.test` means `measure.every."loss.test"`.
