@@ -34,7 +34,7 @@ pub(crate) fn is_own(shader: &Shader<'_>) -> bool {
 pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
     crate::autograd::check::self_check(
         gpu,
-        &[vec![crate::train::CHECKS], crate::intervene::CHECKS.to_vec(), crate::instrument::checks()].concat(),
+        &[vec![crate::train::CHECKS], crate::intervene::checks(), crate::instrument::checks()].concat(),
     )
 }
 

@@ -21,6 +21,8 @@ pub use probe::{Changed, Probe, Writers};
 pub(crate) use pulse::Pulses;
 pub use pulse::{Pulse, PulseKind, Sham};
 
+use serde::{Deserialize, Serialize};
+
 use crate::autograd::check::Build;
 use crate::gpu::Shader;
 
@@ -29,7 +31,9 @@ pub(crate) fn shaders() -> Vec<&'static Shader<'static>> {
     [&[ops::SHADERS, contrast::SHADERS], pulse::SHADERS].concat().concat()
 }
 /// Its ops, for the self-check.
-pub(crate) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, contrast::CHECKS];
+pub(crate) fn checks() -> Vec<&'static [(&'static str, Build)]> {
+    [&[ops::CHECKS, contrast::CHECKS], pulse::CHECKS].concat()
+}
 
 /// One way of changing what writers wrote.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +45,8 @@ pub struct Intervention {
 }
 
 /// What an ablated head is taken to have written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Baseline {
     /// Nothing.

@@ -225,14 +225,20 @@ impl Recorded {
             // Before anything reads them.
             pulses.edit_weights(&mut tape, state.weights)?;
             pulses.edit_moments(&mut tape, [state.first, state.second])?;
-            model.gate(pulses.gates(&mut tape)?);
         }
         let mut batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &config.batch_seeds())?;
         if let Some(pulses) = &pulses {
             batch = pulses.batch(&mut tape, batch, shape.classes)?;
+            let examples = |r: usize| match config.batch.count() {
+                None => feed.splits().get(r).map_or(batch.size, |split| split.train.len()),
+                Some(_) => batch.size,
+            };
+            let examples: Vec<usize> = (0..replicas as usize).map(examples).collect();
+            model.gate(pulses.gates(&mut tape, &examples, batch.size)?);
         }
         let (forward, backward) = (config.precision != Precision::F32, config.precision == Precision::F16);
         let mut train = tape.in_halves(forward, |tape| Pass::new(tape, &model, batch, shape.read))?;
+        model.hold_means(&train.forward);
         let scale = backward.then(|| ["loss scale", "its inverse"].map(|name| tape.input(name, Shape::f32(&[1]))));
         state.scale = scale.map(|[scale, inverse]| (scale, inverse));
         let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, state.scale))?;

@@ -9,7 +9,7 @@ use thermoscope::task::Feed;
 use thermoscope::train::{Session, Snapshot};
 
 /// Every kind of intervention, without its window and dose.
-pub(crate) const KINDS: [&str; 18] = [
+pub(crate) const KINDS: [&str; 19] = [
     "what = \"learning_rate\", factor = 3",
     "what = \"weight_decay\", factor = 0",
     "what = \"reset_moments\"",
@@ -21,6 +21,7 @@ pub(crate) const KINDS: [&str; 18] = [
     "what = \"rotate\"",
     "what = \"scale_head\", layer = 0, head = 0",
     "what = \"scale_head\", layer = 0, head = 1, factor = 2, sham = \"head\"",
+    "what = \"scale_head\", layer = 0, head = 1, baseline = \"mean\"",
     "what = \"uniform_attention\", layer = 0, head = 1",
     "what = \"scale_logits\", factor = 2",
     "what = \"gradient_noise\"",
@@ -105,15 +106,16 @@ fn outside_its_window_and_with_a_dose_of_nothing_an_intervention_changes_no_bit(
 fn a_window_that_closes_leaves_the_run_to_itself() {
     let start = MODULAR;
     let kinds = kinds(start);
-    let arms: Vec<String> = kinds.iter().map(|kind| replica(&[pulse(kind, "from = 2")])).collect();
-    // Closed at step 4: from there on a plain run from the same state has the same bits.
-    let closed: Vec<String> = kinds
-        .iter()
-        .map(|kind| {
+    let until = |step: u32| -> Vec<String> {
+        let of_kind = |kind: &String| {
             let once = ["reset", "reinit", "rotate"].iter().any(|word| kind.contains(word));
-            replica(&[pulse(kind, if once { "from = 2" } else { "from = 2, until = 4" })])
-        })
-        .collect();
+            let window = if once { "from = 2".to_owned() } else { format!("from = 2, until = {step}") };
+            replica(&[pulse(kind, &window)])
+        };
+        kinds.iter().map(of_kind).collect()
+    };
+    // Closed at step 4: from there on a plain run from the same state has the same bits.
+    let (closed, arms) = (until(4), until(60));
     for gpu in two_sets() {
         let mut closed = session(gpu, &run(start, &closed));
         losses(gpu, &mut closed, 4);
@@ -283,7 +285,7 @@ fn edits_do_to_weights_what_they_say_and_nothing_else() {
 fn the_basis_of_heads_is_no_function() {
     for (start, weights) in [(MODULAR, ""), (REPEATED, ""), (LONG, "weights = [\"v\", \"o\"], ")] {
         for gpu in two_sets() {
-            let still = format!("{start}[schedule]\nwarmup = 1000\n");
+            let still = format!("{start}[schedule]\nwarmup = 10000000\n");
             let plain = after(gpu, &still, &[], 3);
             let turned = after(gpu, &still, &[&format!("what = \"rotate\", {weights}from = 1")], 3);
             for (a, b) in plain.2.iter().zip(&turned.2) {
@@ -469,6 +471,8 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         ("what = \"rotate\", weights = [\"q\"], from = 0", &["q and k", "together"]),
         ("what = \"rotate\", weights = [\"mlp\"], from = 0", &["[\"v\", \"o\"]"]),
         ("what = \"scale_head\", from = 0", &["head is missing"]),
+        ("what = \"scale_head\", head = 0, baseline = \"resample\", from = 0", &["zero", "mean"]),
+        ("what = \"scale_head\", head = 0, baseline = \"mean\", factor = 2, from = 0", &["factor", "dose"]),
         ("what = \"learning_rate\", from = 0", &["factor is missing"]),
         ("what = \"learning_rate\", factor = -1, from = 0", &["factor = -1"]),
         ("what = \"leave_out\", class = 99, from = 0", &["class = 99"]),

@@ -1,5 +1,7 @@
 //! Edits in place of parameters, moments and gradients: the same stretches of a vector that lies like the parameters.
 
+use super::doses::{Window, doses};
+use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var};
 use crate::error::Result;
@@ -81,17 +83,18 @@ pub(super) struct EditOf {
     pub(super) stream: Stream,
 }
 
-/// Changes x [P] in place, in updates only. Inputs: x, doses [S], clock, chunks [n, 10], values [m].
+/// Changes x [P] in place, in updates only. Inputs: x, doses [S], clock, chunks [n, 10], values [m]. Output: of each chunk the
+/// squares of two lengths that `edit_sums.wgsl` names, [n, 2], as they were before.
 struct Edit;
 
 /// Appends the edits of each replica, in updates only, to what lies as parameters do, [P]. `values` is what modes with values
-/// take them from.
+/// take them from. Returns what they measured, [n, 2].
 pub(super) fn edit(
     tape: &mut Tape,
     [x, doses, clock]: [Var; 3],
     values: Option<Var>,
     replicas: &[Vec<EditOf>],
-) -> Result<()> {
+) -> Result<Var> {
     let chunks: Vec<Vec<u32>> = replicas.iter().map(|edits| chunks(edits)).collect();
     let rows = chunks.iter().map(|chunks| chunks.len() / WORDS).max().unwrap_or(0).max(1);
     let mut words = Vec::with_capacity(replicas.len() * rows * WORDS);
@@ -101,8 +104,7 @@ pub(super) fn edit(
     }
     let chunks = tape.constant_u32(&[rows, WORDS], &words);
     let values = values.unwrap_or_else(|| tape.constant(&[1], &[0.0]));
-    tape.effect(Edit, &[x, doses, clock, chunks, values])?;
-    Ok(())
+    Ok(tape.effect(Edit, &[x, doses, clock, chunks, values])?[0])
 }
 
 fn chunks(edits: &[EditOf]) -> Vec<u32> {
@@ -138,15 +140,14 @@ impl Op for Edit {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         match (&inputs[3].dims[..], inputs[0].owned) {
-            ([_, WORDS], true) => Ok(Vec::new()),
+            ([count, WORDS], true) => Ok(vec![Shape::f32(&[*count, 2])]),
             _ => Err(misfit("edit", format!("chunks {:?}", inputs[3].dims))),
         }
     }
 
-    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let [x, doses, clock, chunks, values] = inputs else { return Err(misfit("edit", "inputs")) };
-        let count = chunks.dims[0];
-        let sums = cx.scratch(&[count, 2]);
+        let (count, sums) = (chunks.dims[0], &outputs[0]);
         let params = EditParams {
             chunks: count as u32,
             last_value: values.len() as u32 - 1,
@@ -156,15 +157,40 @@ impl Op for Edit {
             values_replica: values.replica_stride,
             sums_replica: sums.replica_stride,
         };
-        let (tensors, grid) = ([x, doses, clock, chunks, values, &sums], grid_1d(count as u64, cx.replicas));
+        let (tensors, grid) = ([x, doses, clock, chunks, values, sums], grid_1d(count as u64, cx.replicas));
         cx.in_phase(Phase::Update, |cx| {
             cx.dispatch(&EDIT_SUMS, &[], &params, &tensors, grid)?;
             cx.dispatch(&EDIT, &[], &params, &tensors, grid)
         })
     }
 
-    fn reference(&self, _inputs: &[&Array]) -> Vec<Array> {
-        Vec::new()
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let [x, doses, clock, chunks, values] = inputs else { return Vec::new() };
+        let sums = chunks.data.chunks_exact(WORDS).flat_map(|row| {
+            let word = |at: usize| row[at] as usize;
+            let (first, mode, value) = (word(0), word(3) as u32, word(6));
+            let seed = word(7) as u64 | (word(8) as u64) << 32;
+            let stream =
+                if word(9) == Stream::GradientNoise as usize { Stream::GradientNoise } else { Stream::WeightNoise };
+            let draw = Philox::new(seed, stream, clock.data[0] as u32);
+            let (mut own, mut other) = (0.0, 0.0);
+            if doses.data[word(2)] != 0.0 {
+                for i in first..first + word(1) {
+                    let (x, n) = (x.data[i], crate::gpu::normal(draw.words(i as u64)[0]));
+                    let instead = values.data[(value + i - first).min(values.data.len() - 1)];
+                    let (a, b) = match mode {
+                        _ if mode == Mode::Toward as u32 => (n, instead - x),
+                        _ if mode == Mode::Noise as u32 => (n, x),
+                        _ if mode == Mode::Norm as u32 => (x, instead),
+                        _ => (0.0, 0.0),
+                    };
+                    own += a * a;
+                    other += b * b;
+                }
+            }
+            [own, other]
+        });
+        vec![Array::new(&[chunks.dims[0], 2], sums.collect())]
     }
 }
 
@@ -241,6 +267,28 @@ impl Op for Rotate {
         Vec::new()
     }
 }
+
+/// What edits measure before they change anything, at a step of a window.
+pub(super) const CHECKS: &[(&str, Build)] = &[("edits of weights", |case| {
+    let (x, values) = (case.owned(&[2500]), case.owned(&[2500]));
+    let clock = case.tape.constant_u32(&[3], &[4, 5, 4]);
+    let edits = |seed| {
+        let of = |mode, first, slot| EditOf {
+            mode,
+            slot,
+            spans: vec![Span { first, len: 800 }],
+            values: None,
+            seed,
+            stream: Stream::WeightNoise,
+        };
+        vec![of(Mode::Noise, 0, 0), of(Mode::Toward, 800, 1), of(Mode::Norm, 1600, 0)]
+    };
+    let window = |from, amount, slot| Window { from, until: None, amount, slot };
+    let windows = [vec![window(4, 0.5, 0), window(0, 1.0, 1)], vec![window(5, 1.0, 0), window(1, -1.0, 1)]];
+    let doses = doses(&mut case.tape, clock, 2, &windows)?;
+    let sums = edit(&mut case.tape, [x, doses, clock], Some(values), &[edits(1), edits(2)])?;
+    Ok((vec![sums, doses], Vec::new()))
+})];
 
 /// A random orthogonal matrix [K, K]: normal rows made orthonormal one after the other, in f64.
 pub(super) fn orthogonal(width: usize, seed: u64, index: u64) -> Vec<f32> {
@@ -355,7 +403,7 @@ mod tests {
                 let [a, b] = doses;
                 let doses = tape.constant_owned(&[2], &[a, 0.0, 0.0, b]);
                 let values = tape.constant_owned(&[P], &values.concat());
-                edit(tape, [x, doses, clock], Some(values), &both())
+                edit(tape, [x, doses, clock], Some(values), &both()).map(|_| ())
             };
             for gpu in gpus() {
                 let found = run(gpu, &x, true, &build);
@@ -396,7 +444,7 @@ mod tests {
                 let values = tape.constant_owned(&[6], &[9.0; 6]);
                 let spans = vec![Span { first: 0, len: 6 }];
                 let of = EditOf { mode, slot: 0, spans, values: None, seed: 1, stream: Stream::WeightNoise };
-                edit(tape, [x, doses, clock], Some(values), &[vec![of]])
+                edit(tape, [x, doses, clock], Some(values), &[vec![of]]).map(|_| ())
             };
             for gpu in gpus() {
                 let bits = |x: &[Vec<f32>]| x.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>();

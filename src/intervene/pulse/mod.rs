@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use plan::Pulses;
 
+use super::Baseline;
+use crate::autograd::check::Build;
 use crate::error::{Error, Result};
 use crate::gpu::{Philox, Shader, Stream};
 use crate::model::{ModelConfig, PositionalEmbedding, WeightTable, matches};
@@ -28,6 +30,9 @@ use edit::{Span, WIDEST};
 
 /// Every kernel of interventions in training.
 pub(super) const SHADERS: &[&[&Shader<'_>]] = &[doses::SHADERS, edit::SHADERS, labels::SHADERS];
+
+/// Their ops, for the self-check.
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[edit::CHECKS];
 
 /// An intervention in training: one entry of `intervene`, of a replica or of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +62,10 @@ pub struct Pulse {
     /// What something is multiplied by, with a dose of 1; with another 1 + dose (factor - 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factor: Option<f64>,
+    /// What a head is taken to write instead: nothing (`zero`, the default), or its `mean` over the examples of the training
+    /// batch at that position, taken as it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
     /// The class that is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<u32>,
@@ -94,7 +103,8 @@ pub enum PulseKind {
     /// The basis of heads, turned at random at `from`: W_Q and W_K by one orthogonal matrix, W_V and W_O by another. It changes no
     /// function, but what Adam makes of the next gradients.
     Rotate,
-    /// What a head writes (its z, the input of W_O), times `factor`, 0 by default: with a dose of 1 it is gone.
+    /// What a head writes (its z, the input of W_O), times `factor`, 0 by default: with a dose of 1 it is gone. Or, by `baseline`,
+    /// moved to its mean.
     ScaleHead,
     /// Attention scores of a head, times 1 - dose: with a dose of 1 it attends to every position it may see alike.
     UniformAttention,
@@ -181,7 +191,9 @@ impl PulseKind {
             Self::Rotate => {
                 Form { once: true, takes: &["weights", "layer", "head", "seed", "sham"], all_or_nothing: true, ..FORM }
             }
-            Self::ScaleHead => Form { needs: &["head"], takes: &["until", "layer", "factor", "seed", "sham"], ..FORM },
+            Self::ScaleHead => {
+                Form { needs: &["head"], takes: &["until", "layer", "factor", "baseline", "seed", "sham"], ..FORM }
+            }
             Self::UniformAttention => Form { needs: &["head"], takes: &["until", "layer", "seed", "sham"], ..FORM },
             Self::GradientNoise => Form { takes: &["until", "weights", "layer", "head", "seed"], most: SIZES, ..FORM },
             Self::GradientSigns => Form { takes: &["until", "weights", "layer", "head", "seed"], ..FORM },
@@ -220,6 +232,7 @@ impl Pulse {
             layer: None,
             head: None,
             factor: None,
+            baseline: None,
             class: None,
             seed: None,
             sham: None,
@@ -252,6 +265,7 @@ impl Pulse {
         words.extend(self.layer.map(|layer| format!("layer {layer}")));
         words.extend(self.head.map(|head| format!("head {head}")));
         words.extend(self.class.map(|class| format!("class {class}")));
+        words.extend((self.baseline == Some(Baseline::Mean)).then(|| "to the mean".to_owned()));
         words.extend(self.factor.map(|factor| format!("times {factor}")));
         words.extend((self.dose != 1.0).then(|| format!("dose {}", self.dose)));
         words.extend(self.sham.map(|of| format!("({})", sham(of))));
@@ -271,6 +285,7 @@ impl Pulse {
             ("head", self.head.is_some()),
             ("until", self.until.is_some()),
             ("factor", self.factor.is_some()),
+            ("baseline", self.baseline.is_some()),
             ("class", self.class.is_some()),
             ("seed", self.seed.is_some()),
             ("sham", self.sham.is_some()),
@@ -297,6 +312,13 @@ impl Pulse {
         }
         if let Some(factor) = self.factor.filter(|factor| !(0.0..=1e6).contains(factor)) {
             return fail(format!("factor = {factor} must lie between 0 and 1e6"));
+        }
+        match self.baseline {
+            Some(Baseline::Resample) => return fail("baseline must be \"zero\" or \"mean\" in training".to_owned()),
+            Some(Baseline::Mean) if self.factor.is_some() => {
+                return fail("factor is for baseline \"zero\"; say by dose how far it goes to the mean".to_owned());
+            }
+            _ => {}
         }
         if let Some(class) = self.class.filter(|class| *class as usize >= classes) {
             return fail(format!("class = {class} is none of the task's {classes}"));

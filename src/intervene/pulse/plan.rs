@@ -3,8 +3,8 @@
 use super::doses::{Window, doses};
 use super::edit::{EditOf, Mode, Turned, edit, orthogonal, rotate};
 use super::labels::Labels;
-use super::{Pulse, PulseKind, Sham};
-use crate::autograd::ops::Gate;
+use super::{Baseline, Pulse, PulseKind, Sham};
+use crate::autograd::ops::{Gate, IGNORE};
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::Stream;
@@ -29,9 +29,13 @@ struct Placed<'a> {
 
 impl<'a> Own<'a> {
     fn of(self, kinds: &'a [PulseKind]) -> impl Iterator<Item = Placed<'a>> {
+        self.all().filter(|placed| kinds.contains(&placed.pulse.what))
+    }
+
+    fn all(self) -> impl Iterator<Item = Placed<'a>> {
         let placed =
             move |(slot, pulse): (usize, &'a Pulse)| Placed { slot, pulse, seed: pulse.seed.unwrap_or(self.seed) };
-        self.pulses.iter().enumerate().map(placed).filter(|placed| kinds.contains(&placed.pulse.what))
+        self.pulses.iter().enumerate().map(placed)
     }
 }
 
@@ -290,13 +294,17 @@ impl<'a> Pulses<'a> {
         tape.push1(Gate { inner: 1 }, &[hyper, doses, base])
     }
 
-    /// What is turned down in every pass of the model.
-    pub(crate) fn gates(&self, tape: &mut Tape) -> Result<Gates> {
+    /// What is turned down in every pass of the model. Means are over so many examples of each replica, the first of a batch of
+    /// `size`.
+    pub(crate) fn gates(&self, tape: &mut Tape, examples: &[usize], size: usize) -> Result<Gates> {
         use PulseKind::{ScaleHead, ScaleLogits, UniformAttention};
         let (heads, groups) = (self.model.n_heads, self.model.n_key_value_heads);
-        let of_layer = |kinds: &'static [PulseKind], layer: usize| -> Vec<Vec<Window>> {
+        let of_layer = |kind: PulseKind, mean: bool, layer: usize| -> Vec<Vec<Window>> {
             let windows = |own: &Own<'a>| {
-                let here = own.of(kinds).filter(|placed| placed.pulse.layers(self.model).contains(&layer));
+                let here = own.all().filter(|placed| {
+                    let of_kind = placed.pulse.what == kind && (placed.pulse.baseline == Some(Baseline::Mean)) == mean;
+                    of_kind && placed.pulse.layers(self.model).contains(&layer)
+                });
                 let window = |placed: Placed<'_>| {
                     Some(placed.window(placed.taken(), placed.pulse.head_of(self.model, own.seed)?))
                 };
@@ -306,16 +314,27 @@ impl<'a> Pulses<'a> {
         };
         let mut gates = Gates::default();
         for layer in 0..self.model.n_layers {
-            let windows = of_layer(&[ScaleHead], layer);
+            let windows = of_layer(ScaleHead, false, layer);
             if windows.iter().any(|windows| !windows.is_empty()) {
                 gates.z.insert(layer, doses(tape, self.clock, heads, &windows)?);
             }
-            let windows = of_layer(&[UniformAttention], layer);
+            let windows = of_layer(ScaleHead, true, layer);
+            if windows.iter().any(|windows| !windows.is_empty()) {
+                gates.mean.insert(layer, doses(tape, self.clock, heads, &windows)?);
+            }
+            let windows = of_layer(UniformAttention, false, layer);
             if windows.iter().any(|windows| !windows.is_empty()) {
                 // Of queries alone, and of queries, keys and values side by side.
                 let alone = doses(tape, self.clock, heads, &windows)?;
                 gates.q.insert(layer, [alone, doses(tape, self.clock, heads + 2 * groups, &windows)?]);
             }
+        }
+        if !gates.mean.is_empty() {
+            let own =
+                |examples: &usize| (0..size).map(|at| if at < *examples { 0 } else { IGNORE }).collect::<Vec<u32>>();
+            let own = tape.constant_u32(&[size], &examples.iter().flat_map(own).collect::<Vec<u32>>());
+            let shares: Vec<f32> = examples.iter().map(|examples| 1.0 / *examples as f32).collect();
+            gates.examples = Some((own, tape.constant_owned(&[1], &shares)));
         }
         if self.any(&[ScaleLogits]) {
             let windows =
