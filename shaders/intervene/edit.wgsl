@@ -3,8 +3,8 @@
 //   toward   x <- x + dose |value - x| n / |n|;  noise  x <- x + dose |x| n / |n|;  n standard normal, lengths those of a span
 //   flip     x <- -x with probability dose
 //   norm     x <- x (1 + dose (|value| / |x| - 1))
-// shapes   x [R, P]  doses [R, S]  clock [3]  chunks [R, n, 10]: first element, length, slot of its dose, mode, first chunk
-//          of its span, chunks of its span, first value, seed (two words), stream  values [R, m]  sums [R, n, 2]: see edit_sums
+// shapes   x [R, P]  doses [R, S]  clock [3]  chunks [R, n, 10]: first element, length, slot of its dose, mode, first of
+//          the chunks whose length counts, how many those are, first value, seed (two words), stream  values [R, m]  sums [R, n, 2]: see edit_sums
 // grid     a group for each chunk, folded into x and y, R
 // numerics f32; the sums of a span are added as a tree of fixed shape
 struct Params {

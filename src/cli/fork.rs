@@ -91,8 +91,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
     session.restore(&at.select(&vec![0; session.config().replicas as usize]))?;
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let origin = trunk.origin.clone();
-    let before = trunk.manifest.adapter["name"].as_str().filter(|before| *before != gpu.caps().name);
-    let moved = before.map(|before| Event::at(args.at, What::Moved { before: before.to_owned() }));
+    let moved = trunk.manifest.moved(gpu.caps()).map(|before| Event::at(args.at, What::Moved { before }));
     let forked = What::Fork { run: origin.run.clone(), of: args.replica };
     let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), None).forked(origin).knowing(&files)?;
     let mut dir = RunDir::create(&args.out, manifest, &Catalog::of(&session)?)?;
@@ -124,7 +123,9 @@ fn replay(trunk: &Trunk, from: Option<Snapshot>, gpu: &crate::gpu::Gpu) -> Resul
         (None, None) => {}
     }
     let at = trunk.origin.step;
-    print(&format!("replaying {} from step {} to step {at}", trunk.origin.run.display(), session.step()));
+    if session.step() < at {
+        print(&format!("replaying {} from step {} to step {at}", trunk.origin.run.display(), session.step()));
+    }
     let ticker = Ticker::start("replaying");
     while session.step() < at {
         let code = signal.load(Ordering::Relaxed);

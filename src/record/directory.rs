@@ -135,6 +135,13 @@ impl Manifest {
         Ok(self)
     }
 
+    /// The adapter that the run was on, where this is another, on which its bits may differ.
+    pub fn moved(&self, caps: &Caps) -> Option<String> {
+        let now = serde_json::to_value(caps).unwrap_or_default();
+        let moved = ["name", "backend", "driver"].iter().any(|key| self.adapter[*key] != now[*key]);
+        moved.then(|| self.adapter["name"].as_str().unwrap_or("another adapter").to_owned())
+    }
+
     /// Fails where the configuration does not have its hash any more.
     ///
     /// # Errors
@@ -367,11 +374,10 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`] where `run.json` cannot be written.
     pub fn set_adapter(&mut self, caps: &Caps) -> Result<Option<String>> {
-        let now = serde_json::to_value(caps).unwrap_or_default();
-        let before = std::mem::replace(&mut self.manifest.adapter, now);
-        let moved = ["name", "backend", "driver"].iter().any(|key| before[*key] != self.manifest.adapter[*key]);
+        let moved = self.manifest.moved(caps);
+        self.manifest.adapter = serde_json::to_value(caps).unwrap_or_default();
         write_manifest(&self.path, &self.manifest)?;
-        Ok(moved.then(|| before["name"].as_str().unwrap_or("another adapter").to_owned()))
+        Ok(moved)
     }
 
     /// Notes that the run goes on with this configuration, which may differ from the one before in its steps.

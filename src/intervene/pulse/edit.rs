@@ -55,7 +55,7 @@ pub(super) struct Span {
     pub(super) len: usize,
 }
 
-/// What is done to a span. Lengths are Euclidean, of the span.
+/// What is done to a span. Lengths are Euclidean, of the span or of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Towards the values: all the way with a dose of 1.
@@ -76,6 +76,8 @@ pub(super) struct EditOf {
     /// Slot of its dose.
     pub(super) slot: usize,
     pub(super) spans: Vec<Span>,
+    /// Whether lengths are of all spans together.
+    pub(super) together: bool,
     /// Where the values of the first span begin, those of the next behind them; `None` where values lie as the parameters do.
     pub(super) values: Option<usize>,
     /// Of what is drawn.
@@ -111,8 +113,10 @@ fn chunks(edits: &[EditOf]) -> Vec<u32> {
     let mut words: Vec<u32> = Vec::new();
     for of in edits {
         let mut value = of.values;
+        let (first_of_all, all) = (words.len() / WORDS, of.spans.iter().map(|span| span.len.div_ceil(CHUNK)).sum());
         for span in &of.spans {
-            let first_chunk = words.len() / WORDS;
+            let own = (words.len() / WORDS, span.len.div_ceil(CHUNK));
+            let (first_chunk, chunks) = if of.together { (first_of_all, all) } else { own };
             for at in (0..span.len).step_by(CHUNK) {
                 let first = span.first + at;
                 let numbers = [
@@ -121,7 +125,7 @@ fn chunks(edits: &[EditOf]) -> Vec<u32> {
                     of.slot,
                     of.mode as usize,
                     first_chunk,
-                    span.len.div_ceil(CHUNK),
+                    chunks,
                     value.map_or(first, |value| value + at),
                 ];
                 words.extend(numbers.map(|number| number as u32));
@@ -277,6 +281,7 @@ pub(super) const CHECKS: &[(&str, Build)] = &[("edits of weights", |case| {
             mode,
             slot,
             spans: vec![Span { first, len: 800 }],
+            together: false,
             values: None,
             seed,
             stream: Stream::WeightNoise,
@@ -327,12 +332,23 @@ fn edited(x: &[f64], doses: &[f64], step: u32, values: &[f64], edits: &[EditOf])
             };
             let own = out[first..first + len].to_vec();
             let length = crate::autograd::length;
+            let all = |of_span: &dyn Fn(&Span) -> Vec<f64>| -> f64 {
+                length(&of.spans.iter().flat_map(of_span).collect::<Vec<f64>>())
+            };
+            let draws = |span: &Span| -> Vec<f64> {
+                let draw = Philox::new(of.seed, of.stream, step);
+                (span.first..span.first + span.len).map(|i| crate::gpu::normal(draw.words(i as u64)[0])).collect()
+            };
+            let noise = match of.together {
+                true => all(&|span| x[span.first..span.first + span.len].to_vec()) / all(&draws),
+                false => length(&own) / length(&normals),
+            };
             let way: Vec<f64> = instead.iter().zip(&own).map(|(v, x)| v - x).collect();
             for (i, x) in out[first..first + len].iter_mut().enumerate() {
                 *x = match of.mode {
                     Mode::Replace => own[i] + dose * way[i],
                     Mode::Toward => own[i] + dose * length(&way) * normals[i] / length(&normals),
-                    Mode::Noise => own[i] + dose * length(&own) * normals[i] / length(&normals),
+                    Mode::Noise => own[i] + dose * noise * normals[i],
                     Mode::Flip if f64::from(word(i) >> 8) / f64::from(1 << 24) < dose => -own[i],
                     Mode::Flip => own[i],
                     Mode::Norm => own[i] * (1.0 + dose * (length(&instead) / length(&own) - 1.0)),
@@ -384,19 +400,20 @@ mod tests {
         const P: usize = 4200;
         let own: &[(usize, usize)] = &[(3, 1), (10, 31), (64, 2500), (2700, 1024)];
         let few: &[(usize, usize)] = &[(5, 300)];
-        let edits = |mode, spans: &[(usize, usize)], values, slot| {
+        let edits = |(mode, together), spans: &[(usize, usize)], values, slot| {
             let spans = spans.iter().map(|(first, len)| Span { first: *first, len: *len }).collect();
-            vec![EditOf { mode, slot, spans, values, seed: 5 << 33 | 9, stream: Stream::WeightNoise }]
+            vec![EditOf { mode, slot, spans, together, values, seed: 5 << 33 | 9, stream: Stream::WeightNoise }]
         };
         let x = [random(P, 1), random(P, 2)];
         let values: Vec<Vec<f32>> = vec![random(P, 3), random(P, 4)];
         for (mode, dose, doses) in [
-            (Mode::Replace, None, [1.0, 0.25]),
-            (Mode::Replace, Some(0), [0.5, 1.0]),
-            (Mode::Toward, Some(17), [1.0, 0.5]),
-            (Mode::Noise, None, [0.1, 2.0]),
-            (Mode::Flip, None, [0.5, 0.125]),
-            (Mode::Norm, None, [1.0, 0.5]),
+            ((Mode::Replace, false), None, [1.0, 0.25]),
+            ((Mode::Replace, false), Some(0), [0.5, 1.0]),
+            ((Mode::Toward, false), Some(17), [1.0, 0.5]),
+            ((Mode::Noise, false), None, [0.1, 2.0]),
+            ((Mode::Noise, true), None, [0.1, 2.0]),
+            ((Mode::Flip, false), None, [0.5, 0.125]),
+            ((Mode::Norm, false), None, [1.0, 0.5]),
         ] {
             let both = || [edits(mode, own, dose, 0), edits(mode, few, dose, 1)];
             let build = |tape: &mut Tape, x: Var, clock: Var| {
@@ -443,7 +460,8 @@ mod tests {
                 let doses = tape.constant_owned(&[1], &[0.0]);
                 let values = tape.constant_owned(&[6], &[9.0; 6]);
                 let spans = vec![Span { first: 0, len: 6 }];
-                let of = EditOf { mode, slot: 0, spans, values: None, seed: 1, stream: Stream::WeightNoise };
+                let stream = Stream::WeightNoise;
+                let of = EditOf { mode, slot: 0, spans, together: false, values: None, seed: 1, stream };
                 edit(tape, [x, doses, clock], Some(values), &[vec![of]]).map(|_| ())
             };
             for gpu in gpus() {

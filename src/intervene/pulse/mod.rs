@@ -110,7 +110,8 @@ pub enum PulseKind {
     UniformAttention,
     /// The logits, times `factor`: an output temperature of 1 / factor.
     ScaleLogits,
-    /// Noise on the gradients of `weights` (all by default): normal, `dose` times as long as the gradient, tensor by tensor.
+    /// Noise on the gradients of `weights` (all by default): normal, the same in every direction, `dose` times as long as those
+    /// gradients together.
     GradientNoise,
     /// The sign of each element of the gradients of `weights` (all by default) turned with probability `dose`.
     GradientSigns,

@@ -116,7 +116,9 @@ impl<'a> Pulses<'a> {
                 let edit = |placed: &Placed<'_>| {
                     let (mode, stream) = mode(placed.pulse.what);
                     let spans = placed.pulse.spans(self.model, &self.table, own.seed).map_err(Error::Config)?;
-                    Ok(EditOf { mode, slot: placed.slot, spans, values: None, seed: placed.seed, stream })
+                    // Noise on gradients is the same in every direction.
+                    let together = placed.pulse.what == PulseKind::GradientNoise;
+                    Ok(EditOf { mode, slot: placed.slot, spans, together, values: None, seed: placed.seed, stream })
                 };
                 placed.iter().map(edit).collect::<Result<Vec<_>>>()
             });
@@ -152,7 +154,7 @@ impl<'a> Pulses<'a> {
                             }
                         }
                         let (slot, seed, stream) = (placed.slot, placed.seed, Stream::WeightNoise);
-                        edit.push(EditOf { mode, slot, spans, values: Some(0), seed, stream });
+                        edit.push(EditOf { mode, slot, spans, together: false, values: Some(0), seed, stream });
                     }
                     None => {}
                 }
@@ -225,6 +227,7 @@ impl<'a> Pulses<'a> {
                         mode: Mode::Replace,
                         slot: placed.slot,
                         spans: whole.clone(),
+                        together: false,
                         values: Some(0),
                         seed: placed.seed,
                         stream: Stream::WeightNoise,
