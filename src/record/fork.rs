@@ -208,8 +208,7 @@ impl Trunk {
         let (at, seed) = (self.origin.step, u64::from(seed));
         let weights = trunk.seed.unwrap_or_default();
         let of_seed = |pulse: &Pulse| {
-            let again = seed > 0 && (pulse.draws() || pulse.sham.is_some());
-            let own = again.then(|| moved(pulse.seed.unwrap_or(weights), seed));
+            let own = (seed > 0 && pulse.draws()).then(|| moved(pulse.seed.unwrap_or(weights), seed));
             Pulse { seed: own.or(pulse.seed), ..pulse.clone() }
         };
         // What the trunk would never come to is none of the fork's.

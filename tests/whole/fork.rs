@@ -77,17 +77,14 @@ fn the_sham_arm_has_the_bits_of_the_trunk_to_the_end_whatever_the_other_arms_do(
         let place = Place::new();
         place.write("trunk.toml", TRUNK);
         place.good(&format!("--adapter {adapter} run trunk.toml --out trunk"));
-        // Every kind of intervention is in the program: with a dose of nothing in an arm, and with a whole one in another.
-        let arms: String = KINDS
-            .iter()
-            .enumerate()
-            .map(|(at, kind)| {
-                let arm = |name: &str, dose: u32| {
-                    format!("[[arm]]\nname = \"{name} {at}\"\nintervene = [{{ {kind}, from = 3, dose = {dose} }}]\n")
-                };
-                arm("nothing of", 0) + &if at % 3 == 0 { arm("all of", 1) } else { String::new() }
-            })
-            .collect();
+        // Every kind of intervention is in the program: with a dose of nothing in one arm, and whole in others.
+        let arm = |name: &str, kinds: &mut dyn Iterator<Item = &&str>, dose: u32| {
+            let pulses: Vec<String> = kinds.map(|kind| format!("{{ {kind}, from = 3, dose = {dose} }}")).collect();
+            format!("[[arm]]\nname = \"{name}\"\nintervene = [{}]\n", pulses.join(", "))
+        };
+        let mut arms = arm("nothing of all", &mut KINDS.iter(), 0);
+        arms += &arm("some", &mut KINDS.iter().step_by(2), 1);
+        arms += &arm("others", &mut KINDS.iter().skip(1).step_by(2), 1);
         place.write("arms.toml", arms);
         let said =
             place.run(&format!("--adapter {adapter} fork trunk --at 700 --replica 1 --arms arms.toml --out fork"));

@@ -9,7 +9,7 @@ use crate::gpu::{Params, Phase, Philox, Shader, Stream, Tensor, grid_1d};
 
 crate::params! {
     struct EditParams {
-        chunks: u32, last_value: u32, x_replica: u32, doses_replica: u32, chunks_replica: u32, values_replica: u32,
+        parts: u32, last_value: u32, x_replica: u32, doses_replica: u32, parts_replica: u32, values_replica: u32,
         sums_replica: u32,
     }
 }
@@ -28,6 +28,7 @@ static EDIT: Shader<'_> = Shader {
 crate::params! {
     struct RotateParams {
         rows: u32, width: u32, x_replica: u32, doses_replica: u32, rows_replica: u32, matrices_replica: u32,
+        out_replica: u32,
     }
 }
 static ROTATE: Shader<'_> = Shader {
@@ -36,14 +37,20 @@ static ROTATE: Shader<'_> = Shader {
     knobs: &[],
     params: RotateParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader<'_>] = &[&EDIT_SUMS, &EDIT, &ROTATE];
+static PUT_ROWS: Shader<'_> = Shader {
+    name: "intervene/put_rows",
+    source: include_str!("../../../shaders/intervene/put_rows.wgsl"),
+    knobs: &[],
+    params: RotateParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader<'_>] = &[&EDIT_SUMS, &EDIT, &ROTATE, &PUT_ROWS];
 
-/// Elements that a row is turned of at most.
-pub(super) const WIDEST: usize = 1024;
-
-/// Elements of a chunk at most.
-const CHUNK: usize = 1024;
-/// Words of a chunk.
+/// Elements that a group changes at most.
+const CHANGED: usize = 1024;
+/// Elements whose squares a group sums at least; of long spans so many that there are 64 sums at most, which everyone adds.
+const SUMMED: usize = 16_384;
+const SUMS: usize = 64;
+/// Words of a part.
 const WORDS: usize = 10;
 
 /// A stretch of parameters, within one tensor.
@@ -85,56 +92,78 @@ pub(super) struct EditOf {
     pub(super) stream: Stream,
 }
 
-/// Changes x [P] in place, in updates only. Inputs: x, doses [S], clock, chunks [n, 10], values [m]. Output: of each chunk the
-/// squares of two lengths that `edit_sums.wgsl` names, [n, 2], as they were before.
-struct Edit;
+impl Mode {
+    /// Whether it is of a size that has to be known before.
+    fn is_sized(self) -> bool {
+        matches!(self, Self::Toward | Self::Noise | Self::Norm)
+    }
+}
+
+/// Changes x [P] in place, in updates only. Inputs: x, doses [S], clock, values [m], parts that are changed [n, 10], parts that
+/// are summed [k, 10]. Output: of each of those the squares of two lengths that `edit_sums.wgsl` names, [k, 2], as they were before.
+struct Edit {
+    /// Whether anything is of a size.
+    sized: bool,
+}
 
 /// Appends the edits of each replica, in updates only, to what lies as parameters do, [P]. `values` is what modes with values
-/// take them from. Returns what they measured, [n, 2].
+/// take them from. Returns what they measured.
 pub(super) fn edit(
     tape: &mut Tape,
     [x, doses, clock]: [Var; 3],
     values: Option<Var>,
     replicas: &[Vec<EditOf>],
 ) -> Result<Var> {
-    let chunks: Vec<Vec<u32>> = replicas.iter().map(|edits| chunks(edits)).collect();
-    let rows = chunks.iter().map(|chunks| chunks.len() / WORDS).max().unwrap_or(0).max(1);
-    let mut words = Vec::with_capacity(replicas.len() * rows * WORDS);
-    for own in &chunks {
-        words.extend(own);
-        words.extend(std::iter::repeat_n(0, rows * WORDS - own.len()));
-    }
-    let chunks = tape.constant_u32(&[rows, WORDS], &words);
+    let (changed, summed): (Vec<_>, Vec<_>) = replicas.iter().map(|edits| parts(edits)).unzip();
+    let sized = summed.iter().any(|parts| !parts.is_empty());
+    let [changed, summed] = [changed, summed].map(|replicas: Vec<Vec<u32>>| {
+        let rows = replicas.iter().map(|own| own.len() / WORDS).max().unwrap_or(0).max(1);
+        // Parts that fill up have no element.
+        let filled = |own: &Vec<u32>| [&own[..], &vec![0; rows * WORDS - own.len()]].concat();
+        tape.constant_u32(&[rows, WORDS], &replicas.iter().flat_map(filled).collect::<Vec<u32>>())
+    });
     let values = values.unwrap_or_else(|| tape.constant(&[1], &[0.0]));
-    Ok(tape.effect(Edit, &[x, doses, clock, chunks, values])?[0])
+    Ok(tape.effect(Edit { sized }, &[x, doses, clock, values, changed, summed])?[0])
 }
 
-fn chunks(edits: &[EditOf]) -> Vec<u32> {
-    let mut words: Vec<u32> = Vec::new();
+/// Parts of the edits of a replica: those that are changed, and those whose squares are summed.
+fn parts(edits: &[EditOf]) -> (Vec<u32>, Vec<u32>) {
+    let (mut changed, mut summed): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
     for of in edits {
+        let part = |(span, at, len): (&Span, usize, usize), value: Option<usize>, sums: std::ops::Range<usize>| {
+            let first = span.first + at;
+            let value = value.map_or(first, |value| value + at);
+            let numbers = [first, len, of.slot, of.mode as usize, sums.start, sums.len(), value];
+            let drawn = [of.seed as u32, (of.seed >> 32) as u32, of.stream as u32];
+            numbers.map(|number| number as u32).into_iter().chain(drawn)
+        };
+        let cut = |span: &Span, most: usize| {
+            let len = span.len;
+            (0..len).step_by(most).map(move |at| (at, (len - at).min(most)))
+        };
+        let first_of_all = summed.len() / WORDS;
         let mut value = of.values;
-        let (first_of_all, all) = (words.len() / WORDS, of.spans.iter().map(|span| span.len.div_ceil(CHUNK)).sum());
+        let mut sums = Vec::new();
         for span in &of.spans {
-            let own = (words.len() / WORDS, span.len.div_ceil(CHUNK));
-            let (first_chunk, chunks) = if of.together { (first_of_all, all) } else { own };
-            for at in (0..span.len).step_by(CHUNK) {
-                let first = span.first + at;
-                let numbers = [
-                    first,
-                    (span.len - at).min(CHUNK),
-                    of.slot,
-                    of.mode as usize,
-                    first_chunk,
-                    chunks,
-                    value.map_or(first, |value| value + at),
-                ];
-                words.extend(numbers.map(|number| number as u32));
-                words.extend([of.seed as u32, (of.seed >> 32) as u32, of.stream as u32]);
+            let first = summed.len() / WORDS;
+            if of.mode.is_sized() {
+                for (at, len) in cut(span, SUMMED.max(span.len.div_ceil(SUMS))) {
+                    summed.extend(part((span, at, len), value, 0..0));
+                }
+            }
+            sums.push(first..summed.len() / WORDS);
+            value = value.map(|value| value + span.len);
+        }
+        let all = first_of_all..summed.len() / WORDS;
+        value = of.values;
+        for (span, own) in of.spans.iter().zip(sums) {
+            for (at, len) in cut(span, CHANGED) {
+                changed.extend(part((span, at, len), value, if of.together { all.clone() } else { own.clone() }));
             }
             value = value.map(|value| value + span.len);
         }
     }
-    words
+    (changed, summed)
 }
 
 impl Op for Edit {
@@ -143,34 +172,38 @@ impl Op for Edit {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        match (&inputs[3].dims[..], inputs[0].owned) {
-            ([count, WORDS], true) => Ok(vec![Shape::f32(&[*count, 2])]),
-            _ => Err(misfit("edit", format!("chunks {:?}", inputs[3].dims))),
+        match (&inputs[4].dims[..], &inputs[5].dims[..], inputs[0].owned) {
+            ([_, WORDS], [summed, WORDS], true) => Ok(vec![Shape::f32(&[*summed, 2])]),
+            _ => Err(misfit("edit", format!("parts {:?} and {:?}", inputs[4].dims, inputs[5].dims))),
         }
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        let [x, doses, clock, chunks, values] = inputs else { return Err(misfit("edit", "inputs")) };
-        let (count, sums) = (chunks.dims[0], &outputs[0]);
-        let params = EditParams {
-            chunks: count as u32,
+        let [x, doses, clock, values, changed, summed] = inputs else { return Err(misfit("edit", "inputs")) };
+        let sums = &outputs[0];
+        let params = |parts: &Tensor| EditParams {
+            parts: parts.dims[0] as u32,
             last_value: values.len() as u32 - 1,
             x_replica: x.replica_stride,
             doses_replica: doses.replica_stride,
-            chunks_replica: chunks.replica_stride,
+            parts_replica: parts.replica_stride,
             values_replica: values.replica_stride,
-            sums_replica: sums.replica_stride,
+            sums_replica: sums.replica_stride / 2,
         };
-        let (tensors, grid) = ([x, doses, clock, chunks, values, sums], grid_1d(count as u64, cx.replicas));
+        let replicas = cx.replicas;
+        let grid = |parts: &Tensor| grid_1d(parts.dims[0] as u64, replicas);
         cx.in_phase(Phase::Update, |cx| {
-            cx.dispatch(&EDIT_SUMS, &[], &params, &tensors, grid)?;
-            cx.dispatch(&EDIT, &[], &params, &tensors, grid)
+            if self.sized {
+                let tensors = [x, doses, clock, summed, values, sums];
+                cx.dispatch(&EDIT_SUMS, &[], &params(summed), &tensors, grid(summed))?;
+            }
+            cx.dispatch(&EDIT, &[], &params(changed), &[x, doses, clock, changed, values, sums], grid(changed))
         })
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let [x, doses, clock, chunks, values] = inputs else { return Vec::new() };
-        let sums = chunks.data.chunks_exact(WORDS).flat_map(|row| {
+        let [x, doses, clock, values, _, parts] = inputs else { return Vec::new() };
+        let sums = parts.data.chunks_exact(WORDS).flat_map(|row| {
             let word = |at: usize| row[at] as usize;
             let (first, mode, value) = (word(0), word(3) as u32, word(6));
             let seed = word(7) as u64 | (word(8) as u64) << 32;
@@ -194,7 +227,7 @@ impl Op for Edit {
             }
             [own, other]
         });
-        vec![Array::new(&[chunks.dims[0], 2], sums.collect())]
+        vec![Array::new(&[parts.dims[0], 2], sums.collect())]
     }
 }
 
@@ -248,23 +281,29 @@ impl Op for Rotate {
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
         match inputs[2].dims[..] {
-            [_, 4] if self.width <= WIDEST => Ok(Vec::new()),
-            _ => Err(misfit("rotate", format!("rows of {}, at most {WIDEST} fit", self.width))),
+            [_, 4] => Ok(Vec::new()),
+            _ => Err(misfit("rotate", format!("rows {:?}", inputs[2].dims))),
         }
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
         let [x, doses, rows, matrices] = inputs else { return Err(misfit("rotate", "inputs")) };
+        let count = rows.dims[0];
+        let turned = cx.scratch(&[count, self.width]);
         let params = RotateParams {
-            rows: rows.dims[0] as u32,
+            rows: count as u32,
             width: self.width as u32,
             x_replica: x.replica_stride,
             doses_replica: doses.replica_stride,
             rows_replica: rows.replica_stride / 4,
             matrices_replica: matrices.replica_stride,
+            out_replica: turned.replica_stride,
         };
-        let grid = grid_1d(rows.dims[0] as u64, cx.replicas);
-        cx.in_phase(Phase::Update, |cx| cx.dispatch(&ROTATE, &[], &params, &[x, doses, rows, matrices], grid))
+        let grid = grid_1d(((count * self.width) as u64).div_ceil(64), cx.replicas);
+        cx.in_phase(Phase::Update, |cx| {
+            cx.dispatch(&ROTATE, &[], &params, &[x, doses, rows, matrices, &turned], grid)?;
+            cx.dispatch(&PUT_ROWS, &[], &params, &[x, doses, rows, &turned], grid)
+        })
     }
 
     fn reference(&self, _inputs: &[&Array]) -> Vec<Array> {
@@ -274,19 +313,19 @@ impl Op for Rotate {
 
 /// What edits measure before they change anything, at a step of a window.
 pub(super) const CHECKS: &[(&str, Build)] = &[("edits of weights", |case| {
-    let (x, values) = (case.owned(&[2500]), case.owned(&[2500]));
+    let (x, values) = (case.owned(&[40_000]), case.owned(&[40_000]));
     let clock = case.tape.constant_u32(&[3], &[4, 5, 4]);
     let edits = |seed| {
         let of = |mode, first, slot| EditOf {
             mode,
             slot,
-            spans: vec![Span { first, len: 800 }],
+            spans: vec![Span { first, len: 13_000 }],
             together: false,
             values: None,
             seed,
             stream: Stream::WeightNoise,
         };
-        vec![of(Mode::Noise, 0, 0), of(Mode::Toward, 800, 1), of(Mode::Norm, 1600, 0)]
+        vec![of(Mode::Noise, 0, 0), of(Mode::Toward, 13_000, 1), of(Mode::Norm, 26_000, 0)]
     };
     let window = |from, amount, slot| Window { from, until: None, amount, slot };
     let windows = [vec![window(4, 0.5, 0), window(0, 1.0, 1)], vec![window(5, 1.0, 0), window(1, -1.0, 1)]];
@@ -344,14 +383,15 @@ fn edited(x: &[f64], doses: &[f64], step: u32, values: &[f64], edits: &[EditOf])
                 false => length(&own) / length(&normals),
             };
             let way: Vec<f64> = instead.iter().zip(&own).map(|(v, x)| v - x).collect();
+            let (toward, norm) = (length(&way) / length(&normals), length(&instead) / length(&own));
             for (i, x) in out[first..first + len].iter_mut().enumerate() {
                 *x = match of.mode {
                     Mode::Replace => own[i] + dose * way[i],
-                    Mode::Toward => own[i] + dose * length(&way) * normals[i] / length(&normals),
+                    Mode::Toward => own[i] + dose * toward * normals[i],
                     Mode::Noise => own[i] + dose * noise * normals[i],
                     Mode::Flip if f64::from(word(i) >> 8) / f64::from(1 << 24) < dose => -own[i],
                     Mode::Flip => own[i],
-                    Mode::Norm => own[i] * (1.0 + dose * (length(&instead) / length(&own) - 1.0)),
+                    Mode::Norm => own[i] * (1.0 + dose * (norm - 1.0)),
                 };
             }
             value = value.map(|value| value + len);
@@ -394,11 +434,11 @@ mod tests {
         (0..len).map(|i| Philox::new(seed, Stream::Weights, 0).normals(i as u64)[0] as f32).collect()
     }
 
-    /// Every mode, on spans shorter and longer than a chunk, one replica with fewer than the other.
+    /// Every mode, on spans shorter and longer than what a group changes and sums, one replica with fewer than the other.
     #[test]
     fn edits_are_those_of_the_reference_and_touch_nothing_else() {
-        const P: usize = 4200;
-        let own: &[(usize, usize)] = &[(3, 1), (10, 31), (64, 2500), (2700, 1024)];
+        const P: usize = 40_000;
+        let own: &[(usize, usize)] = &[(3, 1), (10, 31), (64, 2500), (2700, 1024), (4000, 35_000)];
         let few: &[(usize, usize)] = &[(5, 300)];
         let edits = |(mode, together), spans: &[(usize, usize)], values, slot| {
             let spans = spans.iter().map(|(first, len)| Span { first: *first, len: *len }).collect();

@@ -26,7 +26,7 @@ use crate::autograd::check::Build;
 use crate::error::{Error, Result};
 use crate::gpu::{Philox, Shader, Stream};
 use crate::model::{ModelConfig, PositionalEmbedding, WeightTable, matches};
-use edit::{Span, WIDEST};
+use edit::Span;
 
 /// Every kernel of interventions in training.
 pub(super) const SHADERS: &[&[&Shader<'_>]] = &[doses::SHADERS, edit::SHADERS, labels::SHADERS];
@@ -252,7 +252,7 @@ impl Pulse {
 
     /// Whether anything is drawn for it.
     pub fn draws(&self) -> bool {
-        self.what.draws() || self.sham == Some(Sham::Direction)
+        self.what.draws() || self.sham.is_some()
     }
 
     /// In words: `freeze q, k layer 0 head 2`.
@@ -406,9 +406,6 @@ impl Pulse {
         };
         if turned[0] && model.positional_embedding_type == PositionalEmbedding::Rotary {
             return Err("rotary positions fix the basis of queries and keys; set weights = [\"v\", \"o\"]".to_owned());
-        }
-        if model.d_head > WIDEST {
-            return Err(format!("heads are at most {WIDEST} wide, these are {}", model.d_head));
         }
         Ok(turned)
     }
