@@ -109,12 +109,19 @@ impl Trunk {
     /// # Errors
     /// Where `run.json` was damaged.
     pub fn alone(&self) -> Result<Setup> {
-        let mut config = self.manifest.config.clone();
-        config["replica"] = Value::Array(vec![value(&self.replica())?]);
-        config["replicas"] = 1.into();
+        let mut config = self.with(vec![value(&self.replica())?]);
         let all = crate::instrument::registry().into_iter().map(|instrument| instrument.name());
         config["measure"] = serde_json::json!({ "off": all.collect::<Vec<_>>() });
         Setup::from_json(&config)
+    }
+
+    /// The run with other replicas, each with the interventions that are its own.
+    fn with(&self, replicas: Vec<Value>) -> Value {
+        let mut config = self.manifest.config.clone();
+        config.as_object_mut().map(|config| config.remove("intervene"));
+        config["replicas"] = replicas.len().into();
+        config["replica"] = Value::Array(replicas);
+        config
     }
 
     /// The replica that is the trunk, an arm of nobody.
@@ -181,9 +188,7 @@ impl Trunk {
             .flat_map(|seed| arm.iter().map(move |arm| (seed, arm)))
             .map(|(seed, arm)| self.arm(arm, (seed, seeds), steps))
             .collect::<Result<_>>()?;
-        let mut resolved = self.manifest.config.clone();
-        resolved["replicas"] = replicas.len().into();
-        resolved["replica"] = Value::Array(replicas);
+        let mut resolved = self.with(replicas);
         // The learning rate comes down when it would have in the trunk.
         if config.schedule.kind == ScheduleKind::Cosine && config.schedule.steps == 0 {
             resolved["schedule"]["steps"] = config.steps.into();

@@ -166,11 +166,14 @@ fn a_fork_knows_its_trunk_and_what_its_arms_do() {
 #[test]
 fn a_fork_that_is_stopped_goes_on_to_the_same_bits() {
     let place = Place::new();
-    place.write("trunk.toml", short());
+    // What the run does to all but the second replica is none of the fork's.
+    let of_run = "intervene = [{ what = \"freeze\", weights = [\"k\"], from = 0 }]\n";
+    let two = "[[replica]]\n[[replica]]\nintervene = []\n";
+    place.write("trunk.toml", format!("{of_run}{}{two}", short().replace("replicas = 2\n", "")));
     place.good("run trunk.toml --out trunk");
     place.write("arms.toml", "[[arm]]\nintervene = [{ what = \"gradient_noise\", dose = 0.3, from = 1 }, { what = \"freeze\", weights = [\"mlp\"], from = 9 }]\n");
-    place.good("fork trunk --at 5 --arms arms.toml --out whole");
-    place.good("fork trunk --at 5 --arms arms.toml --steps 20 --out parts");
+    place.good("fork trunk --at 5 --replica 1 --arms arms.toml --out whole");
+    place.good("fork trunk --at 5 --replica 1 --arms arms.toml --steps 20 --out parts");
     place.good("run --resume --out parts --steps 40");
     assert!(end(&place.path("whole")) == end(&place.path("parts")));
     for replica in 0..2 {
@@ -178,7 +181,10 @@ fn a_fork_that_is_stopped_goes_on_to_the_same_bits() {
         assert_eq!(whole, parts);
     }
     // The step before the first checkpoint is replayed from the first weights.
-    assert!(end(&place.path("whole")).select(&[0]) == end(&place.path("trunk")).select(&[0]));
+    assert!(end(&place.path("whole")).select(&[0]) == end(&place.path("trunk")).select(&[1]));
+    // And those of the first replica hold of its forks.
+    place.good("fork trunk --at 15 --arms arms.toml --out first");
+    assert!(end(&place.path("first")).select(&[0]) == end(&place.path("trunk")).select(&[0]));
 }
 
 #[test]

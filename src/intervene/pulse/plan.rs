@@ -40,7 +40,7 @@ impl<'a> Own<'a> {
 }
 
 impl Placed<'_> {
-    /// Its window, with so much done in it to so many slots' first.
+    /// Its window, in which so much is done to what has that slot.
     fn window(&self, amount: f64, slot: usize) -> Window {
         Window { from: self.pulse.from, until: self.pulse.end(), amount, slot }
     }
