@@ -20,7 +20,7 @@ static GATE: Shader<'_> = Shader {
 pub(super) const SHADERS: &[&Shader<'_>] = &[&GATE];
 
 /// y = (1 - d) x + d base, with the bits of x where d is 0. Inputs: x, of which `inner` neighbours make a group; the dose of
-/// each group `[G]`, the groups repeating along x; and the base [m], repeating along x too, if it is not 0. The base is taken
+/// each group `[G]`, the groups repeating along x; and the base `[m]`, repeating along x too, if it is not 0. The base is taken
 /// as it stands: neither it nor the dose has a gradient.
 pub struct Gate {
     /// Elements of a group: K for heads of [N, G, K].
