@@ -46,6 +46,7 @@ pub mod instrument;
 pub mod intervene;
 mod kernels;
 pub mod model;
+mod random;
 #[cfg(feature = "record")]
 pub mod record;
 #[cfg(feature = "report")]

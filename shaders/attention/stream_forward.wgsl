@@ -31,6 +31,21 @@ fn store_z(at: u32, x: u32, value: vec4<f32>) {
 
 const MASKED: f32 = -1e30;
 
+#if TOKENS
+// A key's token, and the one before it: none of which the second counts for key 0.
+fn tokens_at(t_at: u32, key: u32) -> vec2<u32> {
+    let place = min(key, params.keys - 1u);
+    return vec2<u32>(tokens[t_at + place], tokens[t_at + max(place, 1u) - 1u]);
+}
+#if SG
+// Of this lane's key of a tile.
+var<private> of_lane: vec2<u32>;
+fn tokens_of(t_at: u32, tile: u32, row: u32) -> vec2<u32> { return subgroupShuffle(of_lane, row); }
+#else
+fn tokens_of(t_at: u32, tile: u32, row: u32) -> vec2<u32> { return tokens_at(t_at, tile + row); }
+#endif
+#endif
+
 @compute @workgroup_size(WG)
 #if SG
 fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) member: u32) {
@@ -70,6 +85,11 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     let end = before + min(row0 + TEAM, params.queries);
     for (var tile = 0u; tile < end; tile += TILE) {
         fetch_keys(tile, k_at, v_at, member);
+#if TOKENS
+#if SG
+        of_lane = tokens_at(t_at, tile + lane);
+#endif
+#endif
         for (var block = 0u; block < TILE; block += BLOCK) {
             var scores: array<f32, BLOCK>;
 #for j < BLOCK
@@ -104,9 +124,8 @@ fn stream_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
                 spread += select(e * s, 0.0, key > horizon);
                 var found = vec3<bool>(key + 1u == horizon, false, false);
 #if TOKENS
-                let here = tokens[t_at + min(key, params.keys - 1u)];
-                let last = tokens[t_at + min(max(key, 1u), params.keys) - 1u];
-                found = vec3<bool>(found.x, key < horizon && here == current, key > 0u && last == current);
+                let near = tokens_of(t_at, tile, block + j);
+                found = vec3<bool>(found.x, key < horizon && near.x == current, key > 0u && near.y == current);
 #endif
                 looked += select(vec3<f32>(0.0), vec3<f32>(e), found);
             }

@@ -1,4 +1,4 @@
-// philox: Philox4x32-10 (Salmon et al. 2011), bit for bit as src/gpu/philox.rs.
+// philox: Philox4x32-10 (Salmon et al. 2011), bit for bit as src/random.rs.
 // A random number is addressed by key (seed, 64 bits) and counter (index, 0, step, stream).
 
 fn mul_wide(a: u32, b: u32) -> vec2<u32> {

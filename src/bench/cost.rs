@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Part, STEP, Select, Work};
-use crate::instrument::{CostClass, Metric};
+use crate::instrument::{CostClass, MeasureConfig, Metric, is_longest};
 use crate::stats::median;
 use crate::train::Session;
 
@@ -22,6 +22,8 @@ pub struct Cost {
     pub class: CostClass,
     /// Steps between two measurements.
     pub every: u64,
+    /// Who decides on the cadence.
+    pub cadence: Cadence,
     /// Kernels of one measurement.
     pub dispatches: usize,
     /// Floating-point operations of one measurement.
@@ -32,6 +34,20 @@ pub struct Cost {
     pub ms: f64,
     /// Spread over the cadence, as a share of a step that measures nothing.
     pub share: f64,
+}
+
+/// Who decides how often something is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cadence {
+    /// Nobody has to: it is of class F.
+    Free,
+    /// The run, by `measure.every`.
+    Set,
+    /// It is measured so seldom that a run of this length would not have ten measurements if the budget had its way.
+    Longest,
+    /// `measure.budget`.
+    Budget,
 }
 
 impl Cost {
@@ -55,6 +71,8 @@ pub struct Costs {
     pub replays: usize,
     /// By instrument and cadence.
     pub costs: Vec<Cost>,
+    /// What measuring may take of a step's work, by operations and bytes counted: see `measure.budget`.
+    pub budget: f64,
 }
 
 impl Costs {
@@ -81,12 +99,18 @@ impl Costs {
         }
         let middle = |part: usize| median(times.iter().map(|spans| spans[part]).collect());
         let timed: Vec<(Part, f64)> = parts.iter().enumerate().map(|(at, part)| (*part, middle(at))).collect();
-        Ok(Self::of(&timed, session.metrics(), times.len()))
+        let config = session.config();
+        Ok(Self::of(&timed, session.metrics(), (&config.measure, config.steps), times.len()))
     }
 
     /// Adds up parts of a step and the milliseconds each took; `None` where the step took no time, for a
     /// clock that stands still.
-    fn of(timed: &[(Part, f64)], metrics: &[Metric], replays: usize) -> Option<Self> {
+    fn of(
+        timed: &[(Part, f64)],
+        metrics: &[Metric],
+        (config, steps): (&MeasureConfig, u64),
+        replays: usize,
+    ) -> Option<Self> {
         let step_ms: f64 = timed.iter().filter(|(part, _)| part.scope == STEP).map(|(_, ms)| ms).sum();
         let mut sums: BTreeMap<(&'static str, u64), (usize, Work, f64)> = BTreeMap::new();
         for (part, ms) in timed.iter().filter(|(part, _)| part.scope != STEP) {
@@ -95,32 +119,51 @@ impl Costs {
             *work = *work + part.work;
             *sum += ms;
         }
+        let cadence = |class: CostClass, instrument: &str, every: u64| {
+            let mut own = metrics.iter().filter(|metric| metric.instrument == instrument);
+            let is_set = |name: &str| config.every.contains_key(name);
+            match class {
+                CostClass::F => Cadence::Free,
+                _ if is_set(instrument) || own.any(|metric| is_set(metric.card.name)) => Cadence::Set,
+                _ if is_longest(every, steps) => Cadence::Longest,
+                _ => Cadence::Budget,
+            }
+        };
         let costs = sums.into_iter().map(|((instrument, every), (dispatches, work, ms))| Cost {
             instrument,
             class: class(metrics, instrument, every),
             every,
+            cadence: cadence(class(metrics, instrument, every), instrument, every),
             dispatches,
             flops: work.flops,
             bytes: work.bytes,
             ms,
             share: ms / every as f64 / step_ms,
         });
-        (step_ms > 0.0).then(|| Self { step_ms, replays, costs: costs.collect() })
+        (step_ms > 0.0).then(|| Self { step_ms, replays, costs: costs.collect(), budget: config.budget })
     }
 
     /// Share of a step that measures nothing, of what `keep` accepts.
     pub fn share(&self, keep: impl Fn(&Cost) -> bool) -> f64 {
-        self.costs.iter().filter(|cost| keep(cost)).map(|cost| cost.share).sum()
+        // The sum of nothing is -0.
+        0.0 + self.costs.iter().filter(|cost| keep(cost)).map(|cost| cost.share).sum::<f64>()
     }
 
-    /// The share of all time that measuring took, in words.
+    /// The share of all time that measuring took, in words, by who decides how often.
     pub fn summary(&self) -> String {
-        let percent = |keep: fn(&Cost) -> bool| 100.0 * self.share(keep) / (1.0 + self.share(|_| true));
+        let percent = |keep: &dyn Fn(&Cost) -> bool| 100.0 * self.share(keep) / (1.0 + self.share(|_| true));
+        let part = |cadence: Cadence| percent(&|cost| cost.cadence == cadence);
+        let some =
+            |words: &str, share: f64| if share > 0.0 { format!("{words} {share:.1} %, ") } else { String::new() };
         format!(
-            "measuring took {:.1} % of the time: class F {:.1} %, the rest {:.1} % (device timestamps of {} step{} repeated after the last, spread over the cadences)",
-            percent(|_| true),
-            percent(|cost| cost.class == CostClass::F),
-            percent(|cost| cost.class != CostClass::F),
+            "measuring took {:.1} % of the time: class F {:.1} %, {}{}the rest {:.1} %, to which measure.budget gives {} % of a step's work (device timestamps of {} step{} repeated after the last, spread over the cadences)",
+            percent(&|_| true),
+            part(Cadence::Free),
+            some("at cadences of measure.every", part(Cadence::Set)),
+            some("for ten measurements a run", part(Cadence::Longest)),
+            part(Cadence::Budget),
+            // Of a share in decimal digits, without those of its binary ones.
+            (1e6 * self.budget).round() / 1e4,
             self.replays,
             if self.replays == 1 { "" } else { "s" },
         )
@@ -162,7 +205,8 @@ mod tests {
             (part("test", 10, 3), 5.0),
             (part(FILING, 1, 1), 0.1),
         ];
-        let costs = Costs::of(&timed, session.metrics(), 3).unwrap();
+        let mut config = MeasureConfig::default();
+        let costs = Costs::of(&timed, session.metrics(), (&config, 2000), 3).unwrap();
         assert_eq!(costs.step_ms, 10.0);
         let of = |name: &str| costs.costs.iter().find(|cost| cost.instrument == name).unwrap();
         let attention = of("attention");
@@ -174,7 +218,15 @@ mod tests {
         assert_eq!((of("train").broken(), of(FILING).broken(), of("test").broken()), (None, Some(0.005), None));
         let text = costs.summary();
         assert!(text.contains("took 11.0 % of the time: class F 1.2 %, the rest 9.8 %"), "{text}");
-        assert!(Costs::of(&timed[1..2], session.metrics(), 1).is_none());
+        assert!(text.contains("measure.budget gives 7.5 % of a step's work"), "{text}");
+        assert!(Costs::of(&timed[1..2], session.metrics(), (&config, 2000), 1).is_none());
+        // What the run asked for stands by itself, by the name of the metric or of its instrument.
+        config.every.insert("loss.test".to_owned(), 10);
+        let text = Costs::of(&timed, session.metrics(), (&config, 2000), 3).unwrap().summary();
+        assert!(text.contains("class F 1.2 %, at cadences of measure.every 4.4 %, the rest 5.3 %"), "{text}");
+        // In a run of 100 steps neither can be measured less often.
+        let text = Costs::of(&timed, session.metrics(), (&config, 100), 3).unwrap().summary();
+        assert!(text.contains("measure.every 4.4 %, for ten measurements a run 5.3 %, the rest 0.0 %"), "{text}");
     }
 
     #[test]

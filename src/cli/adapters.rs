@@ -15,14 +15,17 @@ pub(super) struct Args {
     /// each
     #[arg(long)]
     check: bool,
+    /// One adapter only: its index or part of its name
+    #[arg(long = "adapter", value_name = "INDEX|NAME")]
+    choice: Option<AdapterChoice>,
 }
 
-pub(super) fn main(args: &Args, choice: Option<&AdapterChoice>) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<()> {
     let found = adapters();
     if found.is_empty() {
         return Err(Error::NoAdapter(no_adapter_help()));
     }
-    let chosen: Vec<usize> = match choice {
+    let chosen: Vec<usize> = match &args.choice {
         Some(choice) => vec![crate::gpu::pick(&found, choice)?],
         None => (0..found.len()).collect(),
     };

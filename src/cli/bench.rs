@@ -14,16 +14,18 @@ use crate::instrument::CostClass;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  thermoscope bench step                        all workloads, with more and more instruments
+  thermoscope bench step                        all workloads
   thermoscope bench step --preset grok --json
-  thermoscope bench kernels                     matrix products and a copy, as share of the peak
+  thermoscope bench kernels                     products and a copy
   thermoscope bench profile --preset induction  every kernel of one step
-  thermoscope bench instruments --preset grok   what each instrument costs, and whether its card is right
-  thermoscope bench replicas --most 64          many copies of a model in one program
-  thermoscope bench all --json > card.jsonl     all of these, with replicas up to 64
-  thermoscope bench all --json --peers tools/peers/peers.py    and PyTorch, TransformerLens and burn in turns with it
+  thermoscope bench instruments --preset grok   what each instrument costs
+  thermoscope bench replicas --most 64          many copies in one program
+  thermoscope bench all --json > card.jsonl     all of these
+  thermoscope bench all --json --peers tools/peers/peers.py
+                     and PyTorch, TransformerLens and burn in turns with it
 
-What is compared is measured in turns in one run. Times on a busy machine are worth little; ratios keep.")]
+What is compared is measured in turns in one run. Times on a busy machine are
+worth little; ratios keep.")]
 pub(super) struct Args {
     /// What is timed
     #[arg(value_enum)]
@@ -47,6 +49,8 @@ pub(super) struct Args {
     /// Of all: this script of the repository times the steps, in turns with those of other frameworks
     #[arg(long, value_name = "SCRIPT")]
     peers: Option<PathBuf>,
+    #[command(flatten)]
+    device: Device,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -74,7 +78,7 @@ const ALL: [What; 5] = [What::Kernels, What::Step, What::Instruments, What::Repl
 /// Replicas that `all` goes up to, and others.
 const MOST: [u32; 2] = [64, 4096];
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<()> {
     let wrong = |what: &str| Err(Error::Config(what.to_owned()));
     if !matches!(args.what, What::Step | What::All) && !args.mode.is_empty() {
         return wrong("--mode is for `bench step` and `bench all` only");
@@ -84,7 +88,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     }
     bench::check_modes(&args.mode)?;
     let cooperative = matches!(args.what, What::Kernels | What::All);
-    let gpu = if cooperative { device.open_cooperative()? } else { device.open()? };
+    let gpu = if cooperative { args.device.open_cooperative()? } else { args.device.open()? };
     complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
     if args.what == What::All {
         let began = Instant::now();

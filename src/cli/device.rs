@@ -10,16 +10,16 @@ use crate::error::Result;
 use crate::files;
 use crate::gpu::{AdapterChoice, Caps, Gpu, Options, Tuning};
 
-/// Which device a command runs on, and how it is opened.
+/// Which device a command runs on, and how it is opened: of the commands that open one.
 #[derive(clap::Args)]
 pub(super) struct Device {
     /// Adapter to use: its index or part of its name, as `thermoscope adapters` lists them. Default: the
     /// best GPU, or a software adapter where there is none
-    #[arg(long = "adapter", global = true, value_name = "INDEX|NAME")]
-    pub(super) choice: Option<AdapterChoice>,
+    #[arg(long = "adapter", value_name = "INDEX|NAME")]
+    choice: Option<AdapterChoice>,
     /// Cut matrix products by default rules, not as a short search on this device found fastest. Results
     /// are the same to the bit
-    #[arg(long, global = true)]
+    #[arg(long)]
     no_tune: bool,
 }
 
@@ -61,6 +61,11 @@ impl Kept {
 }
 
 impl Device {
+    /// Whether anything was asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.choice.is_some() || self.no_tune
+    }
+
     /// Opens the device. A GPU that is seen for the first time is searched for the fastest tiles, which takes a few
     /// seconds; software adapters keep the default until `thermoscope bench tune` has searched them.
     ///

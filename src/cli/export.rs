@@ -9,15 +9,19 @@ use crate::model::{ModelFolder, TOKENIZER};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
-  thermoscope export ~/.cache/huggingface/hub/models--EleutherAI--pythia-70m --out pythia --to transformer-lens
+  thermoscope export pythia-70m --to transformer-lens --out pythia-lens
 
-Hugging Face's layouts are GPT-2, GPT-NeoX and Llama; which one a model fits follows from it, and if none does,
-the reasons are told. They have no bias of logits: train with --set model.unembed_bias=false. In Python:
+Hugging Face's layouts are GPT-2, GPT-NeoX and Llama; which one a model fits
+follows from it, and if none does, all reasons are told. They have no bias of
+logits: train with --set model.unembed_bias=false. In Python:
   transformers.AutoModelForCausalLM.from_pretrained(\"mine-hf\")
-  transformer_lens.model_bridge.TransformerBridge.boot_transformers(\"mine-hf\")      # TransformerLens 4
-  hooked_transformer.load_state_dict(safetensors.torch.load_file(\"pythia/model.safetensors\"), strict=False)
+and with TransformerLens 4, or what was written with --to transformer-lens:
+  TransformerBridge.boot_transformers(\"mine-hf\")
+  hooked_transformer.load_state_dict(
+    load_file(\"pythia-lens/model.safetensors\"), strict=False)
 
-A checkpoint of several replicas becomes a folder for each, replica-0, replica-1, and so on.")]
+A checkpoint of several replicas becomes a folder for each, replica-0,
+replica-1, and so on.")]
 pub(super) struct Args {
     /// A model folder, in any layout that is read: a checkpoint of a run, TransformerLens's, Hugging Face's
     #[arg(value_name = "CHECKPOINT")]

@@ -1,12 +1,12 @@
 //! `thermoscope fork`
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use super::device::Device;
+use super::print;
 use super::progress::Ticker;
 use super::run::{Loop, open};
-use super::{print, signals};
+use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::record::{Catalog, Event, Manifest, RunDir, Trunk, What};
 use crate::train::{Session, Snapshot};
@@ -70,15 +70,17 @@ pub(super) struct Args {
     /// Change a setting of measure or checkpoint; may be given many times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: Device,
 }
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
+pub(super) fn main(args: &Args) -> Result<u8> {
     let trunk = Trunk::open(&args.run, args.replica, args.at)?;
     let text = std::fs::read_to_string(&args.arms).map_err(Error::io("cannot read", &args.arms))?;
     let name = args.arms.display().to_string();
     let setup = trunk.fork((&name, &text), args.seeds, args.steps, &args.set)?;
     let nearest = trunk.nearest()?;
-    let gpu = open(device, setup.config.precision)?;
+    let gpu = open(&args.device, setup.config.precision)?;
     let at = match nearest {
         Some(found) if found.step == args.at => found,
         nearest => match replay(&trunk, nearest, &gpu)? {
@@ -110,7 +112,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
 /// The trunk's state at the step of the fork, replayed from an earlier one or from its beginning; or the exit code of a signal
 /// that came before.
 fn replay(trunk: &Trunk, from: Option<Snapshot>, gpu: &crate::gpu::Gpu) -> Result<Result<Snapshot, u8>> {
-    let signal = signals()?;
+    let stop = Stop::on_signals("steps under way")?;
     let mut session = Session::new(gpu, trunk.alone()?.config)?;
     match (from, &trunk.manifest.from) {
         (Some(snapshot), _) => session.restore(&snapshot)?,
@@ -128,9 +130,8 @@ fn replay(trunk: &Trunk, from: Option<Snapshot>, gpu: &crate::gpu::Gpu) -> Resul
     }
     let ticker = Ticker::start("replaying");
     while session.step() < at {
-        let code = signal.load(Ordering::Relaxed);
-        if code != 0 {
-            return Ok(Err(code as u8));
+        if let Some(code) = stop.code() {
+            return Ok(Err(code));
         }
         let steps = (session.ring().1 as u64 / 2).clamp(1, at - session.step());
         let submitted = session.submit(steps);

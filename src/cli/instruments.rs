@@ -9,8 +9,8 @@ use crate::train::Session;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   thermoscope instruments
-  thermoscope instruments ablation loss.test    formula, control, source and more of these
-  thermoscope instruments --measure grok        what each costs in that run, on this adapter")]
+  thermoscope instruments ablation loss.test    formula, control, source ...
+  thermoscope instruments --measure grok        what each costs in that run")]
 pub(super) struct Args {
     /// Metrics or instruments of which to print everything; without any, a line for each there is
     #[arg(value_name = "NAME")]
@@ -24,18 +24,24 @@ pub(super) struct Args {
     /// With --measure: change one setting; may be given many times
     #[arg(long, value_name = "KEY=VALUE", requires = "measure")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: Device,
 }
 
 /// Replays of which the median counts.
 const ROUNDS: u32 = 5;
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<()> {
     if let Some(name) = &args.measure {
         let setup = presets::load(name, &args.set)?;
-        let gpu = device.open()?;
+        let gpu = args.device.open()?;
         complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
         let session = Session::new(&gpu, setup.config)?;
         return bench::show_costs(name, &crate::bench::costs(&gpu, &session, ROUNDS)?, args.json);
+    }
+    if args.device.is_asked() {
+        let what = "--adapter and --no-tune go with --measure: the list needs no device";
+        return Err(Error::Config(what.to_owned()));
     }
     let all: Vec<&dyn Instrument> = registry().into_iter().map(|i| i as &dyn Instrument).collect();
     let known = names_of(&all);

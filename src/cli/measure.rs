@@ -7,7 +7,8 @@ use super::device::Device;
 use super::progress::Ticker;
 use super::{complain, presets, print, report};
 use crate::error::{Error, Result};
-use crate::record::{Catalog, Event, Manifest, RunDir, Setup, Status, What};
+use crate::instrument::Label;
+use crate::record::{Catalog, Event, Manifest, RunDir, RunKind, Setup, Status, What};
 use crate::task::{Task, Whole};
 use crate::train::Session;
 
@@ -15,7 +16,8 @@ use crate::train::Session;
 #[command(after_help = "Examples:
   thermoscope measure runs/grok/checkpoints/step-020000 --out measured
   thermoscope measure my-model --config task.toml --out measured
-  thermoscope measure my-model --config task.toml --all --set 'measure.only=[\"loss.test\"]' --out measured
+  thermoscope measure my-model --config task.toml --all --out measured \\
+    --set 'measure.only=[\"loss.test\"]'
 
 task.toml needs a [task] only; the model is read from the folder:
   [task]
@@ -23,13 +25,14 @@ task.toml needs a [task] only; the model is read from the folder:
   p = 113
   train_pairs = \"train.json\"
 
-What needs gradients (grad_norm, sync.gradient, noise) is left out unless measure.only names it: they would take
-the memory of a training step.
+What needs gradients (grad_norm, sync.gradient, noise) is left out unless
+measure.only names it: that would take the memory of a training step.
 
-A checkpoint of a run is measured on that run's task, with its own split and seeds; only --set, or a
---config with another task, says otherwise, and then a warning is printed. Of a model from elsewhere
-the split must be given by [task] (train_pairs, train_sequences, or train_fraction and seed), or there
-is none: --all.")]
+A checkpoint of a run is measured on that run's task, with its own split and
+seeds; only --set, or a --config with another task, says otherwise, and then a
+warning is printed. Of a model from elsewhere the split must be given by [task]
+(train_pairs, train_sequences, or train_fraction and seed), or there is none:
+--all.")]
 pub(super) struct Args {
     /// A folder with config.json and model.safetensors or shards, as TransformerLens names weights or as Hugging Face's
     /// transformers writes GPT-2, GPT-NeoX, Llama, Mistral and Qwen2; or the Hub's cache of one
@@ -48,9 +51,11 @@ pub(super) struct Args {
     /// Change one setting; may be given many times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: Device,
 }
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<()> {
     let folder = super::read_model(&args.model)?;
     let (setup, said) = presets::load_for_model(args.config.as_deref(), &args.set, &args.model, &folder)?;
     let Setup { mut config, resolved } = setup;
@@ -68,20 +73,18 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     }
     let files = config.task.files();
     let ticker = Ticker::start("getting ready to measure");
-    let gpu = device.open()?;
+    let gpu = args.device.open()?;
     let mut session = Session::builder(&gpu, config).measuring().build()?;
     session.set_weights(&folder.replicas)?;
     drop(folder);
-    let nothing = || {
-        let what = "nothing was measured: measure.off and measure.only leave nothing that this model and task have";
-        Error::Config(what.to_owned())
-    };
     if session.metrics().is_empty() {
-        return Err(nothing());
+        return Err(super::nothing_measured(session.config()));
     }
     let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
-    let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&files)?;
-    let mut dir = RunDir::create(&args.out, manifest, &Catalog::of(&session)?)?;
+    let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from));
+    let manifest = manifest.of_kind(RunKind::Measurement).knowing(&files)?;
+    let catalog = Catalog::of(&session)?;
+    let mut dir = RunDir::create(&args.out, manifest, &catalog)?;
     if args.all {
         let about = "measured on all examples: those trained on and those held out are the same".to_owned();
         dir.event(&Event::at(0, What::Warning { about }))?;
@@ -93,7 +96,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
     let (mut shown, mut not_finite) = (Vec::new(), std::collections::BTreeSet::new());
     while let Some(steps) = session.take_rows()? {
         for row in steps.iter().flat_map(|step| session.rows(step)) {
-            let place = [row.label.layer, row.label.head, row.label.index];
+            let Label { layer, head, index } = row.label;
             let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
             dir.row(&row);
             if !row.value.is_finite() {
@@ -101,12 +104,11 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
             }
             // Single numbers and short lists are worth a line; spectra are in the table.
             if row.metric.labels.len() <= 16 {
-                let place: Vec<String> = ["layer", "head", "index"]
-                    .iter()
-                    .zip(place)
-                    .filter(|(_, value)| *value >= 0)
-                    .map(|(name, value)| format!("{name} {value}"))
-                    .collect();
+                let number = |name: &str, value: i32| (value >= 0).then(|| format!("{name} {value}"));
+                let called = usize::try_from(index).ok().and_then(|at| catalog.metrics.get(metric)?.index.get(at));
+                let index = called.cloned().or_else(|| number("index", index));
+                let place: Vec<String> =
+                    [number("layer", layer), number("head", head), index].into_iter().flatten().collect();
                 let replica =
                     if session.config().replicas > 1 { format!("replica {} ", row.replica) } else { String::new() };
                 shown.push(format!(
@@ -118,7 +120,7 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<()> {
         }
     }
     if dir.waiting() == 0 {
-        return Err(nothing());
+        return Err(super::nothing_measured(session.config()));
     }
     if !not_finite.is_empty() {
         let metrics = not_finite.into_iter().map(str::to_owned).collect();

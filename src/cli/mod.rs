@@ -15,16 +15,15 @@ mod progress;
 mod report;
 mod run;
 mod scan;
+mod stop;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
+use crate::record::{RunDir, RunKind};
 
 /// Trains small transformers and measures their circuits inside the training step, on the GPU.
 #[derive(Parser)]
@@ -32,20 +31,17 @@ use crate::error::{Error, Result};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-
-    #[command(flatten)]
-    device: device::Device,
 }
 
 const EXAMPLES: &str = "Examples:
-  thermoscope run grok-quick                    train until it groks, and leave a report
+  thermoscope run grok-quick         train until it groks, and leave a report
   thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
-  thermoscope run --resume --out runs/decay03   go on after Ctrl-C
+  thermoscope run --resume --out runs/decay03          go on after Ctrl-C
   thermoscope fork runs/decay03 --at 2000 --arms arms.toml --out runs/forked
   thermoscope measure my-model --config task.toml --out measured
   thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
-  thermoscope adapters --check                  which GPUs there are, and whether they compute right";
+  thermoscope adapters --check       which GPUs compute right";
 
 #[derive(Subcommand)]
 enum Command {
@@ -94,17 +90,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let device = &cli.device;
     let done = match cli.command {
-        Command::Run(args) => run::main(&args, device),
-        Command::Fork(args) => fork::main(&args, device),
-        Command::Measure(args) => measure::main(&args, device).map(|()| 0),
+        Command::Run(args) => run::main(&args),
+        Command::Fork(args) => fork::main(&args),
+        Command::Measure(args) => measure::main(&args).map(|()| 0),
         Command::Export(args) => export::main(&args).map(|()| 0),
-        Command::Scan(args) => scan::main(&args, device),
+        Command::Scan(args) => scan::main(&args),
         Command::Report(args) => report::main(&args).map(|()| 0),
-        Command::Adapters(args) => adapters::main(&args, device.choice.as_ref()).map(|()| 0),
-        Command::Bench(args) => bench::main(&args, device).map(|()| 0),
-        Command::Instruments(args) => instruments::main(&args, device).map(|()| 0),
+        Command::Adapters(args) => adapters::main(&args).map(|()| 0),
+        Command::Bench(args) => bench::main(&args).map(|()| 0),
+        Command::Instruments(args) => instruments::main(&args).map(|()| 0),
         Command::Presets(args) => presets::main(&args).map(|()| 0),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -153,38 +148,36 @@ fn print(text: &str) {
     }
 }
 
+/// An error that says that a configuration leaves nothing to measure.
+fn nothing_measured(config: &crate::train::ResolvedRun) -> Error {
+    let measure = &config.measure;
+    let lists = [("measure.only", &measure.only), ("measure.off", &measure.off)];
+    let lists: Vec<String> =
+        lists.iter().filter(|(_, list)| !list.is_empty()).map(|(key, list)| format!("{key} = {list:?}")).collect();
+    let with = if lists.is_empty() { String::new() } else { format!(", with {}", lists.join(" and ")) };
+    Error::Config(format!("nothing is left to measure of what this model and task have{with}"))
+}
+
 /// Reads a model folder; of a run directory, says which of its folders is one.
 fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
     if path.join("run.json").exists() {
-        return Err(crate::Error::Refused(format!(
-            "{} is a run, not a model; name one of its checkpoints, {}/checkpoints/step-...",
-            path.display(),
-            path.display()
-        )));
+        let (here, kind) = (path.display(), RunDir::read_manifest(path)?.kind);
+        return Err(Error::Refused(match kind {
+            RunKind::Run => {
+                format!("{here} is a run, not a model; name one of its checkpoints, {here}/checkpoints/step-...")
+            }
+            kind => format!("{here} holds {}, not a model; name the folder of the model", kind.words()),
+        }));
     }
     let folder = crate::model::ModelFolder::read(path)?;
     // Half of what is measured of such weights would look like numbers.
     match folder.not_finite() {
-        Some(name) => Err(crate::Error::Refused(format!(
+        Some(name) => Err(Error::Refused(format!(
             "{}: tensor {name} holds values that are no finite numbers; a run that diverged? Take an earlier checkpoint",
             path.display()
         ))),
         None => Ok(folder),
     }
-}
-
-/// A number that becomes the exit code of the first signal that asks the program to stop; the second signal ends it at once.
-fn signals() -> Result<Arc<AtomicUsize>> {
-    let signal = Arc::new(AtomicUsize::new(0));
-    let second = Arc::new(AtomicBool::new(false));
-    for (number, code) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
-        let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
-        // The second signal ends at once what the first asked to stop.
-        signal_hook::flag::register_conditional_shutdown(number, code, Arc::clone(&second)).map_err(fail)?;
-        signal_hook::flag::register(number, Arc::clone(&second)).map_err(fail)?;
-        signal_hook::flag::register_usize(number, Arc::clone(&signal), code as usize).map_err(fail)?;
-    }
-    Ok(signal)
 }
 
 /// Prints to standard error; a reader that has gone away is no error.
@@ -199,4 +192,33 @@ fn fresh_dir(name: &str) -> PathBuf {
     let name = if name.is_empty() { "run".to_owned() } else { name };
     let numbered = |n: u32| PathBuf::from("runs").join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
     (1..).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_of_the_examples_is_broken_on_a_usual_terminal() {
+        let mut all = vec![Cli::command()];
+        all.extend(all[0].clone().get_subcommands().cloned());
+        for command in all {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn commands_that_open_no_device_take_none() {
+        let takes =
+            |words: &[&str]| Cli::try_parse_from([&["thermoscope"][..], words, &["--adapter", "0"]].concat()).is_ok();
+        for words in [&["run", "grok"][..], &["adapters"], &["bench", "step"], &["instruments", "--measure", "grok"]] {
+            assert!(takes(words), "{words:?}");
+        }
+        for words in [&["export", "m", "--out", "o"][..], &["report", "r"], &["presets"], &["completions", "bash"]] {
+            assert!(!takes(words), "{words:?}");
+        }
+    }
 }

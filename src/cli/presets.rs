@@ -161,13 +161,15 @@ impl Home {
     /// The run of a checkpoint, if the folder is one.
     ///
     /// # Errors
-    /// Where `run.json` is damaged.
+    /// Where `run.json` is damaged, or the checkpoint is of another run.
     pub(super) fn of(model: &Path) -> Result<Option<Self>> {
         let whole = std::fs::canonicalize(model).map_err(Error::io("cannot find", model))?;
         let checkpoints = whole.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "checkpoints"));
         match checkpoints.and_then(Path::parent) {
             Some(dir) if dir.join("run.json").exists() => {
-                Ok(Some(Self { dir: dir.to_owned(), manifest: RunDir::read_manifest(dir)? }))
+                let manifest = RunDir::read_manifest(dir)?;
+                manifest.check_owns(&whole)?;
+                Ok(Some(Self { dir: dir.to_owned(), manifest }))
             }
             _ => Ok(None),
         }
@@ -176,14 +178,22 @@ impl Home {
     /// The run's configuration. Seeds that count up from the run's are left to do so.
     fn table(&self) -> Result<Table> {
         let mut table = table_of(&self.manifest.config)?;
-        let first = table.get("seed").and_then(Value::as_integer).unwrap_or(0);
+        let first = table.get("seed").and_then(seed).unwrap_or(0);
         let replicas = table.get_mut("replica").and_then(Value::as_array_mut);
         for (at, replica) in replicas.into_iter().flatten().filter_map(Value::as_table_mut).enumerate() {
-            if replica.get("seed").and_then(Value::as_integer) == Some(first + at as i64) {
+            if replica.get("seed").and_then(seed) == Some(first.wrapping_add(at as u64)) {
                 replica.remove("seed");
             }
         }
         Ok(table)
+    }
+}
+
+/// A seed as `run.json` keeps it: above i64's numbers as text.
+fn seed(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(digits) => digits.parse().ok(),
+        other => u64::try_from(other.as_integer()?).ok(),
     }
 }
 

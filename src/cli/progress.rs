@@ -19,10 +19,13 @@ pub(super) struct Progress {
     unit: &'static str,
     total: u64,
     began: Instant,
-    /// When the first step began.
-    stepping: Instant,
+    /// When the first was done, and how many were: before that kernels are compiled, and everything is measured once.
+    since: Option<(Instant, u64)>,
     first: u64,
-    last_line: Instant,
+    /// Whether it was told that kernels are compiled.
+    compiles: bool,
+    /// When the last plain line was printed.
+    last_line: Option<Instant>,
 }
 
 impl Progress {
@@ -41,47 +44,53 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { bar, unit, total, began: now, stepping: now, first, last_line: now }
+        Self { bar, unit, total, began: now, since: None, first, compiles: false, last_line: Some(now) }
     }
 
     /// Shows where the run is; `losses` are those of the first replica.
     pub(super) fn update(&mut self, step: u64, train: Option<f32>, test: Option<f32>) {
         let loss = |name: &str, value: Option<f32>| value.map(|v| format!("  {name} {v:.3e}")).unwrap_or_default();
-        let message = format!("{}{}{}", self.pace(step), loss("train", train), loss("test", test));
+        let message = format!("{}{}{}", self.pace(step, Instant::now()), loss("train", train), loss("test", test));
         let total = self.total;
         self.tell(message, |message| format!("step {step}/{total}  {message}"));
     }
 
     /// Shows how much is done, and of what.
     pub(super) fn reach(&mut self, done: u64, of: &str) {
-        let message = format!("{}  {of}", self.pace(done));
+        let message = format!("{}  {of}", self.pace(done, Instant::now()));
         let (total, unit) = (self.total, self.unit);
         self.tell(message, |message| format!("{done}/{total} {unit}  {message}"));
     }
 
-    /// Rate and time left.
-    fn pace(&self, done: u64) -> String {
+    /// Rate and time left, as soon as they are known.
+    fn pace(&mut self, done: u64, now: Instant) -> String {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
         }
-        let rate = (done - self.first) as f64 / self.stepping.elapsed().as_secs_f64().max(1e-9);
+        if done > self.first && self.since.is_none() {
+            self.since = Some((now, done));
+        }
+        let Some((since, before)) = self.since.filter(|(_, before)| done > *before) else { return String::new() };
+        let rate = (done - before) as f64 / (now - since).as_secs_f64().max(1e-9);
         let left = Duration::from_secs(((self.total - done) as f64 / rate.max(1e-9)).min(1e9) as u64);
         let rate = if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") };
         format!("{rate} {}/s  {} left", self.unit, humantime::format_duration(left))
     }
 
-    /// Shows how many kernels are compiled, before the first step.
+    /// Shows how many kernels are compiled, before the first step; that it has begun at once, for it may take minutes.
     pub(super) fn compiled(&mut self, done: usize, of: usize) {
-        self.stepping = Instant::now();
-        self.tell(format!("compiling {done} of {of} kernels"), |message| message);
+        if !std::mem::replace(&mut self.compiles, true) {
+            self.last_line = None;
+        }
+        self.tell(format!("compiling: {done} of {of} kernels done"), |message| message);
     }
 
     /// A message beside the bar, or now and then as a line.
     fn tell(&mut self, message: String, line: impl Fn(String) -> String) {
         match &self.bar {
             Some(bar) => bar.set_message(message),
-            None if self.last_line.elapsed() >= PLAIN => {
-                self.last_line = Instant::now();
+            None if self.last_line.is_none_or(|last| last.elapsed() >= PLAIN) => {
+                self.last_line = Some(Instant::now());
                 complain(&line(message));
             }
             None => {}
@@ -164,6 +173,16 @@ impl Drop for Ticker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_that_of_steps_and_not_of_what_comes_before_them() {
+        let mut progress = Progress::new(100, 200);
+        let at = |seconds: u64| Instant::now() + Duration::from_secs(seconds);
+        // A minute of compiling, and a first step at which everything is measured.
+        assert_eq!(progress.pace(100, at(60)), "");
+        assert_eq!(progress.pace(101, at(90)), "");
+        assert_eq!(progress.pace(111, at(95)), "2.00 steps/s  44s left");
+    }
 
     #[test]
     fn what_takes_long_gives_a_sign_of_life_and_ends_with_its_cause() {

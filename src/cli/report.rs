@@ -21,7 +21,8 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
     let report = crate::report::write(dir)?;
     for arm in &report.arms {
         if report.replicas > 1 {
-            print(&format!("{}{}", arm.name, if arm.phases.is_empty() { ": none of what is looked for" } else { "" }));
+            let none = arm.none();
+            print(&format!("{}{}{none}", arm.name, if none.is_empty() { "" } else { ": " }));
         }
         for phase in &arm.phases {
             print(&format!("{:14} {:18} {}", phase.name, phase.onset.words(), phase.meaning));
@@ -34,7 +35,7 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
 pub(super) fn main(args: &Args) -> Result<()> {
     let page = match Findings::read(&args.dir)? {
         Some(findings) => {
-            print(&findings.sentence());
+            findings.sentences().iter().for_each(|sentence| print(sentence));
             let page = write_page(&args.dir, &findings)?;
             print(&format!("report: {}", page.display()));
             page

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::progress::Progress;
+use super::stop::Stop;
 use super::{complain, fresh_dir, presets, print, report};
 use crate::autograd::verify_cooperative;
 use crate::bench::Costs;
@@ -15,7 +14,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
 use crate::model::ModelFolder;
-use crate::record::{Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, Sets, Setup, Status, What, read_metrics};
+use crate::record::{
+    Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics,
+};
 use crate::stats::add_one;
 use crate::train::{Precision, ScheduleKind, Session, StepRow};
 
@@ -24,10 +25,12 @@ use crate::train::{Precision, ScheduleKind, Session, StepRow};
   thermoscope run grok-quick
   thermoscope run grok --steps 20000 --replicas 4 --out runs/four-seeds
   thermoscope run text --set task.path=book.txt
-  thermoscope run mine.toml --set optimizer.weight_decay=0.3 --set measure.every.loss.test=1
-  thermoscope run grok --from other-run/checkpoints/step-010000 --out runs/continued
+  thermoscope run mine.toml --set measure.every.loss.test=1
+  thermoscope run grok --from other/checkpoints/step-010000 --out runs/more
   thermoscope run --resume --out runs/four-seeds
-  thermoscope run --resume --out runs/four-seeds --steps 40000   further than it was to go")]
+  thermoscope run --resume --out runs/four-seeds --steps 40000    go further
+
+Ctrl-C saves and stops behind the step under way; a second one quits at once.")]
 pub(super) struct Args {
     /// A preset (see `thermoscope presets`) or a TOML file. Not needed with --resume
     #[arg(value_name = "PRESET|FILE.toml", required_unless_present = "resume")]
@@ -55,6 +58,8 @@ pub(super) struct Args {
     /// Go on with the run in --out, from its latest checkpoint, to the same bits
     #[arg(long, requires = "out")]
     resume: bool,
+    #[command(flatten)]
+    device: Device,
 }
 
 impl Args {
@@ -80,6 +85,13 @@ impl Args {
 /// The run in a folder, as it goes on: to its own number of steps, or to more. `None` where it is finished.
 fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Option<(Setup, Manifest)>> {
     let manifest = RunDir::read_manifest(out)?;
+    if manifest.kind != RunKind::Run {
+        return Err(Error::Refused(format!(
+            "{} holds {}, and there is nothing to go on with. To train a model on: thermoscope run PRESET|FILE.toml --from MODEL_DIR",
+            out.display(),
+            manifest.kind.words()
+        )));
+    }
     manifest.check_files()?;
     let before = manifest.config["steps"].as_u64().unwrap_or_default();
     let steps = steps.unwrap_or(before);
@@ -117,7 +129,7 @@ fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Optio
     Ok(Some((setup, manifest)))
 }
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
+pub(super) fn main(args: &Args) -> Result<u8> {
     let from = args.from.as_ref().map(|from| std::path::absolute(from).map_err(Error::io("cannot find", from)));
     let from = from.transpose()?.map(|from| Ok((super::read_model(&from)?, from))).transpose()?;
     let (asked, about) = args.setup(from.as_ref().map(|(folder, from)| (from.as_path(), folder)))?;
@@ -133,16 +145,22 @@ pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
         },
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
-    let gpu = open(device, setup.config.precision)?;
+    let gpu = open(&args.device, setup.config.precision)?;
     let files = setup.config.task.files();
     let mut session = Session::new(&gpu, setup.config)?;
+    // Who switches everything off wants to train alone; a list of what to measure that leaves nothing is a mistake.
+    if session.metrics().is_empty() && !session.config().measure.only.is_empty() {
+        return Err(super::nothing_measured(session.config()));
+    }
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
     let mut warning = about.map(|about| Event::at(0, What::Warning { about }));
     let dir = match &resumed {
         Some((out, manifest)) => {
             let (mut dir, latest, damaged) = RunDir::resume(out, &session.config().model)?;
-            damaged.iter().for_each(|error| complain(&format!("warning: passed over: {error}")));
+            damaged
+                .iter()
+                .for_each(|error| complain(&format!("warning: a checkpoint is passed over and removed: {error}")));
             let from = latest.as_ref().map_or(0, |snapshot| snapshot.step);
             print(&format!("{} goes on from step {from}", out.display()));
             match (&latest, &manifest.from) {
@@ -253,8 +271,10 @@ pub(super) struct Loop {
     progress: Progress,
     /// Step at which the run began or went on.
     first: u64,
+    /// Steps of which the numbers have arrived.
+    arrived: u64,
     submitted: VecDeque<wgpu::SubmissionIndex>,
-    signal: Arc<AtomicUsize>,
+    stop: Stop,
     train: Option<f32>,
     test: Option<f32>,
     sets: Sets,
@@ -270,6 +290,10 @@ pub(super) struct Loop {
 const IN_FLIGHT: usize = 2;
 /// What one submission shall take, in seconds.
 const SUBMISSION: f64 = 0.1;
+/// Seconds of a submission from which on the device gets one at a time: it loses nothing by that, and stops sooner.
+const LONG: f64 = 1.0;
+/// What a run that is asked to stop waits for.
+const STEP: &str = "the step under way, then the state is saved";
 /// Seconds after which waiting rows are written, so that a run can be watched.
 const FLUSH: u64 = 60;
 /// What a run must have taken, in seconds and in steps, for its instruments to be timed at its end.
@@ -279,7 +303,7 @@ const TIMING: u64 = 1;
 
 impl Loop {
     pub(super) fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
-        let signal = super::signals()?;
+        let stop = Stop::on_signals(STEP)?;
         let progress = Progress::new(session.step(), session.config().steps);
         let replicas = session.config().replicas as usize;
         let mut sets = Sets::new(session.metrics(), session.config().replicas);
@@ -311,13 +335,14 @@ impl Loop {
         }
         Ok(Self {
             first: session.step(),
+            arrived: session.step(),
             pulses: pulses(&session),
             gpu,
             session,
             dir,
             progress,
             submitted: VecDeque::new(),
-            signal,
+            stop,
             train: None,
             test: None,
             sets,
@@ -329,28 +354,30 @@ impl Loop {
 
     pub(super) fn go(mut self) -> Result<u8> {
         if self.gpu.caps().is_software() {
+            self.stop.behind("the kernels being compiled, then the state is saved");
             self.session.compile(|done, of| {
                 self.progress.compiled(done, of);
-                self.signal.load(Ordering::Relaxed) == 0
+                self.stop.code().is_none()
             })?;
+            self.stop.behind(STEP);
         }
         let total = self.session.config().steps;
         let every = self.session.config().checkpoint.every;
         let slots = self.session.ring().1 as u64;
-        let mut chunk = 1;
+        let (mut chunk, mut left) = (1, IN_FLIGHT);
         while self.session.step() < total {
-            let signal = self.signal.load(Ordering::Relaxed);
-            if signal != 0 {
-                return self.stop(signal as u8);
+            if let Some(code) = self.stop.code() {
+                return self.stop(code);
             }
             let next_save = (self.session.step() / every + 1) * every;
             let steps = chunk.min(next_save - self.session.step()).min(total - self.session.step());
             let before = Instant::now();
             let at = self.session.submit(steps);
             self.submitted.push_back(at);
-            self.drain(IN_FLIGHT)?;
+            self.drain(left)?;
             // While the queue is full, a submission takes as long as the device needs for one.
             let seconds = before.elapsed().as_secs_f64();
+            left = if seconds < LONG { IN_FLIGHT } else { 0 };
             if self.submitted.len() >= IN_FLIGHT || seconds > SUBMISSION {
                 let fitting = (steps as f64 * SUBMISSION / seconds.max(1e-6)) as u64;
                 chunk = fitting.clamp((chunk / 2).max(1), chunk * 2).clamp(1, (slots / 2).max(1));
@@ -364,6 +391,7 @@ impl Loop {
                 self.last_flush = Instant::now();
             }
         }
+        self.stop.behind("the last measurement, with which the run ends");
         // Saved before the last measurement: a run killed in between measures again, and once.
         self.save()?;
         let last = self.session.submit(0);
@@ -408,11 +436,12 @@ impl Loop {
                 self.file(row)?;
             }
         }
-        self.progress.update(self.session.step(), self.train, self.test);
+        self.progress.update(self.arrived, self.train, self.test);
         Ok(())
     }
 
     fn file(&mut self, step: &StepRow) -> Result<()> {
+        self.arrived = (step.step() + 1).min(self.session.config().steps);
         while let Some(event) = self.pulses.pop_if(|event| event.step <= step.step()) {
             self.dir.event(&event)?;
         }

@@ -1,67 +1,120 @@
 //! `thermoscope scan`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::device::Device;
+use super::print;
 use super::progress::Progress;
-use super::{print, signals};
+use super::stop::Stop;
 use crate::error::{Error, Result};
+use crate::gpu::{Caps, Gpu};
 use crate::intervene::Baseline;
-use crate::record::{Event, Manifest, RunDir, Segments, Status, TableRow, What};
+use crate::model::{ModelConfig, ModelFolder};
+use crate::record::{Event, Manifest, RunDir, RunKind, Status, What};
 use crate::scan::{
-    BASELINES, Battery, Engine, Findings, LayerOutcomes, Measure, Outcome, Prompts, Setting, catalog, write_page,
+    BASELINES, Battery, Engine, Findings, Outcome, Patching, Prompts, Sets, Setting, Tables, catalog, write_page,
 };
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  thermoscope scan ~/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M --probes probes/facts.jsonl --out scans/facts
-  thermoscope scan my-gpt2 --probes mine.jsonl --battery heads --null 199 --out scans/mine
+  thermoscope scan SmolLM2-135M --probes probes/facts.jsonl --out scans/facts
+  thermoscope scan my-gpt2 --probes mine.jsonl --battery heads --null 199 \\
+    --out scans/mine
+  thermoscope scan my-gpt2 --probes probes/ioi.jsonl --battery patch \\
+    --out scans/patched
+  thermoscope scan my-gpt2 --probes probes/ioi.jsonl --set L9H6,L9H9 \\
+    --set L0H1,L10H7 --null 99 --out scans/sets
+  thermoscope scan --resume --out scans/facts
 
-A line of FILE.jsonl is a prompt with a right and a wrong answer of one token each, with the space before them that
-they have in text; prompts of one group are not independent, and errors are over groups:
-  {\"prompt\": \"The capital of France is\", \"target\": \" Paris\", \"foil\": \" Rome\", \"group\": \"France\", \"category\": \"facts\"}
+A line of FILE.jsonl is a prompt with a right and a wrong answer of one token
+each, with the space before them that they have in text; prompts of one group
+are not independent, and errors are over groups. One line, here in two:
+  {\"prompt\": \"The capital of France is\", \"target\": \" Paris\",
+   \"foil\": \" Rome\", \"group\": \"France\", \"category\": \"facts\"}
 Of a model without tokenizer.json:
-  {\"tokens\": [3, 5], \"target_id\": 7, \"foil_id\": 8, \"group\": \"a\", \"category\": \"mine\"}
+  {\"tokens\": [3, 5], \"target_id\": 7, \"foil_id\": 8, \"group\": \"a\",
+   \"category\": \"mine\"}
+For --battery patch also \"corrupted\" (or \"corrupted_tokens\"), the same prompt
+about something else, of as many tokens, asked for the same answers; lines
+without it are left out.
 
-The null takes away random subspaces of what a layer's heads write, each as wide as a head and as dear as one: --null 0
-leaves it out, and then no head is called a suppressor.")]
+The null takes away random subspaces of what a layer's heads write, each as
+wide as a head and as dear as one: --null 0 leaves it out, and then no head is
+called a suppressor. The null of a set are other sets, as many heads of the
+same layers.")]
 pub(super) struct Args {
     /// A folder with a model, as for `measure`
-    #[arg(value_name = "MODEL_DIR")]
-    model: PathBuf,
+    #[arg(value_name = "MODEL_DIR", required_unless_present = "resume")]
+    model: Option<PathBuf>,
     /// The prompts, JSON lines
-    #[arg(long, value_name = "FILE.jsonl")]
-    probes: PathBuf,
-    /// What is ablated, each alone; both if left out
+    #[arg(long, value_name = "FILE.jsonl", required_unless_present = "resume")]
+    probes: Option<PathBuf>,
+    /// What is done, one or several with commas between them. If left out, heads,mlps; and nothing but the sets where there
+    /// are some
+    #[arg(long, value_enum, value_delimiter = ',')]
+    battery: Vec<Kind>,
+    /// Heads to ablate together, as L0H1,L2H3; may be given many times
+    #[arg(long, value_name = "HEADS")]
+    set: Vec<String>,
+    /// The same from a file, a set a line
+    #[arg(long, value_name = "FILE")]
+    sets: Option<PathBuf>,
+    /// What takes the place of what is ablated. Default: zero
     #[arg(long, value_enum)]
-    battery: Option<Kind>,
-    /// What takes the place of what is ablated
-    #[arg(long, value_enum, default_value_t = Base::Zero)]
-    baseline: Base,
-    /// Random subspaces in each layer to compare heads with
-    #[arg(long, value_name = "DRAWS", default_value_t = 39)]
-    null: usize,
+    baseline: Option<Base>,
+    /// Random subspaces in each layer to compare heads with, and other sets to compare each set with. Default: 39
+    #[arg(long, value_name = "DRAWS")]
+    null: Option<usize>,
     /// Take the first prompts of the file only
     #[arg(long, value_name = "PROMPTS")]
     first: Option<usize>,
+    /// Scan the first layers only, which take most of the time
+    #[arg(long, value_name = "LAYERS")]
+    layers: Option<usize>,
     /// Directory to write; must be new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Go on with the scan in --out, behind the last layer that was done
+    #[arg(long, conflicts_with_all = ["model", "probes", "battery", "set", "sets", "baseline", "null", "first", "layers"])]
+    resume: bool,
+    #[command(flatten)]
+    device: Device,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
 enum Kind {
-    /// Every head
+    /// Every head, alone; and what each attends to on random tokens that come twice
     Heads,
-    /// Every MLP block
+    /// Every MLP block, alone
     Mlps,
+    /// Every two heads of a layer together, beside each alone (so with heads)
+    Pairs,
+    /// The prompt's activations in its corrupted prompt and the other way round: the residual stream at one place, and each
+    /// head. With nothing else
+    Patch,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Heads => "heads",
+            Self::Mlps => "mlps",
+            Self::Pairs => "pairs",
+            Self::Patch => "patch",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
 enum Base {
     /// Nothing
+    #[default]
     Zero,
     /// What it writes in the mean over all tokens of all prompts
     Mean,
@@ -82,159 +135,309 @@ impl Base {
 /// Draws below which none can be beyond the null at 5 %.
 const LEAST: usize = 39;
 
-pub(super) fn main(args: &Args, device: &Device) -> Result<u8> {
-    if (1..LEAST).contains(&args.null) {
+/// What was asked for, so that a scan can go on with it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Asked {
+    /// The model's folder and the file of prompts, wherever one stands.
+    model: PathBuf,
+    probes: PathBuf,
+    /// The same as they were given.
+    named: [String; 2],
+    battery: Vec<Kind>,
+    sets: Vec<String>,
+    baseline: Base,
+    null: usize,
+    first: Option<usize>,
+    layers: Option<usize>,
+}
+
+impl Asked {
+    fn of(args: &Args) -> Result<Self> {
+        let need =
+            |path: &Option<PathBuf>, what: &str| path.clone().ok_or_else(|| Error::Config(format!("name {what}")));
+        let (model, probes) = (need(&args.model, "a model's folder")?, need(&args.probes, "a file by --probes")?);
+        let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("cannot find", path));
+        let mut sets = args.set.clone();
+        if let Some(path) = &args.sets {
+            let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
+            sets.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+            if sets.is_empty() {
+                return Err(Error::format(path, "holds no set: write heads as in L0H1,L2H3, a set a line"));
+            }
+        }
+        let mut battery = args.battery.clone();
+        if battery.is_empty() && sets.is_empty() {
+            battery = vec![Kind::Heads, Kind::Mlps];
+        }
+        // Pairs are beside what each head does alone.
+        if battery.contains(&Kind::Pairs) && !battery.contains(&Kind::Heads) {
+            battery.insert(0, Kind::Heads);
+        }
+        let patch = battery.contains(&Kind::Patch);
+        if patch && (battery.len() > 1 || !sets.is_empty()) {
+            return Err(Error::Config(
+                "--battery patch puts one prompt's activations into another, and goes with nothing else: scan twice, into two folders"
+                    .to_owned(),
+            ));
+        }
+        if patch && (args.null.is_some() || args.baseline.is_some()) {
+            return Err(Error::Config(
+                "--battery patch has neither a baseline nor a null: leave out --baseline and --null. What takes an activation's place is the other prompt's, and places before the two prompts differ are its control"
+                    .to_owned(),
+            ));
+        }
+        let null = if patch { 0 } else { args.null.unwrap_or(LEAST) };
+        if (1..LEAST).contains(&null) {
+            return Err(Error::Config(format!(
+                "--null {null}: with fewer than {LEAST} draws nothing can exceed the null at 5 %. Give {LEAST} or more, or 0 for none"
+            )));
+        }
+        Ok(Self {
+            named: [&model, &probes].map(|path| path.display().to_string()),
+            model: absolute(&model)?,
+            probes: absolute(&probes)?,
+            battery,
+            sets,
+            baseline: args.baseline.unwrap_or_default(),
+            null,
+            first: args.first,
+            layers: args.layers,
+        })
+    }
+
+    /// What the scan in a folder was asked for.
+    fn again(out: &Path, manifest: &Manifest) -> Result<Self> {
+        let asked = serde_json::from_value(manifest.config["asked"].clone());
+        asked.map_err(|_| {
+            Error::Refused(format!(
+                "{} holds no scan that can go on; a run does by `thermoscope run --resume`",
+                out.display()
+            ))
+        })
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        self.battery.contains(&kind)
+    }
+
+    fn layers(&self, config: &ModelConfig) -> usize {
+        self.layers.map_or(config.n_layers, |layers| layers.min(config.n_layers))
+    }
+
+    fn battery(&self, config: &ModelConfig, sets: &Sets) -> Battery {
+        let patch = self.has(Kind::Patch);
+        Battery {
+            heads: self.has(Kind::Heads) || patch,
+            mlps: self.has(Kind::Mlps),
+            pairs: self.has(Kind::Pairs),
+            places: patch,
+            sets: sets.passes(config),
+            // Of prompts in pairs, what a head wrote in the other one.
+            baseline: if patch { Baseline::Resample } else { self.baseline.baseline() },
+            draws: if self.has(Kind::Heads) { self.null } else { 0 },
+        }
+    }
+
+    fn setting(&self, config: &ModelConfig, prompts: &Prompts) -> Setting {
+        let mut categories = BTreeMap::new();
+        prompts.list.iter().for_each(|prompt| *categories.entry(prompt.category.clone()).or_default() += 1);
+        if prompts.paired {
+            categories.values_mut().for_each(|count| *count /= 2);
+        }
+        let sets = (!self.sets.is_empty()).then_some("sets");
+        let [model, probes] = self.named.clone();
+        Setting {
+            model,
+            probes,
+            battery: self.battery.iter().map(|kind| kind.name()).chain(sets).map(str::to_owned).collect(),
+            baseline: BASELINES[self.baseline as usize].to_owned(),
+            draws: self.null,
+            size: [config.n_layers, config.n_heads],
+            layers: self.layers(config),
+            count: [prompts.list.len() / if prompts.paired { 2 } else { 1 }, prompts.groups()],
+            categories,
+            first: prompts.first.clone(),
+            begin: prompts.begin.clone(),
+        }
+    }
+
+    /// The files that decide what is found, but for the weights.
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let place = ModelFolder::place(&self.model)?;
+        let beside = ["tokenizer.json", "tokenizer_config.json"].map(|name| place.join(name));
+        Ok([self.probes.clone()].into_iter().chain(beside.into_iter().filter(|path| path.exists())).collect())
+    }
+}
+
+/// What is scanned.
+struct Scan {
+    asked: Asked,
+    config: ModelConfig,
+    prompts: Prompts,
+    sets: Sets,
+    what: Battery,
+}
+
+pub(super) fn main(args: &Args) -> Result<u8> {
+    let out = &args.out;
+    let before = if args.resume { Some(RunDir::read_manifest(out)?) } else { None };
+    let asked = before.as_ref().map_or_else(|| Asked::of(args), |manifest| Asked::again(out, manifest))?;
+    let known = if args.resume { Findings::read(out)? } else { None };
+    if let (Some(Manifest { status: Status::Finished, .. }), Some(findings)) = (&before, &known) {
+        print(&format!("{} is finished", out.display()));
+        findings.sentences().iter().for_each(|sentence| print(sentence));
+        return Ok(0);
+    }
+    if let Some(manifest) = &before {
+        manifest.check_files()?;
+        manifest.check_weights()?;
+    } else {
+        RunDir::check_free(out)?;
+    }
+    let stop = Stop::on_signals("the prompts under way, then what was found is written")?;
+    let folder = super::read_model(&asked.model)?;
+    let config = folder.config.clone();
+    let mut prompts = Prompts::read(&asked.probes, &asked.model, config.d_vocab, asked.first)?;
+    if asked.has(Kind::Patch) {
+        prompts = prompts.with_corrupted()?;
+    }
+    let sets = Sets::parse(&asked.sets, &config, asked.null)?;
+    let layers = asked.layers(&config);
+    if layers == 0 || sets.known.iter().any(|known| known.heads.iter().any(|[layer, _]| *layer >= layers)) {
         return Err(Error::Config(format!(
-            "--null {}: with fewer than {LEAST} draws no head can exceed the null at 5 %. Give {LEAST} or more, or 0 for none",
-            args.null
+            "--layers {layers} leaves out {}: give more, or leave --layers out",
+            if layers == 0 { "all layers" } else { "a layer of a set" }
         )));
     }
-    let signal = signals()?;
-    let folder = super::read_model(&args.model)?;
-    let prompts = Prompts::read(&args.probes, &args.model, folder.config.d_vocab, args.first)?;
-    let baseline = args.baseline.baseline();
-    let what = Battery {
-        heads: args.battery != Some(Kind::Mlps),
-        mlps: args.battery != Some(Kind::Heads),
-        baseline,
-        draws: if args.battery == Some(Kind::Mlps) { 0 } else { args.null },
+    let what = asked.battery(&config, &sets);
+    let setting = asked.setting(&config, &prompts);
+    tell(&setting, &prompts);
+
+    let gpu = args.device.open()?;
+    let mut engine = Engine::new(&gpu, folder, &prompts)?;
+    let clean = engine.clean()?;
+    let scan = Scan { asked, config, prompts, sets, what };
+    let (mut tables, mut findings) = match known {
+        Some(findings) => {
+            (0..findings.layers).try_for_each(|_| engine.skip_layer())?;
+            (scan.reopen(out, &gpu, Some(&findings))?, findings)
+        }
+        // It ended before its first layer.
+        None if args.resume => (scan.reopen(out, &gpu, None)?, scan.begin(setting, &clean)?),
+        None => {
+            let findings = scan.begin(setting, &clean)?;
+            (scan.create(out, &gpu, &findings)?, findings)
+        }
     };
-    let config = folder.config.clone();
-    let mut categories = BTreeMap::new();
-    prompts.list.iter().for_each(|prompt| *categories.entry(prompt.category.clone()).or_default() += 1);
-    let setting = Setting {
-        model: args.model.display().to_string(),
-        probes: args.probes.display().to_string(),
-        baseline: BASELINES[baseline as usize].to_owned(),
-        draws: what.draws,
-        size: [config.n_layers, config.n_heads],
-        count: [prompts.list.len(), prompts.groups()],
-        categories,
-        first: prompts.first.clone(),
-        begin: prompts.begin.clone(),
-    };
+    if findings.layers == 0 {
+        findings.segments = tables.clean(&clean)?;
+        if scan.what.heads && !scan.prompts.paired {
+            findings.repeated = engine.repeated()?;
+        }
+        findings.write(out)?;
+    }
+    let (stopped, seconds) = scan.layers(&mut engine, &mut tables, &mut findings, &clean, || stop.code().is_none())?;
+    tables.findings(&findings)?;
+    if !findings.uneven.is_empty() {
+        let about = format!("the sham has other bits than the clean pass in layers {:?}", findings.uneven);
+        tables.dir.event(&Event::at(0, What::Warning { about }))?;
+    }
+    tables.dir.event(&Event::at(0, if stopped { What::Stop } else { What::Finish }))?;
+    tables.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
+    let page = write_page(out, &findings)?;
+    findings.sentences().iter().for_each(|sentence| print(sentence));
+    print(&format!("{} in {}", page.display(), humantime::format_duration(Duration::from_secs(seconds))));
+    if stopped {
+        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
+    }
+    Ok(stop.code().filter(|_| stopped).unwrap_or(0))
+}
+
+/// Says what is scanned.
+fn tell(setting: &Setting, prompts: &Prompts) {
     let before = prompts.begin.as_ref().map_or_else(
         || "nothing stands before a prompt".to_owned(),
         |begin| format!("{begin:?} stands before each prompt, as tokenizer_config.json asks"),
     );
-    print(&format!("{} prompts in {} groups; {before}; the first:", setting.count[0], setting.count[1]));
+    let of = if prompts.paired { "prompts with a corrupted one" } else { "prompts" };
+    print(&format!("{} {of} in {} groups; {before}; the first:", setting.count[0], setting.count[1]));
     print(&format!("  {:?} -> {:?} / {:?}", setting.first, prompts.list[0].answers[0], prompts.list[0].answers[1]));
-
-    let gpu = device.open()?;
-    let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
-    let probes = std::path::absolute(&args.probes).map_err(Error::io("cannot find", &args.probes))?;
-    let described = serde_json::json!({ "scan": setting });
-    let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), Some(from)).knowing(&[probes])?;
-    let mut dir = RunDir::create(&args.out, manifest, &catalog(config.d_vocab_out))?;
-    let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
-    dir.event(&Event::at(0, What::Start { adapter }))?;
-    let mut files = Files { dir, by_prompt: Segments::open(&args.out.join("probes"), 0)?, baseline: baseline as i32 };
-
-    let mut engine = Engine::new(&gpu, folder, &prompts)?;
-    let clean = engine.clean()?;
-    files.clean(&clean);
-    let mut findings = Findings::new(setting, &prompts, &clean);
-    // Blocks that are computed again, of which an intervention at a lower layer takes more.
-    let passes = usize::from(what.heads) * config.n_heads + usize::from(what.mlps) + 1 + what.draws;
-    let cost = |layer: usize| (passes * (config.n_layers - layer)) as u64;
-    let total = (0..config.n_layers).map(cost).sum();
-    let mut progress = Progress::of("blocks", 0, total);
-    let (mut done, total_prompts) = (0, prompts.list.len() as u64);
-    for layer in 0..config.n_layers {
-        let of = format!("layer {layer} of {}", config.n_layers);
-        let found = engine.next_layer(&what, |prompts| {
-            progress.reach(done + cost(layer) * prompts as u64 / total_prompts, &of);
-            signal.load(Ordering::Relaxed) == 0
-        })?;
-        let Some(found) = found else { break };
-        done += cost(layer);
-        findings.add(&prompts, &clean, &found);
-        files.layer(layer, &found)?;
-    }
-    progress.finish();
-    files.findings(&findings)?;
-    if !findings.uneven.is_empty() {
-        let about = format!("the sham has other bits than the clean pass in layers {:?}", findings.uneven);
-        files.dir.event(&Event::at(0, What::Warning { about }))?;
-    }
-    let stopped = findings.layers < config.n_layers;
-    files.dir.event(&Event::at(0, if stopped { What::Stop } else { What::Finish }))?;
-    findings.write(&args.out)?;
-    files.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
-    let page = write_page(&args.out, &findings)?;
-    print(&findings.sentence());
-    print(&format!(
-        "{} in {}",
-        page.display(),
-        humantime::format_duration(std::time::Duration::from_secs(progress.elapsed().as_secs()))
-    ));
-    Ok(if stopped { signal.load(Ordering::Relaxed) as u8 } else { 0 })
 }
 
-/// The run directory, and the table of what each prompt's prediction became.
-struct Files {
-    dir: RunDir,
-    by_prompt: Segments,
-    baseline: i32,
+fn adapter(caps: &Caps) -> String {
+    format!("{} ({})", caps.name, caps.backend)
 }
 
-impl Files {
-    fn prompts(&mut self, prefix: &str, site: &str, layer: i32, head: i32, outcomes: &[Outcome]) {
-        for measure in Measure::all().filter(|measure| !prefix.ends_with("clean.") || measure.of_clean()) {
-            let metric = format!("{prefix}{}", measure.name());
-            for (at, outcome) in outcomes.iter().enumerate() {
-                let place = [layer, head, at as i32];
-                let value = outcome[measure.0];
-                self.by_prompt.push(&TableRow { step: 0, replica: 0, metric: &metric, site, place, value });
-            }
+impl Scan {
+    /// What is found before the first layer.
+    fn begin(&self, setting: Setting, clean: &[Outcome]) -> Result<Findings> {
+        if self.prompts.paired {
+            let patching = Some(Patching::new(&self.prompts, clean)?);
+            // What is said of the clean pass is about the prompts.
+            let list = self.prompts.list.iter().step_by(2).cloned().collect();
+            let clean: Vec<Outcome> = clean.iter().step_by(2).copied().collect();
+            let prompts = Prompts { list, ..self.prompts.clone() };
+            return Ok(Findings { patching, ..Findings::new(setting, &prompts, &clean) });
         }
+        Ok(Findings { sets: self.sets.clone(), ..Findings::new(setting, &self.prompts, clean) })
     }
 
-    fn clean(&mut self, outcomes: &[Outcome]) {
-        self.prompts("clean.", "", -1, -1, outcomes);
+    fn baseline(&self) -> Option<usize> {
+        (!self.prompts.paired).then_some(self.what.baseline as usize)
     }
 
-    /// Each prompt under each intervention of a layer, as it is, without the clean pass subtracted.
-    fn layer(&mut self, layer: usize, found: &LayerOutcomes) -> Result<()> {
-        let site = |of: &str| format!("blocks.{layer}.{of}");
-        for (head, outcomes) in found.heads.iter().enumerate() {
-            self.prompts("ablated.", &site("attn.hook_result"), layer as i32, head as i32, outcomes);
-        }
-        for outcomes in &found.mlp {
-            self.prompts("ablated.", &site("hook_mlp_out"), layer as i32, -1, outcomes);
-        }
-        self.by_prompt.flush()
+    fn create(&self, out: &Path, gpu: &Gpu, findings: &Findings) -> Result<Tables> {
+        let described = serde_json::json!({ "scan": findings.setting, "asked": self.asked });
+        let from = Some(self.asked.model.clone());
+        let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), from);
+        let manifest = manifest.of_kind(RunKind::Scan).knowing(&self.asked.files()?)?;
+        let mut dir = RunDir::create(out, manifest, &catalog(self.config.d_vocab_out))?;
+        dir.event(&Event::at(0, What::Start { adapter: adapter(gpu.caps()) }))?;
+        Tables::new(dir, 0, self.baseline())
     }
 
-    /// Means over groups with their errors.
-    fn findings(&mut self, findings: &Findings) -> Result<()> {
-        let mut add = |metric: &str, site: &str, place: [i32; 3], value: f64| {
-            let value = value as f32;
-            self.dir.table_row(&TableRow { step: 0, replica: 0, metric, site, place, value });
+    fn reopen(&self, out: &Path, gpu: &Gpu, findings: Option<&Findings>) -> Result<Tables> {
+        let (mut dir, ..) = RunDir::resume(out, &self.config)?;
+        if let Some(before) = dir.set_adapter(gpu.caps())? {
+            dir.event(&Event::at(0, What::Moved { before }))?;
+        }
+        dir.event(&Event::at(0, What::Resume { adapter: adapter(gpu.caps()), steps: None }))?;
+        Tables::new(dir, findings.map_or(0, |findings| findings.segments), self.baseline())
+    }
+
+    /// Every layer that is still to come, and what is known is kept behind each. Whether it was stopped, and seconds it took.
+    fn layers(
+        &self,
+        engine: &mut Engine,
+        tables: &mut Tables,
+        findings: &mut Findings,
+        clean: &[Outcome],
+        go_on: impl Fn() -> bool,
+    ) -> Result<(bool, u64)> {
+        let (layers, first) = (findings.setting.layers, findings.layers);
+        let longest = self.prompts.list.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
+        // Blocks that are computed again, of which an intervention at a lower layer takes more.
+        let cost = |layer: usize| {
+            let passes = self.what.passes(&self.config, longest, layer);
+            (passes * (self.config.n_layers - layer)) as u64
         };
-        for measure in Measure::all().filter(|measure| measure.of_clean()) {
-            let (name, level) = (measure.name(), findings.clean[measure.0]);
-            add(&format!("scan.clean.{name}"), "", [-1; 3], level.mean);
-            level.error.into_iter().for_each(|error| add(&format!("scan.clean.{name}.se"), "", [-1; 3], error));
+        let mut done: u64 = (0..first).map(cost).sum();
+        let mut progress = Progress::of("blocks", done, (0..layers).map(cost).sum());
+        let prompts = self.prompts.list.len() as u64;
+        for layer in first..layers {
+            let of = format!("layer {layer} of {layers}");
+            let found = engine.next_layer(&self.what, |finished| {
+                progress.reach(done + cost(layer) * finished as u64 / prompts, &of);
+                go_on()
+            })?;
+            let Some(found) = found else { break };
+            done += cost(layer);
+            findings.add(&self.prompts, &self.config, clean, &found);
+            findings.segments = tables.layer(layer, self.config.n_heads, &found)?;
+            // Last, so that what it says is there.
+            findings.write(tables.dir.path())?;
         }
-        for effect in &findings.effects {
-            let of = if effect.head.is_some() { "attn.hook_result" } else { "hook_mlp_out" };
-            let site = format!("blocks.{}.{of}", effect.layer);
-            let place = [effect.layer as i32, effect.head.map_or(-1, |head| head as i32), self.baseline];
-            for measure in Measure::all() {
-                let (name, change) = (measure.name(), effect.changes[measure.0]);
-                add(&format!("scan.{name}"), &site, place, change.mean);
-                change.error.into_iter().for_each(|error| add(&format!("scan.{name}.se"), &site, place, error));
-            }
-            let known = [("scan.p", effect.p), ("scan.q", effect.q), ("scan.null.p", effect.null.map(|null| null.p))];
-            for (name, value) in known {
-                value.into_iter().for_each(|value| add(name, &site, place, value));
-            }
-        }
-        for (layer, draws) in findings.null.iter().enumerate() {
-            let site = format!("blocks.{layer}.attn.hook_result");
-            draws.iter().zip(0..).for_each(|(value, draw)| add("scan.null", &site, [layer as i32, -1, draw], *value));
-        }
-        self.dir.flush()
+        progress.finish();
+        Ok((findings.layers < layers, progress.elapsed().as_secs()))
     }
 }

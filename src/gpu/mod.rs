@@ -6,7 +6,6 @@ mod caps;
 mod commands;
 mod context;
 mod kernel;
-mod philox;
 mod plan;
 mod program;
 mod readback;
@@ -19,12 +18,14 @@ pub use caps::{Caps, CoopMatrix};
 use commands::Pace;
 pub use context::{AdapterChoice, Gpu, Options, adapters, no_adapter_help, pick};
 pub use kernel::Kernel;
-pub use philox::{Philox, Stream, normal};
 pub use program::{Part, Phase, Program, Recording, STEP, Select, Slot, Storage, Tensor, Work, grid_1d};
 pub use readback::{Readback, read_now};
 pub use shader::{Field, Knob, Params, Shader, assemble};
 pub use timer::{Span, Timer};
 pub use tuning::{Tiling, Tuning};
+
+/// The random numbers that kernels draw too.
+pub use crate::random::{Philox, Stream, normal};
 
 pub(crate) use commands::Commands;
 #[cfg(feature = "cli")]

@@ -30,6 +30,12 @@ fn next(every: u64) -> u64 {
         .unwrap_or(10 * every)
 }
 
+/// Whether measures at a cadence cannot be taken less often in a run of so many steps, whatever they cost.
+#[cfg(feature = "cli")]
+pub(crate) fn is_longest(every: u64, steps: u64) -> bool {
+    next(every) > steps / FEWEST
+}
+
 /// Cadences of metrics that must be lengthened for the work of measuring, class F aside, to keep within
 /// `measure.budget` of what the step has to do: the dearest first, none of an instrument of which the run sets any, and
 /// none so far that fewer than ten measurements were left of `steps`. `parts` are those of a step at which everything is

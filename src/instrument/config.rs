@@ -29,10 +29,21 @@ pub struct MeasureConfig {
     pub off: Vec<String>,
     /// The only metrics or instruments measured; empty for all, but for those that need gradients where nothing is trained
     /// (see [`Card::gradients`]). What `off` names is left out of these too.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "some")]
     pub only: Vec<String>,
     /// The held batch that interventions are tried on.
     pub probe: ProbeConfig,
+}
+
+/// A list that a file gives: an empty one stands for one that it does not give.
+fn some<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<String>, D::Error> {
+    let list = Vec::deserialize(from)?;
+    if list.is_empty() {
+        return Err(serde::de::Error::custom(
+            "measure.only = [] names nothing. Leave it out to measure everything, or name metrics or instruments",
+        ));
+    }
+    Ok(list)
 }
 
 impl Default for MeasureConfig {

@@ -7,16 +7,20 @@ mod budget;
 mod config;
 mod geometry;
 mod grokking;
-mod heads;
+pub(crate) mod heads;
+mod index;
 mod optimization;
 mod row;
 
 pub use attach::{Attach, Pieces};
+#[cfg(feature = "cli")]
+pub(crate) use budget::is_longest;
 pub(crate) use budget::lengthened;
 pub(crate) use config::check_names;
 pub use config::{MeasureConfig, ProbeConfig};
 #[cfg(feature = "cli")]
 pub(crate) use config::{check_name, names_of};
+pub use index::Index;
 pub use optimization::norms::UpdateSummary;
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use row::FILING;
@@ -71,8 +75,8 @@ pub struct Card {
     pub bounds: [f64; 2],
     /// The value that says nothing, drawn as a line.
     pub chance: Option<Chance>,
-    /// Names of index 0, 1, 2 ..., where the index stands for things with names; empty where it counts.
-    pub index: &'static [&'static str],
+    /// What the index stands for.
+    pub index: Index,
     /// Whether it needs gradients of the model as it stands. A session that only measures holds none for that, unless
     /// [`MeasureConfig::only`] names the metric or its instrument.
     pub gradients: bool,
@@ -102,7 +106,7 @@ impl Chance {
 }
 
 impl Card {
-    /// What a card leaves out: no name, free, at every step, without bounds, chance level and names of the index.
+    /// What a card leaves out: no name, free, at every step, without bounds, chance level and index.
     pub const BASE: Self = Self {
         name: "",
         formula: "",
@@ -115,7 +119,7 @@ impl Card {
         not_for: "",
         bounds: [f64::NEG_INFINITY, f64::INFINITY],
         chance: None,
-        index: &[],
+        index: Index::None,
         gradients: false,
     };
     /// A share.

@@ -6,7 +6,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
 use super::keys::{self, decided_by, is_buffer};
-use super::tensors::{Stored, Strides, Tensors, WHOLE, is_name};
+use super::tensors::{INDEX, Stored, Strides, Tensors, WHOLE, is_name, pickle};
 use super::{ModelConfig, WeightSpec, WeightTable, formats};
 use crate::error::{Error, Result};
 
@@ -36,6 +36,7 @@ impl ModelFolder {
     /// [`Error::Io`] and [`Error::Format`] with the file and what is wrong with it.
     pub fn read(dir: &Path) -> Result<Self> {
         let dir = &Self::place(dir)?;
+        Self::check_is_one(dir)?;
         let tensors = Tensors::of_folder(dir)?;
         let path = dir.join(CONFIG);
         let text = std::fs::read(&path).map_err(Error::io("cannot read", &path))?;
@@ -57,6 +58,22 @@ impl ModelFolder {
         let folder = Self { config, replicas };
         folder.check_the_rest(&tensors, &table)?;
         Ok(folder)
+    }
+
+    /// Fails where there is nothing that could be a model, with what to do.
+    fn check_is_one(dir: &Path) -> Result<()> {
+        const NEEDED: &str = "a folder with config.json and model.safetensors is needed";
+        let what = if !dir.exists() {
+            "is not there: name a folder on this machine. A model of the Hub is downloaded first, as by: hf download ORG/NAME --local-dir DIR"
+                .to_owned()
+        } else if !dir.is_dir() {
+            format!("is a file; {NEEDED}, name the folder that it lies in")
+        } else if [CONFIG, WHOLE, INDEX].iter().all(|name| !dir.join(name).exists()) && pickle(dir).is_none() {
+            format!("holds no model; {NEEDED}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::format(dir, what))
     }
 
     /// The folder of a model's files: the folder itself, or where that is the Hub's cache of a model (`models--org--name`), the

@@ -103,6 +103,10 @@ const NOT_SET: &[&str] = &[
     "rotary_dim",
 ];
 
+/// Keys of ours that nothing but the file tells, and that have a value in every TransformerLens file: null is none.
+const TOLD: &[&str] =
+    &["eps", "final_rms", "parallel_attn_mlp", "positional_embedding_type", "rotary_base", "rotary_scaling"];
+
 /// What asks for models that are not computed here, and the value that leaves a model as it is. Null always does.
 fn plain(key: &str) -> Option<Value> {
     Some(match key {
@@ -201,7 +205,7 @@ pub(super) fn read(path: &Path, mut found: Map<String, Value>, tensors: &Tensors
     found.retain(|key, value| {
         let known = needless(key) || ours.contains_key(key) || ELSEWHERE.iter().any(|(name, _)| name == key);
         let marks = needless(key) || NOT_SET.contains(&key.as_str());
-        let unset = value.is_null() && known || value.as_f64() == Some(-1.0) && marks;
+        let unset = value.is_null() && known && !TOLD.contains(&key.as_str()) || value.as_f64() == Some(-1.0) && marks;
         !unset
     });
     let (mut config, others): (Map<_, _>, Map<_, _>) = found.into_iter().partition(|(key, _)| ours.contains_key(key));
@@ -457,6 +461,10 @@ mod tests {
         place.refused(json!({ "my_own_switch": -1 }), &["my_own_switch", "delete it"]);
         place.refused(json!({ "my_own_switch": null }), &["my_own_switch", "delete it"]);
         place.refused(json!({ "eps": -1 }), &["eps"]);
+        // Null says so where the weights tell, and nowhere else.
+        for key in TOLD {
+            place.refused(json!({ *key: null }), &[key, "null"]);
+        }
         place.refused(json!({ "n_layers": -1 }), &["n_layers"]);
         place.refused(json!({ "tied": true, "tied_embeddings": false }), &["tied", "contradicts"]);
     }

@@ -31,8 +31,7 @@ pub(super) fn files(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         shards.dedup();
         return Ok((index, shards));
     }
-    let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| dir.join(name).exists());
-    match pickle.filter(|_| !whole.exists()) {
+    match pickle(dir).filter(|_| !whole.exists()) {
         Some(pickle) => Err(Error::format(
             dir,
             format!(
@@ -42,6 +41,11 @@ pub(super) fn files(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         )),
         None => Ok((whole, Vec::new())),
     }
+}
+
+/// The weights of a folder where torch wrote them.
+pub(super) fn pickle(dir: &Path) -> Option<&'static str> {
+    ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| dir.join(name).exists())
 }
 
 /// Whether that is the name of a file, not a path to somewhere else.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::read_json;
 use crate::error::Result;
-use crate::instrument::{Card, Metric, Presence};
+use crate::instrument::{Card, Index, Metric, Presence};
 use crate::stats::Sample;
 use crate::task::Asked;
 use crate::train::Session;
@@ -51,6 +51,9 @@ pub struct Described {
     /// Names of index 0, 1, 2 ..., where it stands for things with names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub index: Vec<String>,
+    /// What the index is the number of, where it has no names.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub counts: String,
     /// Steps between two measurements in this run.
     pub every: u64,
     /// Cost class.
@@ -74,14 +77,19 @@ pub struct Described {
 }
 
 impl Described {
-    /// By its card, of a task of so many classes and a model of so many outputs; sites are still to come.
+    /// By its card, of a task of so many classes and a model of so many outputs; sites are still to come, and names that
+    /// depend on the model.
     pub fn new(instrument: &str, card: &Card, every: u64, [classes, outputs]: [usize; 2], set: bool) -> Self {
         Self {
             instrument: instrument.to_owned(),
             formula: card.formula.to_owned(),
             unit: card.unit.to_owned(),
             axes: card.axes.to_owned(),
-            index: card.index.iter().map(|name| (*name).to_owned()).collect(),
+            index: match card.index {
+                Index::Names(names) => names.iter().map(|name| (*name).to_owned()).collect(),
+                _ => Vec::new(),
+            },
+            counts: card.index.counts().to_owned(),
             every,
             cost: format!("{:?}", card.cost),
             control: card.control.to_owned(),
@@ -111,7 +119,8 @@ impl Catalog {
         };
         let predictions = session.predictions().iter().copied().map(count).collect();
         let classes = config.task.shape().classes;
-        Ok(Self { classes, predictions, metrics: describe(session.metrics(), [classes, config.model.d_vocab_out]) })
+        let (model, sizes) = (&config.model, [classes, config.model.d_vocab_out]);
+        Ok(Self { classes, predictions, metrics: describe(session.metrics(), sizes, model.n_heads) })
     }
 
     /// Writes it into a run directory.
@@ -140,16 +149,58 @@ impl Catalog {
 
 const FILE: &str = "metrics.json";
 
-fn describe(metrics: &[Metric], sizes: [usize; 2]) -> BTreeMap<String, Described> {
+fn describe(metrics: &[Metric], sizes: [usize; 2], heads: usize) -> BTreeMap<String, Described> {
     let mut found: BTreeMap<String, Described> = BTreeMap::new();
     for metric in metrics {
         let Metric { instrument, card, every, presence, .. } = metric;
         let new = || Described::new(instrument, card, *every, sizes, *presence == Presence::InSet);
         let described = found.entry(card.name.to_owned()).or_insert_with(new);
         described.every = described.every.min(*every);
+        let count = metric.labels.iter().filter_map(|label| usize::try_from(label.index + 1).ok()).max().unwrap_or(0);
+        let known = described.index.len();
+        described.index.extend((known..count).filter_map(|index| card.index.name(index, heads)));
         if !described.sites.contains(&metric.site) {
             described.sites.push(metric.site.clone());
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::check::gpus;
+    use crate::record::Setup;
+
+    #[test]
+    fn every_index_of_a_table_has_a_name_or_is_a_number_of_something() {
+        let mut seen = std::collections::BTreeSet::new();
+        for task in [
+            "kind = \"modular\"\np = 7\n[model]\nn_heads = 3\nd_model = 12",
+            "kind = \"permutation\"\nn = 3\n[model]\nn_heads = 3\nd_model = 12",
+            "kind = \"repeated\"\n[batch]\nsize = 2\n[model]\nn_layers = 2\nn_heads = 3\nd_model = 12\nd_mlp = 8",
+        ] {
+            let setup = Setup::from_toml(&format!("steps = 4\n[measure]\nbudget = 1e9\n[task]\n{task}")).unwrap();
+            let session = Session::new(&gpus()[0], setup.config).unwrap();
+            let catalog = Catalog::of(&session).unwrap();
+            for metric in session.metrics() {
+                let described = &catalog.metrics[metric.card.name];
+                for index in metric.labels.iter().filter_map(|label| usize::try_from(label.index).ok()) {
+                    let known = described.index.get(index).is_some_and(|name| !name.is_empty());
+                    assert!(known || !described.counts.is_empty(), "{} index {index}", metric.card.name);
+                    seen.insert(metric.card.name);
+                }
+            }
+            let pairs = &catalog.metrics["sync.drift"].index;
+            assert_eq!(pairs.as_slice(), ["heads 0 and 1", "heads 0 and 2", "heads 1 and 2"]);
+        }
+        let all: Vec<&str> = crate::instrument::registry()
+            .iter()
+            .flat_map(|instrument| instrument.cards())
+            .filter(|card| card.index != Index::None)
+            .map(|card| card.name)
+            .collect();
+        let missing: Vec<&&str> = all.iter().filter(|name| !seen.contains(**name)).collect();
+        assert!(missing.is_empty(), "none of the tasks has {missing:?}");
+    }
 }

@@ -30,12 +30,43 @@ pub enum Status {
     Finished,
 }
 
+/// What a directory holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RunKind {
+    /// A model in training.
+    #[default]
+    Run,
+    /// A model that was measured once.
+    Measurement,
+    /// A battery of interventions on a pretrained model.
+    Scan,
+}
+
+impl RunKind {
+    /// With its article.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Run => "a run",
+            Self::Measurement => "the measurement of a model",
+            Self::Scan => "the scan of a model",
+        }
+    }
+}
+
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Manifest {
     /// Version of this layout.
     pub format: u32,
+    /// What the directory holds.
+    #[serde(default)]
+    pub kind: RunKind,
+    /// What no other run has, and every checkpoint of this one. Empty where a version before wrote it.
+    #[serde(default)]
+    pub id: String,
     /// Version of the program that wrote it.
     pub version: String,
     /// How far the run has come.
@@ -86,6 +117,12 @@ fn now() -> String {
 /// Version of the layout.
 const FORMAT: u32 = 2;
 
+/// A word that no other run has.
+fn unique() -> String {
+    let (now, process) = (std::time::SystemTime::now(), std::process::id());
+    blake3::hash(format!("{now:?} {process}").as_bytes()).to_hex()[..16].to_owned()
+}
+
 fn hash(config: &Value) -> String {
     blake3::hash(format!("{FORMAT} {config}").as_bytes()).to_hex().to_string()
 }
@@ -96,6 +133,8 @@ impl Manifest {
         let hash = hash(&config);
         Self {
             format: FORMAT,
+            kind: RunKind::Run,
+            id: unique(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             status: Status::Running,
             started: now(),
@@ -119,6 +158,36 @@ impl Manifest {
     #[must_use]
     pub fn forked(self, origin: Origin) -> Self {
         Self { steps_done: origin.step, fork: Some(origin), ..self }
+    }
+
+    /// The same of a directory that holds something else than a run.
+    #[must_use]
+    pub fn of_kind(self, kind: RunKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Fails where a checkpoint was saved by another run than this.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], with what to do; [`Error::Io`] and [`Error::Format`] where the checkpoint cannot be read.
+    pub fn check_owns(&self, checkpoint: &Path) -> Result<()> {
+        let file = checkpoint.join("state.json");
+        if !file.exists() {
+            // The weights alone, which go on with nothing.
+            return Ok(());
+        }
+        let state: CheckpointState = read_json(&file)?;
+        self.check_saved(checkpoint, &state)
+    }
+
+    fn check_saved(&self, checkpoint: &Path, state: &CheckpointState) -> Result<()> {
+        if self.id.is_empty() || state.run.is_empty() || self.id == state.run {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "{} is a checkpoint of another run than the one it lies in, whose table and split do not belong to it. Move it out of this folder; from there it is measured by `thermoscope measure`, and trained on by `thermoscope run PRESET|FILE.toml --from`",
+            checkpoint.display()
+        )))
     }
 
     /// The same, knowing the content of the files that the task reads and of the folder that weights are from.
@@ -205,6 +274,9 @@ fn content(path: &Path) -> Result<String> {
 /// How far metrics and events belong to a checkpoint.
 #[derive(Default, Serialize, Deserialize)]
 struct CheckpointState {
+    /// [`Manifest::id`] of the run that saved it.
+    #[serde(default)]
+    run: String,
     step: u64,
     segments: u32,
     events_bytes: u64,
@@ -226,11 +298,11 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Begins a run in a folder that is new or empty.
+    /// Fails where a run cannot begin in a folder.
     ///
     /// # Errors
-    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be written.
-    pub fn create(path: &Path, manifest: Manifest, catalog: &Catalog) -> Result<Self> {
+    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be read.
+    pub fn check_free(path: &Path) -> Result<()> {
         if path.join("run.json").exists() {
             return Err(Error::Occupied { path: path.to_owned(), detail: "already holds a run" });
         }
@@ -240,9 +312,18 @@ impl RunDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(Error::io("cannot read", path)(error)),
         };
-        if occupied {
-            return Err(Error::Occupied { path: path.to_owned(), detail: "is not empty" });
+        match occupied {
+            true => Err(Error::Occupied { path: path.to_owned(), detail: "is not empty" }),
+            false => Ok(()),
         }
+    }
+
+    /// Begins a run in a folder that is new or empty.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`] where the folder holds something; [`Error::Io`] where it cannot be written.
+    pub fn create(path: &Path, manifest: Manifest, catalog: &Catalog) -> Result<Self> {
+        Self::check_free(path)?;
         std::fs::create_dir_all(path).map_err(Error::io("cannot create", path))?;
         let lock = lock(path)?;
         // From here on the folder holds a run, which can be resumed whatever else is there.
@@ -261,8 +342,8 @@ impl RunDir {
     /// checkpoints, of which nothing is left then.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the folder holds no run or another process writes to it; [`Error::Format`]
-    /// where it is damaged.
+    /// [`Error::Refused`] where the folder holds no run, its latest checkpoint is another run's, or none can be read;
+    /// [`Error::Occupied`] where another process writes to it; [`Error::Format`] where it is damaged.
     pub fn resume(path: &Path, model: &ModelConfig) -> Result<(Self, Option<Snapshot>, Vec<Error>)> {
         Self::read_manifest(path)?;
         let lock = lock(path)?;
@@ -273,18 +354,27 @@ impl RunDir {
         let mut unreadable = Vec::new();
         let mut latest = None;
         for step in checkpoint_steps(path)?.into_iter().rev() {
-            match read_checkpoint(path, step, model) {
+            match read_checkpoint(path, step, &manifest, model) {
                 Ok(found) => {
                     latest = Some(found);
                     break;
                 }
+                // Whole, and somebody's: not to be dropped as what is torn.
+                Err(error @ Error::Refused(_)) => return Err(error),
                 Err(error) => unreadable.push(error),
             }
         }
         let (state, snapshot) = match latest {
             Some((state, snapshot)) => (state, Some(snapshot)),
             // Nothing is dropped as long as nothing can be read.
-            None if !unreadable.is_empty() => return Err(unreadable.swap_remove(0)),
+            None if !unreadable.is_empty() => {
+                let why: Vec<String> = unreadable.iter().map(Error::to_string).collect();
+                return Err(Error::Refused(format!(
+                    "{} has no checkpoint that can be read, and cannot go on: {}. Put one back from a copy, or begin anew in another folder; what was measured stays where it is",
+                    path.display(),
+                    why.join("; ")
+                )));
+            }
             None if manifest.steps_done > 0 => {
                 return Err(Error::Refused(format!(
                     "{} has no checkpoint left to go on from, and its table reaches step {}. Put a checkpoint back, or begin anew in another folder",
@@ -336,10 +426,11 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`] where the folder cannot be read; what is wrong with the last one before the step where none can be read.
     pub fn read_state(path: &Path, step: u64, model: &ModelConfig) -> Result<(Option<Snapshot>, Vec<u64>)> {
+        let manifest = Self::read_manifest(path)?;
         let steps = checkpoint_steps(path)?;
         let mut unreadable = Vec::new();
         for at in steps.iter().rev().filter(|at| **at <= step) {
-            match read_checkpoint(path, *at, model) {
+            match read_checkpoint(path, *at, &manifest, model) {
                 Ok((_, snapshot)) => return Ok((Some(snapshot), steps)),
                 Err(error) => unreadable.push(error),
             }
@@ -441,6 +532,7 @@ impl RunDir {
             self.event(&Event::at(snapshot.step, What::Checkpoint))?;
         }
         let state = CheckpointState {
+            run: self.manifest.id.clone(),
             step: snapshot.step,
             segments: self.segments.count(),
             events_bytes: self.events.sync()?,
@@ -513,13 +605,26 @@ fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
 }
 
 /// Reads the checkpoint of a step.
-fn read_checkpoint(path: &Path, step: u64, model: &ModelConfig) -> Result<(CheckpointState, Snapshot)> {
+fn read_checkpoint(
+    path: &Path,
+    step: u64,
+    manifest: &Manifest,
+    model: &ModelConfig,
+) -> Result<(CheckpointState, Snapshot)> {
     let dir = checkpoint_path(path, step);
     let state: CheckpointState = read_json(&dir.join("state.json"))?;
+    manifest.check_saved(&dir, &state)?;
+    if state.step != step {
+        return Err(Error::format(
+            &dir,
+            format!("holds step {}: a folder by another name than it was saved under", state.step),
+        ));
+    }
     Segments::check(&path.join("metrics"), state.segments)?;
     let folder = ModelFolder::read(&dir)?;
     if folder.config != *model {
-        return Err(Error::format(&dir, "is the checkpoint of another model than run.json describes"));
+        let differs = "is the checkpoint of another model than run.json describes: its config.json was changed, or is another run's";
+        return Err(Error::format(&dir, differs));
     }
     let file = dir.join("optimizer.safetensors");
     let tensors = Tensors::open(&file)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::directory::{Manifest, RunDir};
+use super::directory::{Manifest, RunDir, RunKind};
 use super::setup::{Draft, Setup, parse, table_of};
 use crate::error::{Error, Result};
 use crate::intervene::Pulse;
@@ -58,6 +58,13 @@ impl Trunk {
     /// edited, or a file that it depends on has changed.
     pub fn open(run: &Path, replica: u32, step: u64) -> Result<Self> {
         let manifest = RunDir::read_manifest(run)?;
+        if manifest.kind != RunKind::Run {
+            return Err(Error::Refused(format!(
+                "{} holds {}, which has no steps to fork at",
+                run.display(),
+                manifest.kind.words()
+            )));
+        }
         manifest.check_hash(run)?;
         manifest.check_files()?;
         let setup = Setup::from_json(&manifest.config)?;

@@ -248,6 +248,7 @@ impl Heads {
 mod tests {
     use super::*;
     use crate::gpu::{Philox, Stream};
+    use crate::stats::normal_below;
 
     /// What of the two questions chance alone answers, where a head has no role.
     #[derive(Clone, Copy, PartialEq)]
@@ -281,7 +282,7 @@ mod tests {
                 .map(|head| {
                     let beyond = if head == 0 && probe >= from { 5.0 } else { 0.0 };
                     let [share, examples] = effects[head].map(|effect| effect + beyond);
-                    let reached = (DRAWS * upper_tail(share.abs())).round();
+                    let reached = (DRAWS * normal_below(-share.abs())).round();
                     let exceeds = 2.0 * (1.0 + reached) / (DRAWS + 1.0);
                     let differs = Paired { mean: examples, standard_error: 1.0, count: 256 }.p();
                     let (p, sign) = match chance {
@@ -297,14 +298,6 @@ mod tests {
             births.extend(born.map(|(onset, _, r)| (onset.step, r.head)));
         }
         births
-    }
-
-    /// Share of a standard normal distribution above `x` ≥ 0, to 1e-7 (Abramowitz and Stegun 26.2.17).
-    fn upper_tail(x: f64) -> f64 {
-        let t = 1.0 / (1.0 + 0.231_641_9 * x);
-        let b = [0.319_381_530, -0.356_563_782, 1.781_477_937, -1.821_255_978, 1.330_274_429];
-        let sum = b.iter().rev().fold(0.0, |sum, b| (sum + b) * t);
-        sum * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
     }
 
     #[test]

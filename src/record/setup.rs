@@ -167,7 +167,11 @@ pub fn table_of(resolved: &Value) -> Result<Table> {
 }
 
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|error| Error::Config(with_hint(error.to_string().trim_end(), None)))
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let large = error.message().contains("too large");
+        let hint = if large { format!("\nA seed above {} stands in quotes", i64::MAX) } else { String::new() };
+        Error::Config(with_hint(error.to_string().trim_end(), None) + &hint)
+    })
 }
 
 /// Metric names hold dots themselves: `measure.every.loss.test` means `measure.every."loss.test"`.
@@ -247,6 +251,19 @@ mod tests {
         assert_eq!(setup.config.model.d_vocab, 14);
         let again = Setup::from_json(&setup.resolved).unwrap();
         assert_eq!(setup.resolved, again.resolved);
+    }
+
+    #[test]
+    fn a_seed_may_be_any_number_of_64_bits() {
+        let sets = ["seed=18446744073709551615".to_owned(), "replicas=2".to_owned()];
+        let setup = Draft::new(GOOD, &sets).unwrap().setup().unwrap();
+        assert_eq!((setup.config.seed, setup.config.seed_of(0), setup.config.seed_of(1)), (u64::MAX, u64::MAX, 0));
+        let again = Setup::from_json(&setup.resolved).unwrap();
+        assert!(again.resolved == setup.resolved && again.config.seed_of(0) == u64::MAX);
+        let own = format!("{GOOD}[[replica]]\nseed = \"9223372036854775808\"\ndata_seed = 9223372036854775807\n");
+        let own = Setup::from_toml(&own).unwrap();
+        assert_eq!((own.config.seed_of(0), own.config.data()[0].seed), (1 << 63, (1 << 63) - 1));
+        assert_eq!(Setup::from_json(&own.resolved).unwrap().config.replica, own.config.replica);
     }
 
     #[test]

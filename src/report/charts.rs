@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 use super::dataset::{Chosen, Lines, flags, heat};
 use super::derived::{FOLLOWED, KEY_COUNT, NOISE_SCALE};
-use super::heads::{Heads, IN_A_ROW};
+use super::heads::{self, Heads, IN_A_ROW};
+use super::layout::{AXIS, BESIDE, WIDTH, legend, tall, title};
 use super::marks::{self, Turn};
 use super::phases::Phase;
+use super::still;
 use super::topics::{Kind, TOPICS, is_level};
 use crate::record::{Catalog, Described, Key, Series};
 
@@ -24,12 +26,11 @@ const LINES: usize = 18;
 /// Points of a chart that is made from a card.
 const CARD_POINTS: usize = 2_000;
 /// Indices from which on they are drawn as a heat map.
-const MANY: usize = 12;
+pub(super) const MANY: usize = 12;
+/// Pixels right of the charts, for the menu that saves them.
+const MENU: u32 = 40;
 /// Replicas that the page can show.
 const REPLICAS: i32 = 8;
-/// Width of the plots in pixels, and of the part left of them.
-const WIDTH: u32 = 820;
-const AXIS: u32 = 52;
 
 /// A topic with something to show.
 struct Shown {
@@ -43,6 +44,8 @@ struct Shown {
 /// A chart to be drawn: one of those put together by hand, or one made from a card.
 struct Chart<'a> {
     title: &'a str,
+    /// What is to be said in smaller letters.
+    below: &'a str,
     /// Name of its table.
     name: &'a str,
     kind: Kind,
@@ -58,6 +61,8 @@ struct Scale {
     chance: Vec<f64>,
     /// Ends of the value axis, where the values come near them.
     ends: [Option<f64>; 2],
+    /// What the index axis counts.
+    index: String,
 }
 
 /// What the charts show.
@@ -69,10 +74,14 @@ pub(super) struct Charts {
     /// Metrics that some chart shows.
     charted: BTreeSet<String>,
     last_step: i64,
+    /// Whether a model was measured once: there are no steps to draw over.
+    still: bool,
     thinned: bool,
     replicas: i32,
     /// Names of the replicas, where they have any.
     arms: Vec<String>,
+    /// The same, or their numbers.
+    called: Vec<String>,
 }
 
 impl Charts {
@@ -83,6 +92,7 @@ impl Charts {
         phases: &[Vec<Phase>],
         turns: &[Turn],
         arms: Vec<String>,
+        still: bool,
     ) -> Self {
         let last_step = series.values().filter_map(|s| s.steps.last()).max().copied().unwrap_or(0);
         let replicas = series.keys().map(|key| key.replica + 1).max().unwrap_or(1);
@@ -92,8 +102,10 @@ impl Charts {
             together: Vec::new(),
             charted: BTreeSet::new(),
             last_step,
+            still,
             thinned: false,
             replicas,
+            called: (0..replicas as usize).map(|at| arms.get(at).cloned().unwrap_or_else(|| at.to_string())).collect(),
             arms,
         };
         // Neighbours are written on different lines, so that they do not cover each other.
@@ -106,17 +118,24 @@ impl Charts {
         let mut topic_of: BTreeMap<&str, usize> = BTreeMap::new();
         let mut topics = Vec::new();
         for (at, topic) in TOPICS.iter().enumerate() {
-            let mut shown = Shown::new(topic.title, topic.note);
+            let note = if still && !topic.once.is_empty() { topic.once } else { topic.note };
+            let mut shown = Shown::new(topic.title, note);
             for chart in topic.charts {
-                let select = |(key, s)| (chart.select)(key).map(|name| (name, key, s));
+                let select = |(key, s)| (chart.select)(key, &index_name(key, catalog)).map(|name| (name, key, s));
                 let chosen: Vec<Chosen<'_>> = series.iter().filter_map(select).collect();
                 for (_, key, _) in &chosen {
                     if let Some(metric) = catalog.metrics.get(&key.metric) {
                         topic_of.entry(&metric.instrument).or_insert(at);
                     }
                 }
-                let chart =
-                    Chart { title: chart.title, name: chart.name, kind: chart.kind, points: CHART_POINTS, chosen };
+                let chart = Chart {
+                    title: chart.title,
+                    below: "",
+                    name: chart.name,
+                    kind: chart.kind,
+                    points: CHART_POINTS,
+                    chosen,
+                };
                 charts.add(&mut shown, &chart, series, catalog, turns);
             }
             topics.push(shown);
@@ -131,10 +150,9 @@ impl Charts {
                 continue;
             }
             let at = topic_of.get(metric.instrument.as_str()).copied().unwrap_or(TOPICS.len());
-            let title = format!("{name}: {}", metric.formula);
             let table = format!("card {name}");
             let kind = kind_by_card(metric, &chosen);
-            let chart = Chart { title: &title, name: &table, kind, points: CARD_POINTS, chosen };
+            let chart = Chart { title: name, below: &metric.formula, name: &table, kind, points: CARD_POINTS, chosen };
             charts.add(&mut topics[at], &chart, series, catalog, turns);
         }
         charts.topics = topics.into_iter().filter(|topic| !topic.charts.is_empty()).collect();
@@ -152,7 +170,7 @@ impl Charts {
     ) {
         let chosen = &chart.chosen;
         let few: Vec<Chosen<'_>> = chosen.iter().filter(|(_, key, _)| key.replica < REPLICAS).cloned().collect();
-        let scale = Scale::new(chosen, catalog);
+        let scale = Scale::new(chosen, catalog, index_of(chart, catalog));
         let (table, drawn) = match chart.kind {
             Kind::Lines | Kind::LogLines => {
                 let mut names: Vec<&str> = chosen.iter().map(|(name, ..)| name.as_str()).collect();
@@ -169,15 +187,41 @@ impl Charts {
                     return;
                 }
                 self.together.extend(together.then(|| chart.name.to_owned()));
-                (lines.table(), self.line_chart(chart, &scale, lines.names(), crowded))
+                let drawn = if self.still {
+                    let values = || chosen.iter().flat_map(|(_, _, series)| &series.values);
+                    let log = values().all(|value| *value > 0.0) && wide(values());
+                    let several = Some(("replica", self.called.as_slice())).filter(|_| together);
+                    still::dots(
+                        &title(chart.title, chart.below),
+                        chart.name,
+                        (&scale.unit, &scale.chance, log),
+                        lines.names(),
+                        several,
+                    )
+                } else {
+                    self.line_chart(chart, &scale, lines.names(), crowded)
+                };
+                (lines.table(), drawn)
             }
             Kind::Heat => {
                 let Some(table) = heat(&few, &mut self.thinned) else { return };
-                (table, self.cells(chart, &scale))
+                let drawn = if self.still {
+                    still::bars(&title(chart.title, chart.below), chart.name, &scale.unit, &scale.index)
+                } else {
+                    self.cells(chart, &scale)
+                };
+                (table, drawn)
             }
             Kind::Flags => {
                 let Some(table) = flags(&few, &mut self.thinned) else { return };
-                (table, self.cells(chart, &scale))
+                let drawn = if self.still {
+                    let names: BTreeSet<&String> = few.iter().map(|(name, ..)| name).collect();
+                    let names: Vec<String> = names.into_iter().cloned().collect();
+                    still::flags(&title(chart.title, chart.below), chart.name, &scale.index, &names)
+                } else {
+                    self.cells(chart, &scale)
+                };
+                (table, drawn)
             }
             Kind::Marks => {
                 if turns.is_empty() {
@@ -195,11 +239,20 @@ impl Charts {
                         heads.parts.len()
                     );
                 }
-                shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record of which both questions are answered yes at the last probe too: their effect differs from 0, by its error over the probe's examples, and is more than an average share of their layer. Heads that share their layer's work alike have no letter, however much they matter.";
+                if !self.still {
+                    shown.note += " In the map, S marks suppressors and C contributors: heads named in a birth record of which both questions are answered yes at the last probe too: their effect differs from 0, by its error over the probe's examples, and is more than an average share of their layer. Heads that share their layer's work alike have no letter, however much they matter.";
+                }
                 let mut drawn = vec![map(&heads)];
                 let (mlps, own): (Vec<&String>, Vec<&String>) = heads.parts.iter().partition(|p| p.ends_with("MLP"));
-                for (title, parts) in [("one head", own), ("the MLP", mlps)] {
-                    drawn.extend((!parts.is_empty()).then(|| self.small(title, &parts)));
+                if self.still {
+                    let title = json!("Change of the logit difference when one head or the MLP is removed");
+                    let baselines = heads::BASELINES.map(str::to_owned);
+                    let colours = Some(("baseline", baselines.as_slice()));
+                    drawn.push(still::dots(&title, chart.name, ("logits", &[0.0], false), &heads.parts, colours));
+                } else {
+                    for (title, parts) in [("one head", own), ("the MLP", mlps)] {
+                        drawn.extend((!parts.is_empty()).then(|| self.small(title, &parts)));
+                    }
                 }
                 let drawn = json!({ "vconcat": drawn, "spacing": 18 });
                 self.tables.insert("null".to_owned(), heads.null);
@@ -227,6 +280,12 @@ impl Charts {
 
     /// What the reader must know of the pictures.
     pub(super) fn notes(&self) -> Vec<String> {
+        if self.still {
+            return vec![
+                "A dot is a number at its place; dotted lines are chance. The Parquet files hold every number."
+                    .to_owned(),
+            ];
+        }
         let mut notes = vec![
             "Drag over the strip at the top to zoom all charts; double-click it to see everything again. Dashed lines are what happened when."
                 .to_owned(),
@@ -250,23 +309,24 @@ impl Charts {
         let topics = self.topics.iter().enumerate().map(|(at, topic)| {
             json!({ "id": format!("topic-{at}"), "spec": self.topic(&topic.charts), "tables": topic.tables })
         });
-        let called = |at: usize| self.arms.get(at).cloned().unwrap_or_else(|| at.to_string());
-        let several = if self.replicas > 1 { self.replicas as usize } else { 0 };
+        let several = if self.replicas > 1 { self.called.as_slice() } else { &[] };
         json!({
-            "strip": self.tables.contains_key("loss").then(|| self.strip()),
+            "strip": (self.tables.contains_key("loss") && !self.still).then(|| self.strip()),
             "topics": topics.collect::<Vec<_>>(),
             "tables": self.tables,
             "together": self.together,
-            "replicas": (0..several).map(called).collect::<Vec<_>>(),
+            "replicas": several,
             "last": self.last_step.max(1),
+            "width": WIDTH,
+            "beside": AXIS + BESIDE + MENU,
         })
     }
 
     /// Names of the places that the page leaves for the topics, titles, notes, and pixels from top to bottom.
     pub(super) fn headings(&self) -> Vec<(String, &'static str, &str, u64)> {
-        let tall = |topic: &Shown| topic.charts.iter().map(tall).sum();
+        let height = |topic: &Shown| topic.charts.iter().map(|chart| tall(chart, IN_A_ROW)).sum();
         let topics = self.topics.iter().enumerate();
-        topics.map(|(at, t)| (format!("topic-{at}"), t.title, t.note.as_str(), tall(t))).collect()
+        topics.map(|(at, t)| (format!("topic-{at}"), t.title, t.note.as_str(), height(t))).collect()
     }
 
     /// The replicas that can be chosen.
@@ -280,8 +340,11 @@ impl Charts {
             "view": { "stroke": "#ddd" },
             "axis": { "gridColor": "#eee", "labelColor": "#444", "titleColor": "#444", "titleFontWeight": "normal" },
             "axisY": { "minExtent": AXIS, "maxExtent": AXIS },
-            "title": { "anchor": "start", "fontSize": 12, "fontWeight": 600, "color": "#222", "offset": 6 },
-            "legend": { "labelLimit": 260, "titleColor": "#444", "titleFontWeight": "normal", "symbolLimit": 40 },
+            "title": {
+                "anchor": "start", "fontSize": 12, "fontWeight": 600, "color": "#222", "offset": 6,
+                "subtitleFontSize": 11, "subtitleColor": "#666", "subtitlePadding": 2,
+            },
+            "legend": { "titleColor": "#444", "titleFontWeight": "normal", "symbolLimit": 60, "offset": 8 },
             "font": "system-ui, sans-serif",
             // A canvas has no use for the description that every point would get in words.
             "aria": false,
@@ -333,10 +396,10 @@ impl Charts {
     }
 
     /// A chart's title and size around its layers, with the phases on top.
-    fn framed(&self, title: &str, height: Value, layers: Vec<Value>, ink: &str) -> Value {
+    fn framed(&self, chart: &Chart<'_>, height: Value, layers: Vec<Value>, ink: &str) -> Value {
         let mut all = layers;
         all.extend(phase_marks(ink, true));
-        json!({ "title": title, "width": WIDTH, "height": height, "layer": all })
+        json!({ "title": title(chart.title, chart.below), "width": WIDTH, "height": height, "layer": all })
     }
 
     fn line_chart(&self, chart: &Chart<'_>, values: &Scale, names: &[String], crowded: bool) -> Value {
@@ -354,18 +417,21 @@ impl Charts {
         // Few series of named replicas: one colour for each replica, one stroke for each series.
         let by_arm = !self.arms.is_empty() && !crowded;
         let colours = if by_arm { self.arms.len() } else { count };
+        let shown: Vec<&str> = names.iter().filter(|name| !is_level(name)).map(String::as_str).collect();
+        let arms: Vec<&str> = self.arms.iter().map(String::as_str).collect();
+        let place = legend(if by_arm { &arms } else { &shown });
         let colour = if by_arm {
-            json!({ "field": "replica", "type": "nominal", "title": null, "scale": { "domain": self.arms } })
+            json!({ "field": "replica", "type": "nominal", "title": null, "scale": { "domain": self.arms }, "legend": place })
         } else {
             json!({
-                "field": "series", "type": "nominal", "title": null,
+                "field": "series", "type": "nominal", "title": null, "legend": place,
                 "scale": { "scheme": if colours > 10 { "tableau20" } else { "category10" } },
-                "legend": { "columns": 1 + count / 11 },
             })
         };
         let mut encoding = json!({ "x": step_axis(), "y": y, "color": colour, "detail": { "field": "replica" } });
         if by_arm && count > 1 {
-            encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null });
+            let legend = legend(&shown);
+            encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null, "legend": legend });
         }
         let filter = json!({ "field": "series", "oneOf": levels });
         let is_others = (!levels.is_empty()).then(|| json!({ "filter": { "not": filter } }));
@@ -397,7 +463,7 @@ impl Charts {
             })
         }));
         let height = if chart.name == "loss" { 220 } else { 140 };
-        self.framed(chart.title, json!(height), layers, "#333")
+        self.framed(chart, json!(height), layers, "#333")
     }
 
     /// Cells of a frequency between two steps.
@@ -406,7 +472,8 @@ impl Charts {
         let colour = if heat {
             json!({ "field": "value", "type": "quantitative", "title": values.unit, "scale": { "scheme": "viridis" } })
         } else {
-            json!({ "field": "series", "type": "nominal", "title": null })
+            let names: BTreeSet<&str> = chart.chosen.iter().map(|(name, ..)| name.as_str()).collect();
+            json!({ "field": "series", "type": "nominal", "title": null, "legend": legend(&Vec::from_iter(names)) })
         };
         let layer = json!({
             "data": source(chart.name),
@@ -414,7 +481,7 @@ impl Charts {
             "encoding": {
                 "x": step_axis(), "x2": { "field": "until" },
                 "y": {
-                    "field": "low", "type": "quantitative", "title": if chart.name.starts_with("card ") { "index" } else { "frequency k" },
+                    "field": "low", "type": "quantitative", "title": values.index,
                     "scale": { "nice": false, "zero": false },
                 },
                 "y2": { "field": "high" },
@@ -427,7 +494,7 @@ impl Charts {
         });
         // Heat maps are dark, and grey where there is nothing to show.
         let label = if heat { "white" } else { "#333" };
-        let mut framed = self.framed(chart.title, json!(if heat { 180 } else { 160 }), vec![layer], label);
+        let mut framed = self.framed(chart, json!(if heat { 180 } else { 160 }), vec![layer], label);
         if heat {
             framed["view"] = json!({ "fill": "#999" });
         }
@@ -457,7 +524,7 @@ impl Charts {
                 "tooltip": [{ "field": "kind" }, { "field": "what" }, { "field": "when" }, { "field": "lane" }],
             },
         });
-        self.framed(chart.title, json!(120), vec![layer], "#333")
+        self.framed(chart, json!(120), vec![layer], "#333")
     }
 
     /// One small chart for each part, heads or MLPs, with the same value axis.
@@ -494,7 +561,7 @@ impl Charts {
                     "color": {
                         "field": "baseline", "type": "nominal", "title": "ablation",
                         "scale": { "domain": ["zero", "mean", "resample"], "range": ["#d62728", "#1f77b4", "#8fb8de"] },
-                        "legend": { "orient": "right" },
+                        "legend": { "orient": "bottom", "columns": 3, "rows": 1 },
                     },
                 },
             });
@@ -523,7 +590,7 @@ impl Scale {
     /// Share of the way to a bound that the values must come for it to end the axis.
     const NEAR: f64 = 0.75;
 
-    fn new(chosen: &[Chosen<'_>], catalog: &Catalog) -> Self {
+    fn new(chosen: &[Chosen<'_>], catalog: &Catalog, index: &str) -> Self {
         let metrics: BTreeSet<&str> = chosen.iter().map(|(_, key, _)| key.metric.as_str()).collect();
         let cards: Vec<&Described> = metrics.iter().filter_map(|name| catalog.metrics.get(*name)).collect();
         let derived = metrics.iter().find_map(|name| match *name {
@@ -554,7 +621,7 @@ impl Scale {
         // What lies beyond a bound by rounding is seen.
         let least = bound(0).filter(|least| low >= *least && high - low >= Self::NEAR * (high - least));
         let most = bound(1).filter(|most| high <= *most && most - low <= (high - low) / Self::NEAR);
-        Self { unit, chance, ends: [least, most] }
+        Self { unit, chance, ends: [least, most], index: index.to_owned() }
     }
 }
 
@@ -564,61 +631,74 @@ fn by_card<'a>(name: &str, metric: &Described, series: &'a BTreeMap<Key, Series>
     let sites: BTreeSet<&str> = of_metric.iter().map(|(key, _)| key.site.as_str()).collect();
     let indices: BTreeSet<i32> = of_metric.iter().map(|(key, _)| key.index).collect();
     // Of what is counted, the first place alone: frequencies of several cannot lie over each other.
-    let counted = metric.index.is_empty() && indices.len() > MANY;
+    let counted = indices.len() > MANY;
     let place = |key: &Key| (key.site.clone(), key.layer, key.head);
     let first = of_metric.first().map(|(key, _)| place(key));
     let shown = of_metric.into_iter().filter(|(key, _)| !counted || Some(place(key)) == first);
     let named = |(key, series): (&'a Key, &'a Series)| {
         let mut words = Vec::new();
-        words.extend((sites.len() > 1).then(|| key.site.strip_prefix("blocks.").unwrap_or(&key.site).to_owned()));
+        let site = key.site.strip_prefix("blocks.").unwrap_or(&key.site);
+        // The layer stands for itself.
+        let site = site.strip_prefix(&format!("{}.", key.layer)).unwrap_or(site);
+        words.extend((sites.len() > 1).then(|| site.to_owned()));
         words.extend((key.layer >= 0).then(|| format!("L{}", key.layer)));
         words.extend((key.head >= 0).then(|| format!("H{}", key.head)));
         let index = usize::try_from(key.index).ok().filter(|_| !counted);
-        words.extend(index.map(|at| metric.index.get(at).cloned().unwrap_or_else(|| at.to_string())));
+        let number = |at: usize| format!("{} {at}", metric.counts.split([' ', ',']).next().unwrap_or_default());
+        words.extend(index.map(|at| metric.index.get(at).cloned().unwrap_or_else(|| number(at).trim().to_owned())));
         (if words.is_empty() { name.to_owned() } else { words.join(" ") }, key, series)
     };
     shown.map(named).collect()
 }
 
+/// Whether positive values need a logarithmic axis.
+fn wide<'a>(values: impl Iterator<Item = &'a f32>) -> bool {
+    /// Largest by smallest from which they do.
+    const RANGE: f32 = 100.0;
+    let values = values.filter(|value| value.is_finite());
+    let (low, high) = values.fold((f32::INFINITY, 0.0f32), |(low, high), v| (low.min(*v), high.max(*v)));
+    low > 0.0 && high > RANGE * low
+}
+
+/// What the index of a series is called.
+fn index_name(key: &Key, catalog: &Catalog) -> String {
+    let name = || catalog.metrics.get(&key.metric)?.index.get(usize::try_from(key.index).ok()?).cloned();
+    name().unwrap_or_else(|| key.index.to_string())
+}
+
+/// What the index axis of a chart counts.
+fn index_of<'a>(chart: &Chart<'_>, catalog: &'a Catalog) -> &'a str {
+    /// Letters that the axis has room for.
+    const ROOM: usize = 24;
+    let counts = || catalog.metrics.get(chart.name.strip_prefix("card ")?).map(|metric| metric.counts.as_str());
+    match counts() {
+        None => "frequency k",
+        Some("") => "index",
+        Some(long) if long.chars().count() > ROOM => long.split([' ', ',']).next().unwrap_or("index"),
+        Some(counts) => counts,
+    }
+}
+
 /// How a metric is drawn of which only the card is known.
 fn kind_by_card(metric: &Described, chosen: &[Chosen<'_>]) -> Kind {
-    /// Largest by smallest value from which lines need a logarithmic axis.
-    const RANGE: f32 = 100.0;
     let indices: BTreeSet<i32> = chosen.iter().map(|(_, key, _)| key.index).collect();
     let values = || chosen.iter().flat_map(|(_, _, series)| &series.values).filter(|value| value.is_finite());
-    let (low, high) = values().fold((f32::INFINITY, 0.0f32), |(low, high), v| (low.min(*v), high.max(*v)));
     match () {
         _ if metric.set => Kind::Flags,
-        _ if metric.index.is_empty() && indices.len() > MANY => Kind::Heat,
-        _ if low > 0.0 && high > RANGE * low => Kind::LogLines,
+        _ if indices.len() > MANY => Kind::Heat,
+        _ if wide(values()) => Kind::LogLines,
         _ => Kind::Lines,
     }
 }
 
 /// A table of the page by its name. Its numbers are numbers: rows need no copies to make sure of that.
-fn source(name: &str) -> Value {
+pub(super) fn source(name: &str) -> Value {
     json!({ "name": name, "format": { "parse": null } })
 }
 
 /// A tooltip of all columns: unlike one of chosen columns, it puts no words together before anybody asks.
-fn whole_row() -> Value {
+pub(super) fn whole_row() -> Value {
     json!({ "content": "data" })
-}
-
-/// The height of a chart, or of charts beside and below each other, about as it will be.
-fn tall(chart: &Value) -> u64 {
-    /// Title, axis and spacing.
-    const FRAME: u64 = 68;
-    let charts = |key: &str| chart[key].as_array().map(|charts| charts.iter().map(tall).collect::<Vec<_>>());
-    if let Some(below) = charts("vconcat") {
-        below.iter().sum()
-    } else if let Some(beside) = charts("hconcat") {
-        beside.into_iter().max().unwrap_or(0)
-    } else if let Some(panels) = charts("concat") {
-        panels.iter().step_by(IN_A_ROW).sum()
-    } else {
-        chart["height"].as_u64().or(chart["height"]["step"].as_u64()).unwrap_or(0) + FRAME
-    }
 }
 
 fn step_axis() -> Value {
@@ -649,6 +729,14 @@ fn phase_marks(ink: &str, named: bool) -> Vec<Value> {
 
 /// Layer by head: the last effects on logit difference and loss.
 fn map(heads: &Heads) -> Value {
+    /// Pixels of a column: with a number and a letter in it, and where there is no room for them.
+    const COLUMN: usize = 58;
+    const NARROW: usize = 44;
+    /// Names of layers, and the gap between both sides.
+    const GAP: usize = 64;
+    let all = (WIDTH + BESIDE) as usize;
+    let beside = 2 * (heads.heads * COLUMN + GAP) <= all;
+    let column = if beside { COLUMN } else { COLUMN.min((all - GAP) / heads.heads.max(1)) };
     let side = |field: &str, title: &str, marks: bool, end: f32| {
         let cell = |mark: Value, encoding: Value| {
             let mut encoding = encoding;
@@ -677,17 +765,18 @@ fn map(heads: &Heads) -> Value {
             }),
         );
         let words = cell(json!({ "type": "text", "fontSize": 10 }), json!({ "text": { "field": "words" } }));
+        let row = if heads.layers > 4 { 22 } else { 34 };
         json!({
-            "title": title, "width": { "step": 58 }, "height": { "step": if heads.layers > 4 { 22 } else { 34 } },
-            "layer": [rect, words],
+            "title": title, "width": heads.heads * column, "height": heads.layers * row,
+            "layer": if column < NARROW { vec![rect] } else { vec![rect, words] },
         })
     };
     json!({
-        "hconcat": [
+        (if beside { "hconcat" } else { "vconcat" }): [
             side("effect", "Last change of the logit difference", true, heads.ends[0]),
             side("loss", "Last change of the loss, nats", false, heads.ends[1]),
         ],
-        "spacing": 40,
+        "spacing": if beside { 40 } else { 14 },
         "resolve": { "scale": { "color": "independent" } },
     })
 }
@@ -719,7 +808,7 @@ mod tests {
     #[test]
     fn no_metric_is_without_a_chart() {
         let (catalog, series) = everything();
-        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new());
+        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new(), false);
         let missing: Vec<&String> = catalog.metrics.keys().filter(|name| !charts.charted.contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
         // A chart is a table that the page has, and a specification that names it.
@@ -728,7 +817,26 @@ mod tests {
         for (name, _) in payload["tables"].as_object().unwrap() {
             assert!(name == "loss" || specs.contains(&format!("\"name\":\"{name}\"")), "{name}");
         }
-        assert!(specs.contains("ablation.path: zero ablation's change"), "a card's definition is its title");
+        assert!(
+            specs.contains("\"ablation.path\"") && specs.contains("zero ablation's change"),
+            "a card's chart has its definition"
+        );
+    }
+
+    #[test]
+    fn a_model_measured_once_is_shown_without_steps() {
+        let (catalog, mut series) = everything();
+        for (key, series) in &mut series {
+            // Members of a set have a stretch of steps.
+            let steps = if catalog.metrics[&key.metric].set { vec![0, 1] } else { vec![0] };
+            *series = Series { values: vec![0.5; steps.len()], steps };
+        }
+        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new(), true);
+        let missing: Vec<&String> = catalog.metrics.keys().filter(|name| !charts.charted.contains(*name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        let payload = charts.payload();
+        let specs = payload["topics"].to_string();
+        assert!(payload["strip"].is_null() && !specs.contains("\"field\":\"step\""), "{specs}");
     }
 
     #[test]
@@ -739,9 +847,9 @@ mod tests {
             .filter(|(key, _)| key.metric == "accuracy.test")
             .map(|(key, series)| (String::new(), key, series))
             .collect();
-        let scale = Scale::new(&chosen, &catalog);
+        let scale = Scale::new(&chosen, &catalog, "");
         assert_eq!((scale.unit.as_str(), scale.chance, scale.ends), ("share", vec![1.0 / 7.0], [Some(0.0), Some(1.0)]));
-        let payload = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new()).payload().to_string();
+        let payload = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new(), false).payload().to_string();
         assert!(payload.contains(&format!("\"value\":{}", (7f64).ln())), "ln 7, the loss of knowing nothing, is drawn");
     }
 

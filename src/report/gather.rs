@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::charts::MANY;
 use super::derived::Derived;
 use super::phases::Watched;
 use crate::error::Result;
@@ -73,7 +74,10 @@ impl Sink for Gather<'_> {
         let way = match known {
             Some(metric) if metric.set => Way::Stretches { every: metric.every as i64, gap: metric.every as i64 },
             // What is counted is drawn side by side, and both ends of a band too: at the same steps.
-            Some(metric) if key.index >= 0 && (metric.index.is_empty() || key.metric == "ablation.null") => {
+            Some(metric)
+                if key.index >= 0
+                    && (metric.index.is_empty() || metric.index.len() > MANY || key.metric == "ablation.null") =>
+            {
                 Way::Grid { stride: 1, seen: 0 }
             }
             _ => Way::Extremes { every: known.map(|metric| metric.every as i64) },

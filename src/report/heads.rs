@@ -17,7 +17,7 @@ const POINTS: usize = 16_000;
 const SERIES_POINTS: usize = 300;
 
 const EFFECT: &str = "ablation.logit_difference";
-const BASELINES: [&str; 3] = ["zero", "mean", "resample"];
+pub(super) const BASELINES: [&str; 3] = ["zero", "mean", "resample"];
 
 /// Tables of a run's ablations.
 pub(super) struct Heads {
@@ -31,6 +31,8 @@ pub(super) struct Heads {
     pub(super) null: Value,
     pub(super) map: Value,
     pub(super) layers: usize,
+    /// Heads of a layer.
+    pub(super) heads: usize,
     pub(super) thinned: bool,
 }
 
@@ -79,6 +81,7 @@ impl Heads {
         };
         let ends = ["effect", "loss"].map(end);
         let layers = effects.iter().map(|(_, key, _)| key.layer + 1).max()?;
+        let heads = series.keys().filter(|key| key.metric == EFFECT).map(|key| key.head + 1).max().unwrap_or(0);
         Some(Self {
             parts,
             count,
@@ -87,6 +90,7 @@ impl Heads {
             null: null(series, &shown, limit),
             map,
             layers: layers as usize,
+            heads: heads as usize,
             thinned: lines.is_thinned(),
         })
     }
@@ -218,7 +222,7 @@ mod tests {
         assert_eq!(clears, [true, false, false, false, true, false]);
         let letters = [0, 4].map(|head| heads.map["rows"][head]["letter"].as_str().unwrap().to_owned());
         assert_eq!(letters, [" S", " C"]);
-        assert_eq!(heads.map["rows"][0]["role"], "suppressor since step 40 ± 0");
+        assert_eq!(heads.map["rows"][0]["role"], "suppressor since step 40");
         assert_eq!(heads.parts, ["L0 H0", "L0 H1", "L0 H2", "L0 H3", "L0 H4", "L0 H5"]);
         assert_eq!((heads.ends, heads.null["high"].clone()), ([5.0, 1.0], json!([1, 3])));
         assert!(Heads::new(&BTreeMap::new(), |_| true, &[]).is_none());

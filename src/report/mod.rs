@@ -7,8 +7,10 @@ mod dataset;
 mod derived;
 mod gather;
 mod heads;
+mod layout;
 mod marks;
 mod phases;
+mod still;
 mod topics;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +23,8 @@ use minijinja::{Environment, Value, context};
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::record::{Catalog, Manifest, RunDir, Status};
+use crate::record::{Catalog, Event, Manifest, RunDir, RunKind, Status};
+use crate::stats::Onset;
 use crate::train::ReplicaConfig;
 
 const PAGE: &str = include_str!("page.html");
@@ -47,6 +50,20 @@ pub struct Arm {
     pub name: String,
     /// Events in order of step.
     pub phases: Vec<Phase>,
+    /// What was looked for and had not come by the last measurement, and until when that is known.
+    pub missing: Vec<(&'static str, Onset)>,
+}
+
+impl Arm {
+    /// Of one in which nothing happened: what was looked for. Empty of others.
+    pub fn none(&self) -> String {
+        let all: Vec<String> = self.missing.iter().map(|(name, onset)| format!("{name} ({})", onset.words())).collect();
+        match (self.phases.is_empty(), all.is_empty()) {
+            (false, _) => String::new(),
+            (true, false) => format!("nothing yet of {}", all.join(", ")),
+            (true, true) => "nothing was measured that has a date".to_owned(),
+        }
+    }
 }
 
 /// Writes `report.html` into a run directory.
@@ -62,31 +79,41 @@ pub fn write(run: &Path) -> Result<Report> {
     let Gathered { series, watched, last_step } = Gathered::read(run, &catalog, replicas, steps)?;
     let phases: Vec<Vec<Phase>> = watched.iter().map(phases::Watched::phases).collect();
     let called = |replica: usize| names.get(replica).cloned().unwrap_or_else(|| format!("replica {replica}"));
-    let shown = if names.is_empty() { 1 } else { replicas };
-    let arms: Vec<Arm> = (0..shown).map(|at| Arm { name: called(at), phases: phases[at].clone() }).collect();
+    // What was measured once has no history.
+    let measured = manifest.kind == RunKind::Measurement;
+    let shown = match names.is_empty() {
+        _ if measured => 0,
+        true => 1,
+        false => replicas,
+    };
+    let arms: Vec<Arm> = (0..shown)
+        .map(|at| Arm { name: called(at), phases: phases[at].clone(), missing: watched[at].missing() })
+        .collect();
     let events = RunDir::read_events(run)?;
     let warnings = events.iter().filter(|event| event.is_warning());
-    let warnings: Vec<String> = warnings.map(|event| format!("{}: {}", event.onset().words(), event.text())).collect();
+    let when = |event: &Event| if measured { String::new() } else { format!("{}: ", event.onset().words()) };
+    let warnings: Vec<String> = warnings.map(|event| when(event) + &event.text()).collect();
     let turns: Vec<Turn> = events.iter().filter_map(Turn::of).collect();
     let (listed, left) = marks::list(&turns);
     let configs: Vec<ReplicaConfig> =
         serde_json::from_value(manifest.config["replica"].clone()).unwrap_or_else(|_| Vec::new());
-    let judged = if names.len() > 1 { judge(&manifest, &names, &configs, &watched) } else { Vec::new() };
-    let charts = charts::Charts::new(&series, &catalog, &phases, &turns, names.clone());
+    let judged = if names.len() > 1 && !measured { judge(&manifest, &names, &configs, &watched) } else { Vec::new() };
+    let charts = charts::Charts::new(&series, &catalog, &phases, &turns, names.clone(), measured);
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
     let mut environment = Environment::new();
     environment.add_template("page.html", PAGE).map_err(fail)?;
     let template = environment.get_template("page.html").map_err(fail)?;
     let page = template
         .render(context! {
-            name => manifest.config["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("run"),
+            name => title(&manifest),
             description => manifest.config["description"].as_str().unwrap_or_default(),
             status => status(&manifest, last_step),
             arms => arms.iter().map(|arm| context! {
                 name => if replicas > 1 { arm.name.as_str() } else { "" },
+                none => arm.none(),
                 phases => arm.phases.iter().map(|p| context! { name => p.name, when => p.onset.words(), meaning => &p.meaning }).collect::<Vec<_>>(),
             }).collect::<Vec<_>>(),
-            happened => replicas > 1 || !arms[0].phases.is_empty(),
+            happened => arms.len() > 1 || arms.iter().any(|arm| !arm.phases.is_empty()),
             turns => listed.iter().map(|turn| {
                 let (when, kind, text) = turn.words();
                 context! { when, kind, text, name => if replicas > 1 { called(turn.replica()) } else { String::new() } }
@@ -95,10 +122,11 @@ pub fn write(run: &Path) -> Result<Report> {
             groups => judged,
             warnings => warnings,
             facts => facts(&manifest),
-            config => serde_json::to_string_pretty(&manifest.config).unwrap_or_default(),
+            config => serde_json::to_string_pretty(&configuration(&manifest)).unwrap_or_default(),
             notes => charts.notes(),
             empty => series.is_empty(),
             topics => charts.headings().into_iter().map(|(id, title, note, tall)| context! { id, title, note, tall }).collect::<Vec<_>>(),
+            strip => !measured,
             choices => charts.choices(),
             library => Value::from_safe_string(library()),
             data => Value::from_safe_string(data(&charts)),
@@ -181,7 +209,34 @@ fn data(charts: &charts::Charts) -> String {
     charts.payload().to_string().replace('<', "\\u003c")
 }
 
+/// What the page is called: by the run, or by the folder of the model that was measured.
+fn title(manifest: &Manifest) -> String {
+    let name = manifest.config["name"].as_str().unwrap_or_default();
+    let folder = manifest.from.as_ref().filter(|_| manifest.kind == RunKind::Measurement);
+    match folder.and_then(|folder| folder.file_name()) {
+        Some(folder) if name.is_empty() => folder.to_string_lossy().into_owned(),
+        _ if name.is_empty() => "run".to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// The configuration without what a measurement has no use for.
+fn configuration(manifest: &Manifest) -> serde_json::Value {
+    let mut config = manifest.config.clone();
+    if let (RunKind::Measurement, Some(keys)) = (manifest.kind, config.as_object_mut()) {
+        ["steps", "optimizer", "schedule", "precision", "loss_scale", "checkpoint"].iter().for_each(|key| {
+            keys.remove(*key);
+        });
+    }
+    config
+}
+
 fn status(manifest: &Manifest, last_step: i64) -> String {
+    if manifest.kind == RunKind::Measurement {
+        let from = manifest.from.as_ref().map(|from| format!(": {}", from.display())).unwrap_or_default();
+        let state = if manifest.status == Status::Finished { "" } else { ", not to the end" };
+        return format!("a model as it stands, measured once{state}{from}");
+    }
     let status = match manifest.status {
         Status::Finished => "finished",
         Status::Interrupted => "interrupted",
@@ -224,13 +279,21 @@ fn facts(manifest: &Manifest) -> Vec<(String, String)> {
         text(&config["schedule"]["kind"]),
     );
     let adapter = &manifest.adapter;
+    let measured = manifest.kind == RunKind::Measurement;
+    let seed = text(&config["seed"]);
     let rows = [
-        ("Task", task),
+        (if measured { "Measured on" } else { "Task" }, task),
         ("Model", architecture),
-        ("Training", training),
-        ("Replicas and seed", format!("{}, from seed {}", config["replicas"], config["seed"])),
+        ("Training", if measured { String::new() } else { training }),
+        (
+            if measured { "Models in the folder, seed of the split" } else { "Replicas and seed" },
+            format!("{}, {}{seed}", config["replicas"], if measured { "" } else { "from seed " }),
+        ),
         ("Replicas by name", names(manifest).join(", ")),
-        ("Weights from", manifest.from.as_ref().map(|p| p.display().to_string()).unwrap_or_default()),
+        (
+            if measured { "Model from" } else { "Weights from" },
+            manifest.from.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+        ),
         (
             "Adapter",
             format!(

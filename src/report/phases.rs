@@ -232,6 +232,20 @@ impl Watched {
         self.living.values().copied().min_by_key(|onset| onset.step).or(none)
     }
 
+    /// What the measurements of this run could have shown, and have not by the last of them.
+    pub(super) fn missing(&self) -> Vec<(&'static str, Onset)> {
+        let looked = [
+            ("memorized", self.memorized()),
+            ("generalizing", self.half.as_ref().and_then(Reach::onset)),
+            ("grokked", self.generalized()),
+            ("first key", self.first_key()),
+        ];
+        looked
+            .into_iter()
+            .filter_map(|(name, onset)| Some((name, onset.filter(|onset| onset.began().is_none())?)))
+            .collect()
+    }
+
     /// The events, in order of step.
     pub(super) fn phases(&self) -> Vec<Phase> {
         let mut phases = Vec::new();

@@ -8,8 +8,12 @@ pub(super) struct Topic {
     pub(super) title: &'static str,
     /// How to read it, in a sentence or two.
     pub(super) note: &'static str,
+    /// The same of a model that was measured once, where steps have no place; empty for the same.
+    pub(super) once: &'static str,
     pub(super) charts: &'static [Chart],
 }
+
+type Select = fn(&Key, &str) -> Option<String>;
 
 /// One chart on the shared step axis.
 pub(super) struct Chart {
@@ -17,8 +21,8 @@ pub(super) struct Chart {
     /// Name of its table.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// The name under which the chart shows a series, if it does.
-    pub(super) select: fn(&Key) -> Option<String>,
+    /// The name under which the chart shows a series, if it does; the second is what its index is called.
+    pub(super) select: Select,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub(super) enum Kind {
     Heads,
 }
 
-const fn chart(name: &'static str, kind: Kind, title: &'static str, select: fn(&Key) -> Option<String>) -> Chart {
+const fn chart(name: &'static str, kind: Kind, title: &'static str, select: Select) -> Chart {
     Chart { title, name, kind, select }
 }
 
@@ -96,9 +100,9 @@ fn circuit(key: &Key) -> String {
     format!("L{}{}", key.layer, name.map_or(String::new(), |name| format!(" {name}")))
 }
 
-/// A pair (i, j) with i < j, row by row; the number of heads is not known here, so the number stands for it.
-fn by_pair(key: &Key, metric: &str) -> Option<String> {
-    (key.metric == metric).then(|| format!("{} pair {}", circuit(key), key.index))
+/// A pair of heads.
+fn by_pair(key: &Key, metric: &str, pair: &str) -> Option<String> {
+    (key.metric == metric).then(|| format!("{} {pair}", circuit(key)))
 }
 
 /// An end of the band of untrained heads.
@@ -118,74 +122,77 @@ pub(super) const TOPICS: &[Topic] = &[
     Topic {
         title: "Loss and accuracy",
         note: "Memorizing is train accuracy without test accuracy; grokking is test accuracy that follows much later.",
+        once: "How well the model does.",
         charts: &[
-            chart("loss", Kind::LogLines, "Loss", |key| own_name(key, &["loss.train", "loss.test"])),
-            chart("accuracy", Kind::Lines, "Accuracy", |key| own_name(key, &["accuracy.train", "accuracy.test"])),
+            chart("loss", Kind::LogLines, "Loss", |key, _| own_name(key, &["loss.train", "loss.test"])),
+            chart("accuracy", Kind::Lines, "Accuracy", |key, _| own_name(key, &["accuracy.train", "accuracy.test"])),
             chart(
                 "margin",
                 Kind::Lines,
                 "Margin on the test set: how far the right logit exceeds the best other",
-                |key| by_index(key, "margin.test", &["min", "mean", "max"]),
+                |key, _| by_index(key, "margin.test", &["min", "mean", "max"]),
             ),
-            chart("marks", Kind::Marks, "Births, deaths and flips of keys and heads", |_| None),
+            chart("marks", Kind::Marks, "Births, deaths and flips of keys and heads", |_, _| None),
         ],
     },
     Topic {
         title: "Grokking circuits",
         note: "Restricted loss keeps only the key frequencies of the logits, excluded loss removes them: a circuit is complete where the first is low, and in use where the second is high.",
+        once: "",
         charts: &[
-            chart("circuit_loss", Kind::LogLines, "Restricted and excluded loss, beside the train loss", |key| {
+            chart("circuit_loss", Kind::LogLines, "Restricted and excluded loss, beside the train loss", |key, _| {
                 own_name(key, &["loss.restricted", "loss.excluded", "loss.excluded.max", "loss.train"])
             }),
-            chart("key_count", Kind::Lines, "Number of key frequencies, by rule", |key| {
+            chart("key_count", Kind::Lines, "Number of key frequencies, by rule", |key, _| {
                 by_site(key, super::derived::KEY_COUNT)
             }),
-            chart("keys", Kind::Flags, "Which frequencies are key", |key| match key.metric.as_str() {
+            chart("keys", Kind::Flags, "Which frequencies are key", |key, _| match key.metric.as_str() {
                 "key_frequencies" => Some("W_E: norm above a quarter of the largest".to_owned()),
                 "key_frequencies.logits" => Some("logits: more than 1 % of the power".to_owned()),
                 _ => None,
             }),
-            chart("fourier_w_e", Kind::Heat, "Frequencies in the embedding W_E", |key| {
+            chart("fourier_w_e", Kind::Heat, "Frequencies in the embedding W_E", |key, _| {
                 (key.metric == "fourier_norm" && key.site == "embed.W_E").then(String::new)
             }),
-            chart("fourier_w_l", Kind::Heat, "Frequencies in W_L = W_out W_U", |key| {
+            chart("fourier_w_l", Kind::Heat, "Frequencies in W_L = W_out W_U", |key, _| {
                 (key.metric == "fourier_norm" && key.site == "W_L").then(String::new)
             }),
-            chart("gini", Kind::Lines, "Sparsity of the spectra", |key| by_site(key, "gini")),
-            chart("irreps", Kind::LogLines, "Power by irreducible representation, logits", |key| {
+            chart("gini", Kind::Lines, "Sparsity of the spectra", |key, _| by_site(key, "gini")),
+            chart("irreps", Kind::LogLines, "Power by irreducible representation, logits", |key, _| {
                 (key.metric == "irrep_power" && key.site == "logits").then(|| format!("irrep {}", key.index))
             }),
             chart(
                 "fsd",
                 Kind::Lines,
                 "Frequency synchronization of neurons, and share that follows one frequency",
-                |key| {
+                |key, _| {
                     by_layer(key, "fsd", -1, "FSD")
                         .or_else(|| by_layer(key, "fsd.grid", -1, "FSD, all pairs"))
                         .or_else(|| by_layer(key, "fsd.top", 4, "in the 4 most followed"))
                         .or_else(|| by_layer(key, "neuron_fve", 1, "FVE above 0.85"))
                 },
             ),
-            chart("participation", Kind::Heat, "Neurons that follow each frequency, first layer", |key| {
+            chart("participation", Kind::Heat, "Neurons that follow each frequency, first layer", |key, _| {
                 (key.metric == "fsd.participation" && key.layer == 0).then(String::new)
             }),
             chart(
                 "phase",
                 Kind::Heat,
                 "Synchrony of their phases, where five or more follow (chance: 0.4 with five, 0.2 with twenty)",
-                |key| (key.metric == super::derived::FOLLOWED && key.layer == 0).then(String::new),
+                |key, _| (key.metric == super::derived::FOLLOWED && key.layer == 0).then(String::new),
             ),
         ],
     },
     Topic {
         title: "Ablation",
         note: "What removing one head does to the logit difference of the probe, at every step it was measured. Grey: where 95 % of random subspaces of the same size fall, of what the same layer writes: an average share of the layer. A head that raises it beyond the band suppresses, one that lowers it contributes, where its effect differs from 0 too (its standard errors are drawn below).",
+        once: "What removing one head does to the logit difference of the probe. A head that raises it beyond what random subspaces of the same size do, of what the same layer writes, suppresses; one that lowers it contributes, where its effect differs from 0 too (its standard error is below).",
         charts: &[
-            chart("heads", Kind::Heads, "", |_| None),
-            chart("ablation_loss", Kind::Lines, "Change of the loss, zero ablation", |key| {
+            chart("heads", Kind::Heads, "", |_, _| None),
+            chart("ablation_loss", Kind::Lines, "Change of the loss, zero ablation", |key, _| {
                 by_part(key, "ablation.loss")
             }),
-            chart("ablation_kl", Kind::LogLines, "Change of the predictions, zero ablation: KL", |key| {
+            chart("ablation_kl", Kind::LogLines, "Change of the predictions, zero ablation: KL", |key, _| {
                 by_part(key, "ablation.kl")
             }),
         ],
@@ -193,27 +200,34 @@ pub(super) const TOPICS: &[Topic] = &[
     Topic {
         title: "Calibration",
         note: "On the probe. A debiased error that wanders around 0 is none. A best temperature above 1 means overconfidence. A head that changes temperature and nothing else is a confidence knob.",
+        once: "On the probe. A best temperature above 1 means overconfidence. A head that changes temperature and nothing else is a confidence knob.",
         charts: &[
             chart(
                 "calibration",
                 Kind::Lines,
                 "Calibration error: ECE, which chance alone raises, and debiased",
-                |key| own_name(key, &["probe.ece"]).or_else(|| debiased(key, "probe.").then(|| "debiased".to_owned())),
+                |key, _| {
+                    own_name(key, &["probe.ece"]).or_else(|| debiased(key, "probe.").then(|| "debiased".to_owned()))
+                },
             ),
-            chart("brier", Kind::Lines, "Brier score", |key| own_name(key, &["probe.brier"])),
-            chart("probe_entropy", Kind::Lines, "Entropy of the predictions", |key| own_name(key, &["probe.entropy"])),
-            chart("temperature", Kind::LogLines, "Best temperature", |key| own_name(key, &["probe.temperature"])),
-            chart("ablation_brier", Kind::Lines, "Change of the Brier score, zero ablation", |key| {
+            chart("brier", Kind::Lines, "Brier score", |key, _| own_name(key, &["probe.brier"])),
+            chart("probe_entropy", Kind::Lines, "Entropy of the predictions", |key, _| {
+                own_name(key, &["probe.entropy"])
+            }),
+            chart("temperature", Kind::LogLines, "Best temperature", |key, _| own_name(key, &["probe.temperature"])),
+            chart("ablation_brier", Kind::Lines, "Change of the Brier score, zero ablation", |key, _| {
                 by_part(key, "ablation.brier")
             }),
-            chart("ablation_ece", Kind::Lines, "Change of the ECE, zero ablation", |key| by_part(key, "ablation.ece")),
+            chart("ablation_ece", Kind::Lines, "Change of the ECE, zero ablation", |key, _| {
+                by_part(key, "ablation.ece")
+            }),
             chart(
                 "ablation_debiased",
                 Kind::Lines,
                 "Change of the calibration error, debiased: of the root of its square, zero ablation",
-                |key| by_part(key, super::derived::DEBIASED).filter(|_| debiased(key, "ablation.")),
+                |key, _| by_part(key, super::derived::DEBIASED).filter(|_| debiased(key, "ablation.")),
             ),
-            chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", |key| {
+            chart("ablation_temperature", Kind::Lines, "Change of the best temperature, zero ablation", |key, _| {
                 by_part(key, "ablation.temperature")
             }),
         ],
@@ -221,17 +235,18 @@ pub(super) const TOPICS: &[Topic] = &[
     Topic {
         title: "Induction",
         note: "On random tokens that repeat. Dashed: what attention spread evenly would score.",
+        once: "",
         charts: &[
-            chart("previous", Kind::Lines, "Looking at the previous token", |key| {
+            chart("previous", Kind::Lines, "Looking at the previous token", |key, _| {
                 by_head_or_uniform(key, "previous_token_score.probe")
             }),
-            chart("prefix", Kind::Lines, "Looking at what followed the same token: prefix matching", |key| {
+            chart("prefix", Kind::Lines, "Looking at what followed the same token: prefix matching", |key, _| {
                 by_head_or_uniform(key, "prefix_matching_score.probe")
             }),
-            chart("duplicate", Kind::Lines, "Looking at the same token", |key| {
+            chart("duplicate", Kind::Lines, "Looking at the same token", |key, _| {
                 by_head_or_uniform(key, "duplicate_token_score.probe")
             }),
-            chart("in_context", Kind::Lines, "In-context learning: late loss less early loss", |key| {
+            chart("in_context", Kind::Lines, "In-context learning: late loss less early loss", |key, _| {
                 match (key.metric.as_str(), key.index) {
                     ("in_context_learning_score", _) => Some("test set".to_owned()),
                     ("in_context_learning_score.probe", 1) => Some("repeated tokens, less another order".to_owned()),
@@ -239,89 +254,104 @@ pub(super) const TOPICS: &[Topic] = &[
                     _ => None,
                 }
             }),
-            chart("composition_k", Kind::Lines, "K composition: a head reads what an earlier one writes", |key| {
-                // Only readers above the first layer have writers below them.
-                (key.metric == "composition.k")
-                    .then(|| format!("L{} H{} reads head {}", key.layer, key.head, key.index))
-            }),
-            chart("copying", Kind::Lines, "Copying, from the weights alone", |key| by_head(key, "copying_score")),
+            chart(
+                "composition_k",
+                Kind::Lines,
+                "K composition: a head reads what an earlier one writes",
+                |key, index| {
+                    // Only readers above the first layer have writers below them.
+                    (key.metric == "composition.k").then(|| format!("L{} H{} reads {index}", key.layer, key.head))
+                },
+            ),
+            chart("copying", Kind::Lines, "Copying, from the weights alone", |key, _| by_head(key, "copying_score")),
         ],
     },
     Topic {
         title: "Synchronization of heads",
         note: "Likeness of attention patterns as they are is near 1 wherever positions decide; without each head's mean pattern, unrelated heads have 0.",
+        once: "",
         charts: &[
-            chart("similarity", Kind::Lines, "Mean cosine of attention patterns", |key| {
+            chart("similarity", Kind::Lines, "Mean cosine of attention patterns", |key, _| {
                 by_layer(key, "sync.similarity", 0, "as it is")
                     .or_else(|| by_layer(key, "sync.similarity", 1, "without mean pattern"))
             }),
-            chart("sync_participation", Kind::Lines, "Participation ratio: 0 equal heads, 1 orthogonal heads", |key| {
-                by_layer(key, "sync.participation", 0, "as it is")
-                    .or_else(|| by_layer(key, "sync.participation", 1, "without mean pattern"))
-            }),
-            chart("entropy", Kind::Lines, "Attention entropy", |key| by_head(key, "attention_entropy")),
-            chart("z_norm", Kind::Lines, "Length of z, what a head brings along", |key| by_head(key, "z_norm")),
-            chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", |key| {
+            chart(
+                "sync_participation",
+                Kind::Lines,
+                "Participation ratio: 0 equal heads, 1 orthogonal heads",
+                |key, _| {
+                    by_layer(key, "sync.participation", 0, "as it is")
+                        .or_else(|| by_layer(key, "sync.participation", 1, "without mean pattern"))
+                },
+            ),
+            chart("entropy", Kind::Lines, "Attention entropy", |key, _| by_head(key, "attention_entropy")),
+            chart("z_norm", Kind::Lines, "Length of z, what a head brings along", |key, _| by_head(key, "z_norm")),
+            chart("entropy_spread", Kind::Lines, "Spread of attention entropies over heads", |key, _| {
                 by_layer(key, "sync.entropy_spread", -1, "spread")
             }),
             chart(
                 "sync_gradient",
                 Kind::Lines,
                 "Gradients of heads, by pair; dashed: chance, where untrained heads lie, mean ± 2 deviations",
-                |key| by_pair(key, "sync.gradient").or_else(|| by_untrained(key)),
+                |key, index| by_pair(key, "sync.gradient", index).or_else(|| by_untrained(key)),
             ),
-            chart("sync_drift", Kind::Lines, "Updates of heads, by pair; chance is not known", |key| {
-                by_pair(key, "sync.drift")
+            chart("sync_drift", Kind::Lines, "Updates of heads, by pair; chance is not known", |key, index| {
+                by_pair(key, "sync.drift", index)
             }),
         ],
     },
     Topic {
         title: "Noise and pressure",
         note: "The noise scale is the batch size at which noise and signal of the gradient are equally large: running averages of both over about ten measurements, then their ratio. A gap: the signal is lost in its own noise.",
+        once: "",
         charts: &[
-            chart("noise_scale", Kind::LogLines, "Gradient noise scale, tensors with rows by example", |key| {
+            chart("noise_scale", Kind::LogLines, "Gradient noise scale, tensors with rows by example", |key, _| {
                 (key.metric == super::derived::NOISE_SCALE).then(|| "all together".to_owned())
             }),
-            chart("dispersion", Kind::LogLines, "Dispersion of gradients over examples", |key| {
+            chart("dispersion", Kind::LogLines, "Dispersion of gradients over examples", |key, _| {
                 by_tensor_and_head(key, "gradient_dispersion")
             }),
-            chart("snr", Kind::LogLines, "Squared gradient by its variance over examples", |key| {
+            chart("snr", Kind::LogLines, "Squared gradient by its variance over examples", |key, _| {
                 by_tensor_and_head(key, "gradient_snr")
             }),
-            chart("step_size", Kind::LogLines, "Step size of the optimizer, decay excluded", |key| {
+            chart("step_size", Kind::LogLines, "Step size of the optimizer, decay excluded", |key, _| {
                 by_site(key, "step_size")
             }),
             chart(
                 "decay_share",
                 Kind::Lines,
                 "Share of decay: 1/2 where decay and gradient are equally strong",
-                |key| by_site(key, "decay_share"),
+                |key, _| by_site(key, "decay_share"),
             ),
             chart(
                 "softmax_collapse",
                 Kind::Lines,
                 "Targets whose softmax is 1 in f32 (naive losses stop learning there)",
-                |key| own_name(key, &["softmax_collapse"]),
+                |key, _| own_name(key, &["softmax_collapse"]),
             ),
-            chart("logit_scale", Kind::Lines, "Logit scale", |key| own_name(key, &["logit_scale"])),
+            chart("logit_scale", Kind::Lines, "Logit scale", |key, _| own_name(key, &["logit_scale"])),
         ],
     },
     Topic {
         title: "Norms",
         note: "By tensor.",
+        once: "",
         charts: &[
-            chart("weight_norm", Kind::Lines, "Weights", |key| by_site(key, "weight_norm")),
-            chart("grad_norm", Kind::LogLines, "Gradients", |key| by_site(key, "grad_norm")),
-            chart("update_norm", Kind::LogLines, "Updates, decay included", |key| by_site(key, "update_norm")),
+            chart("weight_norm", Kind::Lines, "Weights", |key, _| by_site(key, "weight_norm")),
+            chart("grad_norm", Kind::LogLines, "Gradients", |key, _| by_site(key, "grad_norm")),
+            chart("update_norm", Kind::LogLines, "Updates, decay included", |key, _| by_site(key, "update_norm")),
         ],
     },
     Topic {
         title: "Geometry",
         note: "How many dimensions the embedding and the last residual stream fill. They lose dimensions in runs that never generalize too.",
+        once: "",
         charts: &[
-            chart("participation_ratio", Kind::Lines, "Participation ratio", |key| by_site(key, "participation_ratio")),
-            chart("spectral_entropy", Kind::Lines, "Spectral entropy", |key| by_site(key, "spectral_entropy")),
-            chart("effective_rank", Kind::Lines, "Effective rank", |key| by_site(key, "effective_rank")),
+            chart("participation_ratio", Kind::Lines, "Participation ratio", |key, _| {
+                by_site(key, "participation_ratio")
+            }),
+            chart("spectral_entropy", Kind::Lines, "Spectral entropy", |key, _| by_site(key, "spectral_entropy")),
+            chart("effective_rank", Kind::Lines, "Effective rank", |key, _| by_site(key, "effective_rank")),
         ],
     },
 ];

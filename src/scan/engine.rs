@@ -1,29 +1,60 @@
 //! A model's weights and forward activations, and interventions at one layer after the other.
 
-use crate::autograd::ops::{Add, Copy, GatherRows, IGNORE, Scale, scatter_rows};
-use crate::autograd::{Bindings, Shape, Tape, Var};
+use super::Prompts;
+use super::batch::{Batch, Slots};
+use super::direct::Direct;
+use super::sheet::{HEADS, MLP, Sheet};
+use crate::autograd::Shape;
+use crate::autograd::ops::{Copy, scatter_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Select, Storage, read_together};
 use crate::instrument::ablation::subspaces;
-use crate::intervene::{Ablate, Baseline, Intervention, OUTCOMES, Outcomes};
-use crate::model::{Forward, Model, ModelConfig, ModelFolder, Point, ReadOut, Resume, Rows};
-
-use super::Prompts;
+use crate::intervene::{Baseline, Intervention, OUTCOMES, Outcomes};
+use crate::model::{Forward, ModelConfig, ModelFolder, ReadOut, Rows};
 
 /// What a prompt's prediction became, in the columns of [`crate::intervene::column`].
 pub type Outcome = [f32; OUTCOMES];
 
+/// Heads that are ablated together, as layer and number, in rising order.
+pub type Set = Vec<[usize; 2]>;
+
 /// What is done at each layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Battery {
     /// Every head is ablated, alone.
     pub heads: bool,
     /// Every MLP block is ablated, alone.
     pub mlps: bool,
+    /// Every two heads of the layer are ablated together.
+    pub pairs: bool,
+    /// Of prompts in pairs, the residual stream behind the layer takes that of the other one at one place; at each, alone.
+    pub places: bool,
+    /// Sets of heads that are ablated together, each when its first layer comes.
+    pub sets: Vec<Set>,
     /// What takes the place of what was written.
     pub baseline: Baseline,
     /// How many random subspaces of what a layer's heads write are taken away.
     pub draws: usize,
+}
+
+impl Battery {
+    /// Passes above a layer that are computed there, where every set begins in the first layer.
+    pub fn passes(&self, config: &ModelConfig, seq: usize, layer: usize) -> usize {
+        let h = config.n_heads;
+        let of = |there: bool, passes: usize| if there { passes } else { 0 };
+        of(self.heads, h)
+            + of(self.mlps && config.has_mlp(), 1)
+            + of(self.pairs, h * (h - 1) / 2)
+            + of(self.places && layer + 1 < config.n_layers, seq)
+            + self.sets.iter().filter(|set| set[0][0] == layer).count()
+            + 1
+            + self.draws
+    }
+}
+
+/// Every two of `heads` heads, in the order in which they are ablated together.
+pub fn pairs(heads: usize) -> impl Iterator<Item = [usize; 2]> {
+    (0..heads).flat_map(move |a| (a + 1..heads).map(move |b| [a, b]))
 }
 
 /// Outcomes of all prompts at one layer, a list of prompts for each intervention.
@@ -37,110 +68,58 @@ pub struct LayerOutcomes {
     pub sham: Vec<Vec<Outcome>>,
     /// Random subspaces taken away.
     pub null: Vec<Vec<Outcome>>,
+    /// Every two heads ablated, in the order of [`pairs`].
+    pub pairs: Vec<Vec<Outcome>>,
+    /// The stream behind the block swapped at one place, from the last token of each prompt backwards; what stands for a prompt
+    /// that has no such place says nothing. None behind the last layer, where the place that is read is all that counts.
+    pub places: Vec<Vec<Outcome>>,
+    /// Sets of heads ablated, with their numbers.
+    pub sets: Vec<(usize, Vec<Outcome>)>,
+    /// What each head, and then the MLP block, writes towards z_target - z_foil in the clean pass, of those that are ablated:
+    /// see [`Direct`].
+    pub direct: Vec<Vec<f64>>,
+    /// At the first layer, the same of embeddings and biases, which nobody ablates.
+    pub rest: Vec<f64>,
 }
 
 impl LayerOutcomes {
-    fn lists(&mut self) -> [&mut Vec<Vec<Outcome>>; 4] {
-        [&mut self.heads, &mut self.mlp, &mut self.sham, &mut self.null]
+    fn lists(&mut self) -> [&mut Vec<Vec<Outcome>>; 6] {
+        [&mut self.heads, &mut self.mlp, &mut self.sham, &mut self.null, &mut self.pairs, &mut self.places]
     }
 }
 
-/// Prompts that go through the model together, padded to the longest of them on the right: no token sees what comes later, so
-/// padding changes nothing. The last batch is filled up with copies of a prompt, whose outcomes nobody reads.
-struct Batch {
-    /// Numbers of the prompts that are no copies.
-    numbers: Vec<usize>,
-    /// T.
-    seq: usize,
-    /// [B * T].
-    tokens: Vec<u32>,
-    /// Row of the last token of each prompt, of `chunk` copies of the batch one behind the other.
-    rows: Vec<u32>,
-    /// `[B]`.
-    targets: Vec<u32>,
-    /// `[B]`.
-    foils: Vec<u32>,
-    /// 0 for tokens of prompts, [`IGNORE`] for padding and copies, [B * T].
-    own: Vec<u32>,
-    /// For each token, the row of the next prompt that stands at the same place, or at its end where it is shorter.
-    next: Vec<u32>,
-    /// The residual stream before the layer that comes next, [B * T, D].
-    stream: wgpu::Buffer,
-    /// Logits of the clean pass, [B, V].
-    clean: wgpu::Buffer,
-}
-
-/// Where a program finds its batch.
-struct Slots {
-    tokens: wgpu::Buffer,
-    rows: wgpu::Buffer,
-    targets: wgpu::Buffer,
-    foils: wgpu::Buffer,
-    own: wgpu::Buffer,
-    next: wgpu::Buffer,
-    stream: wgpu::Buffer,
-    /// What a layer leaves behind; written, so in a buffer of its own.
-    after: wgpu::Buffer,
-    clean: wgpu::Buffer,
-    /// Means of what heads [H, D] and the MLP block `[D]` write.
-    means: [wgpu::Buffer; 2],
-}
-
-impl Slots {
-    fn new(gpu: &Gpu, config: &ModelConfig, seq: usize, size: usize, chunk: usize) -> Result<Self> {
-        let (d, tokens, data) = (config.d_model, size * seq, Class::Data);
-        let room = |class: Class, elements: usize| gpu.buffer(class, elements as u64);
-        Ok(Self {
-            tokens: room(data, tokens)?,
-            rows: room(data, chunk * size)?,
-            targets: room(data, size)?,
-            foils: room(data, size)?,
-            own: room(data, tokens)?,
-            next: room(data, tokens)?,
-            stream: room(Class::Activations, tokens * d)?,
-            after: room(Class::Activations, tokens * d)?,
-            clean: room(Class::Activations, size * config.d_vocab_out)?,
-            means: [room(data, config.n_heads * d)?, room(data, d)?],
-        })
-    }
+/// A program over the batches of one length, and where it leaves what.
+struct Built {
+    program: Program,
+    /// In the order of [`LayerOutcomes::lists`].
+    lists: [Vec<wgpu::Buffer>; 6],
+    /// Places that are swapped, and where their rows go.
+    places: Vec<(std::ops::Range<usize>, wgpu::Buffer)>,
+    /// What heads and MLP block wrote where prompts are read, [B, W, D]; and the embeddings there at the first layer.
+    direct: Vec<wgpu::Buffer>,
+    rest: Option<wgpu::Buffer>,
 }
 
 /// A pretrained model on a device with a set of prompts.
 pub struct Engine {
-    gpu: Gpu,
-    config: ModelConfig,
+    pub(super) gpu: Gpu,
+    pub(super) config: ModelConfig,
     /// One for each weight: together they may be more than can be bound at once.
-    weights: Vec<wgpu::Buffer>,
+    pub(super) weights: Vec<wgpu::Buffer>,
     /// Prompts of a batch B.
-    size: usize,
+    pub(super) size: usize,
     /// Interventions that are computed at once.
-    chunk: usize,
+    pub(super) chunk: usize,
     /// From the shortest prompts to the longest: few are padded, and a program serves all batches of one length.
     batches: Vec<Batch>,
     /// Directions of the null, [B K, D] and [B K, H K], of so many draws and blocks B; made when they are first asked for.
-    drawn: Vec<(usize, usize, [wgpu::Buffer; 2])>,
-    slots: Slots,
+    pub(super) drawn: Vec<(usize, usize, [wgpu::Buffer; 2])>,
+    /// Means over all tokens of all prompts of what heads [H, D] and the MLP block `[D]` of each layer write; made when they are
+    /// first asked for.
+    pub(super) means: Vec<[Vec<f32>; 2]>,
+    pub(super) slots: Slots,
+    direct: Direct,
     layer: usize,
-}
-
-/// A tape with the model on it, and what its inputs are bound to.
-struct Sheet<'a> {
-    engine: &'a Engine,
-    /// T.
-    seq: usize,
-    tape: Tape,
-    model: Model,
-    bindings: Bindings,
-}
-
-/// What wrote to the residual stream at one place, as [N, W, D], and the stream behind it, [N, D].
-struct Written {
-    layer: usize,
-    point: Point,
-    stream: Var,
-    /// Less the baseline: what ablation takes away.
-    lost: Var,
-    count: usize,
 }
 
 impl Engine {
@@ -167,14 +146,17 @@ impl Engine {
         let table = crate::model::WeightTable::new(&config);
         let upload = |spec: &crate::model::WeightSpec| gpu.upload(Class::Weights, &values[spec.offset..][..spec.len()]);
         let weights = table.specs().iter().map(upload).collect::<Result<Vec<_>>>()?;
+        let direct = Direct::new(&config, &table, &values, prompts);
         drop(values);
         let (most, alone) = most(gpu, &config, longest);
         let parts = prompts.list.len().div_ceil(most.min(alone).min(TOGETHER)).max(1);
         let size = prompts.list.len().div_ceil(parts);
+        // Those of a pair stay together.
+        let size = if prompts.paired { size.next_multiple_of(2) } else { size };
         let chunk = (most / size).max(1);
         let slots = Slots::new(gpu, &config, longest, size, chunk)?;
-        let (batches, drawn) = (Vec::new(), Vec::new());
-        let mut engine = Self { gpu: gpu.clone(), config, weights, size, chunk, batches, drawn, slots, layer: 0 };
+        let (gpu, batches, drawn, means) = (gpu.clone(), Vec::new(), Vec::new(), Vec::new());
+        let mut engine = Self { gpu, config, weights, size, chunk, batches, drawn, means, slots, direct, layer: 0 };
         engine.fill(prompts)?;
         Ok(engine)
     }
@@ -182,7 +164,9 @@ impl Engine {
     fn fill(&mut self, prompts: &Prompts) -> Result<()> {
         let mut order: Vec<usize> = (0..prompts.list.len()).collect();
         order.sort_by_key(|at| prompts.list[*at].tokens.len());
-        self.batches = order.chunks(self.size).map(|part| self.batch(prompts, part)).collect::<Result<_>>()?;
+        let sizes = (self.size, self.chunk);
+        let batches = order.chunks(self.size).map(|part| Batch::new(&self.gpu, &self.config, prompts, part, sizes));
+        self.batches = batches.collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -199,58 +183,40 @@ impl Engine {
         &self.config
     }
 
-    /// The batch of the prompts of these numbers, in order of length.
-    fn batch(&self, prompts: &Prompts, part: &[usize]) -> Result<Batch> {
-        let size = self.size;
-        let of = |at: usize| &prompts.list[part[if at < part.len() { at } else { 0 }]];
-        let seq = of(part.len() - 1).tokens.len();
-        let last = |at: usize| of(at).tokens.len() - 1;
-        let places = || (0..size * seq).map(|row| (row / seq, row % seq));
-        let inside = |(b, t): (usize, usize)| b < part.len() && t <= last(b);
-        Ok(Batch {
-            numbers: part.to_vec(),
-            seq,
-            tokens: places().map(|(b, t)| of(b).tokens.get(t).copied().unwrap_or(0)).collect(),
-            rows: (0..self.chunk * size).map(|b| (b * seq + last(b % size)) as u32).collect(),
-            targets: (0..size).map(|b| of(b).target).collect(),
-            foils: (0..size).map(|b| of(b).foil).collect(),
-            own: places().map(|at| if inside(at) { 0 } else { IGNORE }).collect(),
-            next: places()
-                .map(|(b, t)| {
-                    let other = (b + 1) % part.len();
-                    (other * seq + t.min(last(other))) as u32
-                })
-                .collect(),
-            stream: self.gpu.buffer(Class::Activations, (size * seq * self.config.d_model) as u64)?,
-            clean: self.gpu.buffer(Class::Activations, (size * self.config.d_vocab_out) as u64)?,
-        })
-    }
-
     /// The clean pass over all prompts: their outcomes. Layers begin anew behind it.
     ///
     /// # Errors
     /// Where the device fails.
     pub fn clean(&mut self) -> Result<Vec<Outcome>> {
         let mut found = vec![[0.0; OUTCOMES]; self.prompts()];
+        let mut scales = vec![1.0; self.prompts()];
         for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
             let mut sheet = Sheet::new(self, batches[0].seq);
             let rows = sheet.rows(1);
             let tokens = sheet.input("tokens", Shape::u32(&[self.size * sheet.seq]), &self.slots.tokens);
             let read = ReadOut::At(rows);
-            let logits =
-                sheet.model.forward(&mut sheet.tape, &Rows::Each { tokens }, self.size, sheet.seq, read)?.logits;
+            let forward = sheet.model.forward(&mut sheet.tape, &Rows::Each { tokens }, self.size, sheet.seq, read)?;
             let [targets, foils] = sheet.answers();
-            let outcomes = sheet.tape.push1(Outcomes, &[logits, logits, targets, foils])?;
+            let outcomes = sheet.tape.push1(Outcomes, &[forward.logits, forward.logits, targets, foils])?;
             // The next programs read them: a buffer is either read or written in a dispatch.
-            let kept = sheet.tape.push1(Copy, &[logits])?;
+            let kept = sheet.tape.push1(Copy, &[forward.logits])?;
             sheet.bindings.bind(kept, Storage::whole(&self.slots.clean, 0));
-            let outcomes = sheet.output(outcomes)?;
+            let mut outputs = vec![sheet.output(outcomes)?];
+            if let Ok(scale) = forward.hook("ln_final.hook_scale") {
+                let scale = sheet.tape.push1(Copy, &[scale])?;
+                outputs.push(sheet.output(scale)?);
+            }
             let program = sheet.compile()?;
             for batch in batches {
-                let read = self.run(&program, batch, Some((&self.slots.clean, &batch.clean)), &[&outcomes])?;
+                let outputs = outputs.iter().collect::<Vec<_>>();
+                let read = self.run(&program, batch, Some((&self.slots.clean, &batch.clean)), &outputs)?;
                 batch.numbers.iter().zip(by_prompt(&read[0])).for_each(|(at, outcome)| found[*at] = outcome);
+                for (at, scale) in batch.numbers.iter().zip(read.get(1).into_iter().flatten()) {
+                    scales[*at] = f64::from(f32::from_bits(*scale));
+                }
             }
         }
+        self.direct.scales = scales;
         self.layer = 0;
         Ok(found)
     }
@@ -269,23 +235,40 @@ impl Engine {
         if what.draws > 0 && self.drawn.is_empty() {
             self.draw(what.draws)?;
         }
-        if what.baseline == Baseline::Mean {
-            self.find_means(layer)?;
+        if what.baseline == Baseline::Mean && self.means.is_empty() {
+            self.means = self.find_means()?;
+            // That went over all layers.
+            (0..layer).try_for_each(|below| self.advance(below, |_, _| Ok(Vec::new()), |_| ()))?;
         }
-        let mut found = LayerOutcomes::default();
+        let count = self.prompts();
+        // Before the streams go on to the next layer.
+        let mut found = LayerOutcomes { sets: self.sets(layer, what)?, ..LayerOutcomes::default() };
         let mut done = 0;
         for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
-            let (program, outputs) = self.interventions(layer, what, batches[0].seq)?;
+            let built = self.interventions(layer, what, batches[0].seq)?;
             for batch in batches {
-                let all: Vec<&wgpu::Buffer> = outputs.iter().flatten().collect();
-                let mut read = self.run(&program, batch, Some((&self.slots.after, &batch.stream)), &all)?.into_iter();
-                for (list, buffers) in found.lists().into_iter().zip(&outputs) {
+                for (places, slot) in &built.places {
+                    let rows = batch.swapped(places.clone());
+                    self.gpu.queue().write_buffer(slot, 0, bytemuck::cast_slice(&rows));
+                }
+                let all: Vec<&wgpu::Buffer> =
+                    built.lists.iter().flatten().chain(&built.direct).chain(&built.rest).collect();
+                let keep = Some((&self.slots.after, &batch.stream));
+                let mut read = self.run(&built.program, batch, keep, &all)?.into_iter();
+                for (list, buffers) in found.lists().into_iter().zip(&built.lists) {
                     let words = read.by_ref().take(buffers.len()).flatten().collect::<Vec<u32>>();
                     let outcomes: Vec<Outcome> = by_prompt(&words).collect();
-                    list.resize_with(outcomes.len() / self.size, || vec![[0.0; OUTCOMES]; self.prompts()]);
+                    // A longer batch has more places.
+                    list.resize_with(list.len().max(outcomes.len() / self.size), || vec![MISSING; count]);
                     for (list, outcomes) in list.iter_mut().zip(outcomes.chunks(self.size)) {
                         batch.numbers.iter().zip(outcomes).for_each(|(at, outcome)| list[*at] = *outcome);
                     }
+                }
+                let written: Vec<Vec<u32>> = read.by_ref().take(built.direct.len()).collect();
+                self.direct.of(written, &batch.numbers, (self.size, count), &mut found.direct);
+                for words in read {
+                    found.rest.resize(count, 0.0);
+                    self.direct.rest(&words, &batch.numbers, &mut found.rest);
                 }
                 done += batch.numbers.len();
                 if !each(done) {
@@ -297,30 +280,123 @@ impl Engine {
         Ok(Some(found))
     }
 
-    /// Every intervention at a layer on a batch of prompts of `seq` tokens, and where outcomes of heads, MLP block, sham and null
-    /// are written to.
-    fn interventions(&self, layer: usize, what: &Battery, seq: usize) -> Result<(Program, [Vec<wgpu::Buffer>; 4])> {
+    /// Goes over a layer without any intervention.
+    ///
+    /// # Errors
+    /// As [`Engine::next_layer`].
+    pub fn skip_layer(&mut self) -> Result<()> {
+        self.advance(self.layer, |_, _| Ok(Vec::new()), |_| ())?;
+        self.layer += 1;
+        Ok(())
+    }
+
+    /// Computes a layer and nothing else: `each` gets what `build` leaves in buffers, batch by batch.
+    fn advance(
+        &self,
+        layer: usize,
+        build: impl Fn(&mut Sheet<'_>, &Forward) -> Result<Vec<wgpu::Buffer>>,
+        mut each: impl FnMut(Vec<Vec<u32>>),
+    ) -> Result<()> {
+        for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
+            let mut sheet = Sheet::new(self, batches[0].seq);
+            let (forward, after) = sheet.block(layer)?;
+            let outputs = build(&mut sheet, &forward)?;
+            sheet.bindings.bind(after, Storage::whole(&self.slots.after, 0));
+            let program = sheet.compile()?;
+            for batch in batches {
+                let keep = Some((&self.slots.after, &batch.stream));
+                each(self.run(&program, batch, keep, &outputs.iter().collect::<Vec<_>>())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every intervention at a layer on a batch of prompts of `seq` tokens, but for sets.
+    fn interventions(&self, layer: usize, what: &Battery, seq: usize) -> Result<Built> {
         let mut sheet = Sheet::new(self, seq);
         let (forward, after) = sheet.block(layer)?;
-        let mut outputs: [Vec<wgpu::Buffer>; 4] = Default::default();
-        let heads = sheet.heads(layer, &forward, what.baseline)?;
+        let mut lists: [Vec<wgpu::Buffer>; 6] = Default::default();
+        let mut direct = Vec::new();
+        let heads = sheet.heads(layer, &forward, &forward, what.baseline)?;
         if what.heads {
             for part in Intervention::each(heads.count, Baseline::Zero).chunks(self.chunk) {
-                outputs[0].push(sheet.under(&heads, part)?);
+                lists[0].push(sheet.under(&heads, part)?);
             }
+            direct.push(sheet.at_the_end(&heads)?);
         }
         if what.mlps && self.config.has_mlp() {
             let mlp = sheet.mlp(layer, &forward, what.baseline)?;
-            outputs[1].push(sheet.under(&mlp, &Intervention::each(1, Baseline::Zero))?);
+            lists[1].push(sheet.under(&mlp, &Intervention::each(1, Baseline::Zero))?);
+            direct.push(sheet.at_the_end(&mlp)?);
         }
         let sham = Intervention::one(0, heads.count, 0.0, Baseline::Zero);
-        outputs[2].push(sheet.under(&heads, &[sham])?);
+        lists[2].push(sheet.under(&heads, &[sham])?);
         // The only head of a layer is all that it writes: there is nothing else to draw.
         if what.draws > 0 && heads.count > 1 {
-            outputs[3] = sheet.null(&heads)?;
+            lists[3] = sheet.null(&heads)?;
         }
+        if what.pairs {
+            let together = |pair: [usize; 2]| Intervention {
+                removed: (0..heads.count).map(|head| if pair.contains(&head) { 1.0 } else { 0.0 }).collect(),
+                baseline: Baseline::Zero,
+            };
+            for part in pairs(heads.count).map(together).collect::<Vec<_>>().chunks(self.chunk) {
+                lists[4].push(sheet.under(&heads, part)?);
+            }
+        }
+        let mut places = Vec::new();
+        if what.places && layer + 1 < self.config.n_layers {
+            for first in (0..seq).step_by(self.chunk) {
+                let some = first..seq.min(first + self.chunk);
+                let slot = self.gpu.buffer(Class::Data, (some.len() * self.size * seq) as u64)?;
+                lists[5].push(sheet.swapped(layer, after, &slot)?);
+                places.push((some, slot));
+            }
+        }
+        let rest = match layer == 0 && !direct.is_empty() {
+            true => Some(sheet.embedded(&forward)?),
+            false => None,
+        };
         sheet.bindings.bind(after, Storage::whole(&self.slots.after, 0));
-        Ok((sheet.compile()?, outputs))
+        Ok(Built { program: sheet.compile()?, lists, places, direct, rest })
+    }
+
+    /// Outcomes of the sets whose first layer is this.
+    fn sets(&self, layer: usize, what: &Battery) -> Result<Vec<(usize, Vec<Outcome>)>> {
+        let layers = |set: &Set| {
+            let mut layers: Vec<usize> = set.iter().map(|head| head[0]).collect();
+            layers.dedup();
+            layers
+        };
+        let mut here: Vec<(usize, Vec<usize>)> =
+            what.sets.iter().enumerate().map(|(at, set)| (at, layers(set))).filter(|(_, of)| of[0] == layer).collect();
+        here.sort_by(|a, b| a.1.cmp(&b.1));
+        let mut found: Vec<(usize, Vec<Outcome>)> =
+            here.iter().map(|(at, _)| (*at, vec![MISSING; self.prompts()])).collect();
+        let (h, mut first) = (self.config.n_heads, 0);
+        for alike in here.chunk_by(|a, b| a.1 == b.1) {
+            let layers = &alike[0].1;
+            let removed = layers.iter().map(|_| self.gpu.buffer(Class::Data, h as u64)).collect::<Result<Vec<_>>>()?;
+            for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
+                let mut sheet = Sheet::new(self, batches[0].seq);
+                let (forward, _) = sheet.block(layer)?;
+                let output = sheet.chain(layers, &forward, what.baseline, &removed)?;
+                let program = sheet.compile()?;
+                for ((at, _), found) in alike.iter().zip(&mut found[first..]) {
+                    for (layer, slot) in layers.iter().zip(&removed) {
+                        let share = |head: usize| f32::from(u8::from(what.sets[*at].contains(&[*layer, head])));
+                        let shares: Vec<f32> = (0..h).map(share).collect();
+                        self.gpu.queue().write_buffer(slot, 0, bytemuck::cast_slice(&shares));
+                    }
+                    for batch in batches {
+                        let read = self.run(&program, batch, None, &[&output])?;
+                        batch.numbers.iter().zip(by_prompt(&read[0])).for_each(|(at, outcome)| found.1[*at] = outcome);
+                    }
+                }
+            }
+            first += alike.len();
+        }
+        Ok(found)
     }
 
     /// Draws the directions of the null, the same for all layers.
@@ -334,39 +410,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Means over all tokens of all prompts of what heads and the MLP block of a layer write.
-    fn find_means(&self, layer: usize) -> Result<()> {
-        let mut sums: Vec<Vec<f64>> = Vec::new();
-        for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
-            let mut sheet = Sheet::new(self, batches[0].seq);
-            let (forward, _) = sheet.block(layer)?;
-            let rows = self.size * sheet.seq;
-            let own = sheet.input("tokens of prompts", Shape::u32(&[rows]), &self.slots.own);
-            let mut outputs = Vec::new();
-            let hooks = [Some("attn.hook_result"), self.config.has_mlp().then_some("hook_mlp_out")];
-            for hook in hooks.into_iter().flatten() {
-                let written = forward.hook(&format!("blocks.{layer}.{hook}"))?;
-                let width = sheet.tape.shape(written).len() / rows;
-                let written = sheet.tape.reshape(written, &[rows, width])?;
-                let sum = scatter_rows(&mut sheet.tape, written, own, 1)?;
-                outputs.push(sheet.output(sum)?);
-            }
-            let program = sheet.compile()?;
-            for batch in batches {
-                let read = self.run(&program, batch, None, &outputs.iter().collect::<Vec<_>>())?;
-                sums.resize_with(read.len(), Vec::new);
+    /// Means over all tokens of all prompts of what heads and MLP block of each layer write.
+    fn find_means(&self) -> Result<Vec<[Vec<f32>; 2]>> {
+        let count = self.batches.iter().flat_map(|batch| &batch.own).filter(|own| **own == 0).count() as f64;
+        let of_layer = |layer: usize| {
+            let mut sums: [Vec<f64>; 2] = Default::default();
+            let sum_up = |sheet: &mut Sheet<'_>, forward: &Forward| {
+                let rows = self.size * sheet.seq;
+                let own = sheet.input("tokens of prompts", Shape::u32(&[rows]), &self.slots.own);
+                let hooks = [Some(HEADS), self.config.has_mlp().then_some(MLP)];
+                let sum = |hook: &str| {
+                    let written = forward.hook(&format!("blocks.{layer}.{hook}"))?;
+                    let width = sheet.tape.shape(written).len() / rows;
+                    let written = sheet.tape.reshape(written, &[rows, width])?;
+                    let sum = scatter_rows(&mut sheet.tape, written, own, 1)?;
+                    sheet.output(sum)
+                };
+                hooks.into_iter().flatten().map(sum).collect()
+            };
+            self.advance(layer, sum_up, |read| {
                 for (sum, words) in sums.iter_mut().zip(read) {
                     sum.resize(words.len(), 0.0);
                     sum.iter_mut().zip(words).for_each(|(sum, word)| *sum += f64::from(f32::from_bits(word)));
                 }
-            }
-        }
-        let count = self.batches.iter().flat_map(|batch| &batch.own).filter(|own| **own == 0).count() as f64;
-        for (sum, slot) in sums.iter().zip(&self.slots.means) {
-            let means: Vec<f32> = sum.iter().map(|sum| (sum / count) as f32).collect();
-            self.gpu.queue().write_buffer(slot, 0, bytemuck::cast_slice(&means));
-        }
-        Ok(())
+            })?;
+            Ok(sums.map(|sum| sum.into_iter().map(|sum| (sum / count) as f32).collect()))
+        };
+        (0..self.config.n_layers).map(of_layer).collect()
     }
 
     /// Runs a program over a batch; keeps what it leaves in `keep`'s first in its second, and reads `outputs`.
@@ -384,7 +454,7 @@ impl Engine {
             (&slots.targets, &batch.targets),
             (&slots.foils, &batch.foils),
             (&slots.own, &batch.own),
-            (&slots.next, &batch.next),
+            (&slots.other, &batch.other),
         ];
         for (slot, words) in words {
             self.gpu.queue().write_buffer(slot, 0, bytemuck::cast_slice(words));
@@ -402,173 +472,15 @@ impl Engine {
     }
 }
 
-impl<'a> Sheet<'a> {
-    /// Of prompts of `seq` tokens.
-    fn new(engine: &'a Engine, seq: usize) -> Self {
-        let mut tape = Tape::new(1);
-        let model = Model::new(&engine.config, &mut tape);
-        let mut bindings = Bindings::new();
-        for (weight, buffer) in model.weights.iter().zip(&engine.weights) {
-            bindings.bind(*weight, Storage::whole(buffer, 0));
-        }
-        Self { engine, seq, tape, model, bindings }
-    }
-
-    fn compile(&self) -> Result<Program> {
-        self.tape.compile(&self.engine.gpu, &self.bindings)
-    }
-
-    fn input(&mut self, name: &str, shape: Shape, slot: &wgpu::Buffer) -> Var {
-        let var = self.tape.input(name, shape.shared());
-        self.bindings.bind(var, Storage::whole(slot, 0));
-        var
-    }
-
-    /// A buffer that a value is written to.
-    fn output(&mut self, var: Var) -> Result<wgpu::Buffer> {
-        let buffer = self.engine.gpu.buffer(Class::Data, self.tape.shape(var).len() as u64)?;
-        self.bindings.bind(var, Storage::whole(&buffer, 0));
-        Ok(buffer)
-    }
-
-    /// Rows that are read out, of `copies` of the batch.
-    fn rows(&mut self, copies: usize) -> Var {
-        self.input("rows", Shape::u32(&[copies * self.engine.size]), &self.engine.slots.rows)
-    }
-
-    fn answers(&mut self) -> [Var; 2] {
-        let (size, slots) = (self.engine.size, &self.engine.slots);
-        [("targets", &slots.targets), ("foils", &slots.foils)]
-            .map(|(name, slot)| self.input(name, Shape::u32(&[size]), slot))
-    }
-
-    /// A layer's block over every position of the batch, and the stream behind it, [B, T, D].
-    fn block(&mut self, layer: usize) -> Result<(Forward, Var)> {
-        let engine = self.engine;
-        let (batch, seq, d) = (engine.size, self.seq, engine.config.d_model);
-        let forward = if layer == 0 {
-            let tokens = self.input("tokens", Shape::u32(&[batch * seq]), &engine.slots.tokens);
-            self.model.forward(&mut self.tape, &Rows::Each { tokens }, batch, seq, ReadOut::All)?
-        } else {
-            let x = self.input("stream", Shape::f32(&[batch, seq, d]), &engine.slots.stream);
-            let (layer, point, read) = (layer - 1, Point::Post, ReadOut::All);
-            self.model.resume(&mut self.tape, &Resume { layer, point, x, batch, seq, read, patterns: None })?
-        };
-        let after = forward.hook(&format!("blocks.{layer}.hook_resid_post"))?;
-        let after = self.tape.push1(Copy, &[after])?;
-        Ok((forward, after))
-    }
-
-    fn heads(&mut self, layer: usize, forward: &Forward, baseline: Baseline) -> Result<Written> {
-        let config = &self.engine.config;
-        // An MLP beside attention does not see what heads write.
-        let beside = config.parallel_attn_mlp && config.has_mlp();
-        let (point, stream) = if beside { (Point::Post, "hook_resid_post") } else { (Point::Mid, "hook_resid_mid") };
-        self.written(layer, forward, (stream, point), ("attn.hook_result", config.n_heads), baseline)
-    }
-
-    fn mlp(&mut self, layer: usize, forward: &Forward, baseline: Baseline) -> Result<Written> {
-        self.written(layer, forward, ("hook_resid_post", Point::Post), ("hook_mlp_out", 1), baseline)
-    }
-
-    fn written(
-        &mut self,
-        layer: usize,
-        forward: &Forward,
-        (stream, point): (&str, Point),
-        (result, count): (&str, usize),
-        baseline: Baseline,
-    ) -> Result<Written> {
-        let engine = self.engine;
-        let (tokens, d) = (engine.size * self.seq, engine.config.d_model);
-        let hook = |name: &str| forward.hook(&format!("blocks.{layer}.{name}"));
-        let stream = self.tape.reshape(hook(stream)?, &[tokens, d])?;
-        let result = self.tape.reshape(hook(result)?, &[tokens, count * d])?;
-        let instead = match baseline {
-            Baseline::Zero => None,
-            Baseline::Mean => {
-                let slot = &engine.slots.means[usize::from(point == Point::Post && count == 1)];
-                let mean = self.input("mean", Shape::f32(&[1, count * d]), slot);
-                let everywhere = self.tape.constant_u32(&[tokens], &vec![0; tokens]);
-                Some(self.tape.push1(GatherRows, &[mean, everywhere])?)
-            }
-            Baseline::Resample => {
-                let next = self.input("next prompt", Shape::u32(&[tokens]), &engine.slots.next);
-                Some(self.tape.push1(GatherRows, &[result, next])?)
-            }
-        };
-        let lost = match instead {
-            None => result,
-            Some(instead) => {
-                let negative = self.tape.push1(Scale(-1.0), &[instead])?;
-                self.tape.push1(Add, &[result, negative])?
-            }
-        };
-        // Behind the last block only what is read out goes on.
-        let (rows, stream, lost) = if layer + 1 == engine.config.n_layers {
-            let rows = self.rows(1);
-            let pick = |tape: &mut Tape, x: Var| tape.push1(GatherRows, &[x, rows]);
-            (engine.size, pick(&mut self.tape, stream)?, pick(&mut self.tape, lost)?)
-        } else {
-            (tokens, stream, lost)
-        };
-        let lost = self.tape.reshape(lost, &[rows, count, d])?;
-        Ok(Written { layer, point, stream, lost, count })
-    }
-
-    /// Outcomes of every prompt under interventions, of which there are at most `chunk`.
-    fn under(&mut self, on: &Written, what: &[Intervention]) -> Result<wgpu::Buffer> {
-        let removed: Vec<f32> = what.iter().flat_map(|i| i.removed.iter().copied()).collect();
-        let removed = self.tape.constant(&[what.len(), on.count], &removed);
-        // Baselines are in what is lost already.
-        let (zero, held) =
-            (self.tape.constant_u32(&[what.len()], &vec![0; what.len()]), self.tape.constant(&[1], &[1.0]));
-        let stream = self.tape.push1(Ablate, &[on.stream, on.lost, on.lost, held, removed, zero])?;
-        self.above(on.layer, on.point, stream)
-    }
-
-    /// Outcomes where random subspaces of what the heads of a layer write are taken away.
-    fn null(&mut self, on: &Written) -> Result<Vec<wgpu::Buffer>> {
-        let engine = self.engine;
-        let (heads, k, d) = (on.count, engine.config.d_head, engine.config.d_model);
-        let w_o = self.model.need(&format!("blocks.{}.attn.W_O", on.layer))?;
-        let mut draws = Vec::new();
-        for (count, blocks, [directions, fill]) in &engine.drawn {
-            let directions = self.input("directions", Shape::f32(&[blocks * k, d]), directions);
-            let fill = self.input("coordinates", Shape::f32(&[blocks * k, heads * k]), fill);
-            draws.push(subspaces::Draws { count: *count, directions, fill });
-        }
-        let mut streams = Vec::new();
-        subspaces::without(&mut self.tape, w_o, (on.stream, on.lost), &draws, engine.chunk, |_, stream| {
-            streams.push(stream);
-            Ok(())
-        })?;
-        streams.into_iter().map(|stream| self.above(on.layer, on.point, stream)).collect()
-    }
-
-    /// The rest of the pass above changed streams [I * N, D], and the outcomes of it.
-    fn above(&mut self, layer: usize, point: Point, stream: Var) -> Result<wgpu::Buffer> {
-        let engine = self.engine;
-        let (seq, d, v) = (self.seq, engine.config.d_model, engine.config.d_vocab_out);
-        let positions = if layer + 1 == engine.config.n_layers { 1 } else { seq };
-        let batch = self.tape.shape(stream).rows().0 / positions;
-        let x = self.tape.reshape(stream, &[batch, positions, d])?;
-        let read = ReadOut::At(self.rows(batch / engine.size));
-        let from = Resume { layer, point, x, batch, seq, read, patterns: None };
-        let logits = self.model.resume(&mut self.tape, &from)?.logits;
-        let clean = self.input("clean logits", Shape::f32(&[engine.size, v]), &engine.slots.clean);
-        let [targets, foils] = self.answers();
-        let outcomes = self.tape.push1(Outcomes, &[logits, clean, targets, foils])?;
-        self.output(outcomes)
-    }
-}
-
 fn longest(prompts: &Prompts) -> usize {
     prompts.list.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0)
 }
 
 /// Prompts of a batch at most, so that a scan soon says how far it has come.
 const TOGETHER: usize = 32;
+
+/// The outcome of a prompt that an intervention does not reach.
+const MISSING: Outcome = [f32::NAN; OUTCOMES];
 
 fn by_prompt(words: &[u32]) -> impl Iterator<Item = Outcome> {
     words.chunks_exact(OUTCOMES).map(|words| std::array::from_fn(|column| f32::from_bits(words[column])))

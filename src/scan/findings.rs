@@ -8,8 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::intervene::ROUNDING;
 use crate::intervene::column::{ARGMAX_CHANGED, KL, LOGIT_DIFFERENCE};
-use crate::stats::{Paired, add_one, adjusted, two_sided};
+use crate::model::ModelConfig;
+use crate::stats::{Bootstrap, Drawn, Paired, add_one, adjusted, two_sided};
 
+use super::calibration::Calibration;
+use super::joint::{self, Joint, Sets};
+use super::patch::Patching;
+use super::repeated::Repeated;
 use super::{LayerOutcomes, Outcome, Prompts};
 
 /// A column of an outcome.
@@ -73,12 +78,22 @@ pub struct Effect {
     pub head: Option<usize>,
     /// Changes, ablated minus clean, in the order of [`Measure::NAMES`].
     pub changes: Vec<Mean>,
+    /// Where the change of the logit difference lies with 95 % confidence, over groups drawn again ([`Bootstrap::bca`]), and at least
+    /// as far apart as f32 can tell: of few groups that differ much it is lopsided, as a mean with an error cannot be. `None` of
+    /// a single group.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
     /// Two-sided p of no change of the logit difference; `None` of a single group.
     pub p: Option<f64>,
     /// The same among all that were tried, after Benjamini and Hochberg.
     pub q: Option<f64>,
     /// Beside random subspaces of its layer.
     pub null: Option<NullPoint>,
+    /// What it writes towards the logit difference in the clean pass, under the final norm's clean scale, so that with
+    /// [`Findings::rest`] all heads and MLP blocks add up to the clean one. Ablating it takes that away, and moves what reads it.
+    pub direct: Mean,
+    /// What ablating it does to how sure and how right the choice between both answers is.
+    pub calibration: Calibration,
     /// The prompts whose logit difference rises most and falls most.
     pub extremes: [Example; 2],
 }
@@ -128,13 +143,17 @@ pub struct Setting {
     pub model: String,
     /// The file of prompts, as given.
     pub probes: String,
+    /// What was done: `heads`, `mlps`, `pairs`, `sets`, `patch`.
+    pub battery: Vec<String>,
     /// What takes the place of what is ablated: `zero`, `mean`, `resample`.
     pub baseline: String,
     /// Draws of the null in each layer.
     pub draws: usize,
     /// Layers and heads of the model.
     pub size: [usize; 2],
-    /// Prompts, and groups of prompts.
+    /// How many layers are scanned, from the first on.
+    pub layers: usize,
+    /// Prompts (of patching: pairs of them), and groups of prompts.
     pub count: [usize; 2],
     /// How many prompts each category has.
     pub categories: BTreeMap<String, usize>,
@@ -159,17 +178,33 @@ pub struct Findings {
     pub effects: Vec<Effect>,
     /// Effects of the draws of the null on the logit difference, layer by layer.
     pub null: Vec<Vec<f64>>,
+    /// What embeddings and biases write towards the logit difference, where heads or MLP blocks are scanned.
+    pub rest: Option<Mean>,
+    /// How far the choice between both answers can be trusted in the clean pass.
+    pub calibration: Calibration,
+    /// Every two heads of a layer, layer by layer.
+    pub pairs: Vec<Joint>,
+    /// The sets that were asked for.
+    pub sets: Sets,
+    /// What patching moves.
+    pub patching: Option<Patching>,
+    /// What heads do on repeated random tokens.
+    pub repeated: Option<Repeated>,
+    /// Segments of the table of prompts that belong to the layers so far.
+    pub segments: u32,
 }
 
 const FILE: &str = "scan.json";
+/// How often groups are drawn for an interval: its ends are within a tenth of its width then.
+const DRAWS: usize = 2000;
 /// Heads that the sentence names.
 const NAMED: usize = 5;
 
 /// Prompts by group.
-struct Groups(Vec<Vec<usize>>);
+pub(super) struct Groups(pub(super) Vec<Vec<usize>>);
 
 impl Groups {
-    fn of(prompts: &Prompts) -> Self {
+    pub(super) fn of(prompts: &Prompts) -> Self {
         let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, prompt) in prompts.list.iter().enumerate() {
             groups.entry(&prompt.group).or_default().push(at);
@@ -177,19 +212,34 @@ impl Groups {
         Self(groups.into_values().collect())
     }
 
-    fn means(&self, value: impl Fn(usize) -> f64) -> Vec<f64> {
+    pub(super) fn means(&self, value: impl Fn(usize) -> f64) -> Vec<f64> {
         self.0.iter().map(|group| group.iter().map(|at| value(*at)).sum::<f64>() / group.len() as f64).collect()
     }
 
-    /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
-    fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
+    /// Changes of groups from the clean pass, and what f32 can tell of their mean.
+    fn changes(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> (Vec<f64>, f64) {
         let column = measure.0;
         let before = |at: usize| if measure.of_clean() { f64::from(clean[at][column]) } else { 0.0 };
         let after = |at: usize| f64::from(changed[at][column]);
-        let mut paired = Paired::of(&self.means(|at| after(at) - before(at)));
         let size = self.means(|at| after(at).abs() + before(at).abs()).iter().sum::<f64>() / self.0.len() as f64;
-        paired.standard_error = paired.standard_error.hypot(ROUNDING * size);
+        (self.means(|at| after(at) - before(at)), ROUNDING * size)
+    }
+
+    /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
+    pub(super) fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
+        let (changes, rounding) = self.changes(clean, changed, measure);
+        let mut paired = Paired::of(&changes);
+        paired.standard_error = paired.standard_error.hypot(rounding);
         paired
+    }
+
+    /// Where a change lies with 95 % confidence. The same groups are drawn for all, so that heads can be compared.
+    fn interval(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Option<[f64; 2]> {
+        let (changes, rounding) = self.changes(clean, changed, measure);
+        let mean = |rows: &[usize]| rows.iter().map(|row| changes[*row]).sum::<f64>() / rows.len() as f64;
+        let drawn = Bootstrap::of(changes.len(), Drawn::Rows, DRAWS, 0, mean).ok()?;
+        let [low, high] = drawn.bca(0.95).ok()?;
+        Some([low - rounding, high + rounding])
     }
 }
 
@@ -208,6 +258,13 @@ impl Findings {
             uneven: Vec::new(),
             effects: Vec::new(),
             null: Vec::new(),
+            rest: None,
+            calibration: Calibration::of(prompts, clean),
+            pairs: Vec::new(),
+            sets: Sets::default(),
+            patching: None,
+            repeated: None,
+            segments: 0,
         }
     }
 
@@ -234,7 +291,7 @@ impl Findings {
     }
 
     /// Takes in the next layer; discoveries are counted anew.
-    pub fn add(&mut self, prompts: &Prompts, clean: &[Outcome], found: &LayerOutcomes) {
+    pub fn add(&mut self, prompts: &Prompts, config: &ModelConfig, clean: &[Outcome], found: &LayerOutcomes) {
         let groups = Groups::of(prompts);
         let layer = self.layers;
         self.layers += 1;
@@ -242,10 +299,20 @@ impl Findings {
         if found.sham.iter().any(|sham| bits(sham) != bits(clean)) {
             self.uneven.push(layer);
         }
+        if let Some(patching) = &mut self.patching {
+            return patching.add(prompts, clean, layer, found);
+        }
+        self.sets.add(prompts, config, clean, &found.sets);
+        self.pairs.extend(joint::of_layer(prompts, clean, layer, found));
+        joint::discover(&mut self.pairs);
+        if !found.rest.is_empty() {
+            self.rest = Some(Paired::of(&groups.means(|at| found.rest[at])).into());
+        }
         let difference = Measure(LOGIT_DIFFERENCE);
         let null: Vec<f64> = found.null.iter().map(|draw| groups.change(clean, draw, difference).mean).collect();
         let heads = found.heads.iter().enumerate().map(|(head, outcomes)| (Some(head), outcomes));
-        for (head, changed) in heads.chain(found.mlp.iter().map(|outcomes| (None, outcomes))) {
+        let all = heads.chain(found.mlp.iter().map(|outcomes| (None, outcomes)));
+        for ((head, changed), direct) in all.zip(&found.direct) {
             let changes: Vec<Paired> = Measure::all().map(|measure| groups.change(clean, changed, measure)).collect();
             let paired = changes[LOGIT_DIFFERENCE];
             let p = paired.p();
@@ -261,9 +328,12 @@ impl Findings {
                 layer,
                 head,
                 changes: changes.into_iter().map(Mean::from).collect(),
+                interval: groups.interval(clean, changed, difference),
                 p: p.is_finite().then_some(p),
                 q: None,
                 null: head.filter(|_| !null.is_empty()).map(|_| beside(&null, paired.mean)),
+                direct: Paired::of(&groups.means(|at| direct[at])).into(),
+                calibration: Calibration::change(prompts, clean, changed),
                 extremes: [extreme(order[0]), extreme(order[order.len() - 1])],
             });
         }
@@ -309,8 +379,10 @@ impl Findings {
             })
         };
         let [up, down] = side(&mut heads.iter().copied().filter(|effect| effect.differs()));
-        let so_far = if self.layers < size[0] {
-            format!("; {} of {} layers so far", self.layers, size[0])
+        let so_far = if self.layers < self.setting.layers {
+            format!("; {} of {} layers so far", self.layers, self.setting.layers)
+        } else if self.layers < size[0] {
+            format!("; the first {} of {} layers", self.layers, size[0])
         } else {
             String::new()
         };
@@ -343,10 +415,48 @@ impl Findings {
 }
 
 /// Where an effect stands among draws of the null.
-fn beside(null: &[f64], effect: f64) -> NullPoint {
+pub(super) fn beside(null: &[f64], effect: f64) -> NullPoint {
     let count = |reached: &dyn Fn(&f64) -> bool| add_one(null.iter().filter(|draw| reached(draw)).count(), null.len());
     let p = two_sided(effect, count(&|draw| *draw >= effect), count(&|draw| *draw <= effect));
     let ends =
         null.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], draw| [low.min(*draw), high.max(*draw)]);
     NullPoint { p, range: ends }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_over_groups_and_as_wide_as_rounding() {
+        let measure = Measure(LOGIT_DIFFERENCE);
+        let outcomes = |of: &dyn Fn(usize) -> f32| -> Vec<Outcome> {
+            let outcome = |at| {
+                let mut outcome = Outcome::default();
+                outcome[LOGIT_DIFFERENCE] = of(at);
+                outcome
+            };
+            (0..40).map(outcome).collect()
+        };
+        let clean = outcomes(&|_| 1.0);
+        // Ten groups of four prompts: what differs between prompts differs between groups, and one group by much.
+        let group = |at: usize| if at / 4 == 9 { 4.0 } else { (at / 4) as f32 * 0.1 };
+        let changed = outcomes(&|at| 1.0 + group(at));
+        let groups = Groups((0..10).map(|group| (4 * group..4 * group + 4).collect()).collect());
+        let each = Groups((0..40).map(|at| vec![at]).collect());
+        let width = |[low, high]: [f64; 2]| high - low;
+        let found = groups.interval(&clean, &changed, measure).unwrap();
+        let prompts = each.interval(&clean, &changed, measure).unwrap();
+        assert!(width(found) > 1.5 * width(prompts), "{found:?} and {prompts:?}");
+        let Paired { mean, standard_error, .. } = groups.change(&clean, &changed, measure);
+        assert!(
+            found[1] - mean > 1.5 * (mean - found[0]),
+            "the group that stands out is above: {found:?} about {mean}"
+        );
+        assert!(width(found) > 2.5 * standard_error && width(found) < 6.0 * standard_error);
+        // All the same: what f32 can tell of numbers of such size.
+        let all = groups.interval(&clean, &outcomes(&|_| 3.0), measure).unwrap();
+        assert!((all[0] - (2.0 - 4.0 * ROUNDING)).abs() < 1e-12 && (all[1] - (2.0 + 4.0 * ROUNDING)).abs() < 1e-12);
+        assert_eq!(Groups(vec![(0..40).collect()]).interval(&clean, &changed, measure), None);
+    }
 }

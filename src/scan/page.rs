@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, context};
+use minijinja::{Environment, Value, context};
 
+use super::findings::{Effect, Example, Findings, Measure};
+use super::joint::Joint;
+use super::maps::{self, p_value};
+use super::patch::{Patch, Site};
+use super::words::plus_minus;
+use super::{Calibration, Repeated};
 use crate::error::{Error, Result};
 use crate::files;
 
-use super::findings::{Effect, Example, Findings, Mean, Measure};
-
 const PAGE: &str = include_str!("page.html");
-/// Heads that a table shows.
+/// Rows that a table shows.
 const LISTED: usize = 10;
 
 /// Writes `report.html` of a scan into its run directory.
@@ -23,12 +27,15 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
     environment.add_template("page.html", PAGE).map_err(fail)?;
     let template = environment.get_template("page.html").map_err(fail)?;
     let heads = findings.heads();
-    let raises = |effect: &&&Effect| effect.logit_difference().mean > 0.0;
-    let suppressors: Vec<_> = heads.iter().filter(raises).take(LISTED).map(|effect| row(effect)).collect();
-    let lowers = |effect: &&&Effect| effect.logit_difference().mean < 0.0;
-    let contributors: Vec<_> = heads.iter().rev().filter(lowers).take(LISTED).map(|effect| row(effect)).collect();
+    let of_repeated = findings.repeated.as_ref();
+    let rows = |of: &mut dyn Iterator<Item = &Effect>| -> Vec<Value> {
+        of.take(LISTED).map(|effect| row(effect, of_repeated)).collect()
+    };
+    let suppressors = rows(&mut heads.iter().copied().filter(|effect| effect.logit_difference().mean > 0.0));
+    let contributors = rows(&mut heads.iter().copied().rev().filter(|effect| effect.logit_difference().mean < 0.0));
     let blocks = findings.effects.iter().filter(|effect| effect.head.is_none());
     let setting = &findings.setting;
+    let patching = findings.patching.as_ref();
     let page = template
         .render(context! {
             setting => context! {
@@ -36,21 +43,30 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
                 probes => &setting.probes,
                 baseline => &setting.baseline,
                 draws => setting.draws,
-                layers => setting.size[0],
+                layers => setting.layers,
                 prompts => setting.count[0],
                 groups => setting.count[1],
                 categories => setting.categories.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>(),
                 first => setting.first.clone(),
                 begin => setting.begin.clone(),
             },
-            sentence => findings.sentence(),
-            map => map(findings),
+            sentences => findings.sentences(),
+            map => (!findings.effects.is_empty()).then(|| maps::effects(findings)),
             suppressors,
             contributors,
-            blocks => blocks.map(row).collect::<Vec<_>>(),
+            blocks => blocks.map(|effect| row(effect, None)).collect::<Vec<_>>(),
+            calibration => (!findings.effects.is_empty()).then(|| calibrations(findings)),
+            pairs => joints(findings.pairs.iter(), true),
+            sets => joints(findings.sets.known.iter().filter_map(|known| known.joint.as_ref()), false),
+            places => patching.map(|_| maps::patches(findings, false)),
+            patched_heads => patching.map(|_| maps::patches(findings, true)),
+            patched => patched(findings),
+            repeated => of_repeated.map(|repeated| of_tokens(repeated)),
             clean => Measure::all().filter(|measure| measure.of_clean()).map(|measure| {
                 context! { name => measure.name().replace('_', " "), value => plus_minus(findings.clean[measure.0], false) }
-            }).collect::<Vec<_>>(),
+            }).chain(findings.rest.map(|rest| {
+                context! { name => "of its logit difference, embeddings and biases themselves", value => plus_minus(rest, true) }
+            })).collect::<Vec<_>>(),
             uneven => findings.uneven.clone(),
             layers => findings.layers,
         })
@@ -60,21 +76,8 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// `+0.123 ± 0.045`.
-fn plus_minus(mean: Mean, sign: bool) -> String {
-    let digits = |x: f64| if x.abs() >= 99.95 { format!("{x:.1}") } else { format!("{x:.3}") };
-    let value = if sign && mean.mean > 0.0 { format!("+{}", digits(mean.mean)) } else { digits(mean.mean) };
-    // A true minus sign, as wide as the plus.
-    let value = value.replace('-', "\u{2212}");
-    mean.error.map_or_else(|| value.clone(), |error| format!("{value} ± {}", digits(error)))
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.001 { format!("{p:.0e}") } else { format!("{p:.3}") }
-}
-
 /// A line of a table, with the prompt that the effect is greatest on.
-fn row(effect: &Effect) -> minijinja::Value {
+fn row(effect: &Effect, repeated: Option<&Repeated>) -> Value {
     let up = effect.logit_difference().mean > 0.0;
     let Example { text, answers: [target, foil], logit_differences: [clean, ablated] } =
         &effect.extremes[usize::from(!up)];
@@ -82,15 +85,18 @@ fn row(effect: &Effect) -> minijinja::Value {
         let at = Measure::NAMES.iter().position(|known| *known == name).unwrap_or(0);
         plus_minus(effect.changes[at], true)
     };
+    let looks = effect.head.and_then(|head| Some(repeated?.scores[effect.layer][head]));
     context! {
         name => effect.name(),
         effect => plus_minus(effect.logit_difference(), true),
+        direct => plus_minus(effect.direct, true),
         q => effect.q.map(p_value),
         null => effect.null.map(|null| p_value(null.p)),
         both => effect.is_marked(),
         differs => effect.differs(),
         loss => of("loss"),
         kl => of("kl").trim_start_matches('+').to_owned(),
+        looks => looks.map(|s| format!("{:.2} / {:.2} / {:.2}", s.induction, s.previous, s.duplicate)),
         text => text,
         target => target.trim(),
         foil => foil.trim(),
@@ -99,67 +105,76 @@ fn row(effect: &Effect) -> minijinja::Value {
     }
 }
 
-/// Width and height of a cell, and what stands beside the cells, in pixels.
-const CELL: [usize; 2] = [38, 17];
-const MARGIN: [usize; 2] = [40, 22];
-
-/// Layers by heads, and the MLP blocks beside them, the first layer below.
-fn map(findings: &Findings) -> minijinja::Value {
-    let [layers, heads] = findings.setting.size;
-    let any = |heads: bool| findings.effects.iter().any(|effect| effect.head.is_some() == heads);
-    let columns = if any(true) { heads } else { 0 };
-    let blocks = any(false);
-    // A few effects may be far beyond the others; they have the last colour.
-    let scale_of = |is_head: bool| {
-        let of = findings.effects.iter().filter(|effect| effect.head.is_some() == is_head);
-        let mut sizes: Vec<f64> = of.map(|effect| effect.logit_difference().mean.abs()).collect();
-        sizes.sort_by(f64::total_cmp);
-        sizes.get(sizes.len().saturating_sub(1 + sizes.len() / 100)).copied().unwrap_or(1.0).max(1e-9)
+/// Calibration of the clean pass, and what the heads change that change the loss at the best temperature most.
+fn calibrations(findings: &Findings) -> Value {
+    let values = |of: &Calibration, sign: bool| -> Vec<String> {
+        let names = Calibration::NAMES.iter();
+        names.map(|name| of.get(name).map_or_else(String::new, |mean| plus_minus(mean, sign))).collect()
     };
-    let scales = [scale_of(true), scale_of(false)];
-    let cells = findings.effects.iter().map(|effect| {
-        let column = effect.head.map_or(columns, |head| head);
-        let gap = if effect.head.is_none() && columns > 0 { CELL[0] / 2 } else { 0 };
-        let share = effect.logit_difference().mean / scales[usize::from(effect.head.is_none())];
-        context! {
-            x => MARGIN[0] + column * CELL[0] + gap,
-            y => MARGIN[1] + (layers - 1 - effect.layer) * CELL[1],
-            colour => colour(share),
-            dark => share.abs() > 0.6,
-            both => effect.is_marked(),
-            differs => effect.differs(),
-            title => format!(
-                "{}: {} logits{}{}",
-                effect.name(),
-                plus_minus(effect.logit_difference(), true),
-                effect.q.map_or_else(String::new, |q| format!(", q {}", p_value(q))),
-                effect.null.map_or_else(String::new, |null| format!(", null p {}", p_value(null.p))),
-            ),
-        }
+    let matched = |effect: &Effect| effect.calibration.get("matched.nll").map_or(0.0, |mean| mean.mean.abs());
+    let mut effects: Vec<&Effect> = findings.effects.iter().collect();
+    effects.sort_by(|a, b| matched(b).total_cmp(&matched(a)));
+    let rows = effects.iter().take(LISTED).map(|effect| {
+        context! { name => effect.name(), values => values(&effect.calibration, true) }
     });
-    let last = columns * CELL[0] + if blocks { CELL[0] + CELL[0] / 2 } else { 0 };
     context! {
-        width => MARGIN[0] + last + 8,
-        height => MARGIN[1] + layers * CELL[1] + 8,
-        cell => CELL.to_vec(),
-        cells => cells.collect::<Vec<_>>(),
-        rows => (0..layers).map(|layer| context! {
-            name => format!("L{layer}"), y => MARGIN[1] + (layers - 1 - layer) * CELL[1] + 12,
-        }).collect::<Vec<_>>(),
-        columns => (0..columns).map(|head| (format!("H{head}"), head * CELL[0])).chain(blocks.then(|| {
-            ("MLP".to_owned(), columns * CELL[0] + if columns > 0 { CELL[0] / 2 } else { 0 })
-        })).map(|(name, x)| context! { name, x => MARGIN[0] + x + CELL[0] / 2 }).collect::<Vec<_>>(),
-        legend => (-4..=4).map(|step| context! { colour => colour(f64::from(step) / 4.0) }).collect::<Vec<_>>(),
-        ends => scales.iter().zip([columns > 0, blocks]).filter(|(_, there)| *there).map(|(scale, _)| format!("{scale:.2}")).collect::<Vec<_>>(),
+        names => Calibration::NAMES.map(|name| name.replace('.', " ")).to_vec(),
+        clean => values(&findings.calibration, false),
+        rows => rows.collect::<Vec<_>>(),
     }
 }
 
-/// From blue over white to orange, for -1 to 1.
-fn colour(share: f64) -> String {
-    let share = share.clamp(-1.0, 1.0);
-    let end = if share > 0.0 { [196.0, 84.0, 16.0] } else { [24.0, 92.0, 170.0] };
-    // Small effects stay to be seen.
-    let depth = share.abs().sqrt();
-    let [r, g, b] = end.map(|end| (255.0 + (end - 255.0) * depth).round() as u8);
-    format!("#{r:02x}{g:02x}{b:02x}")
+fn joints<'a>(all: impl Iterator<Item = &'a Joint>, few: bool) -> Vec<Value> {
+    let mut all: Vec<&Joint> = all.collect();
+    if few {
+        all.sort_by(|a, b| b.synergy.mean.abs().total_cmp(&a.synergy.mean.abs()));
+        all.truncate(LISTED);
+    }
+    let row = |joint: &&Joint| {
+        context! {
+            name => joint.name(),
+            differs => joint.differs(),
+            together => plus_minus(joint.together, true),
+            alone => plus_minus(joint.alone, true),
+            synergy => plus_minus(joint.synergy, true),
+            q => joint.q.map(p_value),
+            null => joint.null.map(|null| p_value(null.p)),
+        }
+    };
+    all.iter().map(row).collect()
+}
+
+/// The heads that bring back or take away most.
+fn patched(findings: &Findings) -> Vec<Value> {
+    let patches = findings.patching.iter().flat_map(|patching| &patching.patches);
+    let mut heads: Vec<&Patch> = patches.filter(|patch| matches!(patch.site, Site::Head(_))).collect();
+    heads.sort_by(|a, b| b.restored.share.mean.abs().total_cmp(&a.restored.share.mean.abs()));
+    let row = |patch: &&Patch| {
+        context! {
+            name => patch.name(),
+            differs => patch.restored.q.is_some_and(|q| q <= Findings::RATE),
+            restored => plus_minus(patch.restored.share, true),
+            q => patch.restored.q.map(p_value),
+            lost => plus_minus(patch.lost.share, true),
+            lost_q => patch.lost.q.map(p_value),
+        }
+    };
+    heads.iter().take(LISTED).map(row).collect()
+}
+
+/// The heads that attend most to what is repeated.
+fn of_tokens(repeated: &Repeated) -> Value {
+    let layers = repeated.scores.iter().enumerate();
+    let mut heads: Vec<_> =
+        layers.flat_map(|(layer, heads)| heads.iter().enumerate().map(move |(head, s)| (layer, head, s))).collect();
+    let mut most = |of: fn(&super::Scores) -> f32| -> Vec<String> {
+        heads.sort_by(|a, b| of(b.2).total_cmp(&of(a.2)));
+        heads.iter().take(LISTED).map(|(layer, head, s)| format!("L{layer}H{head} {:.3}", of(s))).collect()
+    };
+    let columns = [most(|s| s.induction), most(|s| s.previous), most(|s| s.duplicate)];
+    let rows = columns[0].len();
+    context! {
+        rows => (0..rows).map(|row| columns.each_ref().map(|column| column[row].clone()).to_vec()).collect::<Vec<_>>(),
+        uniform => [repeated.uniform.induction, repeated.uniform.previous, repeated.uniform.duplicate].map(|x| format!("{x:.3}")).to_vec(),
+    }
 }

@@ -16,6 +16,8 @@ pub struct Prompt {
     pub text: String,
     /// Its tokens as the model reads them.
     pub tokens: Vec<u32>,
+    /// Those of the same prompt about something else, as many; place by place they are about the same part of it.
+    pub corrupted: Option<Vec<u32>>,
     /// The right answer, one token.
     pub target: u32,
     /// A wrong one.
@@ -37,6 +39,8 @@ pub struct Prompts {
     pub begin: Option<String>,
     /// The first prompt as the model reads it, token by token: in words, or by their ids where there is no tokenizer.
     pub first: Vec<String>,
+    /// Whether prompts 2i and 2i + 1 are a prompt and its corrupted one, asked for the same answers.
+    pub paired: bool,
 }
 
 /// A line of the file. Text and token ids are two ways of saying the same.
@@ -128,7 +132,27 @@ impl Prompts {
             Some(Reader { tokenizer, .. }) => first.iter().map(|id| tokenizer.decode(&[*id])).collect::<Result<_>>()?,
             None => first.iter().map(u32::to_string).collect(),
         };
-        Ok(Self { list, begin: reader.and_then(|reader| reader.begin.map(|(text, _)| text)), first })
+        let begin = reader.and_then(|reader| reader.begin.map(|(text, _)| text));
+        Ok(Self { list, begin, first, paired: false })
+    }
+
+    /// Each prompt that has a corrupted one, with that behind it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where none has.
+    pub fn with_corrupted(&self) -> Result<Self> {
+        let pair = |prompt: &Prompt| {
+            let tokens = prompt.corrupted.clone()?;
+            Some([prompt.clone(), Prompt { tokens, ..prompt.clone() }])
+        };
+        let list: Vec<Prompt> = self.list.iter().filter_map(pair).flatten().collect();
+        if list.is_empty() {
+            return Err(Error::Refused(
+                "none of the prompts has a corrupted one, and patching puts what the model makes of one in the other: add \"corrupted\" to the lines of the file, the same prompt about something else, of as many tokens"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self { list, begin: self.begin.clone(), first: self.first.clone(), paired: true })
     }
 
     /// How many groups there are.
@@ -206,8 +230,8 @@ fn prompt(line: Line, reader: Option<&Reader>, d_vocab: usize) -> Result<Prompt,
     if target == foil {
         return Err(format!("target and foil are both {:?}", answers[0]));
     }
-    match corrupted {
-        Some(other) if other == tokens => return Err("corrupted is the prompt itself".to_owned()),
+    match &corrupted {
+        Some(other) if *other == tokens => return Err("corrupted is the prompt itself".to_owned()),
         Some(other) if other.len() != tokens.len() => {
             return Err(format!(
                 "corrupted has {} tokens, and the prompt {}: they must match",
@@ -215,9 +239,18 @@ fn prompt(line: Line, reader: Option<&Reader>, d_vocab: usize) -> Result<Prompt,
                 tokens.len()
             ));
         }
-        _ => {}
+        // The stream at the last place would be all that differs, and a patch there the corrupted prompt itself, at any layer.
+        Some(other) if other[..other.len() - 1] == tokens[..tokens.len() - 1] => {
+            return Err("corrupted differs in its last token only: it must differ before that".to_owned());
+        }
+        Some(other) => {
+            if let Some(id) = other.iter().find(|id| **id as usize >= d_vocab) {
+                return Err(format!("there is no token {id}, which corrupted has; the model has {d_vocab}"));
+            }
+        }
+        None => {}
     }
-    Ok(Prompt { text, tokens, target, foil, answers, group: line.group, category: line.category })
+    Ok(Prompt { text, tokens, corrupted, target, foil, answers, group: line.group, category: line.category })
 }
 
 /// Refuses a prompt that holds the answer: at its end, where it has been given already; or anywhere, unless the wrong answer is
@@ -285,6 +318,12 @@ mod tests {
             (FRANCE.replace("category", "kategory"), "kategory"),
             (FRANCE.replace("\"facts\"", "\"\""), "must say something"),
             (SPAIN.replace("The capital of France is", "France is"), "must match"),
+            (SPAIN.replace("The capital of France is", "The capital of Spain Spain"), "its last token only"),
+            (
+                r#"{"tokens": [2, 3], "corrupted_tokens": [99, 3], "target_id": 4, "foil_id": 5, "group": "a", "category": "b"}"#
+                    .to_owned(),
+                "no token 99, which corrupted has",
+            ),
             (SPAIN.to_owned(), "line 2 again"),
             (
                 r#"{"tokens": [2, 99], "target_id": 4, "foil_id": 5, "group": "a", "category": "b"}"#.to_owned(),
@@ -299,6 +338,17 @@ mod tests {
         assert!(read(&[], "{}").unwrap_err().contains("holds no prompts"));
         let other = FRANCE.replace("France is", "Peru is");
         assert!(read(&[FRANCE, &other], "{}").unwrap_err().contains("the target \"Paris\" in every line"));
+    }
+
+    #[test]
+    fn corrupted_prompts_stand_behind_their_prompts() {
+        let set = read(&[FRANCE, SPAIN], "{}").unwrap();
+        let pairs = set.with_corrupted().unwrap();
+        let tokens: Vec<&[u32]> = pairs.list.iter().map(|prompt| prompt.tokens.as_slice()).collect();
+        assert_eq!(tokens, [[2, 3, 4, 6, 7], [2, 3, 4, 5, 7]], "the first has no corrupted one");
+        assert!(pairs.paired && pairs.list[1].target == 9 && pairs.list[1].group == "Spain");
+        let alone = Prompts { list: set.list[..1].to_vec(), ..set };
+        assert!(alone.with_corrupted().unwrap_err().to_string().contains("add \"corrupted\""));
     }
 
     #[test]

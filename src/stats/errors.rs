@@ -1,11 +1,33 @@
-//! Middles, and errors of differences.
+//! Middles, numbers with their errors, and errors of differences.
 
-use super::special::incomplete_beta;
+use super::special::{incomplete_beta, normal_below, normal_quantile};
 
 /// The middle of some numbers, the upper of two; NaN of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A number with its standard error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The number.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+impl Estimate {
+    /// The interval of a normal number: value ± z error.
+    pub fn interval(&self, level: f64) -> [f64; 2] {
+        let reach = normal_quantile((1.0 + level) / 2.0) * self.error;
+        [self.value - reach, self.value + reach]
+    }
+
+    /// The probability of a normal number so far from 0, to either side, where it is 0; NaN where neither differs from 0.
+    pub fn p(&self) -> f64 {
+        2.0 * normal_below(-(self.value / self.error).abs())
+    }
 }
 
 /// A mean of paired differences: what changed for each of some examples between two ways of treating the same ones.
@@ -65,6 +87,16 @@ mod tests {
             let p = Paired { mean: -t, standard_error: 1.0, count: freedom + 1 }.p();
             assert!((p - 0.05).abs() < 1e-4, "{freedom}: {p}");
         }
+    }
+
+    #[test]
+    fn a_normal_number_has_the_interval_and_p_value_of_the_tables() {
+        let number = Estimate { value: 3.92, error: 2.0 };
+        let [low, high] = number.interval(0.95);
+        assert!((low - 7.2e-5).abs() < 1e-6 && (high - 7.839_928).abs() < 1e-6, "{low} {high}");
+        assert!((number.p() - 0.05).abs() < 1e-5, "{}", number.p());
+        assert_eq!(Estimate { value: 0.0, error: 1.0 }.p(), 1.0);
+        assert!(Estimate { value: 0.0, error: 0.0 }.p().is_nan());
     }
 
     #[test]

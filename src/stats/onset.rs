@@ -57,9 +57,10 @@ impl Onset {
         (self.censored != Some(Censored::After)).then_some(self.step)
     }
 
-    /// The date in words: `step 960 ± 20`.
+    /// The date in words: `step 960 ± 20`, or `step 960` of what is known to the step.
     pub fn words(&self) -> String {
         match self.censored {
+            None if self.resolution == 0 => format!("step {}", self.step),
             None => format!("step {} ± {}", self.step, self.resolution),
             Some(Censored::Before) => format!("by step {}", self.step),
             Some(Censored::After) => format!("not by step {}", self.step),

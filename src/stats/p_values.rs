@@ -13,15 +13,6 @@ pub fn two_sided(effect: f64, raised: f64, lowered: f64) -> f64 {
     (2.0 * if effect > 0.0 { raised } else { lowered }).min(1.0)
 }
 
-/// The greatest p-value that Benjamini and Hochberg (1995) reject at a false discovery rate: the greatest
-/// p_(k) ≤ rate k/m of m sorted values; `None` where there is none.
-pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
-    let mut sorted = p.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let count = sorted.len() as f64;
-    sorted.iter().enumerate().rev().find(|(at, p)| **p <= rate * (at + 1) as f64 / count).map(|(_, p)| *p)
-}
-
 /// The p-values of several tests, each as the least rate of false discoveries at which it is one (Benjamini and Hochberg 1995):
 /// the least m p_(j)/j of those not below it.
 pub fn adjusted(p: &[f64]) -> Vec<f64> {
@@ -36,6 +27,13 @@ pub fn adjusted(p: &[f64]) -> Vec<f64> {
     q
 }
 
+/// The greatest p-value that Benjamini and Hochberg reject at a false discovery rate: of those whose [`adjusted`] one is at most
+/// that; `None` where there is none.
+pub fn false_discovery_threshold(p: &[f64], rate: f64) -> Option<f64> {
+    let rejected = adjusted(p).into_iter().zip(p).filter(|(q, _)| *q <= rate).map(|(_, p)| *p);
+    rejected.max_by(f64::total_cmp)
+}
+
 /// The probability of `hits` or more among `trials` independent ones that hit with probability `chance`.
 pub fn at_least(hits: u64, trials: u64, chance: f64) -> f64 {
     match hits {
@@ -48,6 +46,7 @@ pub fn at_least(hits: u64, trials: u64, chance: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::golden::{assert_same, each, golden, numbers};
 
     #[test]
     fn the_threshold_is_that_of_the_published_example() {
@@ -63,6 +62,10 @@ mod tests {
         let q = adjusted(&p);
         assert_eq!(q.iter().filter(|q| **q <= 0.05).count(), 4);
         assert!((q[3] - 0.0095 * 15.0 / 4.0).abs() < 1e-12 && q[14] == 1.0);
+        for case in each(&golden("orders")["discoveries"]) {
+            let q = adjusted(&numbers(&case["p"]));
+            q.iter().zip(numbers(&case["q"])).for_each(|(own, scipy)| assert_same(*own, scipy, "adjusted"));
+        }
         // The order does not matter, and none is below one with a smaller p.
         assert_eq!(adjusted(&[0.9, 0.01, 0.011]), [0.9, 0.0165, 0.0165]);
     }

@@ -23,11 +23,12 @@ pub struct RunConfig<T> {
     pub description: String,
     /// Optimizer updates.
     pub steps: u64,
-    /// Seed of replica 0; replica i has seed + i unless `[[replica]]` says otherwise. Default 0.
-    #[serde(default)]
+    /// Seed of replica 0; replica i has seed + i unless `[[replica]]` says otherwise. TOML's numbers end at 2^63 - 1: a
+    /// larger seed stands there in quotes. Default 0.
+    #[serde(default, with = "seed")]
     pub seed: u64,
     /// Copies of the model that train side by side. Default: as many as there are `[[replica]]`, or 1.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "at_least_one")]
     pub replicas: u32,
     /// Where examples come from.
     pub task: T,
@@ -61,6 +62,71 @@ pub struct RunConfig<T> {
     /// What differs between replicas, one table for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replica: Vec<ReplicaConfig>,
+}
+
+/// Seeds in files: any u64. TOML and its readers have numbers up to 2^63 - 1; larger ones are digits in quotes.
+mod seed {
+    use serde::de::{Error, Unexpected, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    struct Seed;
+
+    impl Visitor<'_> for Seed {
+        type Value = u64;
+
+        fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(out, "a whole number from 0 to {}, in quotes above {}", u64::MAX, i64::MAX)
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<u64, E> {
+            Ok(value)
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<u64, E> {
+            u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<u64, E> {
+            value.parse().map_err(|_| E::invalid_value(Unexpected::Str(value), &self))
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        from.deserialize_any(Seed)
+    }
+
+    pub(super) fn serialize<S: Serializer>(seed: &u64, into: S) -> Result<S::Ok, S::Error> {
+        match i64::try_from(*seed) {
+            Ok(seed) => into.serialize_i64(seed),
+            Err(_) => into.serialize_str(&seed.to_string()),
+        }
+    }
+
+    /// The same where a replica may have one of its own.
+    pub(super) mod own {
+        use serde::{Deserializer, Serializer};
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
+
+        pub(in super::super) fn serialize<S: Serializer>(seed: &Option<u64>, into: S) -> Result<S::Ok, S::Error> {
+            match seed {
+                Some(seed) => super::serialize(seed, into),
+                None => into.serialize_none(),
+            }
+        }
+    }
+}
+
+/// A number of replicas that a file gives: 0 stands for one that it does not give.
+fn at_least_one<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    match u32::deserialize(from)? {
+        0 => Err(serde::de::Error::custom(
+            "replicas = 0: at least one is trained. Leave it out for as many as there are [[replica]] tables, or 1",
+        )),
+        count => Ok(count),
+    }
 }
 
 /// Numbers that large matrix products of the training pass are made of. Weights, activations, gradients and sums are f32
@@ -263,10 +329,10 @@ pub struct ReplicaConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Seed of the weights, and of split and batches unless `data_seed` says otherwise.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "seed::own")]
     pub seed: Option<u64>,
     /// Seed of the split and of the batches.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "seed::own")]
     pub data_seed: Option<u64>,
     /// Seed of the batches alone, where they are drawn: which examples each step sees. Default: that of the split.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -374,9 +440,6 @@ impl<T: Task> RunConfig<T> {
             self.replicas = self.replica.len().max(1) as u32;
         }
         check_between("replicas", self.replicas, 1..=4096)?;
-        if self.seed > i64::MAX as u64 - 4096 {
-            return fail(format!("seed = {} must be at most {}", self.seed, i64::MAX - 4096));
-        }
         if self.replica.is_empty() {
             self.replica = vec![ReplicaConfig::default(); self.replicas as usize];
         }

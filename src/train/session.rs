@@ -1041,9 +1041,10 @@ mod tests {
     #[test]
     fn measuring_takes_no_memory_for_gradients_that_nobody_asks_for_and_measures_the_same() {
         let text = |only: &[&str]| {
+            let only = if only.is_empty() { String::new() } else { format!("[measure]\nonly = {only:?}\n") };
             format!(
                 "steps = 8\n[task]\nkind = \"modular\"\np = 7\n[model]\nd_model = 16\nn_heads = 2\nd_mlp = 64\n\
-                 [measure]\nonly = {only:?}\n[measure.probe]\nsize = 8\ndraws = 20\n"
+                 {only}[measure.probe]\nsize = 8\ndraws = 20\n"
             )
         };
         let cards = || instrument::registry().into_iter().flat_map(|instrument| instrument.cards());

@@ -10,7 +10,13 @@ use crate::place::{Place, TINY};
 #[test]
 fn a_run_leaves_a_readable_directory_and_a_report() {
     let place = Place::new();
-    let said = place.good("run tiny.toml --out out --seed 3");
+    let output = place.run("run tiny.toml --out out --seed 3");
+    let told = String::from_utf8(output.stderr).unwrap();
+    // Compiling may take minutes: that it began is told at once, and before anything else is done.
+    let compiling = told.lines().position(|line| line.starts_with("compiling: "));
+    assert_eq!(compiling.is_some(), crate::common::gpus()[0].caps().is_software(), "{told}");
+    assert!(compiling < told.lines().position(|line| line.contains("steps done")), "{told}");
+    let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("report: out/report.html"), "{said}");
     let manifest = RunDir::read_manifest(&place.path("out")).unwrap();
     assert_eq!((manifest.status, manifest.steps_done), (Status::Finished, 4));
@@ -25,6 +31,39 @@ fn a_run_leaves_a_readable_directory_and_a_report() {
     }
     assert!(place.good("run --resume --out out").contains("finished"));
     assert!(place.good("report out").contains("report.html"));
+}
+
+#[test]
+fn an_arm_in_which_nothing_happened_says_what_was_looked_for() {
+    let place = Place::new();
+    place.write("arms.toml", format!("{TINY}[[replica]]\nname = \"one\"\n[[replica]]\nname = \"two\"\n"));
+    let said = place.good("run arms.toml --out out");
+    let page = std::fs::read_to_string(place.path("out/report.html")).unwrap();
+    for name in ["one", "two"] {
+        let words = format!("{name}: nothing yet of memorized (not by step 4), generalizing (not by step 4)");
+        assert!(said.contains(&words) && page.contains(&words), "{said}");
+    }
+}
+
+#[test]
+fn any_seed_may_be_asked_for() {
+    let place = Place::new();
+    place.good("run tiny.toml --seed 18446744073709551615 --replicas 2 --out flag");
+    place.good("run tiny.toml --set seed=18446744073709551615 --set replicas=2 --out set");
+    place.write("quoted.toml", format!("seed = \"18446744073709551615\"\nreplicas = 2\n{TINY}"));
+    place.good("run quoted.toml --steps 2 --out file");
+    place.good("run --resume --out file --steps 4");
+    let weights = |dir: &str| std::fs::read(place.path(dir).join("checkpoints/step-000004/model.safetensors")).unwrap();
+    assert!(weights("flag") == weights("set") && weights("set") == weights("file"));
+    assert_eq!(RunDir::read_manifest(&place.path("file")).unwrap().config["seed"], "18446744073709551615");
+    let said = place.run("measure file/checkpoints/step-000004 --out measured");
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.status.success() && !told.contains("warning") && !told.contains("note"),
+        "its split is its own: {told}"
+    );
+    place.write("bare.toml", format!("seed = 18446744073709551615\n{TINY}"));
+    place.bad("run bare.toml --out no", &["bare.toml", "line 1", "in quotes"]);
 }
 
 /// Its tokens lie four to a word on the device: a word each would be more than the 128 MiB that any device binds.
@@ -47,6 +86,20 @@ fn a_model_folder_can_be_measured_and_trained_on() {
     let model = "out/checkpoints/step-000004";
     let said = place.good(&format!("measure {model} --config task.toml --out measured"));
     assert!(said.contains("loss.test") && said.contains("weight_norm"), "{said}");
+    assert!(said.contains("layer 0 head 1 resample"), "indices go by their names: {said}");
+    // Its page is of a model, and knows no training.
+    place.good(&format!("measure {model} --all --set name= --out whole"));
+    for dir in ["measured", "whole"] {
+        let page = std::fs::read_to_string(place.path(dir).join("report.html")).unwrap();
+        let page = page.split("<script").next().unwrap();
+        assert!(page.contains("measured once") && page.contains(&model.replace('/', "&#x2f;")), "{page}");
+        for words in ["step 0", "± 0", "adamw", "Training", "under way", "Drag"] {
+            assert!(!page.contains(words), "{words}: {page}");
+        }
+    }
+    assert!(std::fs::read_to_string(place.path("whole/report.html")).unwrap().contains("<h1>step-000004</h1>"));
+    place.bad("run --resume --out measured", &["the measurement of a model", "--from"]);
+    place.bad("measure measured --config tiny.toml --out no", &["the measurement of a model", "name the folder"]);
     // The model's last measurement in the run is the same model's measurement now.
     let last = |dir: &str| {
         let series = read_metrics(&place.path(dir), |name| name == "loss.test").unwrap();
@@ -118,6 +171,10 @@ fn mistakes_in_a_configuration_are_told_and_write_nothing() {
         ("steps=many", &["steps"]),
         ("steps=0", &["steps"]),
         ("steps=-3", &["steps"]),
+        ("seed=-1", &["--set seed=-1", "from 0 to 18446744073709551615"]),
+        ("seed=18446744073709551616", &["seed=18446744073709551616", "from 0 to 18446744073709551615"]),
+        ("replicas=0", &["replicas = 0", "at least one"]),
+        ("measure.only=[]", &["measure.only = []", "everything"]),
         ("optimizer.learning_rate=fast", &["learning_rate"]),
         ("precision=f8", &["f8", "f16-forward"]),
         ("loss_scale=1000", &["loss_scale", "power of two"]),
@@ -176,7 +233,21 @@ fn mistakes_in_a_configuration_are_told_and_write_nothing() {
         ("run --resume", &["--out"]),
         ("run --resume --out nowhere", &["nowhere"]),
         ("report nowhere", &["nowhere"]),
-        ("measure nowhere --config tiny.toml --out out", &["nowhere"]),
+        ("measure nowhere --config tiny.toml --out out", &["nowhere", "is not there", "download"]),
+        ("measure tiny.toml --config tiny.toml --out out", &["tiny.toml", "is a file", "model.safetensors"]),
+        ("measure . --config tiny.toml --out out", &["holds no model", "config.json"]),
+        ("scan nowhere --probes nothing --out out", &["nowhere", "is not there"]),
+        ("export nowhere --out out", &["nowhere", "is not there"]),
+        ("run tiny.toml --from nowhere --out out", &["nowhere", "is not there"]),
+        ("run tiny.toml --replicas 0 --out out", &["--replicas 0", "at least one"]),
+        (
+            "run tiny.toml --set measure.only=[\"loss.test\"] --set measure.off=[\"test\"] --out out",
+            &["nothing is left to measure", "measure.only = [\"loss.test\"]", "measure.off = [\"test\"]"],
+        ),
+        ("run tiny.toml --set measure.only=[\"irreps\"] --out out", &["nothing is left to measure"]),
+        ("export nowhere --adapter 0 --out out", &["--adapter"]),
+        ("report nowhere --adapter 0", &["--adapter"]),
+        ("instruments --adapter 0", &["--adapter", "--measure"]),
         ("frobnicate", &["frobnicate"]),
         ("presets nothing", &["nothing"]),
     ] {
@@ -276,8 +347,23 @@ fn damaged_run_directories_are_told() {
 
     let whole = std::fs::read(place.path(&format!("{checkpoint}/model.safetensors"))).unwrap();
     place.write(&format!("{checkpoint}/model.safetensors"), &whole[..100]);
-    place.bad("run --resume --out out", &["model.safetensors"]);
+    place.bad("run --resume --out out", &["no checkpoint that can be read", "model.safetensors", "begin anew"]);
     place.write(&format!("{checkpoint}/model.safetensors"), &whole);
+
+    // One that another run saved, of the same model: it is somebody's, and stays.
+    place.good("run tiny.toml --seed 5 --out other");
+    let copy = |from: &str, to: &str| {
+        std::fs::create_dir(place.path(to)).unwrap();
+        for (path, bytes) in place.files(from) {
+            std::fs::write(place.path(to).join(path.file_name().unwrap()), bytes).unwrap();
+        }
+    };
+    copy("other/checkpoints/step-000004", "out/checkpoints/step-000004");
+    let words = ["step-000004", "a checkpoint of another run", "Move it out", "--from"];
+    place.bad("run --resume --out out", &words);
+    place.bad("measure out/checkpoints/step-000004 --out measured", &words);
+    assert_eq!(place.files("out/checkpoints/step-000004").len(), 4);
+    std::fs::remove_dir_all(place.path("out/checkpoints/step-000004")).unwrap();
 
     let config = std::fs::read_to_string(place.path(&format!("{checkpoint}/config.json"))).unwrap();
     place.write(&format!("{checkpoint}/config.json"), config.replace("\"relu\"", "\"gelu\""));
@@ -303,7 +389,10 @@ fn damaged_run_directories_are_told() {
 
     // A checkpoint that is torn gives way to the one before it, and that is said.
     std::fs::create_dir(place.path("out/checkpoints/step-000003")).unwrap();
+    // So does one that goes by another name than it was saved under.
+    copy(checkpoint, "out/checkpoints/step-000004");
     let said = place.run("run --resume --out out");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("step-000004: holds step 2"), "{said:?}");
     let heard = |bytes: &[u8], words: &str| String::from_utf8_lossy(bytes).contains(words);
     assert!(heard(&said.stderr, "passed over") && heard(&said.stdout, "goes on from step 2"), "{said:?}");
 }

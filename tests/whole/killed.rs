@@ -133,6 +133,28 @@ fn killed_fifty_times_a_run_ends_with_the_same_bits() {
 }
 
 #[test]
+fn a_run_stops_while_it_compiles_and_says_so_at_once() {
+    use std::io::{BufRead as _, BufReader};
+    // Another size than any other test's, so that no driver has kept its kernels.
+    let odd = std::process::id() % 100 + 3;
+    let dir = folder();
+    let width = format!("model.d_mlp={odd}");
+    let words = ["run", "run.toml", "--out", "run", "--steps", "1000000", "--set", &width];
+    let mut child = start(dir.path(), &words);
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = lines.skip_while(|line| !line.starts_with("compiling: "));
+    if lines.next().is_some() {
+        let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+    }
+    let rest: Vec<String> = lines.collect();
+    let at = |words: &str| rest.iter().position(|line| line.starts_with(words));
+    assert!(at("asked to stop: waiting for the").is_some() && at("asked to stop") < at("stopped at step"), "{rest:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(RunDir::read_manifest(&dir.path().join("run")).unwrap().status, Status::Interrupted);
+}
+
+#[test]
 fn signals_save_and_exit_with_their_codes() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let dir = folder();
@@ -145,7 +167,11 @@ fn signals_save_and_exit_with_their_codes() {
         }
         let kill = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status().unwrap();
         assert!(kill.success());
+        let mut told = String::new();
+        std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut told).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code));
+        let [seen, stopped] = ["asked to stop: waiting for the step", "stopped at step"].map(|words| told.find(words));
+        assert!(seen.is_some() && seen < stopped, "{told}");
         let manifest = RunDir::read_manifest(&run).unwrap();
         assert_eq!(manifest.status, Status::Interrupted);
         assert!(manifest.steps_done >= 3);

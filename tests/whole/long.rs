@@ -58,6 +58,7 @@ fn write(dir: &Path, rows: usize) -> u64 {
         unit: "1".to_owned(),
         axes: String::new(),
         index: Vec::new(),
+        counts: String::new(),
         every: 1,
         cost: "F".to_owned(),
         control: String::new(),

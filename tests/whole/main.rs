@@ -30,4 +30,5 @@ mod precision;
 mod pressure;
 mod pulses;
 mod report;
+mod scan;
 mod synchrony;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headless_chrome::browser::tab::RequestPausedDecision;
 use headless_chrome::browser::transport::{SessionId, Transport};
-use headless_chrome::protocol::cdp::{Fetch, Input};
+use headless_chrome::protocol::cdp::{Emulation, Fetch, Input};
 use headless_chrome::{Browser, LaunchOptions, Tab};
 use thermoscope::record::{Catalog, Manifest, RunDir, Setup, Status};
 use thermoscope::train::Session;
@@ -131,6 +131,36 @@ fn the_page_is_alone_is_drawn_and_zooms() {
          return seen.size; })()",
     );
     assert!(colours > 20.0, "{colours} colours");
+
+    // No window of a usual size has to be scrolled sideways, neither for the page nor for a topic.
+    for width in [1280, 1024] {
+        let (height, device_scale_factor, mobile) = (900, 1.0, false);
+        tab.call_method(Emulation::SetDeviceMetricsOverride {
+            width,
+            height,
+            device_scale_factor,
+            mobile,
+            scale: None,
+            screen_width: None,
+            screen_height: None,
+            position_x: None,
+            position_y: None,
+            dont_set_visible_size: None,
+            screen_orientation: None,
+            viewport: None,
+            display_feature: None,
+            device_posture: None,
+        })
+        .unwrap();
+        tab.reload(true, None).unwrap();
+        tab.wait_for_element_with_custom_timeout("body[data-ready][data-drawn]", Duration::from_secs(30)).unwrap();
+        let beyond = "Math.max(...[document.documentElement, ...document.querySelectorAll('section')] \
+             .map((part) => part.scrollWidth - part.clientWidth))";
+        assert!(number(&tab, beyond) <= 0.0, "{} pixels beyond a window of {width}", number(&tab, beyond));
+    }
+    tab.call_method(Emulation::ClearDeviceMetricsOverride(None)).unwrap();
+    tab.reload(true, None).unwrap();
+    tab.wait_for_element_with_custom_timeout("body[data-ready][data-drawn]", Duration::from_secs(30)).unwrap();
 
     // The topics of what was measured are there, one with the heads' effects and one with the claims of the arms.
     let text = tab.wait_for_element("body").unwrap().get_inner_text().unwrap();

@@ -381,7 +381,7 @@ fn everything(case: &mut Case, n: usize, v: usize, groups: usize) -> Result<Vec<
     let clean = case.owned(&[n, v]);
     let (clean_t, clean) = two(case.tape.push(Temperature, &[clean, targets, count])?)?;
     // Examples of two predictions, or of as many as there are.
-    let examples = if n % 2 == 0 { n / 2 } else { n };
+    let examples = if n.is_multiple_of(2) { n / 2 } else { n };
     let inputs = [losses, clean, temperature, clean_t, targets, count];
     let error = case.tape.push1(MatchedError { examples }, &inputs)?;
     all.extend([temperature, losses, error]);

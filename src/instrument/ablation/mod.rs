@@ -11,7 +11,7 @@ use crate::autograd::Var;
 use crate::autograd::check::Build;
 use crate::error::Result;
 use crate::gpu::Shader;
-use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, Chance, CostClass, Index, Instrument, Label, Presence};
 use crate::intervene::{Baseline, Intervention, OUTCOMES, Probe, Writers, column};
 use calibration::{BINS, Calibration};
 use ops::{Effects, NullSummary, SelfRepair};
@@ -31,6 +31,8 @@ const SLOW: u64 = 1000;
 
 /// Names of the baselines, by index.
 const BASELINES: &[&str] = &["zero", "mean", "resample", "zero, later patterns frozen"];
+/// What is kept of each bin of a reliability diagram.
+const IN_A_BIN: &[&str] = &["rows", "sum of correct", "sum of confidence"];
 /// A change that is a size or a share.
 const CHANGE: Card = Card { chance: None, ..EFFECT };
 
@@ -52,13 +54,13 @@ const EFFECT: Card = Card {
     source: "TransformerLens's definitions of zero, mean and resample ablation",
     not_for: "telling what a head does when nothing is ablated; baselines rank heads differently, compare all",
     chance: Some(Chance::At(0.0)),
-    index: BASELINES,
+    index: Index::Names(BASELINES),
     ..LEVEL
 };
 const ZEROED: Card = Card {
     axes: "site: hook_result or hook_mlp_out, layer, head (-1: MLP)",
     source: CALIBRATED.source,
-    index: &[],
+    index: Index::None,
     ..EFFECT
 };
 const CALIBRATED: Card = Card { source: "Guo et al. 2017; debiased after Kumar, Liang and Ma 2019", ..LEVEL };
@@ -66,7 +68,7 @@ const GATE: Card = Card {
     axes: "site: hook_result, layer, head, index: 100 ξ",
     every: SLOW,
     control: "0 at ξ = 1",
-    index: &[],
+    index: Index::Counts("percent of the head's output that is left, 100 ξ"),
     not_for: "extrapolating: the curve is not linear",
     ..EFFECT
 };
@@ -74,7 +76,7 @@ const PAIR: Card = Card {
     axes: "site: hook_result, layer, index: pair (i, j) with i < j, row by row",
     every: SLOW,
     control: "0 where heads add up",
-    index: &[],
+    index: Index::Pairs,
     not_for: "heads of different layers: pairs are of one layer",
     ..EFFECT
 };
@@ -83,7 +85,7 @@ const PATH: Card = Card {
     control: "direct + mediated = total",
     source: "direct and total effects as in McDougall et al. 2023 and, for the norm, Stolfo et al. 2024",
     not_for: "self-repair of heads without a direct effect: where that is not beyond two of its standard errors there is no row",
-    index: &["direct", "mediated", "through the final norm", "self-repair"],
+    index: Index::Names(&["direct", "mediated", "through the final norm", "self-repair"]),
     ..EFFECT
 };
 const NULL: Card =
@@ -156,6 +158,7 @@ const CARDS: &[Card] = &[
         name: "probe.reliability",
         formula: "rows, sum of correct, sum of confidence of each bin",
         axes: "index: 3 bin + 0, 1, 2",
+        index: Index::Bins(IN_A_BIN),
         control: "the diagonal",
         ..CALIBRATED
     },
@@ -200,6 +203,7 @@ const CARDS: &[Card] = &[
         name: "ablation.reliability",
         formula: "rows, sum of correct, sum of confidence of each bin, zero ablation",
         axes: "site, layer, head (-1: MLP), index: 3 bin + 0, 1, 2",
+        index: Index::Bins(IN_A_BIN),
         control: "probe.reliability",
         chance: None,
         ..ZEROED
@@ -229,7 +233,12 @@ const CARDS: &[Card] = &[
         axes: "site: hook_result, layer, head, index: 0 loss and 1 logit difference, raised; 2 and 3, lowered",
         control: "uniform on an untrained model",
         bounds: Card::SHARE,
-        index: &["loss, raised", "logit difference, raised", "loss, lowered", "logit difference, lowered"],
+        index: Index::Names(&[
+            "loss, raised",
+            "logit difference, raised",
+            "loss, lowered",
+            "logit difference, lowered",
+        ]),
         not_for: "whether a head matters: of heads that matter alike none is beyond its layer's average, ask .se; many heads or steps without a correction for their number; neighbouring steps as independent evidence, for they see the same examples and subspaces",
         ..NULL
     },
@@ -239,14 +248,14 @@ const CARDS: &[Card] = &[
         unit: "nats, logits",
         axes: "site: hook_result, layer, index: 0-2 loss, 3-5 logit difference",
         control: "it is the control",
-        index: &[
+        index: Index::Names(&[
             "loss, 2.5 %",
             "loss, 50 %",
             "loss, 97.5 %",
             "logit difference, 2.5 %",
             "logit difference, 50 %",
             "logit difference, 97.5 %",
-        ],
+        ]),
         not_for: "heads of other layers; what would happen if nothing were taken away: that is 0",
         ..NULL
     },

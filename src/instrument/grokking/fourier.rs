@@ -13,7 +13,7 @@ use crate::autograd::ops::{
 };
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, Chance, CostClass, Index, Instrument, Label, Presence};
 use crate::model::Model;
 use crate::task::{Examples, Feed, Pass, Split};
 
@@ -35,6 +35,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, section 4",
         not_for: "whether the model uses the frequency: embeddings may hold what the logits ignore",
         bounds: Card::SIZE,
+        index: Index::Counts("frequency k"),
         ..Card::BASE
     },
     Card {
@@ -60,6 +61,7 @@ const SPECTRUM_CARDS: &[Card] = &[
         control: "key_frequencies.logits: on the same weights one rule may give 10 keys and the other 5",
         source: "the rule of TransformerLens's grokking demo",
         not_for: "counting circuits without saying which rule was used",
+        index: Index::Counts("frequency k"),
         ..Card::BASE
     },
 ];
@@ -77,6 +79,7 @@ const LOSS_CARDS: &[Card] = &[
         not_for: "tasks without a cyclic group",
         bounds: Card::SIZE,
         chance: Some(Chance::LnOutputs),
+        index: Index::Ranks("keys by the logit rule", "strongest frequencies"),
         ..Card::BASE
     },
     Card {
@@ -91,6 +94,7 @@ const LOSS_CARDS: &[Card] = &[
         not_for: "tasks without a cyclic group",
         bounds: Card::SIZE,
         chance: Some(Chance::LnOutputs),
+        index: Index::Ranks("keys by the logit rule", "strongest frequencies"),
         ..Card::BASE
     },
     Card {
@@ -105,6 +109,7 @@ const LOSS_CARDS: &[Card] = &[
         not_for: "shares: what two frequencies do together is more than the sum of both",
         bounds: Card::SIZE,
         chance: Some(Chance::LnOutputs),
+        index: Index::Counts("frequency k"),
         ..Card::BASE
     },
     Card {
@@ -131,6 +136,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "key_frequencies: on the same weights one rule may give 10 keys and the other 5",
         source: "Nanda et al. 2023, released weights",
         not_for: "counting circuits without saying which rule was used",
+        index: Index::Counts("frequency k"),
         ..Card::BASE
     },
     Card {
@@ -143,6 +149,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "key_frequencies and key_frequencies.logits: three rules, three sets on the same weights",
         source: "Nanda et al. 2023, section 4.2 and its notebook",
         not_for: "counting circuits without saying which rule was used: one neuron makes a key",
+        index: Index::Counts("frequency k"),
         ..Card::BASE
     },
     Card {
@@ -156,7 +163,7 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, section 4.2 (84.6 % of neurons above 0.85)",
         not_for: "whether the logits use what the neurons follow",
         bounds: Card::SHARE,
-        index: &["mean over neurons", "share above 0.85"],
+        index: Index::Names(&["mean over neurons", "share above 0.85"]),
         ..Card::BASE
     },
     Card {
@@ -181,6 +188,7 @@ const LOSS_CARDS: &[Card] = &[
         control: "attention_fve: how much it explains",
         source: "Nanda et al. 2023, section 4.2",
         not_for: "heads that attend alike whatever they read",
+        index: Index::Counts("position attended to"),
         ..Card::BASE
     },
     Card {
@@ -194,6 +202,7 @@ const LOSS_CARDS: &[Card] = &[
         source: "Nanda et al. 2023, section 4.2 (0.98 to 0.99)",
         not_for: "how much a head matters: a pattern that hardly varies may follow one frequency",
         bounds: Card::SHARE,
+        index: Index::Counts("position attended to"),
         ..Card::BASE
     },
 ];

@@ -7,7 +7,7 @@ use super::synchrony::{answer_means, last_rows};
 use crate::autograd::ops::Linear;
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, CostClass, Index, Instrument, Label};
 
 /// `irrep_power`.
 pub(crate) struct IrrepPower;
@@ -23,6 +23,7 @@ const CARDS: &[Card] = &[Card {
     source: "Chughtai et al. 2023 (2302.03025); isotypic projection",
     not_for: "whether the model uses the representation: embeddings may hold what the logits ignore",
     bounds: Card::SIZE,
+    index: Index::Counts("irrep, in the order of axes"),
     ..Card::BASE
 }];
 

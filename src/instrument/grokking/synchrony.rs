@@ -8,7 +8,7 @@ use crate::autograd::op::misfit;
 use crate::autograd::ops::{ColumnSum, GatherRows, IGNORE, Linear, add_rows, bucket_rows, scatter_rows};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, CostClass, Index, Instrument, Label, Presence};
 use crate::task::Examples;
 
 /// `fsd`, `fsd.top`, `fsd.participation`, `phase_synchrony`: on the training batch, without a forward pass.
@@ -38,6 +38,7 @@ const CARDS: &[Card] = &[
         source: "Sivasankar 2026 (2606.12966): FSD_k",
         not_for: "how strongly neurons follow: a dominant frequency may hold little of a neuron",
         bounds: Card::SHARE,
+        index: Index::Counts("n, how many frequencies"),
         ..Card::BASE
     },
     Card {
@@ -51,6 +52,7 @@ const CARDS: &[Card] = &[
         source: "Sivasankar 2026 (2606.12966)",
         not_for: "see fsd.top",
         bounds: Card::SIZE,
+        index: Index::Counts("frequency k, or irrep of a group that does not commute"),
         ..Card::BASE
     },
     Card {
@@ -64,6 +66,7 @@ const CARDS: &[Card] = &[
         source: "Kuramoto's order parameter",
         not_for: "frequencies with few neurons; a circuit that reads every phase has a value near 0",
         bounds: Card::SHARE,
+        index: Index::Counts("frequency k, or irrep of a group that does not commute"),
         ..Card::BASE
     },
 ];

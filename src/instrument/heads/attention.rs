@@ -6,7 +6,7 @@ use crate::autograd::ops::{Attention, IGNORE, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, length, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label, ROUNDING, UNKNOWN};
+use crate::instrument::{Attach, Card, Chance, CostClass, Index, Instrument, Label, ROUNDING, UNKNOWN};
 use crate::model::Forward;
 use crate::task::count_targets;
 
@@ -51,6 +51,7 @@ const CARDS: &[Card] = &[
         source: "Verma 2026 (2605.20441)",
         not_for: "synchronization by itself: short sequences give 0.9 with no relation at all",
         bounds: Card::COSINE,
+        index: Index::Pairs,
         ..Card::BASE
     },
     Card {
@@ -65,6 +66,7 @@ const CARDS: &[Card] = &[
         not_for: "heads whose pattern hardly varies: a cosine of almost nothing; 0 where it varies by less than 2^-18 of its size, which is rounding",
         bounds: Card::COSINE,
         chance: Some(Chance::At(0.0)),
+        index: Index::Pairs,
         ..Card::BASE
     },
 ];

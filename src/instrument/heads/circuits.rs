@@ -8,7 +8,7 @@ use crate::autograd::ops::{Add, ColumnSum, GatherRows, HeadResult, Linear, Scale
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, ROUNDING, UNKNOWN};
+use crate::instrument::{Attach, Card, CostClass, Index, Instrument, Label, Presence, ROUNDING, UNKNOWN};
 use crate::model::Model;
 
 /// `copying_score`.
@@ -40,6 +40,7 @@ const fn composition(name: &'static str, formula: &'static str) -> Card {
         every: 100,
         control: "0: what random weights have. 1/√d_model, the root of the ratio of expected squares of Gaussian matrices of these shapes, is taken off",
         source: "Elhage et al. 2021",
+        index: Index::Heads,
         not_for: "use: heads that could compose need not look there; a head without weights has no row. Rotary positions turn Q and K, which this leaves out",
         ..Card::BASE
     }

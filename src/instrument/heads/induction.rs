@@ -10,7 +10,7 @@ use crate::autograd::ops::{ActFn, Activation, Add, Linear, add_rows, bucket_rows
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Philox, Shader, Stream, Tensor, grid_1d};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence};
+use crate::instrument::{Attach, Card, CostClass, Index, Instrument, Label, Presence};
 use crate::intervene::{Contrasts, OUTCOMES};
 use crate::model::{Forward, Model, ReadOut, Rows};
 use crate::task::{Batch, Pass, count_targets};
@@ -39,6 +39,7 @@ const fn score(name: &'static str, formula: &'static str, not_for: &'static str)
         formula,
         unit: "1",
         axes: AXES,
+        index: Index::Names(&["the head", "uniform attention"]),
         cost: CostClass::L,
         every: 10,
         control: CHANCE,
@@ -91,7 +92,7 @@ const GAINED: Card = Card {
     control: "its .se: whether it differs from 0; index 1, which is 0 for models that know which tokens came, but not in what order; one layer may reach -2 nats by that in index 0. Its other order leaves no token behind the one before it, nor the first behind the last; models with room for two tokens a round alone have no such order, and no index 1",
     source: "after Olsson et al. 2022, on the tokens of prefix_matching_score.probe",
     not_for: "a model whose training leaves the first round out of the loss: that part is untrained",
-    index: &["all that the context gives", "what its order gives"],
+    index: Index::Names(&["all that the context gives", "what its order gives"]),
     ..Card::BASE
 };
 
@@ -100,6 +101,7 @@ const CONTEXT_CARDS: &[Card] = &[Card {
     formula: "mean test loss at the late position - at the early one: tokens 500 and 50, or T and T/10 where T < 500",
     unit: "nats",
     axes: "index: the late position, from 1",
+    index: Index::Counts("position that is late in the sequence, from 1"),
     cost: CostClass::M,
     every: 100,
     control: "in_context_learning_score.probe, index 1: knowing which tokens came before, in whatever order, lowers it too. 0: a late token is no easier",
@@ -235,10 +237,12 @@ fn position_totals(tape: &mut Tape, passes: &[Pass]) -> Result<[Var; 2]> {
 }
 
 /// Random tokens, all different, that are repeated behind token 0, which stands nowhere else.
-struct Repeats {
-    sequences: usize,
-    period: usize,
-    rounds: usize,
+pub(crate) struct Repeats {
+    /// Number of the first sequence: each has tokens of its own.
+    pub(crate) first: u64,
+    pub(crate) sequences: usize,
+    pub(crate) period: usize,
+    pub(crate) rounds: usize,
 }
 
 impl Repeats {
@@ -247,10 +251,10 @@ impl Repeats {
     fn fitting(model: &Model, piece: usize) -> Option<Self> {
         let room = model.config.n_ctx - 1;
         let period = (room / 2).min(model.config.d_vocab - 1).min(25);
-        (period >= 2).then(|| Self { sequences: piece.min(16), period, rounds: (room / period).min(4) })
+        (period >= 2).then(|| Self { first: 0, sequences: piece.min(16), period, rounds: (room / period).min(4) })
     }
 
-    fn seq(&self) -> usize {
+    pub(crate) fn seq(&self) -> usize {
         1 + self.period * self.rounds
     }
 
@@ -268,7 +272,7 @@ impl Repeats {
     /// Tokens and next tokens of all sequences, the same in every run; where `permuted`, with the last round in another order.
     fn draw(&self, vocabulary: usize, permuted: bool) -> (Vec<u32>, Vec<u32>) {
         let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-        for number in 0..self.sequences as u64 {
+        for number in self.first..self.first + self.sequences as u64 {
             let order = Philox::new(number, Stream::Repeats, 0).permutation(vocabulary as u32 - 1);
             let drawn = |draw| Philox::new(number, Stream::Repeats, draw).permutation(self.period as u32);
             let last = (1..).map(drawn).find(|order| !permuted || Self::is_apart(order)).filter(|_| permuted);
@@ -314,6 +318,17 @@ impl Repeats {
         let count = tape.constant(&[1], &[self.sequences as f32]);
         let (term, minus) = (tape.constant_u32(&[1, 1], &[0]), tape.constant(&[1, 1], &[-1.0]));
         tape.push1(Contrasts, &[late, early, asked, count, term, minus])
+    }
+
+    /// Scores [3, H + 1] of every layer, see [`MatchScores`]; and, where the model predicts tokens, the sum of losses over sequences
+    /// at each position, [T], which asks for repeated token number t.
+    pub(crate) fn scores(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Option<Var>)> {
+        let (pass, tokens) = self.pass(tape, model, false)?;
+        let scores = all_scores(tape, model, &pass.forward, tokens, pass.batch.targets, self.sequences)?;
+        if model.config.d_vocab_out < model.config.d_vocab {
+            return Ok((scores, None));
+        }
+        Ok((scores, Some(position_totals(tape, &[pass])?[0])))
     }
 
     /// Scores of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and, where
@@ -731,7 +746,7 @@ mod tests {
     #[test]
     fn orders_are_drawn_apart_and_of_the_same_tokens() {
         for (period, rounds) in [(3, 3), (4, 2), (25, 4)] {
-            let repeats = Repeats { sequences: 16, period, rounds };
+            let repeats = Repeats { first: 0, sequences: 16, period, rounds };
             let [(plain, _), (moved, targets)] = [false, true].map(|permuted| repeats.draw(40, permuted));
             for (number, (plain, moved)) in
                 plain.chunks_exact(repeats.seq()).zip(moved.chunks_exact(repeats.seq())).enumerate()

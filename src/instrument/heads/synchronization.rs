@@ -5,11 +5,11 @@
 use super::attention::{Cosines, HeadMeans, pattern_products, varying};
 use crate::autograd::check::{Build, Case};
 use crate::autograd::op::misfit;
-use crate::autograd::ops::{ActFn, Activation, Add, GatherRows, HeadProduct, Scale, sum_columns};
+use crate::autograd::ops::{Add, AttentionPattern, GatherRows, HeadProduct, Scale, sum_columns};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Params, Shader, Tensor};
-use crate::instrument::{Attach, Card, CostClass, Instrument, Label, Presence, UNKNOWN, UpdateSummary};
+use crate::instrument::{Attach, Card, CostClass, Index, Instrument, Label, Presence, UNKNOWN, UpdateSummary};
 use crate::model::Model;
 use crate::task::count_targets;
 
@@ -28,7 +28,7 @@ const CARDS: &[Card] = &[
         source: "Verma 2026 (2605.20441), whose value is the mean over layers",
         not_for: "predicting grokking: its author found nothing beyond clock, loss and norm",
         bounds: Card::COSINE,
-        index: &["as it is", "without mean pattern"],
+        index: Index::Names(&["as it is", "without mean pattern"]),
         ..Card::BASE
     },
     Card {
@@ -42,7 +42,7 @@ const CARDS: &[Card] = &[
         source: "Verma 2026 (2605.20441), whose value is the mean over layers of index 1",
         not_for: "counting circuits: a head whose pattern hardly varies hardly enters index 1. Where fewer than two heads vary there is no row",
         bounds: Card::SHARE,
-        index: &["as it is", "without mean pattern"],
+        index: Index::Names(&["as it is", "without mean pattern"]),
         ..Card::BASE
     },
     Card {
@@ -70,6 +70,7 @@ const CARDS: &[Card] = &[
         not_for: "one pair among many without counting them. Rescaling W_Q by s and W_K by 1/s leaves the circuit, but not what a step does to it",
         bounds: Card::COSINE,
         gradients: true,
+        index: Index::Pairs,
         ..Card::BASE
     },
     Card {
@@ -84,6 +85,7 @@ const CARDS: &[Card] = &[
         not_for: "heads that attend sharply: those of the null attend as untrained heads do, nearly evenly. Its pairs are not independent, each head is in seven",
         bounds: Card::COSINE,
         gradients: true,
+        index: Index::PairsOfStrangers(STRANGERS),
         ..Card::BASE
     },
     Card {
@@ -97,6 +99,7 @@ const CARDS: &[Card] = &[
         source: "definition; rotating a head's basis changes nothing",
         not_for: "whether a pair moves together more than by chance; the path: it is one step, and steps may undo each other. A step below 2^-20 of the weights' sizes is rounding, and has no row",
         bounds: Card::COSINE,
+        index: Index::Pairs,
         ..Card::BASE
     },
 ];
@@ -454,8 +457,8 @@ fn synchrony(case: &mut Case, pattern: Var, targets: Var) -> Result<Var> {
 
 pub(crate) const CHECKS: &[(&str, Build)] = &[
     ("head synchrony", |c| {
-        let (pattern, targets) = (c.owned(&[40, 4, 3, 5]), c.indices(&[40], 7, true));
-        let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
+        let (q, k, targets) = (c.owned(&[40, 3, 4, 6]), c.owned(&[40, 5, 4, 6]), c.indices(&[40], 7, true));
+        let pattern = c.tape.push1(AttentionPattern { scale: 0.7 }, &[q, k])?;
         Ok((vec![synchrony(c, pattern, targets)?], Vec::new()))
     }),
     ("circuit products", |c| {

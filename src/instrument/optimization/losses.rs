@@ -5,7 +5,7 @@ use crate::autograd::ops::{IGNORE, LogitRows};
 use crate::autograd::{Array, Lower, Op, Shape, Tape, Var, like};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
-use crate::instrument::{Attach, Card, Chance, CostClass, Instrument, Label};
+use crate::instrument::{Attach, Card, Chance, CostClass, Index, Instrument, Label};
 use crate::task::Pass;
 
 /// `loss.train`, `accuracy.train`.
@@ -88,7 +88,7 @@ const TEST_CARDS: &[Card] = &[
         source: "Nanda et al. 2023 (released weights: 9.61, 17.1, 21.6)",
         not_for: "comparing models of other logit scale",
         chance: Some(Chance::At(0.0)),
-        index: &["min", "mean", "max"],
+        index: Index::Names(&["min", "mean", "max"]),
         ..Card::BASE
     },
 ];

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Family, Keys, Place, check, fits_old, scales};
+use super::{Family, Keys, Place, holding, misfits_of_old, scales};
 use crate::autograd::ops::ActFn;
 use crate::error::Result;
 use crate::model::tensors::Strides;
@@ -47,14 +47,14 @@ impl Family for Gpt2 {
             n_layers: keys.size("n_layer")?,
             d_model,
             n_heads,
-            d_mlp: keys.maybe_size("n_inner")?.unwrap_or(0),
+            d_mlp: keys.maybe_size("n_inner", None)?.unwrap_or(0),
             act_fn: keys.act_fn("activation_function", ActFn::GeluNew)?,
             normalization_type: Normalization::LN,
             unembed_bias: false,
             tied_embeddings: keys.flag("tie_word_embeddings", true)?,
             d_vocab: keys.size("vocab_size")?,
             n_ctx,
-            eps: keys.number("layer_norm_epsilon")?.unwrap_or(1e-5),
+            eps: keys.eps("layer_norm_epsilon", 1e-5)?,
             attn_scale: if keys.flag("scale_attn_weights", true)? { 0.0 } else { 1.0 },
             ..ModelConfig::default()
         })
@@ -99,20 +99,23 @@ impl Family for Gpt2 {
         })
     }
 
-    fn fit(&self, config: &ModelConfig) -> Result<ModelConfig, String> {
-        check(&[(config.positional_embedding_type != PositionalEmbedding::Standard, "positions must be learned")])?;
-        fits_old(config)?;
-        check(&[
+    fn misfits(&self, config: &ModelConfig) -> Vec<&'static str> {
+        let own = holding(&[
+            (config.positional_embedding_type != PositionalEmbedding::Standard, "positions must be learned"),
             (config.parallel_attn_mlp, "MLPs must read behind attention"),
             (!scales(config) && config.attn_scale != 1.0, "attn_scale must be 1 or the root of d_head"),
-        ])?;
-        Ok(ModelConfig {
+        ]);
+        [own, misfits_of_old(config)].concat()
+    }
+
+    fn fit(&self, config: &ModelConfig) -> ModelConfig {
+        ModelConfig {
             normalization_type: Normalization::LN,
             attn_biases: true,
             mlp_biases: true,
             unembed_bias: false,
             ..config.clone()
-        })
+        }
     }
 
     fn keys(&self, config: &ModelConfig) -> Value {

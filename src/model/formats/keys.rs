@@ -86,15 +86,15 @@ const IRRELEVANT: &[&str] = &[
     "use_cache",
 ];
 
-/// The keys of a file, which a family takes one after the other. What is null counts as not there.
+/// The keys of a file, which a family takes one after the other. Null is a value like any other: transformers takes it for
+/// "not set" of a few keys ([`Keys::or_null`]), and of others fails or takes it for no.
 pub(super) struct Keys<'a> {
     path: &'a Path,
     left: Map<String, Value>,
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn new(path: &'a Path, mut left: Map<String, Value>) -> Self {
-        left.retain(|_, value| !value.is_null());
+    pub(super) fn new(path: &'a Path, left: Map<String, Value>) -> Self {
         Self { path, left }
     }
 
@@ -108,19 +108,38 @@ impl<'a> Keys<'a> {
         of(&value).map(Some).ok_or_else(|| self.fail(format!("{key} = {value} must be {what}")))
     }
 
-    /// A size, which may be missing.
-    pub(super) fn maybe_size(&mut self, key: &str) -> Result<Option<usize>> {
-        self.take(key, "a whole number", |value| usize::try_from(value.as_u64()?).ok())
+    /// The same of a key that may be null, which says that nothing is set; a missing one is worth `missing`.
+    fn or_null<T>(
+        &mut self,
+        key: &str,
+        missing: Option<T>,
+        what: &str,
+        of: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let of = |value: &Value| if value.is_null() { Some(None) } else { of(value).map(Some) };
+        Ok(self.take(key, &format!("{what}, or null"), of)?.unwrap_or(missing))
+    }
+
+    /// A size that may be null, which leaves it to follow from others; a missing one is worth `missing`.
+    pub(super) fn maybe_size(&mut self, key: &str, missing: Option<usize>) -> Result<Option<usize>> {
+        self.or_null(key, missing, SIZE, size)
     }
 
     /// A size that must be there.
     pub(super) fn size(&mut self, key: &str) -> Result<usize> {
-        self.maybe_size(key)?.ok_or_else(|| self.fail(format!("has no {key}: add it as the model was trained with")))
+        let found = self.take(key, SIZE, size)?;
+        found.ok_or_else(|| self.fail(format!("has no {key}: add it as the model was trained with")))
     }
 
-    /// A number.
+    /// A number above 0.
     pub(super) fn number(&mut self, key: &str) -> Result<Option<f64>> {
-        self.take(key, "a number", Value::as_f64)
+        self.take(key, "a number above 0", |value| value.as_f64().filter(|number| *number > 0.0))
+    }
+
+    /// What is added to variances: no less than 0.
+    pub(super) fn eps(&mut self, key: &str, missing: f64) -> Result<f64> {
+        let eps = self.take(key, "a number from 0 on", |value| value.as_f64().filter(|eps| *eps >= 0.0))?;
+        Ok(eps.unwrap_or(missing))
     }
 
     /// A switch.
@@ -139,10 +158,10 @@ impl<'a> Keys<'a> {
         Ok(config.act_fn)
     }
 
-    /// Takes a key whose only value that is computed here is this one.
+    /// Takes a key whose only value that is computed here is this one. Null asks for nothing.
     pub(super) fn only(&mut self, key: &str, plain: &Value) -> Result<()> {
         match self.left.remove(key) {
-            Some(value) if value != *plain => {
+            Some(value) if value != *plain && !value.is_null() => {
                 Err(self
                     .fail(format!("{key} = {value} asks for a kind of model that is not computed here; {plain} is")))
             }
@@ -158,7 +177,7 @@ impl<'a> Keys<'a> {
     /// The kinds of attention of the layers, where they are listed.
     pub(super) fn layer_types(&mut self) -> Result<Option<Vec<String>>> {
         let strings = |value: &Value| value.as_array()?.iter().map(|kind| kind.as_str().map(str::to_owned)).collect();
-        self.take("layer_types", "a list of words", strings)
+        self.or_null("layer_types", None, "a list of words", strings)
     }
 
     /// Refuses what is left and not known to be irrelevant.
@@ -194,7 +213,7 @@ impl<'a> Keys<'a> {
         n_ctx: usize,
     ) -> Result<(f64, f64, RotaryScaling)> {
         let object = |value: &Value| value.as_object().cloned();
-        let mut one = |key: &str| self.take(key, "an object", object);
+        let mut one = |key: &str| self.or_null(key, None, "an object", object);
         let (new, old) = (one("rope_parameters")?, one("rope_scaling")?);
         if let (Some(new), Some(old)) = (&new, &old)
             && new != old
@@ -233,7 +252,7 @@ impl<'a> Keys<'a> {
                 factor: need("factor")?,
                 low_freq_factor: need("low_freq_factor")?,
                 high_freq_factor: need("high_freq_factor")?,
-                original_n_ctx: of.maybe_size("original_max_position_embeddings")?.unwrap_or(n_ctx),
+                original_n_ctx: of.take("original_max_position_embeddings", SIZE, size)?.unwrap_or(n_ctx),
             },
             _ => {
                 return Err(
@@ -248,6 +267,12 @@ impl<'a> Keys<'a> {
             None => Ok((base, share, scaling)),
         }
     }
+}
+
+const SIZE: &str = "a whole number above 0";
+
+fn size(value: &Value) -> Option<usize> {
+    usize::try_from(value.as_u64()?).ok().filter(|size| *size > 0)
 }
 
 /// `rope_parameters` of transformers 5, and the names by which earlier ones know the same.

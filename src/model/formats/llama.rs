@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::keys::write_rotary;
-use super::{Family, Keys, Place, check, scales};
+use super::{Family, Keys, Place, holding, scales};
 use crate::autograd::ops::ActFn;
 use crate::error::Result;
 use crate::model::{ModelConfig, Normalization, PositionalEmbedding};
@@ -36,7 +36,17 @@ impl Llama {
         if let Some(other) = types.iter().flatten().find(|kind| !known.contains(&kind.as_str())) {
             return Err(keys.fail(format!("layer_types has {other:?}, which is not computed here; {known:?} are")));
         }
-        Ok(keys.maybe_size("sliding_window")?.filter(|_| slides))
+        // A missing window is one of 4,096 in transformers; null is none.
+        Ok(keys.maybe_size("sliding_window", Some(4096))?.filter(|_| slides))
+    }
+
+    /// What transformers takes where a file does not say, which files written by it always do; null is one for each head.
+    fn usual_key_value_heads(&self) -> Option<usize> {
+        match self.name {
+            "mistral" => Some(8),
+            "qwen2" => Some(32),
+            _ => None,
+        }
     }
 }
 
@@ -80,8 +90,8 @@ impl Family for Llama {
             n_layers: keys.size("num_hidden_layers")?,
             d_model,
             n_heads,
-            d_head: keys.maybe_size("head_dim")?.unwrap_or(0),
-            n_key_value_heads: keys.maybe_size("num_key_value_heads")?.unwrap_or(0),
+            d_head: keys.maybe_size("head_dim", None)?.unwrap_or(0),
+            n_key_value_heads: keys.maybe_size("num_key_value_heads", self.usual_key_value_heads())?.unwrap_or(0),
             d_mlp: keys.size("intermediate_size")?,
             act_fn: keys.act_fn("hidden_act", ActFn::Silu)?,
             gated_mlp: true,
@@ -97,7 +107,7 @@ impl Family for Llama {
             d_vocab: keys.size("vocab_size")?,
             // Within a window every query sees all keys before it, as queries here always do.
             n_ctx: window.map_or(positions, |window| window.min(positions)),
-            eps: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
+            eps: keys.eps("rms_norm_eps", 1e-6)?,
             ..ModelConfig::default()
         })
     }
@@ -135,25 +145,26 @@ impl Family for Llama {
         })
     }
 
-    fn fit(&self, config: &ModelConfig) -> Result<ModelConfig, String> {
-        check(&[
-            (config.positional_embedding_type != PositionalEmbedding::Rotary, "positions must be rotary"),
-            (config.rotary_dim != config.d_head, "whole heads must turn"),
-            (
-                !matches!(config.normalization_type, Normalization::RMS | Normalization::RMSPre),
-                "norms must be RMSNorms",
-            ),
+    fn misfits(&self, config: &ModelConfig) -> Vec<&'static str> {
+        let rotary = config.positional_embedding_type == PositionalEmbedding::Rotary;
+        holding(&[
+            (!rotary, "positions must be rotary"),
+            (rotary && config.rotary_dim != config.d_head, "whole heads must turn"),
+            (matches!(config.normalization_type, Normalization::LN | Normalization::LNPre), "norms must be RMSNorms"),
             (!config.gated_mlp, "MLPs must be gated"),
             (config.parallel_attn_mlp, "MLPs must read behind attention"),
             (!config.d_model.is_multiple_of(config.n_heads), "d_model must be divisible by n_heads"),
             (!scales(config), "attn_scale must be the root of d_head"),
-        ])?;
-        Ok(ModelConfig {
+        ])
+    }
+
+    fn fit(&self, config: &ModelConfig) -> ModelConfig {
+        ModelConfig {
             normalization_type: Normalization::RMS,
             mlp_biases: config.gate_biases,
             unembed_bias: false,
             ..config.clone()
-        })
+        }
     }
 
     fn keys(&self, config: &ModelConfig) -> Value {

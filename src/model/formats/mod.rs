@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::tensors::{Stored, Strides, Tensors};
 use super::weights::Init;
-use super::{ModelConfig, Normalization, WeightTable};
+use super::{ModelConfig, Normalization, WeightSpec, WeightTable};
 use crate::error::{Error, Result};
 use keys::Keys;
 
@@ -44,9 +44,12 @@ trait Family: Sync {
     /// such models do not have it, and it is zero. Dimensions are ours.
     fn place(&self, layer: Option<usize>, part: &str, dims: &[usize]) -> Option<Place>;
 
-    /// The configuration of a model of this family that computes what one of that configuration does, if its tensors have
-    /// the same values and those that only one of the two has are zeros, or ones of norms; or why there is none.
-    fn fit(&self, config: &ModelConfig) -> Result<ModelConfig, String>;
+    /// Every reason for which no model of this family computes what one of that configuration does.
+    fn misfits(&self, config: &ModelConfig) -> Vec<&'static str>;
+
+    /// The configuration of the model of this family that does, where there is no such reason: its tensors have the same
+    /// values, and those that only one of the two has are zeros, or ones of norms.
+    fn fit(&self, config: &ModelConfig) -> ModelConfig;
 
     /// The keys that describe a configuration that fits.
     fn keys(&self, config: &ModelConfig) -> Value;
@@ -111,9 +114,19 @@ fn part(name: &str) -> (Option<usize>, Cow<'_, str>) {
 /// # Errors
 /// [`Error::Format`] for a family that is not among [`FAMILIES`].
 fn family(path: &Path, keys: &Map<String, Value>) -> Result<Option<&'static dyn Family>> {
-    let architecture = keys.get("architectures").and_then(|list| list.get(0));
-    let (key, found) = match (keys.get("model_type"), architecture) {
-        (Some(found @ Value::String(_)), _) => ("model_type", found),
+    let given = |key: &str| keys.get(key).filter(|value| !value.is_null());
+    let (kind, list) = (given("model_type"), given("architectures"));
+    let words = list.is_none_or(|list| list.as_array().is_some_and(|list| list.iter().all(Value::is_string)));
+    for (key, value, sound, what) in [
+        ("model_type", kind, kind.is_none_or(Value::is_string), "a word"),
+        ("architectures", list, words, "a list of words"),
+    ] {
+        if let Some(value) = value.filter(|_| !sound) {
+            return Err(Error::format(path, format!("{key} = {value} must be {what}")));
+        }
+    }
+    let (key, found) = match (kind, list.and_then(|list| list.get(0))) {
+        (Some(found), _) => ("model_type", found),
         (_, Some(found)) => ("architectures", found),
         _ => return Ok(None),
     };
@@ -243,23 +256,12 @@ pub(super) struct Written {
 /// Lays a replica's weights out as the family does that fits the model.
 ///
 /// # Errors
-/// [`Error::Unsupported`] with what none of them has.
+/// [`Error::Unsupported`] with all that stands in the way, of each of them.
 pub(super) fn write(config: &ModelConfig, weights: &[f32]) -> Result<Written> {
-    let refuse = |why: String| Error::Unsupported(format!("no Hugging Face layout fits this model: {why}"));
-    fits_any(config).map_err(refuse)?;
-    let tries: Vec<_> = WRITTEN.iter().map(|family| (*family, family.fit(config))).collect();
-    let Some((family, full)) = tries.iter().find_map(|(family, fit)| Some((*family, fit.as_ref().ok()?))) else {
-        let why = tries
-            .iter()
-            .map(|(family, fit)| format!("{}: {}", family.name(), fit.as_ref().err().map_or("", |why| why)));
-        return Err(refuse(why.collect::<Vec<_>>().join("; ")));
-    };
-    let (own, table) = (WeightTable::new(config), WeightTable::new(full));
-    for spec in own.specs().iter().filter(|spec| table.find(&spec.name).is_none()) {
-        if weights[spec.offset..][..spec.len()].iter().any(|value| *value != 0.0) {
-            return Err(refuse(format!("{} has no place for {}, which is not zero", family.name(), spec.name)));
-        }
-    }
+    let own = WeightTable::new(config);
+    let family = fitting(config, &own, weights)?;
+    let full = &family.fit(config);
+    let table = WeightTable::new(full);
     let mut files: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     for spec in table.specs() {
         let values: Cow<'_, [f32]> = match own.find(&spec.name).map(|at| &own.specs()[at]) {
@@ -286,22 +288,56 @@ pub(super) fn write(config: &ModelConfig, weights: &[f32]) -> Result<Written> {
     Ok(Written { config: keys, tensors })
 }
 
+/// The first family that a model fits.
+///
+/// # Errors
+/// [`Error::Unsupported`] with every reason, those of all families and those of each.
+fn fitting(config: &ModelConfig, own: &WeightTable, weights: &[f32]) -> Result<&'static dyn Family> {
+    let placeless: Vec<Vec<&str>> = WRITTEN
+        .iter()
+        .map(|family| {
+            let table = WeightTable::new(&family.fit(config));
+            let rest = own.specs().iter().filter(|spec| table.find(&spec.name).is_none());
+            let matters = |spec: &&WeightSpec| weights[spec.offset..][..spec.len()].iter().any(|value| *value != 0.0);
+            rest.filter(matters).map(|spec| spec.name.as_str()).collect()
+        })
+        .collect();
+    let in_none = |name: &str| placeless.iter().all(|names| names.contains(&name));
+    let told = |misfits: Vec<&'static str>, names: &mut dyn Iterator<Item = &str>| {
+        let names: Vec<&str> = names.collect();
+        let homeless = (!names.is_empty()).then(|| format!("no place for {}, which is not zero", names.join(", ")));
+        misfits.into_iter().map(str::to_owned).chain(homeless).collect::<Vec<_>>().join(", ")
+    };
+    let common = told(misfits_of_all(config), &mut placeless[0].iter().copied().filter(|name| in_none(name)));
+    let mut reasons = vec![("all", common)];
+    for (family, names) in WRITTEN.iter().zip(&placeless) {
+        let own = told(family.misfits(config), &mut names.iter().copied().filter(|name| !in_none(name)));
+        if own.is_empty() && reasons[0].1.is_empty() {
+            return Ok(*family);
+        }
+        reasons.push((family.name(), own));
+    }
+    let reasons = reasons.iter().filter(|(_, why)| !why.is_empty()).map(|(name, why)| format!("{name}: {why}"));
+    let reasons = reasons.collect::<Vec<_>>().join("; ");
+    Err(Error::Unsupported(format!("no Hugging Face layout fits this model. {reasons}")))
+}
+
 /// What no family has.
-fn fits_any(config: &ModelConfig) -> Result<(), String> {
-    check(&[
-        (config.normalization_type == Normalization::None, "normalization_type = \"none\": all have norms"),
-        (config.attn_only, "attn_only = true: all have MLPs"),
+fn misfits_of_all(config: &ModelConfig) -> Vec<&'static str> {
+    holding(&[
+        (config.normalization_type == Normalization::None, "they have norms, and normalization_type is \"none\""),
+        (config.attn_only, "they have MLPs, and attn_only is true"),
         (
             config.d_vocab != config.d_vocab_out,
-            "d_vocab_out differs from d_vocab: all read out as many tokens as they read",
+            "they read out as many tokens as they read, and d_vocab_out differs from d_vocab",
         ),
     ])
 }
 
 /// What GPT-2 and GPT-NeoX have both and nothing else: LayerNorms, plain MLPs, and heads that share nothing.
-fn fits_old(config: &ModelConfig) -> Result<(), String> {
-    check(&[
-        (!matches!(config.normalization_type, Normalization::LN | Normalization::LNPre), "norms must be LayerNorms"),
+fn misfits_of_old(config: &ModelConfig) -> Vec<&'static str> {
+    holding(&[
+        (matches!(config.normalization_type, Normalization::RMS | Normalization::RMSPre), "norms must be LayerNorms"),
         (config.final_rms, "the last norm must be a LayerNorm"),
         (config.gated_mlp, "MLPs must not be gated"),
         (config.n_key_value_heads != config.n_heads, "every head must have its own keys and values"),
@@ -314,9 +350,9 @@ fn scales(config: &ModelConfig) -> bool {
     config.attn_scale == (config.d_head as f64).sqrt()
 }
 
-/// The first of the reasons that holds.
-fn check(reasons: &[(bool, &str)]) -> Result<(), String> {
-    reasons.iter().find(|(holds, _)| *holds).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))
+/// The reasons that hold.
+fn holding(reasons: &[(bool, &'static str)]) -> Vec<&'static str> {
+    reasons.iter().filter(|(holds, _)| *holds).map(|(_, why)| *why).collect()
 }
 
 #[cfg(test)]

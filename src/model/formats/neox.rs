@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::keys::write_rotary;
-use super::{Family, Keys, Place, check, fits_old, scales};
+use super::{Family, Keys, Place, holding, misfits_of_old, scales};
 use crate::autograd::ops::ActFn;
 use crate::error::Result;
 use crate::model::tensors::Strides;
@@ -62,7 +62,7 @@ impl Family for Neox {
             tied_embeddings: keys.flag("tie_word_embeddings", false)?,
             d_vocab: keys.size("vocab_size")?,
             n_ctx,
-            eps: keys.number("layer_norm_eps")?.unwrap_or(1e-5),
+            eps: keys.eps("layer_norm_eps", 1e-5)?,
             ..ModelConfig::default()
         })
     }
@@ -105,16 +105,16 @@ impl Family for Neox {
         })
     }
 
-    fn fit(&self, config: &ModelConfig) -> Result<ModelConfig, String> {
-        check(&[(config.positional_embedding_type != PositionalEmbedding::Rotary, "positions must be rotary")])?;
-        fits_old(config)?;
-        check(&[(!scales(config), "attn_scale must be the root of d_head")])?;
-        Ok(ModelConfig {
-            normalization_type: Normalization::LN,
-            mlp_biases: true,
-            unembed_bias: false,
-            ..config.clone()
-        })
+    fn misfits(&self, config: &ModelConfig) -> Vec<&'static str> {
+        let own = holding(&[
+            (config.positional_embedding_type != PositionalEmbedding::Rotary, "positions must be rotary"),
+            (!scales(config), "attn_scale must be the root of d_head"),
+        ]);
+        [own, misfits_of_old(config)].concat()
+    }
+
+    fn fit(&self, config: &ModelConfig) -> ModelConfig {
+        ModelConfig { normalization_type: Normalization::LN, mlp_biases: true, unembed_bias: false, ..config.clone() }
     }
 
     fn keys(&self, config: &ModelConfig) -> Value {

@@ -107,7 +107,14 @@ fn models_that_no_layout_fits_are_refused_by_what_they_have() {
         }
         assert!(!place.path().join("config.json").exists());
     };
-    refused("gpt2", &|config| config.unembed_bias = true, &["gpt2", "unembed.b_U", "not zero"]);
+    refused("gpt2", &|config| config.unembed_bias = true, &["all: no place for unembed.b_U", "not zero"]);
+    // Whatever stands in the way is told at once, of all layouts and of each.
+    let several = |config: &mut ModelConfig| {
+        (config.unembed_bias, config.attn_only, config.d_vocab_out) = (true, true, 7);
+        (config.final_rms, config.parallel_attn_mlp, config.attn_scale) = (true, true, 3.0);
+    };
+    let words = ["attn_only", "d_vocab_out", "unembed.b_U", "gpt2: MLPs", "attn_scale must be 1", "last norm", "neox:"];
+    refused("gpt2-untied", &several, &words);
     refused("gpt2", &|config| config.attn_only = true, &["attn_only"]);
     refused("gpt2", &|config| config.attn_scale = 3.0, &["gpt2: attn_scale", "neox: positions", "llama: positions"]);
     refused("gpt2-untied", &|config| config.d_vocab_out = 7, &["d_vocab_out"]);
@@ -203,9 +210,21 @@ fn keys_that_change_what_is_computed_are_understood_or_refused() {
         (json!({ "add_cross_attention": true }), &["add_cross_attention"]),
         (json!({ "activation_function": "quick_gelu" }), &["activation_function", "quick_gelu", "gelu_new"]),
         (json!({ "n_ctx": 7 }), &["n_ctx = 7", "12"]),
-        (json!({ "n_embd": null }), &["no n_embd"]),
+        (json!({ "n_embd": null }), &["n_embd = null", "whole number"]),
+        (json!({ "model_type": -1 }), &["model_type = -1", "word"]),
+        (json!({ "architectures": "GPT2LMHeadModel" }), &["architectures", "list"]),
+        (json!({ "architectures": [3] }), &["architectures", "list of words"]),
+        (json!({ "n_inner": 0 }), &["n_inner = 0", "above 0"]),
+        (json!({ "n_positions": 0 }), &["n_positions = 0"]),
+        (json!({ "vocab_size": 1.5 }), &["vocab_size = 1.5"]),
+        (json!({ "layer_norm_epsilon": null }), &["layer_norm_epsilon = null"]),
+        (json!({ "layer_norm_epsilon": -1e-5 }), &["layer_norm_epsilon"]),
+        (json!({ "activation_function": null }), &["activation_function = null"]),
+        (json!({ "scale_attn_weights": null }), &["scale_attn_weights = null"]),
+        (json!({ "tie_word_embeddings": null }), &["tie_word_embeddings = null"]),
+        (json!({ "my_own_switch": null }), &["my_own_switch = null", "delete"]),
         (json!({ "n_head": -1 }), &["n_head = -1", "whole number"]),
-        (json!({ "n_head": 0 }), &["n_heads"]),
+        (json!({ "n_head": 0 }), &["n_head = 0"]),
         (json!({ "n_layer": 3 }), &["transformer.h.2.ln_1.weight", "3 layers", "[16]"]),
         (json!({ "n_layer": 1 }), &["transformer.h.1.attn.c_attn.bias", "1 layers", "more"]),
         (json!({ "vocab_size": 20 }), &["transformer.wte.weight", "[19, 16]", "[20, 16]"]),
@@ -215,6 +234,8 @@ fn keys_that_change_what_is_computed_are_understood_or_refused() {
     ] {
         gpt2.refused(keys, words);
     }
+    // Null says "not set" where transformers takes it so.
+    assert!(gpt2.with(&json!({ "n_inner": null, "add_cross_attention": null, "pad_token_id": null })).is_ok());
     // Any of the two says what it is, and the order in which numbers are scaled is no other model.
     assert!(gpt2.with(&json!({ "model_type": null, "reorder_and_upcast_attn": true })).is_ok());
     assert_eq!(gpt2.with(&json!({ "scale_attn_weights": false })).unwrap().config.attn_scale, 1.0);
@@ -225,7 +246,18 @@ fn keys_that_change_what_is_computed_are_understood_or_refused() {
         (rope(json!({ "rope_type": "yarn", "factor": 4.0 })), &["yarn", "llama3"][..]),
         (rope(json!({ "rope_type": "linear" })), &["linear", "needs factor"]),
         (rope(json!({ "rope_type": "linear", "factor": "x" })), &["factor", "number"]),
-        (rope(json!({ "rope_type": "linear", "factor": -1.0 })), &["rotary_scaling"]),
+        (rope(json!({ "rope_type": "linear", "factor": -1.0 })), &["factor = -1.0", "above 0"]),
+        (rope(json!({ "rope_type": "linear", "factor": null })), &["factor = null"]),
+        (rope(json!({ "rope_type": null })), &["rope_type = null", "word"]),
+        (rope(json!({ "rope_theta": null })), &["rope_theta = null"]),
+        (json!({ "rms_norm_eps": null }), &["rms_norm_eps = null"]),
+        (json!({ "rope_theta": null }), &["rope_theta = null"]),
+        (json!({ "head_dim": 0 }), &["head_dim = 0", "above 0"]),
+        (json!({ "num_key_value_heads": 0 }), &["num_key_value_heads = 0"]),
+        (json!({ "intermediate_size": 0 }), &["intermediate_size = 0"]),
+        (json!({ "max_position_embeddings": -4 }), &["max_position_embeddings = -4"]),
+        (json!({ "attention_bias": null }), &["attention_bias = null"]),
+        (json!({ "hidden_act": null }), &["hidden_act = null"]),
         (rope(json!({ "rope_type": "default", "mscale": 1.0 })), &["mscale"]),
         (rope(json!({ "rope_type": "default", "partial_rotary_factor": 0.5 })), &["partial_rotary_factor", "whole"]),
         (rope(json!({ "rope_type": "default", "type": "mrope" })), &["default", "mrope"]),
@@ -268,8 +300,14 @@ fn older_names_of_positions_mean_the_same() {
     let neox = Copy::of("neox-sequential");
     let dims = |keys: Value| neox.with(&keys).unwrap().config.rotary_dim;
     // Half of heads of 8, and a quarter where nothing is said.
-    assert_eq!((dims(json!({})), dims(json!({ "rotary_pct": null }))), (4, 2));
-    assert_eq!(dims(json!({ "rotary_pct": null, "rope_parameters": { "rope_type": "default" } })), 2);
+    assert_eq!(dims(json!({})), 4);
+    neox.refused(json!({ "rotary_pct": null }), &["rotary_pct = null"]);
+    let own = neox.keys();
+    let without: Map<String, Value> = own.clone().into_iter().filter(|(key, _)| key != "rotary_pct").collect();
+    std::fs::write(neox.path("config.json"), Value::Object(without).to_string()).unwrap();
+    assert_eq!(dims(json!({})), 2);
+    assert_eq!(dims(json!({ "rope_parameters": { "rope_type": "default" } })), 2);
+    std::fs::write(neox.path("config.json"), Value::Object(own).to_string()).unwrap();
     neox.refused(json!({ "rotary_pct": 0.01 }), &["rotary_pct", "0.01"]);
     neox.refused(json!({ "rotary_pct": 1.5 }), &["rotary_dim"]);
 }

@@ -1,4 +1,10 @@
-//! Scans against the plainest truths: models whose weights were changed, and effects that were planted.
+//! Scans against the plainest truths: models whose weights were changed, f64 references, and effects that were planted.
+
+mod direct;
+mod joint;
+mod patch;
+mod planted;
+mod resumed;
 
 use std::path::Path;
 
@@ -8,9 +14,17 @@ use crate::autograd::check::{Case, gpus};
 use crate::gpu::{Gpu, Philox, Stream};
 use crate::intervene::Baseline;
 use crate::intervene::column::{ARGMAX_CHANGED, KL, LOGIT_DIFFERENCE};
-use crate::model::{InitMode, Model, ModelConfig, ModelFolder, PositionalEmbedding, ReadOut, Rows, WeightTable};
+use crate::model::{Model, ModelFolder, ReadOut, Rows, WeightTable};
 
-const ALL: Battery = Battery { heads: true, mlps: true, baseline: Baseline::Zero, draws: 0 };
+const ALL: Battery = Battery {
+    heads: true,
+    mlps: true,
+    pairs: false,
+    places: false,
+    sets: Vec::new(),
+    baseline: Baseline::Zero,
+    draws: 0,
+};
 
 fn golden(name: &str) -> ModelFolder {
     ModelFolder::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formats").join(name)).unwrap()
@@ -19,7 +33,7 @@ fn golden(name: &str) -> ModelFolder {
 fn prompt(tokens: Vec<u32>, target: u32, foil: u32) -> Prompt {
     let group = format!("{tokens:?} {target}");
     let (text, answers, category) = (group.clone(), [target, foil].map(|id| id.to_string()), "test".to_owned());
-    Prompt { text, tokens, target, foil, answers, group, category }
+    Prompt { text, tokens, corrupted: None, target, foil, answers, group, category }
 }
 
 /// `count` prompts of random tokens, of 2 to `longest`, with random answers.
@@ -32,7 +46,11 @@ fn random(count: usize, longest: usize, vocab: u32, seed: u64) -> Prompts {
         let target = below(vocab);
         prompt((0..length).map(|_| below(vocab)).collect(), target, (target + 1 + below(vocab - 1)) % vocab)
     });
-    Prompts { list: list.collect(), begin: None, first: Vec::new() }
+    of(list.collect())
+}
+
+fn of(list: Vec<Prompt>) -> Prompts {
+    Prompts { list, begin: None, first: Vec::new(), paired: false }
 }
 
 /// A folder with a tensor changed.
@@ -63,25 +81,34 @@ fn findings(
     let setting = Setting {
         model: String::new(),
         probes: String::new(),
+        battery: vec!["heads".to_owned()],
         baseline: "zero".to_owned(),
         draws,
         size: [folder.config.n_layers, folder.config.n_heads],
+        layers: folder.config.n_layers,
         count: [prompts.list.len(), prompts.groups()],
         categories: Default::default(),
         first: Vec::new(),
         begin: None,
     };
     let mut found = Findings::new(setting, prompts, &scanned.0);
-    scanned.1.iter().for_each(|layer| found.add(prompts, &scanned.0, layer));
+    scanned.1.iter().for_each(|layer| found.add(prompts, &folder.config, &scanned.0, layer));
     found
 }
 
 fn near(found: &[Outcome], truth: &[Outcome], what: &str) {
+    near_by(found, truth, 1e-5, what);
+}
+
+fn near_by(found: &[Outcome], truth: &[Outcome], tolerance: f32, what: &str) {
     assert_eq!(found.len(), truth.len(), "{what}");
     for (found, truth) in found.iter().zip(truth) {
         for column in (0..super::Measure::COUNT).filter(|column| ![KL, ARGMAX_CHANGED].contains(column)) {
             let (found, truth) = (found[column], truth[column]);
-            assert!((found - truth).abs() < 1e-5 * truth.abs().max(1.0), "{what}, column {column}: {found}, {truth}");
+            assert!(
+                (found - truth).abs() < tolerance * truth.abs().max(1.0),
+                "{what}, column {column}: {found}, {truth}"
+            );
         }
     }
 }
@@ -158,12 +185,12 @@ fn what_is_resampled_is_the_next_prompts() {
     let [a, b] = [prompt(vec![1, 2, 3], 4, 5), prompt(vec![6, 2, 3], 4, 5)];
     let what = Battery { baseline: Baseline::Resample, ..ALL };
     for gpu in gpus() {
-        let alike = Prompts { list: vec![a.clone(), a.clone()], begin: None, first: Vec::new() };
+        let alike = of(vec![a.clone(), a.clone()]);
         let (clean, layers) = scan(gpu, &folder, &alike, &what);
         for outcomes in layers.iter().flat_map(|layer| layer.heads.iter().chain(&layer.mlp)) {
             near(outcomes, &clean, "alike");
         }
-        let two = Prompts { list: vec![a.clone(), b.clone()], begin: None, first: Vec::new() };
+        let two = of(vec![a.clone(), b.clone()]);
         let (clean, layers) = scan(gpu, &folder, &two, &what);
         // All that layer 0 adds to the last place of a prompt without position 0 is what attention brings from there.
         let moved = layers[0].heads.iter().map(|outcomes| outcomes[0][LOGIT_DIFFERENCE] - clean[0][LOGIT_DIFFERENCE]);
@@ -175,15 +202,15 @@ fn what_is_resampled_is_the_next_prompts() {
 fn padding_changes_nothing() {
     let folder = golden("llama");
     for gpu in gpus() {
-        let run = |list: Vec<Prompt>| scan(gpu, &folder, &Prompts { list, begin: None, first: Vec::new() }, &ALL);
+        let run = |list: Vec<Prompt>| scan(gpu, &folder, &of(list), &ALL);
         let short = prompt(vec![3, 1, 4], 1, 5);
         let long = |first: u32| prompt(vec![first, 6, 5, 3, 5, 8, 9, 7], 9, 3);
         // Whoever is the longest, the short prompt has the same bits.
         let [one, other] = [2, 7].map(|first| run(vec![short.clone(), long(first)]));
         assert_eq!(bits(&one.0[..1]), bits(&other.0[..1]));
-        let of =
+        let all_of =
             |found: &LayerOutcomes| bits(&found.heads.iter().chain(&found.mlp).map(|all| all[0]).collect::<Vec<_>>());
-        assert!(one.1.iter().map(of).eq(other.1.iter().map(of)), "on {}", gpu.caps().name);
+        assert!(one.1.iter().map(all_of).eq(other.1.iter().map(all_of)), "on {}", gpu.caps().name);
         // Alone it has fewer positions, whose sums another kernel may do.
         let alone = run(vec![short.clone()]);
         near(&alone.0, &one.0[..1], "alone");
@@ -238,126 +265,6 @@ fn pieces_of_the_prompts_and_of_the_heads_have_the_bits_of_all_at_once() {
                     .map(|lists| lists.iter().map(|list| bits(list)).collect::<Vec<_>>())
             };
             assert_eq!(all(&part), all(whole), "on {}", gpu.caps().name);
-        }
-    }
-}
-
-#[test]
-fn a_planted_suppressor_is_found_first_and_nothing_else_is() {
-    // One-hot embeddings, heads that attend everywhere alike: one writes what it sees, one takes that away.
-    let v = 12;
-    let config = ModelConfig {
-        n_layers: 2,
-        n_heads: 4,
-        d_model: v,
-        d_head: v,
-        d_vocab: v,
-        n_ctx: 6,
-        attn_only: true,
-        unembed_bias: false,
-        attn_biases: false,
-        positional_embedding_type: PositionalEmbedding::None,
-        initializer_range: 0.05,
-        ..ModelConfig::default()
-    };
-    let config = config.resolve().unwrap();
-    let mut folder = ModelFolder { replicas: vec![WeightTable::new(&config).draw(5)], config };
-    let one = |at: usize| if at % v == at / v % v { 1.0 } else { 0.0 };
-    for name in ["embed.W_E", "unembed.W_U"] {
-        folder = with(&folder, name, |at, value| *value = one(at));
-    }
-    for (head, sign) in [(1, 2.0), (2, -1.0)] {
-        let own = |at: usize| at / (v * v) == head;
-        folder = with(&folder, "blocks.1.attn.W_Q", |at, value| *value *= f32::from(u8::from(!own(at))));
-        folder = with(&folder, "blocks.1.attn.W_V", |at, value| {
-            if own(at) {
-                *value = one(at)
-            }
-        });
-        folder = with(&folder, "blocks.1.attn.W_O", |at, value| {
-            if own(at) {
-                *value = sign * one(at)
-            }
-        });
-    }
-    let mut prompts = random(40, 5, v as u32, 6);
-    for prompt in &mut prompts.list {
-        let seen = prompt.tokens.clone();
-        prompt.target = seen[0];
-        prompt.foil = (0..v as u32).cycle().skip(seen[0] as usize).find(|token| !seen.contains(token)).unwrap();
-    }
-    let gpu = &gpus()[0];
-    let found = findings(&folder, &prompts, 99, &scan(gpu, &folder, &prompts, &Battery { draws: 99, ..ALL }));
-    let heads = found.heads();
-    assert_eq!((heads[0].name(), heads[7].name()), ("L1H2".to_owned(), "L1H1".to_owned()));
-    let mut marked: Vec<String> = found.marked().map(|effect| effect.name()).collect();
-    marked.sort();
-    assert_eq!(marked, ["L1H1", "L1H2"], "{}", found.sentence());
-    // What each takes away is the share of the target among the tokens, once and twice.
-    let share = |prompt: &Prompt| {
-        prompt.tokens.iter().filter(|token| **token == prompt.target).count() as f64 / prompt.tokens.len() as f64
-    };
-    let shares = prompts.list.iter().map(share).sum::<f64>() / 40.0;
-    assert!((heads[0].logit_difference().mean - shares).abs() < 0.02, "{shares} and {:?}", heads[0].logit_difference());
-    let words = found.sentence();
-    assert!(words.ends_with("suppressors L1H2; contributors L1H1."), "{words}");
-}
-
-#[test]
-fn on_untrained_models_p_values_are_uniform() {
-    let (mut p, mut null) = (Vec::new(), Vec::new());
-    for seed in 0..4 {
-        let config = ModelConfig {
-            n_layers: 2,
-            n_heads: 8,
-            d_model: 32,
-            d_vocab: 40,
-            n_ctx: 5,
-            init_mode: InitMode::Nanda,
-            ..ModelConfig::default()
-        };
-        let config = config.resolve().unwrap();
-        let folder = ModelFolder { replicas: vec![WeightTable::new(&config).draw(seed)], config };
-        let prompts = random(24, 5, 40, 10 + seed);
-        let found =
-            findings(&folder, &prompts, 79, &scan(&gpus()[0], &folder, &prompts, &Battery { draws: 79, ..ALL }));
-        assert!(found.uneven.is_empty());
-        p.extend(found.heads().iter().filter_map(|effect| effect.p));
-        null.extend(found.heads().iter().filter_map(|effect| effect.null).map(|null| null.p));
-    }
-    for (values, what) in [(&mut p, "p"), (&mut null, "null")] {
-        assert_eq!(values.len(), 64);
-        values.sort_by(f64::total_cmp);
-        // Kolmogorov and Smirnov: beyond 1.95/√n in one of a thousand.
-        let apart = values.iter().zip(1..).map(|(p, rank)| (p - f64::from(rank) / 64.0).abs()).fold(0.0, f64::max);
-        assert!(apart < 1.95 / 8.0, "{what}: {apart} {values:?}");
-    }
-}
-
-#[test]
-fn the_scale_of_a_heads_basis_changes_nothing() {
-    let folder = golden("gpt2");
-    let mut scaled = folder.clone();
-    for (tensor, factor) in [("W_V", 8.0), ("b_V", 8.0), ("W_O", 0.125)] {
-        let head = if tensor == "b_V" { folder.config.d_head } else { folder.config.d_head * folder.config.d_model };
-        scaled = with(&scaled, &format!("blocks.0.attn.{tensor}"), |at, value| {
-            if at / head == 1 {
-                *value *= factor
-            }
-        });
-    }
-    let prompts = random(8, 8, 19, 4);
-    for gpu in gpus() {
-        let [before, after] =
-            [&folder, &scaled].map(|folder| scan(gpu, folder, &prompts, &Battery { draws: 39, ..ALL }));
-        assert_eq!(bits(&before.0), bits(&after.0));
-        for (before, after) in before.1.iter().zip(&after.1) {
-            for (before, after) in before.heads.iter().zip(&after.heads) {
-                assert_eq!(bits(before), bits(after), "on {}", gpu.caps().name);
-            }
-            for (before, after) in before.null.iter().zip(&after.null) {
-                near(before, after, "null");
-            }
         }
     }
 }

@@ -23,15 +23,21 @@ pub enum Stream {
     Repeats = 7,
     /// Weights of heads that nothing trains; the step is as for weights.
     Strangers = 8,
+    /// Sets of heads that a set is compared with; the seed is the draw, the step the layer.
+    Sets = 9,
     /// What an intervention in training puts in the place of weights; the step is as for weights. At step 0 which head is
     /// taken in the place of another; rotations have an index for each head.
-    Pulse = 9,
+    Pulse = 10,
     /// Noise on weights while they train.
-    WeightNoise = 10,
+    WeightNoise = 11,
     /// Noise on gradients.
-    GradientNoise = 11,
+    GradientNoise = 12,
     /// Wrong labels.
-    Labels = 12,
+    Labels = 13,
+    /// Which observations are drawn again where an estimate's error is asked for; the step is the draw.
+    Resample = 14,
+    /// Orders that observations are put in where chance is asked for; the step is the draw.
+    Shuffle = 15,
 }
 
 /// A standard normal number of one random word, of which 24 bits count: the formula of `shaders/shared/normal.wgsl` in f64

@@ -1,0 +1,63 @@
+//! Signals that ask the program to stop: seen at once, obeyed where nothing is lost.
+
+use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::complain;
+use crate::error::{Error, Result};
+
+/// Whether a signal has asked the program to stop. That is told within a moment, whatever is being waited for; a second
+/// signal ends the program.
+pub(super) struct Stop {
+    /// Exit code of the first signal; 0 as long as there was none.
+    code: Arc<AtomicUsize>,
+    /// What must come to its end first.
+    behind: Arc<Mutex<&'static str>>,
+}
+
+/// How often it is looked for a signal.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Stop {
+    /// From now on SIGINT, SIGTERM and SIGHUP ask. `behind` is what must come to its end first.
+    ///
+    /// # Errors
+    /// Where the system gives no signals.
+    pub(super) fn on_signals(behind: &'static str) -> Result<Self> {
+        let (code, behind) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(behind)));
+        let second = Arc::new(AtomicBool::new(false));
+        for (number, of_signal) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
+            let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
+            // In this order: the first signal finds nothing to shut down and leaves word for the second.
+            signal_hook::flag::register_conditional_shutdown(number, of_signal, Arc::clone(&second)).map_err(fail)?;
+            signal_hook::flag::register(number, Arc::clone(&second)).map_err(fail)?;
+            signal_hook::flag::register_usize(number, Arc::clone(&code), of_signal as usize).map_err(fail)?;
+        }
+        let seen = (Arc::clone(&code), Arc::clone(&behind));
+        // Nobody else is free to say so: the device may be waited for, or a kernel compiled.
+        std::thread::spawn(move || {
+            while seen.0.load(Ordering::Relaxed) == 0 {
+                std::thread::sleep(LOOK);
+            }
+            // A terminal has put ^C behind the bar.
+            let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
+            let behind = *seen.1.lock().unwrap_or_else(PoisonError::into_inner);
+            complain(&format!("{line}asked to stop: waiting for {behind}. Ctrl-C again quits at once"));
+        });
+        Ok(Self { code, behind })
+    }
+
+    /// From now on this must come to its end first.
+    pub(super) fn behind(&self, what: &'static str) {
+        *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// The exit code to stop with; `None` as long as nobody asked.
+    pub(super) fn code(&self) -> Option<u8> {
+        Some(self.code.load(Ordering::Relaxed) as u8).filter(|code| *code != 0)
+    }
+}
