@@ -13,7 +13,7 @@ pub(crate) fn registry() -> Vec<&'static Shader<'static>> {
         crate::autograd::ops::shaders(),
         crate::task::sampler_shaders(),
         crate::train::optimizer_shaders(),
-        crate::intervene::SHADERS.concat(),
+        crate::intervene::shaders(),
         crate::instrument::shaders(),
     ]
     .concat()
@@ -34,7 +34,7 @@ pub(crate) fn is_own(shader: &Shader<'_>) -> bool {
 pub fn self_check(gpu: &Gpu) -> Result<Vec<Checked>> {
     crate::autograd::check::self_check(
         gpu,
-        &[vec![crate::train::CHECKS], crate::intervene::CHECKS.to_vec(), crate::instrument::checks()].concat(),
+        &[vec![crate::train::CHECKS], crate::intervene::checks(), crate::instrument::checks()].concat(),
     )
 }
 

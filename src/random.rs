@@ -25,10 +25,34 @@ pub enum Stream {
     Strangers = 8,
     /// Sets of heads that a set is compared with; the seed is the draw, the step the layer.
     Sets = 9,
+    /// What an intervention in training puts in the place of weights; the step is as for weights. At step 0 which head is
+    /// taken in the place of another; rotations have an index for each head.
+    Pulse = 10,
+    /// Noise on weights while they train.
+    WeightNoise = 11,
+    /// Noise on gradients.
+    GradientNoise = 12,
+    /// Wrong labels.
+    Labels = 13,
     /// Which observations are drawn again where an estimate's error is asked for; the step is the draw.
     Resample = 14,
     /// Orders that observations are put in where chance is asked for; the step is the draw.
     Shuffle = 15,
+}
+
+/// A standard normal number of one random word, of which 24 bits count: the formula of `shaders/shared/normal.wgsl` in f64
+/// (Wichura 1988, AS 241, PPND7; 4e-7 from the inverse of the distribution function).
+pub fn normal(word: u32) -> f64 {
+    let q = (f64::from(word >> 8) - 8_388_607.5) / f64::from(1 << 24);
+    if q.abs() <= 0.425 {
+        let r = 0.180625 - q * q;
+        return q * (((59.10937472 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179)
+            / (((67.1875636 * r + 78.757757664) * r + 17.895169469) * r + 1.0);
+    }
+    let s = (-(0.5 - q.abs()).ln()).sqrt() - 1.6;
+    let tail = (((0.17023821103 * s + 1.3067284816) * s + 2.75681539) * s + 1.4234372777)
+        / ((0.12021132975 * s + 0.7370016425) * s + 1.0);
+    tail.copysign(q)
 }
 
 /// A stream of random numbers for one seed and purpose.
@@ -112,6 +136,20 @@ mod tests {
         // Five standard errors at 40,000 draws.
         assert!(mean.abs() < 5.0 / 200.0, "{mean}");
         assert!((variance - 1.0).abs() < 5.0 * (2.0f64).sqrt() / 200.0, "{variance}");
+    }
+
+    #[test]
+    fn the_inverse_of_the_normal_distribution_has_its_quantiles() {
+        // Quantiles of the standard normal distribution, to ten digits, at the nearest of 2^24 midpoints.
+        for (p, expected) in
+            [(0.5, 0.0), (0.841_344_746, 1.0), (0.05, -1.644_853_627), (0.975, 1.959_963_985), (0.999, 3.090_232_306)]
+        {
+            let found = normal(((p * f64::from(1 << 24)) as u32) << 8);
+            // Half a midpoint is 3e-8 of p, and at 3.1 the density is 3.4e-3.
+            assert!((found - expected).abs() < 2e-5, "{p}: {found} instead of {expected}");
+        }
+        assert_eq!(normal(0), -normal(u32::MAX));
+        assert!((normal(u32::MAX) - 5.42).abs() < 0.01);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // clip_factor: what the gradient is multiplied by so that its norm is at most the limit; -1 where nothing shall move
-// shapes   sums [R, blocks]: see square_sums  hyper [R, 15], whose factor is written  scale, inverse, used [R]
+// shapes   sums [R, blocks]: see square_sums  hyper [R, 16], whose factor is written  scale, inverse, used [R]
 // grid     [1, 1, R]
 // numerics f32, a tree of fixed shape
 // knobs    GUARD: gradients were scaled, and where their norm is not finite nothing moves, and a step that would have

@@ -3,7 +3,7 @@
 //            g dw, share of roots below eps, (w dw) / |w|^2, (w push) / |w|^2, |step at right angles to w| / |w|;
 //            decay = rate weight_decay |w|, step = push where decoupled, which has dw's right angle, else dw
 // shapes   sums [R, n, 8]: see update  tensors [T, 4]: first block, number of blocks, elements, decays
-//          hyper [R, 15]  clock [2]  out [R, T, 12]
+//          hyper [R, 16]  clock [2]  out [R, T, 12]
 // grid     T groups folded into x and y, R
 // numerics f32, a tree of fixed shape; 0 / 0 = 0; a right angle is the root of a difference, so below 1e-3 of the step unknown
 struct Params { tensors: u32, decoupled: u32, sums_replica: u32, out_replica: u32 }

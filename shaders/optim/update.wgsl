@@ -3,7 +3,7 @@
 //   Adam   the same with decay w added to g instead;  SGD  m <- beta1 m + g + decay w, w <- w - rate m
 //   sums   w^2, g^2, (next - w)^2, w push, push^2, g (next - w), how many sqrt(v) root lie below eps, w (next - w);
 //          push is what the gradient contributes where decay acts beside it: -rate g, for AdamW the step without decay
-// shapes   weights, grads, first, second [R, P]  hyper [R, 15]  clock [2]: this step's number; the next one's, written
+// shapes   weights, grads, first, second [R, P]  hyper [R, 16]  clock [2]: this step's number; the next one's, written
 //          here  blocks [n, 4]: first element, length in whole vectors, decays, length  sums [R, n, 8]
 //          of all that is [R, P] what is bound begins with element `base`
 // grid     groups for the blocks from `first` to `blocks`, folded into x and y, R

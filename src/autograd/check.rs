@@ -3,7 +3,7 @@
 //! so on every adapter at hand, with and without optional features; `thermoscope::self_check` on a user's own.
 
 use super::ops::{
-    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, GatedActivation, GatherRows, HeadProduct,
+    ActFn, Activation, Add, AddBias, Attention, CrossEntropy, Dot, Gate, GatedActivation, GatherRows, HeadProduct,
     HeadResult, IGNORE, Linear, MeanRows, Norm, NormKind, Rotary, RotaryScaling, Scale, StreamedAttention,
     scatter_rows,
 };
@@ -292,6 +292,11 @@ const CHECKS: &[(&str, Build)] = &[
     ("scatter rows", |c| {
         let (x, index) = (c.owned(&[257, 5]), c.indices(&[257], 3, true));
         Ok((vec![scatter_rows(&mut c.tape, x, index, 3)?], vec![x]))
+    }),
+    ("gate", |c| {
+        let (x, base) = (c.owned(&[257, 4, 5]), c.owned(&[4, 5]));
+        let dose = c.tape.constant(&[4], &[0.0, 0.3, 1.0, -2.0]);
+        Ok((vec![c.tape.push1(Gate { inner: 5 }, &[x, dose, base])?], vec![x]))
     }),
     ("LayerNorm", |c| {
         let (x, w, b) = (c.owned(&[31, 64]), c.owned(&[64]), c.owned(&[64]));

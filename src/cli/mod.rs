@@ -7,6 +7,7 @@ mod adapters;
 mod bench;
 mod device;
 mod export;
+mod fork;
 mod instruments;
 mod measure;
 mod presets;
@@ -36,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope run grok-quick         train until it groks, and leave a report
   thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
   thermoscope run --resume --out runs/decay03          go on after Ctrl-C
+  thermoscope fork runs/decay03 --at 2000 --arms arms.toml --out runs/forked
   thermoscope measure my-model --config task.toml --out measured
   thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
@@ -45,6 +47,8 @@ const EXAMPLES: &str = "Examples:
 enum Command {
     /// Train a preset or a configuration file, measuring as it goes
     Run(run::Args),
+    /// Go on from a step of a run in several arms, bit for bit, each with interventions of its own
+    Fork(fork::Args),
     /// Measure a saved model once, without training it
     Measure(measure::Args),
     /// Write a model as Hugging Face's transformers or TransformerLens keeps it
@@ -88,6 +92,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
+        Command::Fork(args) => fork::main(&args),
         Command::Measure(args) => measure::main(&args).map(|()| 0),
         Command::Export(args) => export::main(&args).map(|()| 0),
         Command::Scan(args) => scan::main(&args),

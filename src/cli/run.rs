@@ -145,18 +145,7 @@ pub(super) fn main(args: &Args) -> Result<u8> {
         },
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
-    let gpu = if setup.config.precision == Precision::F32 {
-        args.device.open()?
-    } else {
-        let gpu = args.device.open_cooperative()?;
-        verify_cooperative(&gpu).map_err(|error| match error {
-            Error::Unsupported(text) => {
-                Error::Unsupported(format!("{text}: `thermoscope adapters` says which have them"))
-            }
-            other => other,
-        })?;
-        gpu
-    };
+    let gpu = open(&args.device, setup.config.precision)?;
     let files = setup.config.task.files();
     let mut session = Session::new(&gpu, setup.config)?;
     // Who switches everything off wants to train alone; a list of what to measure that leaves nothing is a mistake.
@@ -208,6 +197,19 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     run.go()
 }
 
+/// The device, which can do what a precision asks for.
+pub(super) fn open(device: &Device, precision: Precision) -> Result<Gpu> {
+    if precision == Precision::F32 {
+        return device.open();
+    }
+    let gpu = device.open_cooperative()?;
+    verify_cooperative(&gpu).map_err(|error| match error {
+        Error::Unsupported(text) => Error::Unsupported(format!("{text}: `thermoscope adapters` says which have them")),
+        other => other,
+    })?;
+    Ok(gpu)
+}
+
 /// What is measured less often than its card proposes, if anything is.
 fn less_often(session: &Session) -> Option<String> {
     let longer = session.config().measure.cadences.as_ref()?;
@@ -243,8 +245,26 @@ fn small_null(session: &Session) -> Option<String> {
     Some(format!("{draws} random subspaces {who} (measure.probe.draws: {more})"))
 }
 
+/// Events of interventions that begin or end from here on, the last first.
+fn pulses(session: &Session) -> Vec<Event> {
+    let config = session.config();
+    let mut events = Vec::new();
+    for replica in 0..config.replicas {
+        for pulse in config.pulses_of(replica as usize) {
+            let at = |step, what| Event { replica: Some(replica), ..Event::at(step, what) };
+            events.push(at(pulse.from, What::PulseBegin { pulse: pulse.clone() }));
+            // What happens once is over as it happens.
+            let end = pulse.end().filter(|_| !pulse.is_once());
+            events.extend(end.map(|end| at(end, What::PulseEnd { pulse: pulse.clone() })));
+        }
+    }
+    events.retain(|event| event.step >= session.step());
+    events.sort_by_key(|event| std::cmp::Reverse(event.step));
+    events
+}
+
 /// The training loop of the command line.
-struct Loop {
+pub(super) struct Loop {
     gpu: Gpu,
     session: Session,
     dir: RunDir,
@@ -259,6 +279,8 @@ struct Loop {
     test: Option<f32>,
     sets: Sets,
     roles: Roles,
+    /// What begins and ends at which step, in order, the next one last.
+    pulses: Vec<Event>,
     /// Replicas whose loss was seen to be no number, which people were told.
     diverged: Vec<bool>,
     last_flush: Instant,
@@ -280,7 +302,7 @@ const TIMED: (u64, u64) = (20, 100);
 const TIMING: u64 = 1;
 
 impl Loop {
-    fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
+    pub(super) fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
         let stop = Stop::on_signals(STEP)?;
         let progress = Progress::new(session.step(), session.config().steps);
         let replicas = session.config().replicas as usize;
@@ -314,6 +336,7 @@ impl Loop {
         Ok(Self {
             first: session.step(),
             arrived: session.step(),
+            pulses: pulses(&session),
             gpu,
             session,
             dir,
@@ -329,7 +352,7 @@ impl Loop {
         })
     }
 
-    fn go(mut self) -> Result<u8> {
+    pub(super) fn go(mut self) -> Result<u8> {
         if self.gpu.caps().is_software() {
             self.stop.behind("the kernels being compiled, then the state is saved");
             self.session.compile(|done, of| {
@@ -419,6 +442,9 @@ impl Loop {
 
     fn file(&mut self, step: &StepRow) -> Result<()> {
         self.arrived = (step.step() + 1).min(self.session.config().steps);
+        while let Some(event) = self.pulses.pop_if(|event| event.step <= step.step()) {
+            self.dir.event(&event)?;
+        }
         let mut findings = Vec::new();
         for row in self.session.rows(step) {
             self.dir.row(&row);
@@ -441,7 +467,7 @@ impl Loop {
     }
 
     /// Tells people and `events.jsonl`.
-    fn warn(&mut self, event: &Event) -> Result<()> {
+    pub(super) fn warn(&mut self, event: &Event) -> Result<()> {
         self.progress.say(&format!("warning at step {}: {}", event.step, event.text()));
         self.dir.event(event)
     }

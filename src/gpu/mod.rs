@@ -25,7 +25,7 @@ pub use timer::{Span, Timer};
 pub use tuning::{Tiling, Tuning};
 
 /// The random numbers that kernels draw too.
-pub use crate::random::{Philox, Stream};
+pub use crate::random::{Philox, Stream, normal};
 
 pub(crate) use commands::Commands;
 #[cfg(feature = "cli")]

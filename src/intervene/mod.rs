@@ -7,22 +7,33 @@
 //! for every prediction under every intervention, to be kept, summed by example ([`ExampleSums`]), averaged ([`GroupMeans`]),
 //! or compared, example by example, with the clean ones or with others ([`Contrasts`]): a difference with its standard error.
 //! When it happens is the tape's matter: [`Tape::at_cadence`](crate::autograd::Tape::at_cadence).
+//!
+//! What is changed while a replica trains is a [`Pulse`]; there the device's clock says when.
 
 mod contrast;
 mod ops;
 mod probe;
+mod pulse;
 
 pub use contrast::{Contrasts, ExampleSums, ROUNDING};
 pub use ops::{Ablate, AblateEach, GroupMeans, OUTCOMES, Outcomes, column};
 pub use probe::{Changed, Probe, Writers};
+pub(crate) use pulse::Pulses;
+pub use pulse::{Pulse, PulseKind, Sham};
+
+use serde::{Deserialize, Serialize};
 
 use crate::autograd::check::Build;
 use crate::gpu::Shader;
 
 /// Every kernel of this room.
-pub(crate) const SHADERS: &[&[&Shader<'_>]] = &[ops::SHADERS, contrast::SHADERS];
+pub(crate) fn shaders() -> Vec<&'static Shader<'static>> {
+    [&[ops::SHADERS, contrast::SHADERS], pulse::SHADERS].concat().concat()
+}
 /// Its ops, for the self-check.
-pub(crate) const CHECKS: &[&[(&str, Build)]] = &[ops::CHECKS, contrast::CHECKS];
+pub(crate) fn checks() -> Vec<&'static [(&'static str, Build)]> {
+    [&[ops::CHECKS, contrast::CHECKS], pulse::CHECKS].concat()
+}
 
 /// One way of changing what writers wrote.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +45,8 @@ pub struct Intervention {
 }
 
 /// What an ablated head is taken to have written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Baseline {
     /// Nothing.

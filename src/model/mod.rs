@@ -19,4 +19,6 @@ pub(crate) use folder::{read_weights, write_tensors};
 pub(crate) use tensors::Tensors;
 pub(crate) use tensors::open;
 pub use transformer::{Forward, Model, Point, ReadOut, Resume, Rows};
+pub(crate) use transformer::{Gates, UNGATED};
+pub(crate) use weights::matches;
 pub use weights::{Init, WeightSpec, WeightTable};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{ModelConfig, PositionalEmbedding, WeightTable};
 use crate::autograd::ops::{
-    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, GatedActivation, GatherColumns, GatherRows,
-    HeadResult, Join, Linear, MixValues, Norm, PickedAttention, Rotary, StreamedAttention,
+    Activation, AddBias, Attention, AttentionPattern, FrozenNorm, Gate, GatedActivation, GatherColumns, GatherRows,
+    HeadResult, Join, Linear, MixValues, MultiplyScalar, Norm, PickedAttention, Rotary, StreamedAttention,
+    scatter_rows,
 };
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -58,6 +59,12 @@ const STATISTICS: &str = "attn.row_statistics";
 
 /// Of short attention: the lengths of z's rows, [B, Tq, H, 1].
 const LENGTHS: &str = "attn.row_lengths";
+
+/// Where heads are turned down: z as attention makes it, [B, Tq, H, K], before that. `hook_z` is what W_O reads.
+pub(crate) const UNGATED: &str = "attn.z_before_gate";
+
+/// Where heads are moved to their means: those, [Tq, H, K].
+const MEANS: &str = "attn.z_means";
 
 /// Values by TransformerLens's hook names.
 type Hooks = BTreeMap<String, Var>;
@@ -121,6 +128,24 @@ pub struct Resume<'a> {
     pub patterns: Option<&'a Forward>,
 }
 
+/// Doses by which values are turned down in every pass over a model: see [`Gate`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gates {
+    /// Of what each head of a layer writes, `[H]`.
+    pub(crate) z: BTreeMap<usize, Var>,
+    /// How far each head of a layer is moved to its mean, `[H]`.
+    pub(crate) mean: BTreeMap<usize, Var>,
+    /// What means are over: 0 for each sequence of the training batch that is an example, else `IGNORE`, `[B]`; and one over how
+    /// many those are, `[1]`.
+    pub(crate) examples: Option<(Var, Var)>,
+    /// Means of the training pass, [Tq, H, K], for every other pass of its step.
+    means: BTreeMap<usize, Var>,
+    /// Of the queries of each head of a layer, `[H]`; and of queries, keys and values side by side, [H + 2 G].
+    pub(crate) q: BTreeMap<usize, [Var; 2]>,
+    /// Of the logits, `[1]`.
+    pub(crate) logits: Option<Var>,
+}
+
 /// A model on a tape: its configuration and the variables of its weights.
 pub struct Model {
     /// Resolved configuration.
@@ -130,6 +155,7 @@ pub struct Model {
     /// The weights, in the order of the table.
     pub weights: Vec<Var>,
     rotary: Option<Var>,
+    gates: Gates,
 }
 
 /// Rows of the residual stream, and how the batch picks from them where they are distinct pairs.
@@ -151,7 +177,32 @@ impl Model {
             let (dims, data) = Rotary::table(config.n_ctx, config.rotary_dim, base, scaling);
             tape.constant(&dims, &data)
         });
-        Self { config: config.clone(), table, weights, rotary }
+        Self { config: config.clone(), table, weights, rotary, gates: Gates::default() }
+    }
+
+    /// Turns values down in all passes that are appended from here on.
+    pub(crate) fn gate(&mut self, gates: Gates) {
+        self.gates = gates;
+    }
+
+    /// Has every pass that is appended from here on move heads to their means in this one.
+    pub(crate) fn hold_means(&mut self, pass: &Forward) {
+        let of_layer = |layer: &usize| Some((*layer, *pass.hooks.get(&format!("blocks.{layer}.{MEANS}"))?));
+        self.gates.means = self.gates.mean.keys().filter_map(of_layer).collect();
+    }
+
+    /// What heads wrote in the mean over examples, [Tq, H, K] of z [B, Tq, H, K]. Over the training batch its examples count, over
+    /// others of another size all.
+    fn mean(&self, tape: &mut Tape, z: Var) -> Result<Var> {
+        let dims = tape.shape(z).dims.clone();
+        let (own, share) = match self.gates.examples.filter(|(own, _)| tape.shape(*own).len() == dims[0]) {
+            Some(examples) => examples,
+            None => (tape.constant_u32(&[dims[0]], &vec![0; dims[0]]), tape.constant(&[1], &[1.0 / dims[0] as f32])),
+        };
+        let by_example = tape.reshape(z, &[dims[0], dims[1..].iter().product()])?;
+        let sum = scatter_rows(tape, by_example, own, 1)?;
+        let mean = tape.push1(MultiplyScalar, &[sum, share])?;
+        tape.reshape(mean, &dims[1..])
     }
 
     /// The same model with so many other heads in each block: drawn as heads are before training, the same in every run, each
@@ -168,7 +219,7 @@ impl Model {
             false => self.need(&spec.name),
         });
         let weights: Result<Vec<Var>> = weights.collect();
-        Ok(Self { weights: weights?, config, table, rotary: self.rotary })
+        Ok(Self { weights: weights?, config, table, rotary: self.rotary, gates: Gates::default() })
     }
 
     /// Appends the attention of a block behind the stream that a pass over the same rows brings there: what its heads write,
@@ -290,7 +341,8 @@ impl Model {
         };
         let mut inputs = vec![x, w];
         inputs.extend(bias);
-        tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)
+        let logits = tape.push1(Linear { transposed, bias: bias.is_some(), residual: false }, &inputs)?;
+        gated(tape, logits, 1, self.gates.logits)
     }
 
     /// Logits [N, V] of final residual rows [N, D], the final norm's scale held at `clean`'s. Row n takes
@@ -390,6 +442,7 @@ impl Model {
             let bias = self.joined(tape, layer, "b", &[h + 2 * g, k])?;
             inputs.extend(bias);
             let table = tape.push1(Linear { bias: bias.is_some(), ..Linear::default() }, &inputs)?;
+            let table = gated(tape, table, k, self.gates.q.get(&layer).map(|[_, all]| *all))?;
             let parts = [("q", 0, h, asked, queries), ("k", h, g, all, seq), ("v", h + g, g, all, seq)];
             for (name, first, heads, rows, positions) in parts {
                 let part = GatherColumns { first: first * k, width: heads * k };
@@ -403,6 +456,7 @@ impl Model {
             (out[0], out[4])
         } else {
             let q = project(tape, hooks, "Q", asked)?;
+            let q = gated(tape, q, k, self.gates.q.get(&layer).map(|[alone, _]| *alone))?;
             let key = project(tape, hooks, "K", all)?;
             let value = project(tape, hooks, "V", all)?;
             let z = if let Some(clean) = patterns {
@@ -434,6 +488,28 @@ impl Model {
                 (tape.reshape(flat, &[batch, 1, h, k])?, pick(tape, before, Some(rows))?)
             }
             _ => (z, before),
+        };
+        let z = match self.gates.z.get(&layer).copied() {
+            Some(dose) => {
+                hooks.insert(block(UNGATED), z);
+                if let Some(lengths) = hooks.get(&block(LENGTHS)).copied() {
+                    hooks.insert(block(LENGTHS), gated(tape, lengths, 1, Some(dose))?);
+                }
+                gated(tape, z, k, Some(dose))?
+            }
+            None => z,
+        };
+        let z = match self.gates.mean.get(&layer).copied() {
+            Some(dose) => {
+                hooks.entry(block(UNGATED)).or_insert(z);
+                hooks.remove(&block(LENGTHS));
+                let fits = |means: &Var| tape.shape(*means).dims == tape.shape(z).dims[1..];
+                let held = self.gates.means.get(&layer).copied().filter(fits);
+                let means = held.map_or_else(|| self.mean(tape, z), Ok)?;
+                hooks.insert(block(MEANS), means);
+                tape.push1(Gate { inner: k }, &[z, dose, means])?
+            }
+            None => z,
         };
         hooks.insert(block("attn.hook_z"), z);
         let w_o = self.need(&block("attn.W_O"))?;
@@ -546,6 +622,11 @@ fn write(tape: &mut Tape, x: Var, w: Var, bias: Option<Var>, residual: Var) -> R
     Ok((alone, tape.push1(Linear { residual: true, ..linear }, &inputs)?))
 }
 
+/// `x` turned down by the doses of its groups of `inner` neighbours, or `x` itself.
+fn gated(tape: &mut Tape, x: Var, inner: usize, dose: Option<Var>) -> Result<Var> {
+    dose.map_or(Ok(x), |dose| tape.push1(Gate { inner }, &[x, dose]))
+}
+
 /// The position of each token of a batch.
 fn positions_of(tape: &mut Tape, batch: usize, seq: usize) -> Var {
     let positions: Vec<u32> = (0..batch * seq).map(|at| (at % seq) as u32).collect();
@@ -563,7 +644,7 @@ mod tests {
 
     use super::*;
     use crate::autograd::check::{Case, gpus};
-    use crate::autograd::ops::{ActFn, CrossEntropy, MeanRows};
+    use crate::autograd::ops::{ActFn, CrossEntropy, IGNORE, MeanRows};
     use crate::model::Normalization;
 
     /// Any model that is small enough to be interpreted in f64, its batch and sequence, and where it is read.
@@ -685,6 +766,96 @@ mod tests {
                 }
             }
             case.agree(&beside, 1e-4);
+        }
+    }
+
+    #[test]
+    fn gates_turn_heads_down_or_to_the_means_of_the_training_pass_and_gradients_go_through() {
+        for (read, seq) in [(ReadOut::All, 4), (ReadOut::Last, 4), (ReadOut::Last, 20), (ReadOut::All, 66)] {
+            let config = ModelConfig {
+                n_layers: 2,
+                d_model: 12,
+                n_heads: 4,
+                n_key_value_heads: 2,
+                d_vocab: 5,
+                n_ctx: seq,
+                normalization_type: Normalization::LN,
+                attn_biases: false,
+                ..ModelConfig::default()
+            };
+            let mut case = Case::new("gates");
+            let mut model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+            model.weights.iter().for_each(|weight| case.fill(*weight, 0.3));
+            let (batch, k) = (5, 3);
+            let tape = &mut case.tape;
+            let zero: Vec<f32> = vec![0.0, 1.0, 0.25, 0.0, 0.5, 0.0, 0.0, 0.0];
+            let mean: Vec<f32> = vec![1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.75, 0.0];
+            let query: Vec<f32> = vec![0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.5];
+            let wide: Vec<f32> = query.chunks(4).flat_map(|own| [own, &[0.0; 4]].concat()).collect();
+            // The last example fills up, in the second replica the last two.
+            let own = tape.constant_u32(&[batch], &[0, 0, 0, 0, IGNORE, 0, 0, 0, IGNORE, IGNORE]);
+            let share = tape.constant_owned(&[1], &[0.25, 1.0 / 3.0]);
+            let dose = tape.constant_owned(&[1], &[0.5, -1.0]);
+            let gates = Gates {
+                z: [(0, tape.constant_owned(&[4], &zero))].into(),
+                mean: [(0, tape.constant_owned(&[4], &mean)), (1, tape.constant_owned(&[4], &mean))].into(),
+                examples: Some((own, share)),
+                means: BTreeMap::new(),
+                q: [(1, [tape.constant_owned(&[4], &query), tape.constant_owned(&[8], &wide)])].into(),
+                logits: Some(dose),
+            };
+            model.gate(gates);
+            let tokens = case.indices(&[batch * seq], 5, true);
+            let forward = model.forward(&mut case.tape, &Rows::Each { tokens }, batch, seq, read).unwrap();
+            model.hold_means(&forward);
+            let n = if read == ReadOut::Last { batch } else { batch * seq };
+            let (targets, count) = case.targets(n, 5);
+            let losses = case.tape.push(CrossEntropy, &[forward.logits, targets]).unwrap()[0];
+            let loss = case.tape.push1(MeanRows, &[losses, count]).unwrap();
+            let grads = case.tape.backward(loss, &model.weights).unwrap();
+            let mut wanted: Vec<Var> = grads.into_iter().flatten().collect();
+            wanted.push(loss);
+            // Two layers and a softmax; the means among them are sums of a few terms.
+            case.agree(&wanted, 1e-4);
+
+            // Another pass takes the means of the first.
+            let others = case.indices(&[batch * seq], 5, true);
+            let other = model.forward(&mut case.tape, &Rows::Each { tokens: others }, batch, seq, read).unwrap();
+            for (pass, replica) in [(&forward, 0), (&forward, 1), (&other, 0), (&other, 1)] {
+                let hooks = [UNGATED, "attn.hook_z", "attn.hook_pattern"].map(|name| format!("blocks.{{}}.{name}"));
+                let of = |forward: &Forward, hook: usize, layer: usize| {
+                    let var = forward.hook(&hooks[hook].replace("{}", &layer.to_string())).unwrap();
+                    case.reference(replica, &[var]).unwrap().remove(0)
+                };
+                for layer in 0..2 {
+                    let (before, after, first) = (of(pass, 0, layer), of(pass, 1, layer), of(&forward, 0, layer));
+                    let queries = before.dims[1];
+                    let held = 4 - replica;
+                    for (i, after) in after.data.iter().enumerate() {
+                        let (place, head) = (i % (queries * 4 * k), i / k % 4);
+                        let dose = if layer == 0 { zero[4 * replica + head] } else { 0.0 };
+                        // What is turned down before is the mean of what was turned down.
+                        let kept = 1.0 - f64::from(dose);
+                        let examples = first.data.chunks_exact(queries * 4 * k).take(held);
+                        let base = kept * examples.map(|example| example[place]).sum::<f64>() / held as f64;
+                        let to = f64::from(mean[4 * replica + head]);
+                        let expected = (1.0 - to) * kept * before.data[i] + to * base;
+                        // The share of a replica is a third in f32.
+                        assert!(
+                            (after - expected).abs() < 1e-6,
+                            "{read:?} {seq} layer {layer}, {i}: {after} {expected}"
+                        );
+                    }
+                }
+                let pattern = of(pass, 2, 1);
+                let (queries, keys) = (pattern.dims[2], pattern.dims[3]);
+                let uniform = pattern.data.chunks_exact(keys).enumerate().all(|(row, line)| {
+                    let seen = keys - queries + row % queries + 1;
+                    let is = line[..seen].iter().all(|p| (p - 1.0 / seen as f64).abs() < 1e-12);
+                    is || row / queries % 4 != 3
+                });
+                assert_eq!(uniform, replica == 0, "{read:?} {seq}");
+            }
         }
     }
 

@@ -40,7 +40,7 @@ impl WeightSpec {
     }
 
     /// Its first values, from a stream of its own, named after it.
-    pub(super) fn draw(&self, seed: u64, stream: Stream) -> Vec<f32> {
+    pub(crate) fn draw(&self, seed: u64, stream: Stream) -> Vec<f32> {
         match self.init {
             Init::Zeros => vec![0.0; self.len()],
             Init::Ones => vec![1.0; self.len()],
@@ -203,6 +203,16 @@ impl WeightTable {
     }
 }
 
+/// Whether a name fits a pattern in which `*` stands for anything.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, rest)) => name
+            .strip_prefix(head)
+            .is_some_and(|tail| (0..=tail.len()).any(|at| tail.is_char_boundary(at) && matches(rest, &tail[at..]))),
+    }
+}
+
 /// The 32-bit FNV-1a hash of a name.
 fn fnv1a(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
@@ -211,6 +221,14 @@ fn fnv1a(name: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_match_whole_names() {
+        assert!(matches("*.b_*", "blocks.0.attn.b_Q"));
+        assert!(matches("embed.W_E", "embed.W_E"));
+        assert!(!matches("embed.W", "embed.W_E"));
+        assert!(!matches("*.b", "ln1.b.c"));
+    }
 
     #[test]
     fn the_grok_model_has_the_published_number_of_parameters() {

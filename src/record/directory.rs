@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::catalog::Catalog;
 use super::events::{self, Event, Events, What};
+use super::fork::Origin;
 use super::segments::{Segments, TableRow};
 use crate::error::{Error, Result};
 use crate::gpu::Caps;
@@ -84,6 +85,9 @@ pub struct Manifest {
     pub steps_done: u64,
     /// Hash of configuration and format.
     pub hash: String,
+    /// Which run it goes on from, and where it left that, if it is a fork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Origin>,
     /// Where the weights came from, if not from the seeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
@@ -139,6 +143,7 @@ impl Manifest {
             seconds: 0.0,
             steps_done: 0,
             hash,
+            fork: None,
             from,
             weights: Vec::new(),
             contents: BTreeMap::new(),
@@ -147,6 +152,12 @@ impl Manifest {
             measuring: None,
             config,
         }
+    }
+
+    /// The same of a fork, which begins where it left another run.
+    #[must_use]
+    pub fn forked(self, origin: Origin) -> Self {
+        Self { steps_done: origin.step, fork: Some(origin), ..self }
     }
 
     /// The same of a directory that holds something else than a run.
@@ -191,6 +202,27 @@ impl Manifest {
             self.contents.insert(path.clone(), content(path)?);
         }
         Ok(self)
+    }
+
+    /// The adapter that the run was on, where this is another, on which its bits may differ.
+    pub fn moved(&self, caps: &Caps) -> Option<String> {
+        let now = serde_json::to_value(caps).unwrap_or_default();
+        let moved = ["name", "backend", "driver"].iter().any(|key| self.adapter[*key] != now[*key]);
+        moved.then(|| self.adapter["name"].as_str().unwrap_or("another adapter").to_owned())
+    }
+
+    /// Fails where the configuration does not have its hash any more.
+    ///
+    /// # Errors
+    /// [`Error::Format`] saying so, of the run in this folder.
+    pub fn check_hash(&self, run: &Path) -> Result<()> {
+        if self.hash == hash(&self.config) {
+            return Ok(());
+        }
+        Err(Error::format(
+            run.join("run.json"),
+            "was edited: its configuration does not have its hash any more. Undo that, or begin anew in another folder",
+        ))
     }
 
     /// Fails where a file that the task reads has changed since the run began.
@@ -316,12 +348,7 @@ impl RunDir {
         Self::read_manifest(path)?;
         let lock = lock(path)?;
         let mut manifest = Self::read_manifest(path)?;
-        if manifest.hash != hash(&manifest.config) {
-            return Err(Error::format(
-                path.join("run.json"),
-                "was edited: its configuration does not have its hash any more. Undo that, or begin anew in another folder",
-            ));
-        }
+        manifest.check_hash(path)?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let mut unreadable = Vec::new();
@@ -393,6 +420,27 @@ impl RunDir {
         Ok(manifest)
     }
 
+    /// Reads the state at the latest readable checkpoint at or before a step, if there is one. Second, the steps of all
+    /// checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be read; what is wrong with the last one before the step where none can be read.
+    pub fn read_state(path: &Path, step: u64, model: &ModelConfig) -> Result<(Option<Snapshot>, Vec<u64>)> {
+        let manifest = Self::read_manifest(path)?;
+        let steps = checkpoint_steps(path)?;
+        let mut unreadable = Vec::new();
+        for at in steps.iter().rev().filter(|at| **at <= step) {
+            match read_checkpoint(path, *at, &manifest, model) {
+                Ok((_, snapshot)) => return Ok((Some(snapshot), steps)),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        match unreadable.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok((None, steps)),
+        }
+    }
+
     /// Reads what happened.
     ///
     /// # Errors
@@ -417,11 +465,10 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`] where `run.json` cannot be written.
     pub fn set_adapter(&mut self, caps: &Caps) -> Result<Option<String>> {
-        let now = serde_json::to_value(caps).unwrap_or_default();
-        let before = std::mem::replace(&mut self.manifest.adapter, now);
-        let moved = ["name", "backend", "driver"].iter().any(|key| before[*key] != self.manifest.adapter[*key]);
+        let moved = self.manifest.moved(caps);
+        self.manifest.adapter = serde_json::to_value(caps).unwrap_or_default();
         write_manifest(&self.path, &self.manifest)?;
-        Ok(moved.then(|| before["name"].as_str().unwrap_or("another adapter").to_owned()))
+        Ok(moved)
     }
 
     /// Notes that the run goes on with this configuration, which may differ from the one before in its steps.

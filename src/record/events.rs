@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::intervene::Pulse;
 use crate::stats::{Censored, Onset};
 
 /// Something that happened. A line of the file has these fields, those of [`What`], and last a `text` for people, made
@@ -49,6 +50,23 @@ pub enum What {
         /// To this number of steps, where it was another before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u64>,
+    },
+    /// It goes on from a step of another run.
+    Fork {
+        /// The other run's folder.
+        run: PathBuf,
+        /// Which of its replicas.
+        of: u32,
+    },
+    /// An intervention in a replica's training begins: the step is the first that it changes.
+    PulseBegin {
+        /// What it is.
+        pulse: Pulse,
+    },
+    /// It is over: the step is the first that it does not change.
+    PulseEnd {
+        /// What it was.
+        pulse: Pulse,
     },
     /// The state was saved.
     Checkpoint,
@@ -160,6 +178,9 @@ impl Event {
         match self.what {
             What::Start { .. } => "start",
             What::Resume { .. } => "resume",
+            What::Fork { .. } => "fork",
+            What::PulseBegin { .. } => "pulse_begin",
+            What::PulseEnd { .. } => "pulse_end",
             What::Checkpoint => "checkpoint",
             What::Stop => "stop",
             What::Finish => "finish",
@@ -175,13 +196,14 @@ impl Event {
 
     /// In words.
     pub fn text(&self) -> String {
-        let turned = |verb: &str, turned: &Turned| {
-            let replica = self.replica.map_or_else(String::new, |replica| format!(", replica {replica}"));
-            format!("{} {verb}{replica}", turned.subject.words())
-        };
+        let of_replica = || self.replica.map_or_else(String::new, |replica| format!(", replica {replica}"));
+        let turned = |verb: &str, turned: &Turned| format!("{} {verb}{}", turned.subject.words(), of_replica());
         match &self.what {
             What::Start { adapter } | What::Resume { adapter, steps: None } => format!("on {adapter}"),
             What::Resume { adapter, steps: Some(steps) } => format!("on {adapter}, now to step {steps}"),
+            What::Fork { run, of } => format!("goes on from step {} of {}, replica {of}", self.step, run.display()),
+            What::PulseBegin { pulse } => format!("{} begins{}", pulse.words(), of_replica()),
+            What::PulseEnd { pulse } => format!("{} ends{}", pulse.words(), of_replica()),
             What::Checkpoint => format!("state saved at step {}", self.step),
             What::Stop => "asked to stop by a signal".to_owned(),
             What::Finish => "all steps done".to_owned(),

@@ -6,7 +6,7 @@ use super::Batch;
 use crate::autograd::ops::{CrossEntropy, MeanRows, attention_gradients};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::model::{Forward, Model, ReadOut};
+use crate::model::{Forward, Model, ReadOut, UNGATED};
 
 /// A forward pass and the losses of its rows.
 #[derive(Clone)]
@@ -65,7 +65,8 @@ impl Pass {
         for layer in 0..model.config.n_layers {
             let name = |hook: &str| format!("blocks.{layer}.attn.{hook}");
             let parts = ["hook_q", "hook_k", "hook_v"].map(name);
-            let Some(dz) = self.gradients.get(&name("hook_z")).copied() else { continue };
+            let z = [format!("blocks.{layer}.{UNGATED}"), name("hook_z")];
+            let Some(dz) = z.iter().find_map(|name| self.gradients.get(name).copied()) else { continue };
             if self.gradients.contains_key(&parts[0]) {
                 continue;
             }

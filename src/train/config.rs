@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, check_between};
 use crate::instrument::MeasureConfig;
-use crate::model::{ModelConfig, WeightTable};
+use crate::intervene::Pulse;
+use crate::model::{ModelConfig, WeightTable, matches};
 use crate::task::{ReplicaData, Task};
 
 /// A whole run. `T` is the task, one of `crate::task`.
@@ -55,6 +56,9 @@ pub struct RunConfig<T> {
     /// When the state is saved.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
+    /// What is changed while replicas train that have no list of their own. Default nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intervene: Vec<Pulse>,
     /// What differs between replicas, one table for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replica: Vec<ReplicaConfig>,
@@ -330,6 +334,9 @@ pub struct ReplicaConfig {
     /// Seed of the split and of the batches.
     #[serde(skip_serializing_if = "Option::is_none", with = "seed::own")]
     pub data_seed: Option<u64>,
+    /// Seed of the batches alone, where they are drawn: which examples each step sees. Default: that of the split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_seed: Option<u64>,
     /// Peak learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
@@ -346,6 +353,9 @@ pub struct ReplicaConfig {
     /// left. Test targets stay true. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shuffle_labels: bool,
+    /// What is changed while it trains, in the place of the run's list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intervene: Option<Vec<Pulse>>,
 }
 
 impl ReplicaConfig {
@@ -373,6 +383,7 @@ impl<T> RunConfig<T> {
             loss_scale: self.loss_scale,
             measure: self.measure,
             checkpoint: self.checkpoint,
+            intervene: self.intervene,
             replica: self.replica,
         }
     }
@@ -396,6 +407,7 @@ impl<T: Task> RunConfig<T> {
             loss_scale: loss_scale(),
             measure: MeasureConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            intervene: Vec::new(),
             replica: Vec::new(),
         }
     }
@@ -446,6 +458,7 @@ impl<T: Task> RunConfig<T> {
             return fail(format!("two [[replica]] tables are named {}; names must differ", twice.1));
         }
         self.check_roles()?;
+        self.check_pulses()?;
         if self.batch.count().is_some_and(|size| size == 0 || size > 1 << 24) {
             return fail("batch.size must be \"full\" or a number between 1 and 16777216".to_owned());
         }
@@ -498,6 +511,24 @@ impl<T: Task> RunConfig<T> {
             ));
         }
         Ok(())
+    }
+
+    fn check_pulses(&self) -> Result<()> {
+        let classes = self.task.shape().classes;
+        let check = |whose: &str, pulses: &[Pulse]| {
+            let checked = pulses.iter().enumerate().map(|(at, pulse)| {
+                pulse.check(&self.model, self.steps, classes).map_err(|error| match error {
+                    Error::Config(what) => Error::Config(format!("{whose}intervene[{at}]: {what}")),
+                    other => other,
+                })
+            });
+            checked.collect::<Result<()>>()
+        };
+        check("", &self.intervene)?;
+        self.replica.iter().enumerate().try_for_each(|(at, arm)| {
+            let called = arm.name.clone().unwrap_or_else(|| at.to_string());
+            check(&format!("[[replica]] {called}: "), arm.intervene.as_deref().unwrap_or_default())
+        })
     }
 
     fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<()> {
@@ -590,19 +621,19 @@ impl<T: Task> ResolvedRun<T> {
             .collect()
     }
 
+    /// What is changed while one replica trains.
+    pub fn pulses_of(&self, replica: usize) -> &[Pulse] {
+        self.replica[replica].intervene.as_deref().unwrap_or(&self.intervene)
+    }
+
+    /// Seed of the batches that are drawn for each replica.
+    pub fn batch_seeds(&self) -> Vec<u64> {
+        self.data().iter().zip(&self.replica).map(|(data, own)| own.batch_seed.unwrap_or(data.seed)).collect()
+    }
+
     /// For each tensor of the table, whether it decays.
     pub fn decays(&self, table: &WeightTable) -> Vec<bool> {
         table.specs().iter().map(|spec| !self.optimizer.no_decay.iter().any(|p| matches(p, &spec.name))).collect()
-    }
-}
-
-/// Whether a name fits a pattern in which `*` stands for anything.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((head, rest)) => name
-            .strip_prefix(head)
-            .is_some_and(|tail| (0..=tail.len()).any(|at| tail.is_char_boundary(at) && matches(rest, &tail[at..]))),
     }
 }
 
@@ -614,14 +645,6 @@ mod tests {
     fn base() -> RunConfig<Repeated> {
         let task = serde_json::from_str(r#"{"kind": "repeated"}"#).unwrap();
         RunConfig { seed: 5, batch: BatchConfig { size: BatchSize::Count(4) }, ..RunConfig::new(10, task) }
-    }
-
-    #[test]
-    fn patterns_match_whole_names() {
-        assert!(matches("*.b_*", "blocks.0.attn.b_Q"));
-        assert!(matches("embed.W_E", "embed.W_E"));
-        assert!(!matches("embed.W", "embed.W_E"));
-        assert!(!matches("*.b", "ln1.b.c"));
     }
 
     #[test]

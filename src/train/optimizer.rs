@@ -55,6 +55,8 @@ crate::params! {
         /// What gradients are multiplied by in this step so that they keep to the largest norm, or -1 where nothing shall
         /// move; the device writes it.
         factor: f32,
+        /// Step from which the moments count: 0, or where they began anew.
+        restarted: f32,
     }
 }
 
@@ -81,11 +83,17 @@ impl Hyper {
             floor: schedule.floor as f32,
             cosine: f32::from(u8::from(schedule.kind == ScheduleKind::Cosine)),
             factor: 1.0,
+            restarted: 0.0,
         }
     }
 
     /// Number of fields.
     pub(crate) const LEN: usize = size_of::<Self>() / 4;
+
+    /// Where a field lies.
+    pub(super) fn field(name: &str) -> usize {
+        Self::FIELDS.iter().position(|field| field.name == name).unwrap_or(0)
+    }
 }
 
 const OPTIMIZER: Knob<'_> = Knob { name: "OPTIMIZER", values: &[0, 1, 2] };
@@ -387,7 +395,7 @@ impl Op for ClipFactor {
 
 /// A hyper-parameter by name.
 fn hyper(of: &Array, name: &str) -> f64 {
-    of.data[Hyper::FIELDS.iter().position(|f| f.name == name).unwrap_or(0)]
+    of.data[Hyper::field(name)]
 }
 
 /// Learning rate, step size and 1/√(1 - beta2^t) of a step, in f64.
@@ -397,7 +405,7 @@ fn rates(kind: OptimizerKind, of: &Array, step: f64) -> [f64; 3] {
     let share = ((step - hyper("warmup")) / (hyper("total") - hyper("warmup")).max(1.0)).clamp(0.0, 1.0);
     let fall = hyper("floor") + (1.0 - hyper("floor")) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
     let rate = hyper("learning_rate") * warm * if hyper("cosine") == 1.0 { fall } else { 1.0 };
-    let left = |ln: f64| -((step + 1.0) * ln).exp_m1();
+    let left = |ln: f64| -((step - hyper("restarted") + 1.0) * ln).exp_m1();
     match kind {
         OptimizerKind::Sgd => [rate, rate, 1.0],
         _ => [rate, rate / left(hyper("ln_beta1")), 1.0 / left(hyper("ln_beta2")).sqrt()],

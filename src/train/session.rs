@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::optimizer::{self, Hyper, State};
 use super::{Precision, ResolvedRun, SessionBuilder};
+use crate::autograd::ops::Copy;
 use crate::autograd::{Bindings, Shape, Tape};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
 use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Pieces, Presence, STAMP};
+use crate::intervene::Pulses;
 use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
 use crate::task::{Asked, Feed, Pass, Task};
 
@@ -148,6 +150,26 @@ pub struct Snapshot {
     pub loss_scale: Vec<f32>,
 }
 
+impl Snapshot {
+    /// The state of replicas side by side that are these of it, by number, each as often as it is named: one of a run stands
+    /// beside itself, or alone.
+    ///
+    /// # Panics
+    /// Where there is no replica of that number.
+    #[must_use]
+    pub fn select(&self, replicas: &[usize]) -> Self {
+        let of = |all: &[Vec<f32>]| replicas.iter().map(|replica| all[*replica].clone()).collect();
+        let scales = replicas.iter().filter_map(|replica| self.loss_scale.get(*replica).copied()).collect();
+        Self {
+            step: self.step,
+            weights: of(&self.weights),
+            first: of(&self.first),
+            second: of(&self.second),
+            loss_scale: scales,
+        }
+    }
+}
+
 /// A step as it was recorded, and the memory that outlives it.
 struct Recorded {
     recording: Recording,
@@ -175,7 +197,7 @@ impl Recorded {
         let mut bindings = Bindings::new();
 
         let clock_var = tape.input("clock", Shape::u32(&[CLOCK]).shared());
-        let model = Model::new(&config.model, &mut tape);
+        let mut model = Model::new(&config.model, &mut tape);
         // First of all, so that what no device can hold is refused before tables for it are made on the host.
         let len = model.table.len();
         let elements = u64::from(replicas) * len as u64;
@@ -186,13 +208,40 @@ impl Recorded {
         };
         let trains = purpose == Purpose::Train;
         let mut state_buffers = trains.then(moving).transpose()?;
-        let seeds: Vec<u64> = config.data().iter().map(|data| data.seed).collect();
-        let batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &seeds)?;
+        let mut flat = |name: &str, len: usize| tape.input(name, Shape::f32(&[len]));
+        let mut state = State {
+            weights: flat("weights", len),
+            grads: flat("gradients", len),
+            first: flat("first moment", len),
+            second: flat("second moment", len),
+            hyper: flat("hyper-parameters", Hyper::LEN),
+            clock: clock_var,
+            scale: None,
+        };
+        let hyper_var = state.hyper;
+        let pulses = (0..replicas as usize).map(|r| (config.pulses_of(r), config.seed_of(r)));
+        let pulses = if trains { Pulses::new(&mut tape, clock_var, &config.model, pulses)? } else { None };
+        if let Some(pulses) = &pulses {
+            // Before anything reads them.
+            pulses.edit_weights(&mut tape, state.weights)?;
+            pulses.edit_moments(&mut tape, [state.first, state.second])?;
+        }
+        let mut batch = feed.train_batch(&mut tape, config.batch.count(), clock_var, &config.batch_seeds())?;
+        if let Some(pulses) = &pulses {
+            batch = pulses.batch(&mut tape, batch, shape.classes)?;
+            let examples = |r: usize| match config.batch.count() {
+                None => feed.splits().get(r).map_or(batch.size, |split| split.train.len()),
+                Some(_) => batch.size,
+            };
+            let examples: Vec<usize> = (0..replicas as usize).map(examples).collect();
+            model.gate(pulses.gates(&mut tape, &examples, batch.size)?);
+        }
         let (forward, backward) = (config.precision != Precision::F32, config.precision == Precision::F16);
         let mut train = tape.in_halves(forward, |tape| Pass::new(tape, &model, batch, shape.read))?;
+        model.hold_means(&train.forward);
         let scale = backward.then(|| ["loss scale", "its inverse"].map(|name| tape.input(name, Shape::f32(&[1]))));
-        let scale = scale.map(|[scale, inverse]| (scale, inverse));
-        let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, scale))?;
+        state.scale = scale.map(|[scale, inverse]| (scale, inverse));
+        let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, state.scale))?;
 
         let piece = |replicas: u32, probe: bool| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe);
         let pieces = Pieces { most: piece(replicas, false), alone: piece(1, false), alone_in_probe: piece(1, true) };
@@ -206,16 +255,14 @@ impl Recorded {
         }
         attach.tape.in_scope(STEP);
         // What reads the weights stands above this line, what moves them below.
-        let flat = |tape: &mut Tape, name: &str, len: usize| tape.input(name, Shape::f32(&[len]));
-        let state = State {
-            weights: flat(attach.tape, "weights", len),
-            grads: flat(attach.tape, "gradients", len),
-            first: flat(attach.tape, "first moment", len),
-            second: flat(attach.tape, "second moment", len),
-            hyper: flat(attach.tape, "hyper-parameters", Hyper::LEN),
-            clock: clock_var,
-            scale,
-        };
+        let mut before = None;
+        if let Some(pulses) = &pulses {
+            pulses.edit_gradients(attach.tape, state.grads)?;
+            state.hyper = pulses.hyper(attach.tape, state.hyper, Hyper::field)?;
+            if pulses.holds() {
+                before = Some(attach.tape.push1(Copy, &[state.weights])?);
+            }
+        }
         let decays = config.decays(&model.table);
         let step = optimizer::Step {
             table: &model.table,
@@ -226,6 +273,9 @@ impl Recorded {
             binding: gpu.caps().max_binding,
         };
         let norms = step.append(attach.tape, state)?;
+        if let (Some(pulses), Some(before)) = (&pulses, before) {
+            pulses.hold(attach.tape, state.weights, before)?;
+        }
         for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach_to_update(&mut attach, &norms)?;
@@ -250,7 +300,7 @@ impl Recorded {
             }
         }
         for (var, buffer, stride) in
-            [(state.weights, &weights, len), (state.hyper, &hyper, Hyper::LEN), (state.clock, &clock, 0)]
+            [(state.weights, &weights, len), (hyper_var, &hyper, Hyper::LEN), (state.clock, &clock, 0)]
         {
             bindings.bind(var, Storage::whole(buffer, stride as u64));
         }

@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod cooperative;
 mod elementwise;
+mod gate;
 mod gather;
 mod gram;
 mod join;
@@ -24,6 +25,7 @@ pub use attention::{Attention, AttentionPattern, MixValues};
 pub(crate) use cooperative::trial;
 pub use cooperative::verify_cooperative;
 pub use elementwise::{Add, AddBias, Copy, Scale};
+pub use gate::Gate;
 pub(super) use gather::ScatterRows;
 pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
 pub(crate) use gather::{add_rows, bucket_rows, rows_in};
@@ -54,6 +56,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader<'static>> {
         attention::SHADERS,
         cooperative::SHADERS,
         elementwise::SHADERS,
+        gate::SHADERS,
         gather::SHADERS,
         gram::SHADERS,
         join::SHADERS,

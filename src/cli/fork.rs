@@ -1,0 +1,147 @@
+//! `thermoscope fork`
+
+use std::path::PathBuf;
+
+use super::device::Device;
+use super::print;
+use super::progress::Ticker;
+use super::run::{Loop, open};
+use super::stop::Stop;
+use crate::error::{Error, Result};
+use crate::record::{Catalog, Event, Manifest, RunDir, Trunk, What};
+use crate::train::{Session, Snapshot};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  thermoscope fork runs/grok --at 2000 --arms arms.toml --out runs/forked
+  thermoscope fork runs/grok --at 2000 --arms arms.toml --seeds 8 --steps 6000 --out runs/forked-8
+  thermoscope fork runs/forked --at 2500 --replica 1 --arms more.toml --out runs/forked-again
+  thermoscope run --resume --out runs/forked             go on after Ctrl-C, as with any run
+
+arms.toml has a table for each arm, with what a [[replica]] of a run may have. Steps count from the fork:
+  [[arm]]
+  name = \"no decay for 500 steps\"
+  control_of = \"sham\"
+  intervene = [{ what = \"weight_decay\", factor = 0, from = 0, until = 500 }]
+  [[arm]]
+  name = \"head drawn anew\"
+  intervene = [{ what = \"reinitialize\", weights = [\"q\", \"k\", \"v\", \"o\"], layer = 0, head = 2, from = 0 }]
+  [[arm]]
+  name = \"another head drawn anew\"
+  intervene = [{ what = \"reinitialize\", weights = [\"q\", \"k\", \"v\", \"o\"], layer = 0, head = 2, from = 0, sham = \"head\" }]
+  [[arm]]
+  name = \"slower from now on\"
+  learning_rate = 1e-4
+
+Kinds of interventions, with `from`, and where it makes sense `until` and `dose` (1 all, 0 nothing):
+  learning_rate, weight_decay, scale_logits  factor
+  reset_moments                              both, as those of a fresh optimizer
+  freeze, hold_norm, reinitialize, noise     weights (q, k, v, o, mlp, embed, unembed, or names), layer, head, seed
+  rotate                                     the basis of heads, which is no function of the model: weights, layer, head, seed
+  scale_head, uniform_attention              layer, head, factor
+  gradient_noise, gradient_signs             weights, layer, head, seed
+  label_noise, leave_out                     seed; class
+sham = \"head\" does the same to another head of the layer, sham = \"direction\" (of reinitialize) goes as far in a
+random direction. Where no arm is the trunk itself, one is added, \"sham\": it has the trunk's bits to the end.
+
+With --seeds, seed 0 sees the batches that the trunk sees; the others see others, and draw other interventions.")]
+pub(super) struct Args {
+    /// Directory of the run that is forked
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Step at which the arms leave it. The nearest checkpoint before is replayed to there
+    #[arg(long, value_name = "STEP")]
+    at: u64,
+    /// File of the arms
+    #[arg(long, value_name = "ARMS.toml")]
+    arms: PathBuf,
+    /// Which replica of the run goes on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    replica: u32,
+    /// How often each arm is trained, with other batches and other draws
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    seeds: u32,
+    /// Step to train to. Default: the trunk's last
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Run directory to write; must be new or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Change a setting of measure or checkpoint; may be given many times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    device: Device,
+}
+
+pub(super) fn main(args: &Args) -> Result<u8> {
+    let trunk = Trunk::open(&args.run, args.replica, args.at)?;
+    let text = std::fs::read_to_string(&args.arms).map_err(Error::io("cannot read", &args.arms))?;
+    let name = args.arms.display().to_string();
+    let setup = trunk.fork((&name, &text), args.seeds, args.steps, &args.set)?;
+    let nearest = trunk.nearest()?;
+    let gpu = open(&args.device, setup.config.precision)?;
+    let at = match nearest {
+        Some(found) if found.step == args.at => found,
+        nearest => match replay(&trunk, nearest, &gpu)? {
+            Ok(found) => found,
+            Err(code) => return Ok(code),
+        },
+    };
+    let files = setup.config.task.files();
+    let mut session = Session::new(&gpu, setup.config)?;
+    session.restore(&at.select(&vec![0; session.config().replicas as usize]))?;
+    let cadences = session.config().measure.cadences.clone().unwrap_or_default();
+    let origin = trunk.origin.clone();
+    let moved = trunk.manifest.moved(gpu.caps()).map(|before| Event::at(args.at, What::Moved { before }));
+    let forked = What::Fork { run: origin.run.clone(), of: args.replica };
+    let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), None).forked(origin).knowing(&files)?;
+    let mut dir = RunDir::create(&args.out, manifest, &Catalog::of(&session)?)?;
+    let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
+    dir.event(&Event::at(args.at, What::Start { adapter }))?;
+    dir.event(&Event::at(args.at, forked))?;
+    // From here on the fork needs its trunk no more.
+    dir.checkpoint(&session.config().model, &session.snapshot()?, 0)?;
+    let mut run = Loop::new(gpu, session, dir)?;
+    if let Some(event) = moved {
+        run.warn(&event)?;
+    }
+    run.go()
+}
+
+/// The trunk's state at the step of the fork, replayed from an earlier one or from its beginning; or the exit code of a signal
+/// that came before.
+fn replay(trunk: &Trunk, from: Option<Snapshot>, gpu: &crate::gpu::Gpu) -> Result<Result<Snapshot, u8>> {
+    let stop = Stop::on_signals("steps under way")?;
+    let mut session = Session::new(gpu, trunk.alone()?.config)?;
+    match (from, &trunk.manifest.from) {
+        (Some(snapshot), _) => session.restore(&snapshot)?,
+        (None, Some(from)) => {
+            trunk.manifest.check_weights()?;
+            let mut replicas = super::read_model(from)?.replicas;
+            let own = if replicas.len() > 1 { trunk.origin.replica as usize } else { 0 };
+            session.set_weights(&[replicas.swap_remove(own)])?;
+        }
+        (None, None) => {}
+    }
+    let at = trunk.origin.step;
+    if session.step() < at {
+        print(&format!("replaying {} from step {} to step {at}", trunk.origin.run.display(), session.step()));
+    }
+    let ticker = Ticker::start("replaying");
+    while session.step() < at {
+        if let Some(code) = stop.code() {
+            return Ok(Err(code));
+        }
+        let steps = (session.ring().1 as u64 / 2).clamp(1, at - session.step());
+        let submitted = session.submit(steps);
+        gpu.wait_for(submitted)?;
+        while session.take_rows()?.is_some() {}
+    }
+    ticker.stop();
+    let found = session.snapshot()?;
+    if found.step != at {
+        return Err(Error::Device(format!("it is at step {} where {at} steps were submitted", found.step)));
+    }
+    Ok(Ok(found))
+}
