@@ -76,7 +76,7 @@ pub struct LayerOutcomes {
     /// Sets of heads ablated, with their numbers.
     pub sets: Vec<(usize, Vec<Outcome>)>,
     /// What each head, and then the MLP block, writes towards z_target - z_foil in the clean pass, of those that are ablated:
-    /// see [`Direct`].
+    /// see `Direct`.
     pub direct: Vec<Vec<f64>>,
     /// At the first layer, the same of embeddings and biases, which nobody ablates.
     pub rest: Vec<f64>,

@@ -322,6 +322,7 @@ impl Repeats {
 
     /// Scores [3, H + 1] of every layer, see [`MatchScores`]; and, where the model predicts tokens, the sum of losses over sequences
     /// at each position, [T], which asks for repeated token number t.
+    #[cfg(feature = "cli")]
     pub(crate) fn scores(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Option<Var>)> {
         let (pass, tokens) = self.pass(tape, model, false)?;
         let scores = all_scores(tape, model, &pass.forward, tokens, pass.batch.targets, self.sequences)?;
