@@ -88,7 +88,9 @@ impl Engine {
             (0..columns).map(of).collect()
         };
         let mut scores: Vec<Vec<Scores>> = found[..config.n_layers].iter().map(of_layer).collect();
-        let uniform = scores.iter_mut().filter_map(Vec::pop).next_back().unwrap_or_default();
+        // Behind the heads of each layer, the same in all.
+        let mut uniform = Scores::default();
+        scores.iter_mut().filter_map(Vec::pop).for_each(|last| uniform = last);
         // Position t asks for repeated token number t; behind the last one nothing is right or wrong.
         let losses = found.get(config.n_layers).map(|losses| {
             let mean = |of: &[f64]| (of.iter().sum::<f64>() / of.len() as f64) as f32;
