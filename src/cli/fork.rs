@@ -14,37 +14,48 @@ use crate::train::{Session, Snapshot};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   thermoscope fork runs/grok --at 2000 --arms arms.toml --out runs/forked
-  thermoscope fork runs/grok --at 2000 --arms arms.toml --seeds 8 --steps 6000 --out runs/forked-8
-  thermoscope fork runs/forked --at 2500 --replica 1 --arms more.toml --out runs/forked-again
-  thermoscope run --resume --out runs/forked             go on after Ctrl-C, as with any run
+  thermoscope fork runs/grok --at 2000 --arms a.toml --seeds 8 --out runs/eight
+  thermoscope fork runs/forked --at 2500 --replica 1 --arms b.toml --out again
+  thermoscope run --resume --out runs/forked    go on, as with any run
 
-arms.toml has a table for each arm, with what a [[replica]] of a run may have. Steps count from the fork:
+arms.toml has a table for each arm, with what a [[replica]] of a run may have.
+Steps count from the fork:
   [[arm]]
   name = \"no decay for 500 steps\"
   control_of = \"sham\"
   intervene = [{ what = \"weight_decay\", factor = 0, from = 0, until = 500 }]
   [[arm]]
   name = \"head drawn anew\"
-  intervene = [{ what = \"reinitialize\", weights = [\"q\", \"k\", \"v\", \"o\"], layer = 0, head = 2, from = 0 }]
-  [[arm]]
-  name = \"another head drawn anew\"
-  intervene = [{ what = \"reinitialize\", weights = [\"q\", \"k\", \"v\", \"o\"], layer = 0, head = 2, from = 0, sham = \"head\" }]
+  [[arm.intervene]]
+  what = \"reinitialize\"
+  weights = [\"q\", \"k\", \"v\", \"o\"]
+  layer = 0
+  head = 2
+  from = 0                  # sham = \"head\" would take another head
   [[arm]]
   name = \"slower from now on\"
   learning_rate = 1e-4
 
-Kinds of interventions, with `from`, and where it makes sense `until` and `dose` (1 all, 0 nothing):
-  learning_rate, weight_decay, scale_logits  factor
-  reset_moments                              both, as those of a fresh optimizer
-  freeze, hold_norm, reinitialize, noise     weights (q, k, v, o, mlp, embed, unembed, or names), layer, head, seed
-  rotate                                     the basis of heads, which is no function of the model: weights, layer, head, seed
-  scale_head, uniform_attention              layer, head, factor
-  gradient_noise, gradient_signs             weights, layer, head, seed
-  label_noise, leave_out                     seed; class
-sham = \"head\" does the same to another head of the layer, sham = \"direction\" (of reinitialize) goes as far in a
-random direction. Where no arm is the trunk itself, one is added, \"sham\": it has the trunk's bits to the end.
+Kinds of interventions, all with `from`, and where it makes sense `until` and
+`dose` (1 all, 0 nothing), and what else they take:
+  learning_rate, weight_decay    factor
+  scale_logits                   factor
+  reset_moments                  nothing: both, as those of a fresh optimizer
+  freeze, hold_norm,             weights (q, k, v, o, mlp, embed, unembed, or
+    reinitialize, noise          names), layer, head, seed, sham
+  rotate                         weights, layer, head, seed, sham: the basis of
+                                 heads, which is no function of the model
+  scale_head                     layer, head, factor, baseline, seed, sham
+  uniform_attention              layer, head, seed, sham
+  gradient_noise, _signs         weights, layer, head, seed
+  label_noise                    seed
+  leave_out                      class
+sham = \"head\" does the same to another head of the layer, sham = \"direction\"
+(of reinitialize) goes as far in a random direction. Where no arm is the trunk
+itself, one is added, \"sham\": it has the trunk's bits to the end.
 
-With --seeds, seed 0 sees the batches that the trunk sees; the others see others, and draw other interventions.")]
+With --seeds, seed 0 sees the batches that the trunk sees; the others see
+others, and draw other interventions.")]
 pub(super) struct Args {
     /// Directory of the run that is forked
     #[arg(value_name = "RUN")]
