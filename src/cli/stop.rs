@@ -15,8 +15,24 @@ use crate::error::{Error, Result};
 pub(super) struct Stop {
     /// Exit code of the first signal; 0 as long as there was none.
     code: Arc<AtomicUsize>,
+    word: Arc<Mutex<Word>>,
+}
+
+/// What is said of a signal, once.
+struct Word {
     /// What must come to its end first.
-    behind: Arc<Mutex<&'static str>>,
+    behind: &'static str,
+    said: bool,
+}
+
+/// Says that a signal was seen, unless that was said. Who stops says so before, the watcher as long as nobody does.
+fn say(word: &Mutex<Word>) {
+    let mut word = word.lock().unwrap_or_else(PoisonError::into_inner);
+    if !std::mem::replace(&mut word.said, true) {
+        // A terminal has put ^C behind the bar.
+        let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
+        complain(&format!("{line}asked to stop: waiting for {}. Ctrl-C again quits at once", word.behind));
+    }
 }
 
 /// How often it is looked for a signal.
@@ -28,7 +44,7 @@ impl Stop {
     /// # Errors
     /// Where the system gives no signals.
     pub(super) fn on_signals(behind: &'static str) -> Result<Self> {
-        let (code, behind) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(behind)));
+        let (code, word) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Word { behind, said: false })));
         let second = Arc::new(AtomicBool::new(false));
         for (number, of_signal) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
             let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
@@ -37,27 +53,25 @@ impl Stop {
             signal_hook::flag::register(number, Arc::clone(&second)).map_err(fail)?;
             signal_hook::flag::register_usize(number, Arc::clone(&code), of_signal as usize).map_err(fail)?;
         }
-        let seen = (Arc::clone(&code), Arc::clone(&behind));
+        let seen = (Arc::clone(&code), Arc::clone(&word));
         // Nobody else is free to say so: the device may be waited for, or a kernel compiled.
         std::thread::spawn(move || {
             while seen.0.load(Ordering::Relaxed) == 0 {
                 std::thread::sleep(LOOK);
             }
-            // A terminal has put ^C behind the bar.
-            let line = if std::io::stderr().is_terminal() { "\n" } else { "" };
-            let behind = *seen.1.lock().unwrap_or_else(PoisonError::into_inner);
-            complain(&format!("{line}asked to stop: waiting for {behind}. Ctrl-C again quits at once"));
+            say(&seen.1);
         });
-        Ok(Self { code, behind })
+        Ok(Self { code, word })
     }
 
     /// From now on this must come to its end first.
     pub(super) fn behind(&self, what: &'static str) {
-        *self.behind.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        self.word.lock().unwrap_or_else(PoisonError::into_inner).behind = what;
     }
 
     /// The exit code to stop with; `None` as long as nobody asked.
     pub(super) fn code(&self) -> Option<u8> {
-        Some(self.code.load(Ordering::Relaxed) as u8).filter(|code| *code != 0)
+        let code = Some(self.code.load(Ordering::Relaxed) as u8).filter(|code| *code != 0);
+        code.inspect(|_| say(&self.word))
     }
 }

@@ -76,7 +76,7 @@ fn the_sham_arm_has_the_bits_of_the_trunk_to_the_end_whatever_the_other_arms_do(
     for adapter in 0..adapters().len() {
         let place = Place::new();
         place.write("trunk.toml", TRUNK);
-        place.good(&format!("--adapter {adapter} run trunk.toml --out trunk"));
+        place.good(&format!("run trunk.toml --adapter {adapter} --out trunk"));
         // Every kind of intervention is in the program: with a dose of nothing in one arm, and whole in others.
         let arm = |name: &str, kinds: &mut dyn Iterator<Item = &&str>, dose: u32| {
             let pulses: Vec<String> = kinds.map(|kind| format!("{{ {kind}, from = 3, dose = {dose} }}")).collect();
@@ -87,7 +87,7 @@ fn the_sham_arm_has_the_bits_of_the_trunk_to_the_end_whatever_the_other_arms_do(
         arms += &arm("others", &mut KINDS.iter().skip(1).step_by(2), 1);
         place.write("arms.toml", arms);
         let said =
-            place.run(&format!("--adapter {adapter} fork trunk --at 700 --replica 1 --arms arms.toml --out fork"));
+            place.run(&format!("fork trunk --adapter {adapter} --at 700 --replica 1 --arms arms.toml --out fork"));
         assert_eq!(said.status.code(), Some(0), "{}", String::from_utf8_lossy(&said.stderr));
         let said = String::from_utf8(said.stdout).unwrap();
         assert!(said.contains("from step 500 to step 700") && said.contains("report: fork/report.html"), "{said}");
