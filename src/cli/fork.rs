@@ -91,6 +91,7 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let name = args.arms.display().to_string();
     let setup = trunk.fork((&name, &text), args.seeds, args.steps, &args.set)?;
     let nearest = trunk.nearest()?;
+    RunDir::check_free(&args.out)?;
     let gpu = open(&args.device, setup.config.precision)?;
     let at = match nearest {
         Some(found) if found.step == args.at => found,

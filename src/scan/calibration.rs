@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Outcome;
 use super::findings::{Groups, Mean};
-use super::{Outcome, Prompts};
 use crate::intervene::column::LOGIT_DIFFERENCE;
 use crate::stats::jackknife;
 
@@ -37,25 +37,21 @@ impl Calibration {
         Self::NAMES.iter().position(|known| *known == name).and_then(|at| self.values.get(at).copied().flatten())
     }
 
-    /// Of outcomes.
-    pub(super) fn of(prompts: &Prompts, outcomes: &[Outcome]) -> Self {
-        let blocks = Blocks::of(prompts);
-        Self::with_errors(&blocks, |kept| numbers(&blocks.differences(outcomes, kept)))
+    /// Of choices.
+    pub(super) fn of(choices: &Choices) -> Self {
+        Self::with_errors(choices.whole, &choices.left_out)
     }
 
-    /// What ablation changes: of the changed outcomes less of the clean ones, each at its own temperature.
-    pub(super) fn change(prompts: &Prompts, clean: &[Outcome], changed: &[Outcome]) -> Self {
-        let blocks = Blocks::of(prompts);
-        Self::with_errors(&blocks, |kept| {
-            let [before, after] = [clean, changed].map(|outcomes| numbers(&blocks.differences(outcomes, kept)));
-            std::array::from_fn(|at| after[at] - before[at])
-        })
+    /// What ablation changes: of the changed choices less of the clean ones, each at its own temperature.
+    pub(super) fn change(clean: &Choices, changed: &Choices) -> Self {
+        let less = |after: &[f64; COUNT], before: &[f64; COUNT]| std::array::from_fn(|at| after[at] - before[at]);
+        let left_out: Vec<_> =
+            changed.left_out.iter().zip(&clean.left_out).map(|(after, before)| less(after, before)).collect();
+        Self::with_errors(less(&changed.whole, &clean.whole), &left_out)
     }
 
-    fn with_errors(blocks: &Blocks, of: impl Fn(Option<usize>) -> [f64; COUNT]) -> Self {
-        let whole = of(None);
-        let left_out: Vec<_> = (0..blocks.count).map(|block| of(Some(block))).collect();
-        let errors = jackknife(&left_out);
+    fn with_errors(whole: [f64; COUNT], left_out: &[[f64; COUNT]]) -> Self {
+        let errors = jackknife(left_out);
         let one = |at: usize| {
             let error = errors[at].is_finite().then_some(errors[at]);
             whole[at].is_finite().then_some(Mean { mean: whole[at], error })
@@ -71,28 +67,26 @@ const BLOCKS: usize = 20;
 const BINS: usize = 15;
 const OF_BIN: usize = 10;
 
-/// Groups of prompts, dealt to at most [`BLOCKS`] blocks.
-struct Blocks {
-    /// The block of each prompt.
-    of: Vec<usize>,
-    count: usize,
+/// The numbers of [`Calibration::NAMES`] of some outcomes, NaN where there is none; and the same with one block of groups left
+/// out each time, of at most [`BLOCKS`].
+pub(super) struct Choices {
+    whole: [f64; COUNT],
+    left_out: Vec<[f64; COUNT]>,
 }
 
-impl Blocks {
-    fn of(prompts: &Prompts) -> Self {
-        let groups = Groups::of(prompts);
-        let count = groups.0.len().min(BLOCKS);
-        let mut of = vec![0; prompts.list.len()];
+impl Choices {
+    /// Of the outcomes of all prompts.
+    pub(super) fn of(groups: &Groups, outcomes: &[Outcome]) -> Self {
+        let blocks = groups.0.len().min(BLOCKS);
+        let mut block_of = vec![0; outcomes.len()];
         for (number, group) in groups.0.iter().enumerate() {
-            group.iter().for_each(|prompt| of[*prompt] = number % count);
+            group.iter().for_each(|prompt| block_of[*prompt] = number % blocks);
         }
-        Self { of, count }
-    }
-
-    /// Logit differences of all prompts but those of a block.
-    fn differences(&self, outcomes: &[Outcome], without: Option<usize>) -> Vec<f64> {
-        let kept = outcomes.iter().zip(&self.of).filter(|(_, block)| Some(**block) != without);
-        kept.map(|(outcome, _)| f64::from(outcome[LOGIT_DIFFERENCE])).collect()
+        let without = |left_out: Option<usize>| {
+            let kept = outcomes.iter().zip(&block_of).filter(|(_, block)| Some(**block) != left_out);
+            numbers(&kept.map(|(outcome, _)| f64::from(outcome[LOGIT_DIFFERENCE])).collect::<Vec<_>>())
+        };
+        Self { whole: without(None), left_out: (0..blocks).map(|block| without(Some(block))).collect() }
     }
 }
 

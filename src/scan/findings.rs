@@ -11,7 +11,7 @@ use crate::intervene::column::{ARGMAX_CHANGED, KL, LOGIT_DIFFERENCE};
 use crate::model::ModelConfig;
 use crate::stats::{Bootstrap, Drawn, Paired, add_one, adjusted, two_sided};
 
-use super::calibration::Calibration;
+use super::calibration::{Calibration, Choices};
 use super::joint::{self, Joint, Sets};
 use super::patch::Patching;
 use super::repeated::Repeated;
@@ -200,6 +200,12 @@ const DRAWS: usize = 2000;
 /// Heads that the sentence names.
 const NAMED: usize = 5;
 
+/// Counts discoveries among all that were tried: the q of each that has a p.
+pub(super) fn discover<'a>(all: impl Iterator<Item = (Option<f64>, &'a mut Option<f64>)>) {
+    let (p, q): (Vec<f64>, Vec<_>) = all.filter_map(|(p, q)| Some((p?, q))).unzip();
+    q.into_iter().zip(adjusted(&p)).for_each(|(q, found)| *q = Some(found));
+}
+
 /// Prompts by group.
 pub(super) struct Groups(pub(super) Vec<Vec<usize>>);
 
@@ -228,9 +234,7 @@ impl Groups {
     /// Changes from the clean pass, paired by group; an error of at least what f32 can tell.
     pub(super) fn change(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> Paired {
         let (changes, rounding) = self.changes(clean, changed, measure);
-        let mut paired = Paired::of(&changes);
-        paired.standard_error = paired.standard_error.hypot(rounding);
-        paired
+        Paired::of(&changes).rounded(rounding)
     }
 
     /// Where a change lies with 95 % confidence. The same groups are drawn for all, so that heads can be compared.
@@ -259,7 +263,7 @@ impl Findings {
             effects: Vec::new(),
             null: Vec::new(),
             rest: None,
-            calibration: Calibration::of(prompts, clean),
+            calibration: Calibration::of(&Choices::of(&groups, clean)),
             pairs: Vec::new(),
             sets: Sets::default(),
             patching: None,
@@ -302,13 +306,13 @@ impl Findings {
         if let Some(patching) = &mut self.patching {
             return patching.add(prompts, clean, layer, found);
         }
-        self.sets.add(prompts, config, clean, &found.sets);
-        self.pairs.extend(joint::of_layer(prompts, clean, layer, found));
-        joint::discover(&mut self.pairs);
+        self.sets.add(&groups, config, clean, &found.sets);
+        self.pairs.extend(joint::of_layer(&groups, clean, layer, found));
+        discover(self.pairs.iter_mut().map(|joint| (joint.p, &mut joint.q)));
         if !found.rest.is_empty() {
             self.rest = Some(Paired::of(&groups.means(|at| found.rest[at])).into());
         }
-        let difference = Measure(LOGIT_DIFFERENCE);
+        let (difference, choices) = (Measure(LOGIT_DIFFERENCE), Choices::of(&groups, clean));
         let null: Vec<f64> = found.null.iter().map(|draw| groups.change(clean, draw, difference).mean).collect();
         let heads = found.heads.iter().enumerate().map(|(head, outcomes)| (Some(head), outcomes));
         let all = heads.chain(found.mlp.iter().map(|outcomes| (None, outcomes)));
@@ -333,16 +337,14 @@ impl Findings {
                 q: None,
                 null: head.filter(|_| !null.is_empty()).map(|_| beside(&null, paired.mean)),
                 direct: Paired::of(&groups.means(|at| direct[at])).into(),
-                calibration: Calibration::change(prompts, clean, changed),
+                calibration: Calibration::change(&choices, &Choices::of(&groups, changed)),
                 extremes: [extreme(order[0]), extreme(order[order.len() - 1])],
             });
         }
         self.null.push(null);
         for heads in [true, false] {
-            let mut tried: Vec<&mut Effect> =
-                self.effects.iter_mut().filter(|effect| effect.head.is_some() == heads && effect.p.is_some()).collect();
-            let q = adjusted(&tried.iter().filter_map(|effect| effect.p).collect::<Vec<_>>());
-            tried.iter_mut().zip(q).for_each(|(effect, q)| effect.q = Some(q));
+            let of_kind = self.effects.iter_mut().filter(|effect| effect.head.is_some() == heads);
+            discover(of_kind.map(|effect| (effect.p, &mut effect.q)));
         }
     }
 

@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Set, pairs};
-use super::findings::{Findings, Groups, Mean, Measure, NullPoint, beside};
-use super::{LayerOutcomes, Outcome, Prompts};
+use super::findings::{Findings, Groups, Mean, Measure, NullPoint, beside, discover};
+use super::{LayerOutcomes, Outcome};
 use crate::error::{Error, Result};
 use crate::gpu::{Philox, Stream};
 use crate::intervene::ROUNDING;
 use crate::intervene::column::LOGIT_DIFFERENCE;
 use crate::model::ModelConfig;
-use crate::stats::{Paired, adjusted};
+use crate::stats::Paired;
 
 /// What ablating several heads together does to the logit difference. All of it is measured: the heads are ablated in one pass,
 /// and synergy is what that does beyond the sum of what each does alone, prompt by prompt.
@@ -33,13 +33,8 @@ pub struct Joint {
 }
 
 impl Joint {
-    fn of(prompts: &Prompts, heads: Set, [together, alone]: [&[f64]; 2], size: f64) -> Self {
-        let groups = Groups::of(prompts);
-        let mean = |of: &dyn Fn(usize) -> f64| {
-            let mut paired = Paired::of(&groups.means(of));
-            paired.standard_error = paired.standard_error.hypot(ROUNDING * size);
-            paired
-        };
+    fn of(groups: &Groups, heads: Set, [together, alone]: [&[f64]; 2], size: f64) -> Self {
+        let mean = |of: &dyn Fn(usize) -> f64| Paired::of(&groups.means(of)).rounded(ROUNDING * size);
         let synergy = mean(&|at| together[at] - alone[at]);
         let p = synergy.p();
         Self {
@@ -64,13 +59,6 @@ impl Joint {
     }
 }
 
-/// Counts discoveries among all.
-pub(super) fn discover(all: &mut [Joint]) {
-    let mut tried: Vec<&mut Joint> = all.iter_mut().filter(|joint| joint.p.is_some()).collect();
-    let q = adjusted(&tried.iter().filter_map(|joint| joint.p).collect::<Vec<_>>());
-    tried.iter_mut().zip(q).for_each(|(joint, q)| joint.q = Some(q));
-}
-
 /// Changes of the logit difference, prompt by prompt.
 fn changes(clean: &[Outcome], changed: &[Outcome]) -> Vec<f64> {
     let difference = |outcome: &Outcome| f64::from(outcome[LOGIT_DIFFERENCE]);
@@ -86,14 +74,13 @@ fn size(clean: &[Outcome], outcomes: &[&Vec<Outcome>]) -> f64 {
 }
 
 /// Every two heads of a layer.
-pub(super) fn of_layer(prompts: &Prompts, clean: &[Outcome], layer: usize, found: &LayerOutcomes) -> Vec<Joint> {
+pub(super) fn of_layer(groups: &Groups, clean: &[Outcome], layer: usize, found: &LayerOutcomes) -> Vec<Joint> {
+    let singles: Vec<Vec<f64>> = found.heads.iter().map(|outcomes| changes(clean, outcomes)).collect();
     let one = |([a, b], outcomes): ([usize; 2], &Vec<Outcome>)| {
         let together = changes(clean, outcomes);
-        let singles = [&found.heads[a], &found.heads[b]];
-        let [first, second] = singles.map(|outcomes| changes(clean, outcomes));
-        let alone: Vec<f64> = first.iter().zip(second).map(|(a, b)| a + b).collect();
-        let size = size(clean, &[outcomes, singles[0], singles[1]]);
-        Joint::of(prompts, vec![[layer, a], [layer, b]], [&together, &alone], size)
+        let alone: Vec<f64> = singles[a].iter().zip(&singles[b]).map(|(a, b)| a + b).collect();
+        let size = size(clean, &[outcomes, &found.heads[a], &found.heads[b]]);
+        Joint::of(groups, vec![[layer, a], [layer, b]], [&together, &alone], size)
     };
     pairs(found.heads.len()).zip(&found.pairs).map(one).collect()
 }
@@ -174,13 +161,12 @@ impl Sets {
     /// Takes in what became of some of [`Sets::passes`].
     pub(super) fn add(
         &mut self,
-        prompts: &Prompts,
+        groups: &Groups,
         config: &ModelConfig,
         clean: &[Outcome],
         found: &[(usize, Vec<Outcome>)],
     ) {
         let all = self.all(config);
-        let groups = Groups::of(prompts);
         for (number, outcomes) in found {
             let (at, role, _) = &all[*number];
             let known = &mut self.known[*at];
@@ -196,16 +182,13 @@ impl Sets {
             }
             if known.waiting == 0 {
                 let [together, alone] = &known.by_prompt;
-                let mut joint = Joint::of(prompts, known.heads.clone(), [together, alone], known.size);
+                let mut joint = Joint::of(groups, known.heads.clone(), [together, alone], known.size);
                 joint.null = (!known.null.is_empty()).then(|| beside(&known.null, joint.together.mean));
                 known.joint = Some(joint);
             }
         }
-        let mut done: Vec<Joint> = self.known.iter().filter_map(|known| known.joint.clone()).collect();
-        discover(&mut done);
-        for (known, joint) in self.known.iter_mut().filter(|known| known.joint.is_some()).zip(done) {
-            known.joint = Some(joint);
-        }
+        let done = self.known.iter_mut().filter_map(|known| known.joint.as_mut());
+        discover(done.map(|joint| (joint.p, &mut joint.q)));
     }
 }
 

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::findings::{Findings, Groups, Mean};
+use super::findings::{Findings, Groups, Mean, discover};
 use super::{LayerOutcomes, Outcome, Prompts};
 use crate::error::{Error, Result};
 use crate::intervene::ROUNDING;
 use crate::intervene::column::LOGIT_DIFFERENCE;
-use crate::stats::{Paired, Ratio, adjusted};
+use crate::stats::{Paired, Ratio};
 
 /// A share of what lies between prompts and corrupted prompts, z_target - z_foil of the ones less that of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,11 +93,9 @@ impl Patching {
             let share = |moved: &dyn Fn(usize) -> f64| {
                 let [parts, wholes] = [pairs.means(some, moved), pairs.means(some, |pair| pairs.between(pair))];
                 let Ratio { ratio, standard_error } = Ratio::of(&parts, &wholes);
-                let mut moved = Paired::of(&parts);
                 let size = pairs.means(some, |pair| pairs.clean[pair].iter().map(|d| d.abs()).sum());
                 let size = size.iter().sum::<f64>() / size.len() as f64;
-                moved.standard_error = moved.standard_error.hypot(ROUNDING * size);
-                let p = moved.p();
+                let p = Paired::of(&parts).rounded(ROUNDING * size).p();
                 let error = standard_error.is_finite().then_some(standard_error);
                 Share { share: Mean { mean: ratio, error }, p: p.is_finite().then_some(p), q: None }
             };
@@ -135,11 +133,8 @@ impl Patching {
             for of in [|patch: &mut Patch| &mut patch.restored, |patch: &mut Patch| &mut patch.lost]
                 as [fn(&mut Patch) -> &mut Share; 2]
             {
-                let mut tried: Vec<&mut Share> =
-                    self.patches.iter_mut().filter(|patch| kind(&patch.site) == which).map(of).collect();
-                tried.retain(|share| share.p.is_some());
-                let q = adjusted(&tried.iter().filter_map(|share| share.p).collect::<Vec<_>>());
-                tried.iter_mut().zip(q).for_each(|(share, q)| share.q = Some(q));
+                let of_kind = self.patches.iter_mut().filter(|patch| kind(&patch.site) == which).map(of);
+                discover(of_kind.map(|share| (share.p, &mut share.q)));
             }
         }
     }

@@ -51,6 +51,12 @@ impl Paired {
         Self { mean, standard_error, count: differences.len() as u64 }
     }
 
+    /// The same where each mean is known to so much at best: a second error, independent of that of the sample.
+    #[must_use]
+    pub fn rounded(self, rounding: f64) -> Self {
+        Self { standard_error: self.standard_error.hypot(rounding), ..self }
+    }
+
     /// The probability of a mean so far from 0, to either side, where there is no difference: Student's t with n - 1
     /// degrees of freedom. Differences that are all the same, and not 0, have 0; fewer than two have NaN.
     pub fn p(&self) -> f64 {

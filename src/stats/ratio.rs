@@ -1,5 +1,7 @@
 //! Ratios of means, and errors of what has no formula for its error.
 
+use super::errors::Paired;
+
 /// A ratio of two means over the same groups.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
@@ -13,11 +15,12 @@ pub struct Ratio {
 impl Ratio {
     /// Of `parts` to `wholes`. Unlike a mean of ratios it does not hang on the groups whose whole is next to nothing.
     pub fn of(parts: &[f64], wholes: &[f64]) -> Self {
-        let (count, whole) = (parts.len() as f64, wholes.iter().sum::<f64>());
+        let whole: f64 = wholes.iter().sum();
         let ratio = parts.iter().sum::<f64>() / whole;
-        let squares: f64 = parts.iter().zip(wholes).map(|(y, x)| (y - ratio * x).powi(2)).sum();
-        let spread = if parts.len() < 2 { f64::NAN } else { (squares / (count - 1.0) / count).sqrt() };
-        Self { ratio, standard_error: spread / (whole / count).abs() }
+        // Their mean is 0.
+        let left: Vec<f64> = parts.iter().zip(wholes).map(|(y, x)| y - ratio * x).collect();
+        let mean = whole / parts.len() as f64;
+        Self { ratio, standard_error: Paired::of(&left).standard_error / mean.abs() }
     }
 }
 
@@ -36,7 +39,6 @@ pub fn jackknife<const N: usize>(left_out: &[[f64; N]]) -> [f64; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Paired;
 
     #[test]
     fn ratios_of_means_have_the_errors_of_the_formula_and_of_the_jackknife() {

@@ -75,15 +75,7 @@ impl<'a> Pulses<'a> {
         if most == 0 {
             return Ok(None);
         }
-        let windows = |own: &Own<'a>| {
-            let window = |(slot, pulse): (usize, &Pulse)| Window {
-                from: pulse.from,
-                until: pulse.end(),
-                amount: pulse.dose,
-                slot,
-            };
-            own.pulses.iter().enumerate().map(window).collect()
-        };
+        let windows = |own: &Own<'a>| own.all().map(|placed| placed.window(placed.pulse.dose, placed.slot)).collect();
         let windows: Vec<Vec<Window>> = replicas.iter().map(windows).collect();
         let doses = doses(tape, clock, most + 1, &windows)?;
         Ok(Some(Self { model, table: WeightTable::new(model), replicas, clock, doses }))
@@ -102,7 +94,7 @@ impl<'a> Pulses<'a> {
         (0..rounds).map(|round| lists.iter().map(|list| list.get(round).copied()).collect()).collect()
     }
 
-    /// Edits of x [P] by pulses of these kinds; `values` where some take values that lie as the parameters do.
+    /// Edits of x [P] by pulses of these kinds; `values` where some take values that lie as the parameters do, or are all one.
     fn edit(
         &self,
         tape: &mut Tape,
@@ -217,26 +209,11 @@ impl<'a> Pulses<'a> {
 
     /// What happens to the moments [P] before a step.
     pub(crate) fn edit_moments(&self, tape: &mut Tape, moments: [Var; 2]) -> Result<()> {
-        let whole = vec![super::Span { first: 0, len: self.table.len() }];
-        for round in self.rounds(&[PulseKind::ResetMoments]) {
-            let zeros = tape.constant(&[1], &[0.0]);
-            let edits: Vec<Vec<EditOf>> = round
-                .iter()
-                .map(|placed| {
-                    let of = |placed: &Placed<'_>| EditOf {
-                        mode: Mode::Replace,
-                        slot: placed.slot,
-                        spans: whole.clone(),
-                        together: false,
-                        values: Some(0),
-                        seed: placed.seed,
-                        stream: Stream::WeightNoise,
-                    };
-                    placed.iter().map(of).collect()
-                })
-                .collect();
+        if self.any(&[PulseKind::ResetMoments]) {
+            let zero = tape.constant(&[1], &[0.0]);
             for moment in moments {
-                edit(tape, [moment, self.doses, self.clock], Some(zeros), &edits)?;
+                let mode = |_| (Mode::Replace, Stream::WeightNoise);
+                self.edit(tape, moment, Some(zero), &[PulseKind::ResetMoments], mode)?;
             }
         }
         Ok(())

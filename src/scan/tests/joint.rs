@@ -4,6 +4,7 @@ use super::patch::{above, truth};
 use super::planted::planted;
 use super::*;
 use crate::model::{Forward, Point};
+use crate::scan::findings::Groups;
 use crate::scan::{Sets, pairs};
 
 /// A folder without what some heads write; in their place so much of a vector for each.
@@ -127,7 +128,7 @@ fn what_is_linear_has_no_synergy_and_what_is_undone_has() {
     let mut sets = Sets::parse(&["L0H1,L1H3".to_owned()], &folder.config, 9).unwrap();
     let what = Battery { sets: sets.passes(&folder.config), ..ALL };
     let scanned = scan(gpu, &folder, &prompts, &what);
-    scanned.1.iter().for_each(|layer| sets.add(&prompts, &folder.config, &scanned.0, &layer.sets));
+    scanned.1.iter().for_each(|layer| sets.add(&Groups::of(&prompts), &folder.config, &scanned.0, &layer.sets));
     let joint = sets.known[0].joint.clone().unwrap();
     let truth = |heads: &[[usize; 2]]| {
         let changed = alone(gpu, &without(&folder, heads, |_, _| 0.0), &prompts);
