@@ -544,6 +544,34 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_the_loss_at_the_best_temperatures_have_the_error_of_their_examples() {
+        // Sixty examples of two predictions; a third of all is wrong, so that both temperatures exist. What is changed differs by
+        // example, and hardly within it.
+        let mut case = Case::new("matched losses");
+        let logits = |change: f32| -> Vec<f32> {
+            let right = |at: usize| if at.is_multiple_of(3) { -0.5 } else { 4f32.ln() };
+            let moved = |at: usize| change * ((at / 2) as f32 * 1.7).sin();
+            (0..120).flat_map(|at| [right(at) + moved(at), 0.1 * (at as f32).cos(), 0.0]).collect()
+        };
+        let [clean, changed] = [0.0, 0.8].map(|change| case.tape.constant(&[120, 3], &logits(change)));
+        let (targets, count) = (case.tape.constant_u32(&[120], &[0; 120]), case.tape.constant(&[1], &[120.0]));
+        let [(clean_t, clean), (t, changed)] =
+            [clean, changed].map(|z| two(case.tape.push(Temperature, &[z, targets, count]).unwrap()).unwrap());
+        let inputs = [changed, clean, t, clean_t, targets, count];
+        let error = case.tape.push1(MatchedError { examples: 60 }, &inputs).unwrap();
+        // The search ends within 1e-4 of the best temperature, and single losses have a slope there.
+        case.agree(&[error], 3e-4);
+        let exact = case.reference(0, &[error, changed, clean]).unwrap();
+        let losses = |of: &Array| of.data.iter().step_by(2).copied().collect::<Vec<f64>>();
+        let changes: Vec<f64> = losses(&exact[1]).iter().zip(losses(&exact[2])).map(|(a, b)| a - b).collect();
+        let by_example: Vec<f64> = changes.chunks_exact(2).map(|two| (two[0] + two[1]) / 2.0).collect();
+        let expected = crate::stats::Paired::of(&by_example).standard_error;
+        assert!((exact[0].data[0] / expected - 1.0).abs() < 1e-9, "{:?} for {expected}", exact[0].data);
+        // Predictions that are taken for independent would have an error too small by a third.
+        assert!(expected > 1.2 * crate::stats::Paired::of(&changes).standard_error);
+    }
+
+    #[test]
     fn logits_that_are_no_numbers_have_no_best_temperature() {
         // One logit of 40 rows of 5: of a wrong class, and of the right one.
         for (broken, class) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().flat_map(|x| [(x, 1), (x, 2)]) {

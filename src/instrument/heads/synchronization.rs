@@ -544,6 +544,30 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_is_rounding_of_the_weights_has_no_cosine() {
+        // Of four heads the first stays, the second moves by one rounding of each weight, two move by a thousandth.
+        let moved = |before: &[f32]| -> Vec<f32> {
+            let one = |(at, w): (usize, &f32)| match at / 35 {
+                0 => *w,
+                1 => f32::from_bits(w.to_bits() + 1),
+                head => w * (1.0 + 1e-3 * (head * 7 + at % 5) as f32),
+            };
+            before.iter().enumerate().map(one).collect()
+        };
+        let mut case = Case::new("steps of nothing");
+        let [a, b] = [0.3f32, 0.7].map(|from| (0..140).map(|at| (at as f32 * from).sin()).collect::<Vec<f32>>());
+        let dims = [[4, 5, 7], [4, 7, 5]];
+        let [[a, next_a], [b, next_b]] = [(&a, dims[0]), (&b, dims[1])]
+            .map(|(w, dims)| [w.clone(), moved(w)].map(|w| case.tape.constant(&dims, &w)));
+        let found = CIRCUITS[1].cosines(&mut case.tape, [a, next_a, b, next_b], true, 4).unwrap();
+        for gpu in gpus() {
+            let cosines = case.run(gpu, &[found]).unwrap().remove(0).remove(0);
+            assert_eq!(cosines[..5], [UNKNOWN; 5], "{}", gpu.caps().name);
+            assert!(cosines[5].abs() <= 1.0, "{cosines:?}");
+        }
+    }
+
+    #[test]
     fn cosines_of_circuits_match_their_reference() {
         for (d, k) in [(1, 1), (3, 31), (64, 3), (31, 16)] {
             for (heads, groups) in [(2, 2), (3, 1), (8, 4)] {
