@@ -9,8 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::complain;
 
-/// Seconds between two plain lines.
+/// Time between two plain lines, where `THERMOSCOPE_PAUSE` names no other number of seconds: programs that draw a bar of
+/// their own want more.
 const PLAIN: Duration = Duration::from_secs(10);
+
+fn pause() -> Duration {
+    let named = std::env::var("THERMOSCOPE_PAUSE").ok().and_then(|seconds| seconds.parse().ok());
+    named.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(PLAIN)
+}
 
 /// Progress of a run on standard error.
 pub(super) struct Progress {
@@ -26,6 +32,7 @@ pub(super) struct Progress {
     compiles: bool,
     /// When the last plain line was printed.
     last_line: Option<Instant>,
+    pause: Duration,
 }
 
 impl Progress {
@@ -44,7 +51,7 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { bar, unit, total, began: now, since: None, first, compiles: false, last_line: Some(now) }
+        Self { bar, unit, total, began: now, since: None, first, compiles: false, last_line: Some(now), pause: pause() }
     }
 
     /// Shows where the run is; `losses` are those of the first replica.
@@ -89,7 +96,7 @@ impl Progress {
     fn tell(&mut self, message: String, line: impl Fn(String) -> String) {
         match &self.bar {
             Some(bar) => bar.set_message(message),
-            None if self.last_line.is_none_or(|last| last.elapsed() >= PLAIN) => {
+            None if self.last_line.is_none_or(|last| last.elapsed() >= self.pause) => {
                 self.last_line = Some(Instant::now());
                 complain(&line(message));
             }
