@@ -14,6 +14,7 @@ mod presets;
 mod progress;
 mod report;
 mod run;
+mod runs;
 mod scan;
 mod stop;
 
@@ -57,6 +58,8 @@ enum Command {
     Scan(scan::Args),
     /// Make the HTML report of a run
     Report(report::Args),
+    /// List the runs in a folder: state, steps, last numbers
+    Runs(runs::Args),
     /// List the GPUs and what they can do
     Adapters(adapters::Args),
     /// Time steps, kernels, replicas and the encoder on an adapter
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::main(&args).map(|()| 0),
         Command::Scan(args) => scan::main(&args),
         Command::Report(args) => report::main(&args).map(|()| 0),
+        Command::Runs(args) => runs::main(&args).map(|()| 0),
         Command::Adapters(args) => adapters::main(&args).map(|()| 0),
         Command::Bench(args) => bench::main(&args).map(|()| 0),
         Command::Instruments(args) => instruments::main(&args).map(|()| 0),

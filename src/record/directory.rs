@@ -420,6 +420,13 @@ impl RunDir {
         Ok(manifest)
     }
 
+    /// Whether a process is writing to the run in a folder.
+    pub fn is_written(path: &Path) -> bool {
+        // Shared, and for this moment: who takes the lock for writing looks twice.
+        let held = |file: File| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock));
+        File::open(path.join("lock")).is_ok_and(held)
+    }
+
     /// Reads the state at the latest readable checkpoint at or before a step, if there is one. Second, the steps of all
     /// checkpoints.
     ///
@@ -589,7 +596,12 @@ const LEFTOVERS: [&str; 2] = ["lock", "run.partial"];
 fn lock(path: &Path) -> Result<File> {
     let place = path.join("lock");
     let file = File::create(&place).map_err(Error::io("cannot write", &place))?;
-    match file.try_lock() {
+    let taken = file.try_lock().or_else(|_| {
+        // Somebody may only be looking whether it is held.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        file.try_lock()
+    });
+    match taken {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Occupied {
             path: path.to_owned(),

@@ -55,19 +55,62 @@ pub trait Sink {
 /// # Errors
 /// [`Error::Io`] and [`Error::Format`] naming the segment that cannot be read.
 pub fn scan_metrics(run: &Path, sink: &mut impl Sink) -> Result<()> {
+    let mut places = Places::default();
+    parts(run)?.iter().try_for_each(|part| read_part(part, &mut places, sink))
+}
+
+/// The segments of a run, in order.
+fn parts(run: &Path) -> Result<Vec<PathBuf>> {
     let dir = run.join("metrics");
     let mut parts: Vec<PathBuf> = std::fs::read_dir(&dir)
         .map_err(Error::io("cannot read", &dir))?
         .filter_map(|entry| entry.ok().map(|e| e.path()).filter(|p| part_number(p).is_some()))
         .collect();
     parts.sort_by_key(|path| part_number(path));
-    let mut places = Places::default();
-    for part in parts {
-        let file = File::open(&part).map_err(Error::io("cannot read", &part))?;
-        scan_part(file, &mut places, sink)
-            .map_err(|error| Error::format(&part, format!("is no metric segment: {error}")))?;
+    Ok(parts)
+}
+
+fn read_part(part: &Path, places: &mut Places, sink: &mut impl Sink) -> Result<()> {
+    let file = File::open(part).map_err(Error::io("cannot read", part))?;
+    scan_part(file, places, sink).map_err(|error| Error::format(part, format!("is no metric segment: {error}")))
+}
+
+/// The last step and value of some metrics of a replica, of those that have no layer, head or index; from the latest segments
+/// alone, so that it takes no longer for a long run.
+///
+/// # Errors
+/// As [`scan_metrics`].
+pub fn last_values(run: &Path, metrics: &[&str], replica: i32) -> Result<BTreeMap<String, (i64, f32)>> {
+    struct Last<'a> {
+        metrics: &'a [&'a str],
+        replica: i32,
+        found: Vec<(String, (i64, f32))>,
     }
-    Ok(())
+    impl Sink for Last<'_> {
+        fn open(&mut self, key: Key) -> Option<usize> {
+            let wanted = self.metrics.contains(&key.metric.as_str()) && key.replica == self.replica;
+            (wanted && [key.layer, key.head, key.index] == [-1; 3]).then(|| {
+                self.found.push((key.metric, (-1, f32::NAN)));
+                self.found.len() - 1
+            })
+        }
+
+        fn take(&mut self, series: usize, step: i64, value: f32) {
+            self.found[series].1 = (step, value);
+        }
+    }
+    let mut all = BTreeMap::new();
+    for part in parts(run)?.iter().rev() {
+        if metrics.iter().all(|name| all.contains_key(*name)) {
+            break;
+        }
+        let mut last = Last { metrics, replica, found: Vec::new() };
+        read_part(part, &mut Places::default(), &mut last)?;
+        for (name, value) in last.found {
+            all.entry(name).or_insert(value);
+        }
+    }
+    Ok(all)
 }
 
 /// All series of a run directory whose metric `wanted` accepts, whole.

@@ -30,5 +30,6 @@ mod precision;
 mod pressure;
 mod pulses;
 mod report;
+mod runs;
 mod scan;
 mod synchrony;
