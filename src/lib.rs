@@ -54,6 +54,8 @@ pub mod report;
 #[cfg(feature = "cli")]
 pub mod scan;
 pub mod stats;
+#[cfg(feature = "cli")]
+pub mod study;
 pub mod task;
 pub mod train;
 

@@ -1,14 +1,15 @@
 //! `thermoscope fork`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::device::Device;
 use super::print;
 use super::progress::Ticker;
-use super::run::{Loop, open};
+use super::run::{Loop, STEP, adapter, open};
 use super::stop::Stop;
 use crate::error::{Error, Result};
-use crate::record::{Catalog, Event, Manifest, RunDir, Trunk, What};
+use crate::gpu::Gpu;
+use crate::record::{Catalog, Event, Manifest, RunDir, Setup, Trunk, What};
 use crate::train::{Session, Snapshot};
 
 #[derive(clap::Args)]
@@ -90,53 +91,67 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let text = std::fs::read_to_string(&args.arms).map_err(Error::io("cannot read", &args.arms))?;
     let name = args.arms.display().to_string();
     let setup = trunk.fork((&name, &text), args.seeds, args.steps, &args.set)?;
-    let nearest = trunk.nearest()?;
+    let own = [args.replica as usize];
+    let nearest = trunk.nearest(&own)?;
     RunDir::check_free(&args.out)?;
     let gpu = open(&args.device, setup.config.precision)?;
-    let at = match nearest {
-        Some(found) if found.step == args.at => found,
-        nearest => match replay(&trunk, nearest, &gpu)? {
-            Ok(found) => found,
-            Err(code) => return Ok(code),
-        },
+    let stop = Stop::on_signals("steps under way")?;
+    let at = match replay(&trunk, &own, nearest, &gpu, &stop)? {
+        Ok(found) => found.select(&vec![0; setup.config.replicas as usize]),
+        Err(code) => return Ok(code),
     };
+    stop.behind(STEP);
+    begin(gpu, stop, &trunk, setup, &at, &args.out)?.go()
+}
+
+/// Begins a fork in a folder, with the state that each of its replicas goes on from.
+pub(super) fn begin(gpu: Gpu, stop: Stop, trunk: &Trunk, setup: Setup, at: &Snapshot, out: &Path) -> Result<Loop> {
     let files = setup.config.task.files();
     let mut session = Session::new(&gpu, setup.config)?;
-    session.restore(&at.select(&vec![0; session.config().replicas as usize]))?;
+    session.restore(at)?;
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let origin = trunk.origin.clone();
-    let moved = trunk.manifest.moved(gpu.caps()).map(|before| Event::at(args.at, What::Moved { before }));
-    let forked = What::Fork { run: origin.run.clone(), of: args.replica };
+    let moved = trunk.manifest.moved(gpu.caps()).map(|before| Event::at(at.step, What::Moved { before }));
+    let forked = What::Fork { run: origin.run.clone(), of: origin.replica };
     let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), None).forked(origin).knowing(&files)?;
-    let mut dir = RunDir::create(&args.out, manifest, &Catalog::of(&session)?)?;
-    let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
-    dir.event(&Event::at(args.at, What::Start { adapter }))?;
-    dir.event(&Event::at(args.at, forked))?;
+    let mut dir = RunDir::create(out, manifest, &Catalog::of(&session)?)?;
+    dir.event(&Event::at(at.step, What::Start { adapter: adapter(&gpu) }))?;
+    dir.event(&Event::at(at.step, forked))?;
     // From here on the fork needs its trunk no more.
     dir.checkpoint(&session.config().model, &session.snapshot()?, 0)?;
-    let mut run = Loop::new(gpu, session, dir)?;
+    let mut run = Loop::new(gpu, stop, session, dir)?;
     if let Some(event) = moved {
         run.warn(&event)?;
     }
-    run.go()
+    Ok(run)
 }
 
-/// The trunk's state at the step of the fork, replayed from an earlier one or from its beginning; or the exit code of a signal
-/// that came before.
-fn replay(trunk: &Trunk, from: Option<Snapshot>, gpu: &crate::gpu::Gpu) -> Result<Result<Snapshot, u8>> {
-    let stop = Stop::on_signals("steps under way")?;
-    let mut session = Session::new(gpu, trunk.alone()?.config)?;
+/// The state of some of the trunk's replicas at the step of the fork, replayed from an earlier one or from its beginning; or the
+/// exit code of a signal that came before.
+pub(super) fn replay(
+    trunk: &Trunk,
+    replicas: &[usize],
+    from: Option<Snapshot>,
+    gpu: &Gpu,
+    stop: &Stop,
+) -> Result<Result<Snapshot, u8>> {
+    let at = trunk.origin.step;
+    let from = match from {
+        Some(found) if found.step == at => return Ok(Ok(found)),
+        other => other,
+    };
+    let mut session = Session::new(gpu, trunk.alone(replicas)?.config)?;
     match (from, &trunk.manifest.from) {
         (Some(snapshot), _) => session.restore(&snapshot)?,
         (None, Some(from)) => {
             trunk.manifest.check_weights()?;
-            let mut replicas = super::read_model(from)?.replicas;
-            let own = if replicas.len() > 1 { trunk.origin.replica as usize } else { 0 };
-            session.set_weights(&[replicas.swap_remove(own)])?;
+            let all = super::read_model(from)?.replicas;
+            // One set of weights is that of all.
+            let own = replicas.iter().map(|own| all.get(*own).unwrap_or(&all[0]).clone());
+            session.set_weights(&own.collect::<Vec<_>>())?;
         }
         (None, None) => {}
     }
-    let at = trunk.origin.step;
     if session.step() < at {
         print(&format!("replaying {} from step {} to step {at}", trunk.origin.run.display(), session.step()));
     }

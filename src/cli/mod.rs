@@ -17,6 +17,7 @@ mod run;
 mod runs;
 mod scan;
 mod stop;
+mod windows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
   thermoscope run --resume --out runs/decay03          go on after Ctrl-C
   thermoscope fork runs/decay03 --at 2000 --arms arms.toml --out runs/forked
+  thermoscope windows STUDY.toml --out studies/mine    when does it matter?
   thermoscope measure my-model --config task.toml --out measured
   thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
@@ -50,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// Go on from a step of a run in several arms, bit for bit, each with interventions of its own
     Fork(fork::Args),
+    /// Disturb a run at many times, and see when that matters
+    Windows(windows::Args),
     /// Measure a saved model once, without training it
     Measure(measure::Args),
     /// Write a model as Hugging Face's transformers or TransformerLens keeps it
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Fork(args) => fork::main(&args),
+        Command::Windows(args) => windows::main(&args),
         Command::Measure(args) => measure::main(&args).map(|()| 0),
         Command::Export(args) => export::main(&args).map(|()| 0),
         Command::Scan(args) => scan::main(&args),

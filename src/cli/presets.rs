@@ -34,6 +34,11 @@ fn find(name: &str) -> Option<&'static str> {
     PRESETS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
+/// Whether there is a preset of this name.
+pub(super) fn is_preset(name: &str) -> bool {
+    find(name).is_some()
+}
+
 fn names() -> String {
     PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::print;
 use crate::error::{Error, Result};
+use crate::record::{RunDir, RunKind};
 use crate::scan::{Findings, write_page};
+use crate::study::Kept;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -33,7 +35,9 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
+    let study = RunDir::read_manifest(&args.dir).is_ok_and(|manifest| manifest.kind == RunKind::Study);
     let page = match Findings::read(&args.dir)? {
+        _ if study => super::windows::tell(&args.dir, &Kept::read(&args.dir)?.0.findings(&args.dir)?)?,
         Some(findings) => {
             findings.sentences().iter().for_each(|sentence| print(sentence));
             let page = write_page(&args.dir, &findings)?;

@@ -18,7 +18,7 @@ use crate::record::{
     Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics,
 };
 use crate::stats::add_one;
-use crate::train::{Precision, ScheduleKind, Session, StepRow};
+use crate::train::{Precision, ResolvedRun, ScheduleKind, Session, StepRow};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -83,7 +83,7 @@ impl Args {
 }
 
 /// The run in a folder, as it goes on: to its own number of steps, or to more. `None` where it is finished.
-fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Option<(Setup, Manifest)>> {
+pub(super) fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Option<(Setup, Manifest)>> {
     let manifest = RunDir::read_manifest(out)?;
     if manifest.kind != RunKind::Run {
         return Err(Error::Refused(format!(
@@ -146,55 +146,79 @@ pub(super) fn main(args: &Args) -> Result<u8> {
         _ => (asked.ok_or_else(|| Error::Config("name a preset or file".to_owned()))?, None),
     };
     let gpu = open(&args.device, setup.config.precision)?;
-    let files = setup.config.task.files();
-    let mut session = Session::new(&gpu, setup.config)?;
+    let stop = Stop::on_signals(STEP)?;
+    let mut run = match &resumed {
+        Some((out, manifest)) => go_on(gpu, stop, setup, out, manifest)?,
+        None => {
+            let out = args.out.clone().unwrap_or_else(|| fresh_dir(&setup.config.name));
+            begin(gpu, stop, setup, &out, from)?
+        }
+    };
+    if let Some(about) = about {
+        run.warn(&Event::at(0, What::Warning { about }))?;
+    }
+    run.go()
+}
+
+/// A session of what was asked for.
+fn session(gpu: &Gpu, config: ResolvedRun) -> Result<Session> {
+    let session = Session::new(gpu, config)?;
     // Who switches everything off wants to train alone; a list of what to measure that leaves nothing is a mistake.
     if session.metrics().is_empty() && !session.config().measure.only.is_empty() {
         return Err(super::nothing_measured(session.config()));
     }
+    Ok(session)
+}
+
+pub(super) fn adapter(gpu: &Gpu) -> String {
+    format!("{} ({})", gpu.caps().name, gpu.caps().backend)
+}
+
+/// Begins a run in a folder, with the weights of a model where they are not drawn.
+pub(super) fn begin(
+    gpu: Gpu,
+    stop: Stop,
+    setup: Setup,
+    out: &Path,
+    from: Option<(ModelFolder, PathBuf)>,
+) -> Result<Loop> {
+    let files = setup.config.task.files();
+    let mut session = session(&gpu, setup.config)?;
+    if let Some((folder, _)) = &from {
+        session.set_weights(&folder.replicas)?;
+    }
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
-    let adapter = format!("{} ({})", gpu.caps().name, gpu.caps().backend);
-    let mut warning = about.map(|about| Event::at(0, What::Warning { about }));
-    let dir = match &resumed {
-        Some((out, manifest)) => {
-            let (mut dir, latest, damaged) = RunDir::resume(out, &session.config().model)?;
-            damaged
-                .iter()
-                .for_each(|error| complain(&format!("warning: a checkpoint is passed over and removed: {error}")));
-            let from = latest.as_ref().map_or(0, |snapshot| snapshot.step);
-            print(&format!("{} goes on from step {from}", out.display()));
-            match (&latest, &manifest.from) {
-                (Some(snapshot), _) => session.restore(snapshot)?,
-                (None, Some(from)) => {
-                    manifest.check_weights()?;
-                    session.set_weights(&super::read_model(from)?.replicas)?;
-                }
-                (None, None) => {}
-            }
-            let steps = setup.resolved["steps"].as_u64();
-            let steps = steps.filter(|steps| manifest.config["steps"].as_u64() != Some(*steps));
-            dir.set_config(setup.resolved)?;
-            dir.event(&Event::at(session.step(), What::Resume { adapter, steps }))?;
-            warning = dir.set_adapter(gpu.caps())?.map(|before| Event::at(session.step(), What::Moved { before }));
-            dir
+    let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), from.map(|(_, from)| from)).knowing(&files)?;
+    let mut dir = RunDir::create(out, manifest, &Catalog::of(&session)?)?;
+    dir.event(&Event::at(0, What::Start { adapter: adapter(&gpu) }))?;
+    Loop::new(gpu, stop, session, dir)
+}
+
+/// Goes on with the run in a folder, as `setup` says.
+pub(super) fn go_on(gpu: Gpu, stop: Stop, setup: Setup, out: &Path, manifest: &Manifest) -> Result<Loop> {
+    let mut session = session(&gpu, setup.config)?;
+    let (mut dir, latest, damaged) = RunDir::resume(out, &session.config().model)?;
+    damaged.iter().for_each(|error| complain(&format!("warning: a checkpoint is passed over and removed: {error}")));
+    let from = latest.as_ref().map_or(0, |snapshot| snapshot.step);
+    print(&format!("{} goes on from step {from}", out.display()));
+    match (&latest, &manifest.from) {
+        (Some(snapshot), _) => session.restore(snapshot)?,
+        (None, Some(from)) => {
+            manifest.check_weights()?;
+            session.set_weights(&super::read_model(from)?.replicas)?;
         }
-        None => {
-            if let Some((folder, _)) = &from {
-                session.set_weights(&folder.replicas)?;
-            }
-            let out = args.out.clone().unwrap_or_else(|| fresh_dir(&session.config().name));
-            let from = from.map(|(_, from)| from);
-            let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), from).knowing(&files)?;
-            let mut dir = RunDir::create(&out, manifest, &Catalog::of(&session)?)?;
-            dir.event(&Event::at(0, What::Start { adapter }))?;
-            dir
-        }
-    };
-    let mut run = Loop::new(gpu, session, dir)?;
-    if let Some(event) = warning {
+        (None, None) => {}
+    }
+    let steps = setup.resolved["steps"].as_u64();
+    let steps = steps.filter(|steps| manifest.config["steps"].as_u64() != Some(*steps));
+    dir.set_config(setup.resolved)?;
+    dir.event(&Event::at(session.step(), What::Resume { adapter: adapter(&gpu), steps }))?;
+    let moved = dir.set_adapter(gpu.caps())?.map(|before| Event::at(session.step(), What::Moved { before }));
+    let mut run = Loop::new(gpu, stop, session, dir)?;
+    if let Some(event) = moved {
         run.warn(&event)?;
     }
-    run.go()
+    Ok(run)
 }
 
 /// The device, which can do what a precision asks for.
@@ -293,7 +317,7 @@ const SUBMISSION: f64 = 0.1;
 /// Seconds of a submission from which on the device gets one at a time: it loses nothing by that, and stops sooner.
 const LONG: f64 = 1.0;
 /// What a run that is asked to stop waits for.
-const STEP: &str = "the step under way, then the state is saved";
+pub(super) const STEP: &str = "the step under way, then the state is saved";
 /// Seconds after which waiting rows are written, so that a run can be watched.
 const FLUSH: u64 = 60;
 /// What a run must have taken, in seconds and in steps, for its instruments to be timed at its end.
@@ -302,8 +326,7 @@ const TIMED: (u64, u64) = (20, 100);
 const TIMING: u64 = 1;
 
 impl Loop {
-    pub(super) fn new(gpu: Gpu, session: Session, dir: RunDir) -> Result<Self> {
-        let stop = Stop::on_signals(STEP)?;
+    pub(super) fn new(gpu: Gpu, stop: Stop, session: Session, dir: RunDir) -> Result<Self> {
         let progress = Progress::new(session.step(), session.config().steps);
         let replicas = session.config().replicas as usize;
         let mut sets = Sets::new(session.metrics(), session.config().replicas);
@@ -352,7 +375,24 @@ impl Loop {
         })
     }
 
-    pub(super) fn go(mut self) -> Result<u8> {
+    /// Trains to the end, and leaves a report; or says how to go on. Returns the exit code.
+    pub(super) fn go(self) -> Result<u8> {
+        let out = self.dir.path().to_owned();
+        let (code, step) = self.train()?;
+        if code == 0 {
+            report::write(&out)?;
+        } else {
+            complain(&format!(
+                "stopped at step {step}; go on with: {} run --resume --out '{}'",
+                program(),
+                out.display()
+            ));
+        }
+        Ok(code)
+    }
+
+    /// Trains to the end, or until a signal came. Returns the exit code, and the step.
+    pub(super) fn train(mut self) -> Result<(u8, u64)> {
         if self.gpu.caps().is_software() {
             self.stop.behind("the kernels being compiled, then the state is saved");
             self.session.compile(|done, of| {
@@ -406,8 +446,7 @@ impl Loop {
         if let Some(costs) = costs {
             self.progress.say(&costs);
         }
-        report::write(self.dir.path())?;
-        Ok(0)
+        Ok((0, total))
     }
 
     /// What measuring cost, in words, and into `run.json`. The replays train on weights that are saved and
@@ -489,19 +528,18 @@ impl Loop {
         self.dir.checkpoint(&config.model, &snapshot, config.checkpoint.keep)
     }
 
-    fn stop(mut self, code: u8) -> Result<u8> {
+    fn stop(mut self, code: u8) -> Result<(u8, u64)> {
         // What was measured before is seen before.
         self.drain(0)?;
         self.dir.event(&Event::at(self.session.step(), What::Stop))?;
         self.save()?;
         self.dir.close(Status::Interrupted, self.session.step())?;
         self.progress.finish();
-        self.progress.say(&format!(
-            "stopped at step {}; go on with: {} run --resume --out '{}'",
-            self.session.step(),
-            std::env::args().next().unwrap_or_else(|| "thermoscope".to_owned()),
-            self.dir.path().display()
-        ));
-        Ok(code)
+        Ok((code, self.session.step()))
     }
+}
+
+/// As it was called, for messages that say what to call next.
+pub(super) fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "thermoscope".to_owned())
 }

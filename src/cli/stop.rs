@@ -11,7 +11,8 @@ use super::complain;
 use crate::error::{Error, Result};
 
 /// Whether a signal has asked the program to stop. That is told within a moment, whatever is being waited for; a second
-/// signal ends the program.
+/// signal ends the program. Copies are of one: a program asks for signals once.
+#[derive(Clone)]
 pub(super) struct Stop {
     /// Exit code of the first signal; 0 as long as there was none.
     code: Arc<AtomicUsize>,

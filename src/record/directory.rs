@@ -42,6 +42,8 @@ pub enum RunKind {
     Measurement,
     /// A battery of interventions on a pretrained model.
     Scan,
+    /// A run that was disturbed at several times, with the runs that did.
+    Study,
 }
 
 impl RunKind {
@@ -51,6 +53,7 @@ impl RunKind {
             Self::Run => "a run",
             Self::Measurement => "the measurement of a model",
             Self::Scan => "the scan of a model",
+            Self::Study => "a study of windows",
         }
     }
 }

@@ -19,13 +19,16 @@ pub struct Origin {
     pub run: PathBuf,
     /// Its hash, as it was then.
     pub hash: String,
-    /// Which of its replicas goes on.
+    /// Which of its replicas goes on, or the first of those that do.
     pub replica: u32,
+    /// Of each replica of the fork which one it goes on from, where that is not the same for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub each: Vec<u32>,
     /// From which step.
     pub step: u64,
 }
 
-/// A run that something forks off, one replica of it: the trunk.
+/// A run that something forks off: the trunk. Of its replicas one goes on, or for [`Trunk::branch`] several.
 pub struct Trunk {
     /// Its `run.json`.
     pub manifest: Manifest,
@@ -83,20 +86,20 @@ impl Trunk {
             )));
         }
         let run = std::path::absolute(run).map_err(Error::io("cannot find", run))?;
-        let origin = Origin { run, hash: manifest.hash.clone(), replica, step };
+        let origin = Origin { run, hash: manifest.hash.clone(), replica, each: Vec::new(), step };
         Ok(Self { manifest, setup, origin })
     }
 
-    /// The state to replay from: the nearest checkpoint at or before the step, of this replica alone; `None` where that is the
-    /// run's beginning.
+    /// The state to replay from: the nearest checkpoint at or before the step, of these replicas alone; `None` where that is
+    /// the run's beginning.
     ///
     /// # Errors
     /// [`Error::Refused`] where there is none, and the beginning cannot be made again.
-    pub fn nearest(&self) -> Result<Option<Snapshot>> {
-        let Origin { run, replica, step, .. } = &self.origin;
+    pub fn nearest(&self, replicas: &[usize]) -> Result<Option<Snapshot>> {
+        let Origin { run, step, .. } = &self.origin;
         let (found, steps) = RunDir::read_state(run, *step, &self.setup.config.model)?;
         match found {
-            Some(snapshot) => Ok(Some(snapshot.select(&[*replica as usize]))),
+            Some(snapshot) => Ok(Some(snapshot.select(replicas))),
             // A fork does not begin with weights drawn from seeds.
             None if self.manifest.fork.is_some() => {
                 let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
@@ -111,12 +114,13 @@ impl Trunk {
         }
     }
 
-    /// The trunk alone, without instruments, to be replayed.
+    /// Replicas of the trunk alone, without instruments, to be replayed.
     ///
     /// # Errors
     /// Where `run.json` was damaged.
-    pub fn alone(&self) -> Result<Setup> {
-        let mut config = self.with(vec![value(&self.replica())?]);
+    pub fn alone(&self, replicas: &[usize]) -> Result<Setup> {
+        let own = |replica: &usize| value(&self.replica(*replica));
+        let mut config = self.with(replicas.iter().map(own).collect::<Result<_>>()?);
         let all = crate::instrument::registry().into_iter().map(|instrument| instrument.name());
         config["measure"] = serde_json::json!({ "off": all.collect::<Vec<_>>() });
         Setup::from_json(&config)
@@ -131,12 +135,11 @@ impl Trunk {
         config
     }
 
-    /// The replica that is the trunk, an arm of nobody.
-    fn replica(&self) -> ReplicaConfig {
+    /// A replica of the trunk, an arm of nobody.
+    fn replica(&self, replica: usize) -> ReplicaConfig {
         let config = &self.setup.config;
-        let own = &config.replica[self.origin.replica as usize];
-        let intervene =
-            Some(config.pulses_of(self.origin.replica as usize).to_vec()).filter(|pulses| !pulses.is_empty());
+        let own = &config.replica[replica];
+        let intervene = Some(config.pulses_of(replica).to_vec()).filter(|pulses| !pulses.is_empty());
         ReplicaConfig { name: None, role: None, control_of: None, group: None, intervene, ..own.clone() }
     }
 
@@ -193,15 +196,8 @@ impl Trunk {
         }
         let replicas: Vec<Value> = (0..seeds.max(1))
             .flat_map(|seed| arm.iter().map(move |arm| (seed, arm)))
-            .map(|(seed, arm)| self.arm(arm, (seed, seeds), steps))
+            .map(|(seed, arm)| self.arm(self.origin.replica as usize, arm, (seed, seeds), steps))
             .collect::<Result<_>>()?;
-        let mut resolved = self.with(replicas);
-        // The learning rate comes down when it would have in the trunk.
-        if config.schedule.kind == ScheduleKind::Cosine && config.schedule.steps == 0 {
-            resolved["schedule"]["steps"] = config.steps.into();
-        }
-        resolved["steps"] = steps.into();
-        let mut draft = Draft { table: table_of(&resolved)?, text: "", sets };
         if let Some(set) = sets
             .iter()
             .find(|set| !["measure.", "checkpoint.", "name", "description"].iter().any(|key| set.starts_with(key)))
@@ -210,13 +206,44 @@ impl Trunk {
                 "--set {set}: a fork goes on as its trunk does, but for what its arms say; only measure, checkpoint, name and description can be set"
             )));
         }
-        draft.set_again()?;
-        draft.setup().map_err(named)
+        self.goes_on(replicas, steps, sets).map_err(named)
     }
 
-    /// An arm as a replica of the fork.
-    fn arm(&self, arm: &ReplicaConfig, (seed, seeds): (u32, u32), steps: u64) -> Result<Value> {
-        let trunk = self.replica();
+    /// A fork whose arms go on from several replicas, each as it is given with the replica it is of; their steps count from the
+    /// fork, their names and groups are their own. To the trunk's last step.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming what cannot be.
+    pub fn branch(&mut self, arms: &[(usize, ReplicaConfig)], sets: &[String]) -> Result<Setup> {
+        let steps = self.setup.config.steps;
+        let replicas = arms.iter().map(|(of, arm)| self.arm(*of, arm, (0, 1), steps)).collect::<Result<_>>()?;
+        self.origin.each = arms.iter().map(|(of, _)| *of as u32).collect();
+        self.origin.replica = self.origin.each.first().copied().unwrap_or_default();
+        self.goes_on(replicas, steps, sets)
+    }
+
+    /// A seed of batches that one of its replicas has not seen, as far from its own as `by` says.
+    pub fn other_batches(&self, replica: usize, by: u64) -> u64 {
+        moved(self.setup.config.batch_seeds()[replica], by)
+    }
+
+    /// The run with other replicas, from the step of the fork to another.
+    fn goes_on(&self, replicas: Vec<Value>, steps: u64, sets: &[String]) -> Result<Setup> {
+        let config = &self.setup.config;
+        let mut resolved = self.with(replicas);
+        // The learning rate comes down when it would have in the trunk.
+        if config.schedule.kind == ScheduleKind::Cosine && config.schedule.steps == 0 {
+            resolved["schedule"]["steps"] = config.steps.into();
+        }
+        resolved["steps"] = steps.into();
+        let mut draft = Draft { table: table_of(&resolved)?, text: "", sets };
+        draft.set_again()?;
+        draft.setup()
+    }
+
+    /// An arm of a replica as a replica of the fork.
+    fn arm(&self, of: usize, arm: &ReplicaConfig, (seed, seeds): (u32, u32), steps: u64) -> Result<Value> {
+        let trunk = self.replica(of);
         let (at, seed) = (self.origin.step, u64::from(seed));
         let weights = trunk.seed.unwrap_or_default();
         let of_seed = |pulse: &Pulse| {

@@ -30,4 +30,5 @@ pub use fork::{Origin, Trunk};
 pub use reader::{Key, Series, Sink, last_values, read_metrics, scan_metrics};
 pub use roles::{Finding, HOLD, RATE, Roles, p_of_head, threshold};
 pub use segments::{Segments, TableRow};
+pub(crate) use setup::parse;
 pub use setup::{Draft, Setup, table_of};

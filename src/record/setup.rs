@@ -166,7 +166,11 @@ pub fn table_of(resolved: &Value) -> Result<Table> {
         .map_err(|error| Error::Config(format!("the configuration in run.json is damaged: {error}")))
 }
 
-pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+/// Reads a whole TOML file's text. Errors show the line and a caret.
+///
+/// # Errors
+/// [`Error::Config`].
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error: toml::de::Error| {
         let large = error.message().contains("too large");
         let hint = if large { format!("\nA seed above {} stands in quotes", i64::MAX) } else { String::new() };

@@ -29,7 +29,7 @@ const FALL: f32 = 0.75;
 
 /// An accuracy that is to reach a threshold; see [`Sample`].
 #[derive(Clone, Debug)]
-struct Reach {
+pub(crate) struct Reach {
     sample: Sample,
     threshold: f64,
     /// Stretches of measurements that a run of this length has.
@@ -41,11 +41,13 @@ struct Reach {
 }
 
 impl Reach {
-    fn new(sample: Sample, threshold: f64, looks: u64) -> Self {
+    /// Nothing seen yet; `looks` is how many measurements a run of this length has.
+    pub(crate) fn new(sample: Sample, threshold: f64, looks: u64) -> Self {
         Self { sample, threshold, looks, window: VecDeque::new(), before: None, found: None }
     }
 
-    fn measure(&mut self, step: u64, share: f32) {
+    /// Takes in a measurement.
+    pub(crate) fn measure(&mut self, step: u64, share: f32) {
         if self.found.is_some() {
             return;
         }
@@ -62,7 +64,7 @@ impl Reach {
     }
 
     /// When; censored where it did not, by the end, or for too short a time before it. `None` where nothing was measured.
-    fn onset(&self) -> Option<Onset> {
+    pub(crate) fn onset(&self) -> Option<Onset> {
         self.window.back()?;
         let below = self.window.iter().rev().find(|(_, share)| *share < self.threshold - 1e-6);
         let not_by = below.map(|(step, _)| *step).or(self.before).unwrap_or(0);

@@ -15,7 +15,8 @@ impl Draws {
         Self { stream: Philox::new(seed, purpose, draw as u32), at: 0, words: [0; 4], left: 0 }
     }
 
-    fn word(&mut self) -> u32 {
+    /// Thirty-two random bits.
+    pub(super) fn word(&mut self) -> u32 {
         if self.left == 0 {
             self.words = self.stream.words(self.at);
             (self.at, self.left) = (self.at + 1, 4);

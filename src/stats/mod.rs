@@ -13,6 +13,7 @@
 //! | how long does it take in arms that partly end before it | [`Survival`], [`restricted_difference`], [`log_rank`] |
 //! | which of two series moves first | [`Lag`] |
 //! | which of several events comes first, over seeds | [`Orders`] |
+//! | does it matter when something is done | [`Sensitivity`] |
 //! | do two layers hold the same | [`cka`] |
 //!
 //! What cannot be said is [`Missing`], with the reason. Everything random comes from the crate's generator and a seed.
@@ -32,6 +33,7 @@ mod onset;
 mod orders;
 mod p_values;
 mod ratio;
+mod sensitivity;
 mod similarity;
 mod special;
 mod survival;
@@ -48,6 +50,7 @@ pub use onset::{Censored, LASTING, Onset, Sample};
 pub use orders::{Orders, Pair};
 pub use p_values::{add_one, adjusted, at_least, false_discovery_threshold, two_sided};
 pub use ratio::{Ratio, jackknife};
+pub use sensitivity::{Differences, Point, Sensitivity, least_runs};
 pub use similarity::{cka, gram, hsic};
 #[cfg(test)]
 pub(crate) use special::normal_below;

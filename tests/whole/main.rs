@@ -33,3 +33,4 @@ mod report;
 mod runs;
 mod scan;
 mod synchrony;
+mod windows;
