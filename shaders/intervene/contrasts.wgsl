@@ -5,15 +5,16 @@
 // grid     [I, 1, R]
 // numerics f32, serial in a lane, then a tree of fixed shape; two passes. Examples with n_e of N predictions:
 //          E/(E - 1) sum over e of (u_e - n_e mean)^2 / N^2, and no less than rounding: 2^-22 of the mean size of what is added
-//          up, squared. Of one example there is none
+//          up, squared. Of one example it is UNKNOWN
 struct Params {
-    interventions: u32, examples: u32, predictions: u32, terms: u32, missing: u32,
+    interventions: u32, examples: u32, predictions: u32, terms: u32,
     x_replica: u32, against_replica: u32, target_replica: u32, count_replica: u32, y_replica: u32,
 }
 const WG: u32 = 64u;
-const ROUNDING: f32 = 2.3841858e-7; // 2^-22
+const ROUNDED: f32 = 2.3841858e-7; // 2^-22
 const IGNORE: u32 = 0xffffffffu;
 #import reduce
+#import numerics
 @tensor var<storage, read> x: array<f32>;
 @tensor var<storage, read> against: array<f32>;
 @tensor var<storage, read> targets: array<u32>;
@@ -54,7 +55,7 @@ fn contrasts(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_in
         var sum = vec2<f32>(0.0, 0.0);
         for (var e = lid; e < params.examples; e += WG) { sum += contrast(r, i, e, c); }
         let mean = workgroup_sum(sum.x, lid) / total;
-        let rounding = ROUNDING * workgroup_sum(sum.y, lid) / total;
+        let rounding = ROUNDED * workgroup_sum(sum.y, lid) / total;
         var squares = 0.0;
         for (var e = lid; e < params.examples; e += WG) {
             let apart = contrast(r, i, e, c).x - counted(r, e) * mean;
@@ -64,7 +65,7 @@ fn contrasts(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_in
         let error = sqrt(squares * examples / max(examples - 1.0, 1.0) + rounding * rounding);
         if (lid == 0u) {
             y[place + c * params.interventions] = mean;
-            y[place + (8u + c) * params.interventions] = select(bitcast<f32>(params.missing), error, examples > 1.0);
+            y[place + (8u + c) * params.interventions] = select(UNKNOWN, error, examples > 1.0);
         }
     }
     if (lid == 0u && i == 0u) { y[r * params.y_replica + 16u * params.interventions] = examples; }

@@ -12,8 +12,8 @@ use crate::autograd::ops::Copy;
 use crate::autograd::{Bindings, Tape, Var, gcd};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::model::{Model, ReadOut};
-use crate::task::{Batch, Feed, Pass, Task};
+use crate::model::{Model, ModelConfig, ReadOut};
+use crate::task::{Batch, Feed, Pass, Task, TaskShape};
 
 /// A step under construction.
 pub struct Attach<'a> {
@@ -52,10 +52,46 @@ pub struct Attach<'a> {
 pub struct Pieces {
     /// At most, for all replicas together: how finely a set is cut, on which no number may depend.
     pub most: usize,
-    /// What a replica alone could take at most. Numbers may depend on it: company does not change it.
-    pub alone: usize,
-    /// The same where what every head of a layer wrote is kept, as in a probe.
+    /// What a replica alone could take at most where what every head of a layer wrote is kept, as in a probe. Numbers may depend
+    /// on it: company does not change it.
     pub alone_in_probe: usize,
+    /// Elements that the widest activation should have at most.
+    room: u64,
+    replicas: u32,
+}
+
+impl Pieces {
+    pub(crate) fn new(room: u64, model: &ModelConfig, shape: TaskShape, replicas: u32) -> Self {
+        let piece = |replicas: u32, probe: bool| piece(room, model, shape.seq, shape.read, replicas, probe);
+        Self { most: piece(replicas, false), alone_in_probe: piece(1, true), room, replicas }
+    }
+
+    /// The same as `most`, of sequences of so many tokens, each of which predicts.
+    pub(crate) fn most_of(&self, model: &ModelConfig, seq: usize) -> usize {
+        piece(self.room, model, seq, ReadOut::All, self.replicas, false)
+    }
+}
+
+/// Sequences of one piece of a large forward pass, so that its widest activation can be bound; in a probe, what every
+/// head of a layer wrote is one too.
+fn piece(room: u64, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32, probe: bool) -> usize {
+    let rows = |all: bool| if all { seq } else { 1 };
+    let all = read == ReadOut::All;
+    let widest = [
+        seq * model.d_model.max(model.n_heads * model.d_head),
+        rows(all || model.n_layers > 1) * model.d_mlp,
+        rows(all) * model.d_vocab_out,
+        rows(all || model.n_layers > 1) * model.n_heads * seq,
+        if probe { rows(all || model.n_layers > 1) * model.n_heads * model.d_model } else { 0 },
+    ]
+    .into_iter()
+    .max()
+    .unwrap_or(1);
+    // Multiples of 256 sequences keep the pieces' kernels evenly filled.
+    // Long attention has a workgroup layer for each head of each sequence, of which there may be 65,535.
+    let layers = 65_535 / (model.n_heads * replicas as usize);
+    let count = ((room / (u64::from(replicas) * widest as u64)) as usize).min(layers);
+    if count > 256 { count / 256 * 256 } else { count.max(1) }
 }
 
 /// Predictions of a probe at most: software drivers end loops after 65,535 rounds.

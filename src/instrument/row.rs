@@ -7,6 +7,7 @@ use crate::autograd::ops::Copy;
 use crate::autograd::{Bindings, Lower, Op, Shape, Tape, Var, gcd};
 use crate::error::Result;
 use crate::gpu::{Class, Gpu, Params, Phase, Shader, Storage, Tensor, grid_1d};
+pub use crate::intervene::UNKNOWN;
 
 /// Where in the model a number belongs; -1 where a column does not apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +29,6 @@ impl Label {
         range.map(|index| Self { index, ..Self::NONE }).collect()
     }
 }
-
-/// What a kernel writes where there is no number to write: it ran into a bound, or nothing varies. What diverged stays what
-/// it is, infinite or no number. See `UNKNOWN` in `shaders/shared/numerics.wgsl`.
-pub const UNKNOWN: f32 = 3.2e38;
 
 /// Share of a sum of squares below which what is left after a mean was subtracted is rounding, not variation. See `ROUNDING`
 /// in `shaders/shared/numerics.wgsl`.

@@ -19,7 +19,7 @@ static EXAMPLE_SUMS: Shader<'_> = Shader {
 };
 crate::params! {
     struct ContrastParams {
-        interventions: u32, examples: u32, predictions: u32, terms: u32, missing: u32,
+        interventions: u32, examples: u32, predictions: u32, terms: u32,
         x_replica: u32, against_replica: u32, target_replica: u32, count_replica: u32, y_replica: u32,
     }
 }
@@ -78,6 +78,10 @@ impl Op for ExampleSums {
     }
 }
 
+/// What a kernel writes where there is no number to write: it ran into a bound, or nothing varies. What diverged stays what
+/// it is, infinite or no number. See `UNKNOWN` in `shaders/shared/numerics.wgsl`.
+pub const UNKNOWN: f32 = 3.2e38;
+
 /// Part of what is added up that rounding may be: 2^-22.
 pub const ROUNDING: f64 = 2.384_185_791_015_625e-7;
 
@@ -85,7 +89,7 @@ pub const ROUNDING: f64 = 2.384_185_791_015_625e-7;
 /// u = x_i + Σ_f factor\[i, f\] against\[term\[i, f\]\], for all i; the same for their standard errors; and E, how many examples
 /// count. Predictions of an example are not independent, so errors are those of examples, n_e of the N predictions in each:
 /// √(E/(E - 1) Σ_e (u_e - n_e mean)²) / N, and no less than what f32 can tell, 2^-22 of the mean size of what is added up; no
-/// number where one example is all. Inputs: x [I, E, 8] and against [J, E, 8], outcomes by example; targets [E * T], count
+/// number ([`UNKNOWN`]) where one example is all. Inputs: x [I, E, 8] and against [J, E, 8], outcomes by example; targets [E * T], count
 /// `[1]`; term and factor [I, F].
 pub struct Contrasts;
 
@@ -113,7 +117,6 @@ impl Op for Contrasts {
             examples: examples as u32,
             predictions: (targets.len() / examples) as u32,
             terms: (term.len() / interventions) as u32,
-            missing: f32::NAN.to_bits(),
             x_replica: x.replica_stride,
             against_replica: against.replica_stride,
             target_replica: targets.replica_stride,
@@ -149,7 +152,7 @@ impl Op for Contrasts {
             let squares = (0..examples).map(|e| apart(e).powi(2)).sum::<f64>() / total.powi(2);
             let error = (squares * held / (held - 1.0).max(1.0) + (ROUNDING * size).powi(2)).sqrt();
             y[c * interventions + i] = mean;
-            y[(OUTCOMES + c) * interventions + i] = if held > 1.0 { error } else { f64::NAN };
+            y[(OUTCOMES + c) * interventions + i] = if held > 1.0 { error } else { f64::from(UNKNOWN) };
         }
         vec![Array::new(&[y.len()], y)]
     }
@@ -220,6 +223,6 @@ mod tests {
         let found = errors(&targets, 12, |at| if at < 10 { 3.0 } else { 0.0 });
         assert!((found[8] - 3.0 * ROUNDING as f32).abs() < 1e-9, "{found:?}");
         let found = errors(&targets, 1, value);
-        assert!(found[0] == 5.5 && found[8].is_nan() && found[16] == 1.0, "{found:?}");
+        assert!(found[0] == 5.5 && found[8] == UNKNOWN && found[16] == 1.0, "{found:?}");
     }
 }

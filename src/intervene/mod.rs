@@ -15,7 +15,7 @@ mod ops;
 mod probe;
 mod pulse;
 
-pub use contrast::{Contrasts, ExampleSums, ROUNDING};
+pub use contrast::{Contrasts, ExampleSums, ROUNDING, UNKNOWN};
 pub use ops::{Ablate, AblateEach, GroupMeans, OUTCOMES, Outcomes, column};
 pub use probe::{Changed, Probe, Writers};
 pub(crate) use pulse::Pulses;

@@ -125,7 +125,8 @@ fn map(series: &BTreeMap<Key, Series>, shown: &impl Fn(i32) -> bool, turns: &[Tu
         .collect();
     let p_of = |key: &Key, effect: &Series| {
         let [raised, lowered] = [1, 3].map(|side| last(key, "ablation.p", side).map(f64::from));
-        let error = last(key, "ablation.logit_difference.se", 0)?;
+        // Of one example there is no error, and nothing differs.
+        let error = last(key, "ablation.logit_difference.se", 0).unwrap_or(f32::NAN);
         let probe = Key { site: String::new(), layer: -1, head: -1, index: -1, ..key.clone() };
         let examples = last(&probe, "probe.n", -1)?;
         let effect = f64::from(*effect.values.last()?);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Readback, Recording, STEP, Select, Storage, read_now, read_together};
 use crate::instrument::{self, Attach, CLOCK, Instrument, Label, Metric, MetricRow, Pieces, Presence, STAMP};
 use crate::intervene::Pulses;
-use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
+use crate::model::{Model, WeightTable};
 use crate::task::{Asked, Feed, Pass, Task};
 
 /// A run that can be stepped, measured, saved and restored.
@@ -243,8 +243,7 @@ impl Recorded {
         state.scale = scale.map(|[scale, inverse]| (scale, inverse));
         let grads = tape.in_halves(backward, |tape| train.backward(tape, &model, state.scale))?;
 
-        let piece = |replicas: u32, probe: bool| piece(gpu, &config.model, shape.seq, shape.read, replicas, probe);
-        let pieces = Pieces { most: piece(replicas, false), alone: piece(1, false), alone_in_probe: piece(1, true) };
+        let pieces = Pieces::new(gpu.caps().room(), &config.model, shape, replicas);
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
         let full = config.batch.count().is_none() && config.precision == Precision::F32;
@@ -754,29 +753,6 @@ impl StepRow {
         let metric = metrics.iter().find(|m| m.card.name == name && self.has(m))?;
         self.values.get(metric.offset + replica as usize * metric.replica_stride).copied()
     }
-}
-
-/// Sequences of one piece of a large forward pass, so that its widest activation can be bound; in a probe, what every
-/// head of a layer wrote is one too.
-fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32, probe: bool) -> usize {
-    let rows = |all: bool| if all { seq } else { 1 };
-    let all = read == ReadOut::All;
-    let widest = [
-        seq * model.d_model.max(model.n_heads * model.d_head),
-        rows(all || model.n_layers > 1) * model.d_mlp,
-        rows(all) * model.d_vocab_out,
-        rows(all || model.n_layers > 1) * model.n_heads * seq,
-        if probe { rows(all || model.n_layers > 1) * model.n_heads * model.d_model } else { 0 },
-    ]
-    .into_iter()
-    .max()
-    .unwrap_or(1);
-    let room = gpu.caps().room();
-    // Multiples of 256 sequences keep the pieces' kernels evenly filled.
-    // Long attention has a workgroup layer for each head of each sequence, of which there may be 65,535.
-    let layers = 65_535 / (model.n_heads * replicas as usize);
-    let count = ((room / (u64::from(replicas) * widest as u64)) as usize).min(layers);
-    if count > 256 { count / 256 * 256 } else { count.max(1) }
 }
 
 #[cfg(test)]

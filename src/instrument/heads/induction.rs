@@ -141,18 +141,16 @@ impl Instrument for Probe {
     }
 
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
-        // A piece may count on one prediction a sequence; here every token has one.
-        let piece = (cx.pieces.alone / cx.model.config.n_ctx).max(1);
-        let (Some(every), Some(repeats)) = (cx.cadence(self), Repeats::fitting(cx.model, piece)) else {
+        let (Some(every), Some(repeats)) = (cx.cadence(self), Repeats::fitting(cx.model)) else {
             return Ok(());
         };
-        let model = cx.model;
-        let (scores, gaps) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model))?;
+        let (model, most) = (cx.model, cx.pieces.most_of(&cx.model.config, repeats.seq()));
+        let (scores, gaps) = cx.tape.at_cadence(every, |tape| repeats.measure(tape, model, most))?;
         record_scores(self, cx, &scores);
         for (index, gap) in (0..).zip(gaps) {
             let (labels, error) = (vec![Label { index, ..Label::NONE }], format!("{}.se", GAINED.name));
             cx.record(self, GAINED.name, "logits", gap, 0, labels.clone());
-            cx.record(self, &error, "logits", gap, OUTCOMES, labels);
+            cx.record_where(Presence::WhereKnown, self, &error, "logits", gap, OUTCOMES, labels);
         }
         Ok(())
     }
@@ -214,7 +212,7 @@ fn all_scores(
     let counts = tape.push1(MatchCounts { batch }, &[tokens, targets])?;
     let layers = (0..model.config.n_layers).map(|layer| {
         let (x, taken) = rows_of(forward, layer)?;
-        tape.push1(MatchScores { taken }, &[x, tokens, targets, counts])
+        tape.push1(MatchScores { taken, each: false }, &[x, tokens, targets, counts])
     });
     layers.collect()
 }
@@ -246,12 +244,12 @@ pub(crate) struct Repeats {
 }
 
 impl Repeats {
-    /// As many rounds of 25 tokens as fit, 4 at most; of fewer where context or vocabulary is small; `None` where
-    /// there is no room for two rounds of two tokens.
-    fn fitting(model: &Model, piece: usize) -> Option<Self> {
+    /// 16 sequences with as many rounds of 25 tokens as fit, 4 at most; of fewer where context or vocabulary is small; `None`
+    /// where there is no room for two rounds of two tokens.
+    fn fitting(model: &Model) -> Option<Self> {
         let room = model.config.n_ctx - 1;
         let period = (room / 2).min(model.config.d_vocab - 1).min(25);
-        (period >= 2).then(|| Self { first: 0, sequences: piece.min(16), period, rounds: (room / period).min(4) })
+        (period >= 2).then(|| Self { first: 0, sequences: 16, period, rounds: (room / period).min(4) })
     }
 
     pub(crate) fn seq(&self) -> usize {
@@ -298,7 +296,14 @@ impl Repeats {
         Ok((Pass::new(tape, model, batch, ReadOut::All)?, tokens))
     }
 
-    /// Of each sequence, the mean of its losses over some positions, in the first column of outcomes by example [1, E, 8].
+    /// These sequences, at most so many at once.
+    fn pieces(&self, most: usize) -> impl Iterator<Item = Self> {
+        let end = self.first + self.sequences as u64;
+        let starts = (self.first..end).step_by(most);
+        starts.map(move |first| Self { first, sequences: most.min((end - first) as usize), ..*self })
+    }
+
+    /// Of each sequence, the mean of its losses over some positions, in the first column of outcomes by example [E, 8].
     fn means(&self, tape: &mut Tape, pass: &Pass, over: &Range<usize>) -> Result<Var> {
         let share = |at: usize| match at.is_multiple_of(OUTCOMES) && over.contains(&(at / OUTCOMES)) {
             true => 1.0 / over.len() as f32,
@@ -307,8 +312,7 @@ impl Repeats {
         let shares: Vec<f32> = (0..self.seq() * OUTCOMES).map(share).collect();
         let shares = tape.constant(&[self.seq(), OUTCOMES], &shares);
         let losses = tape.reshape(pass.loss, &[self.sequences, self.seq()])?;
-        let means = tape.push1(Linear::default(), &[losses, shares])?;
-        tape.reshape(means, &[1, self.sequences, OUTCOMES])
+        tape.push1(Linear::default(), &[losses, shares])
     }
 
     /// Mean over sequences of what is in one table of [`Repeats::means`] above another, and its standard error, in columns 0 and
@@ -317,7 +321,8 @@ impl Repeats {
         let asked = tape.constant_u32(&[self.sequences], &vec![0; self.sequences]);
         let count = tape.constant(&[1], &[self.sequences as f32]);
         let (term, minus) = (tape.constant_u32(&[1, 1], &[0]), tape.constant(&[1, 1], &[-1.0]));
-        tape.push1(Contrasts, &[late, early, asked, count, term, minus])
+        let [late, early] = [late, early].map(|table| tape.reshape(table, &[1, self.sequences, OUTCOMES]));
+        tape.push1(Contrasts, &[late?, early?, asked, count, term, minus])
     }
 
     /// Scores [3, H + 1] of every layer, see [`MatchScores`]; and, where the model predicts tokens, the sum of losses over sequences
@@ -332,25 +337,48 @@ impl Repeats {
         Ok((scores, Some(position_totals(tape, &[pass])?[0])))
     }
 
-    /// Scores of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and, where
-    /// there is one, above that of a last round in another order, as of [`Repeats::gap`].
-    fn measure(&self, tape: &mut Tape, model: &Model) -> Result<(Vec<Var>, Vec<Var>)> {
-        let (pass, tokens) = self.pass(tape, model, false)?;
-        let scores = all_scores(tape, model, &pass.forward, tokens, pass.batch.targets, self.sequences)?;
-        if model.config.d_vocab_out < model.config.d_vocab {
-            return Ok((scores, Vec::new()));
-        }
+    /// Scores [3, H + 1] of every layer; and, where the model predicts tokens, what the last round's loss is above the first's, and,
+    /// where there is one, above that of a last round in another order, as of [`Repeats::gap`]. At most so many sequences pass at
+    /// once, which changes no bit.
+    fn measure(&self, tape: &mut Tape, model: &Model, most: usize) -> Result<(Vec<Var>, Vec<Var>)> {
+        // Of all sequences: queries with a token before them, and those of a round behind the first.
+        let queries = [self.seq() - 1, self.seq() - 1 - self.period].map(|queries| (self.sequences * queries) as f32);
+        let queries = tape.constant(&[2], &queries);
         // Position t asks for repeated token number t: the last round's are asked for from the end of the one before.
         let last = self.seq() - 1 - self.period..self.seq() - 1;
-        let repeated = self.means(tape, &pass, &last)?;
-        let first = self.means(tape, &pass, &(0..self.period))?;
-        let mut gaps = vec![self.gap(tape, repeated, first)?];
-        if self.period >= Self::REORDERED {
-            let (permuted, _) = self.pass(tape, model, true)?;
-            let permuted = self.means(tape, &permuted, &last)?;
-            gaps.push(self.gap(tape, repeated, permuted)?);
+        let predicts = model.config.d_vocab_out >= model.config.d_vocab;
+        let reordered = predicts && self.period >= Self::REORDERED;
+        let mut scores = vec![None; model.config.n_layers];
+        // Means of the last round, of the first, and of the last in another order.
+        let mut tables = [None; 3];
+        for piece in self.pieces(most) {
+            let (pass, tokens) = piece.pass(tape, model, false)?;
+            let together = tape.constant_u32(&[piece.sequences], &vec![0; piece.sequences]);
+            let together = bucket_rows(tape, together, 1)?;
+            for (layer, sum) in scores.iter_mut().enumerate() {
+                let (x, taken) = rows_of(&pass.forward, layer)?;
+                let each = tape.push1(MatchScores { taken, each: true }, &[x, tokens, pass.batch.targets, queries])?;
+                *sum = Some(add_rows(tape, *sum, each, together)?);
+            }
+            let own: Vec<u32> = (piece.first - self.first..).map(|at| at as u32).take(piece.sequences).collect();
+            let own = tape.constant_u32(&[piece.sequences], &own);
+            let own = bucket_rows(tape, own, self.sequences)?;
+            let mut means = Vec::new();
+            if predicts {
+                means.extend([piece.means(tape, &pass, &last)?, piece.means(tape, &pass, &(0..self.period))?]);
+            }
+            if reordered {
+                let (permuted, _) = piece.pass(tape, model, true)?;
+                means.push(piece.means(tape, &permuted, &last)?);
+            }
+            for (table, means) in tables.iter_mut().zip(means) {
+                *table = Some(add_rows(tape, *table, means, own)?);
+            }
         }
-        Ok((scores, gaps))
+        let [repeated, others @ ..] = tables;
+        let gaps = others.into_iter().flatten().filter_map(|other| Some(self.gap(tape, repeated?, other)));
+        let gaps: Vec<Var> = gaps.collect::<Result<_>>()?;
+        Ok((scores.into_iter().flatten().collect(), gaps))
     }
 }
 
@@ -434,6 +462,14 @@ impl Op for MatchCounts {
 struct MatchScores {
     /// Whether statistics of the rows [B, H, Tq, 5] stand in for A.
     taken: bool,
+    /// Whether each example has a row for its part of them: y [B, 3 (H + 1)].
+    each: bool,
+}
+
+impl MatchScores {
+    fn dims(&self, batch: usize, heads: usize) -> [usize; 2] {
+        if self.each { [batch, 3 * (heads + 1)] } else { [3, heads + 1] }
+    }
 }
 
 impl Op for MatchScores {
@@ -446,17 +482,18 @@ impl Op for MatchScores {
         if !self.taken && inputs[1].len() != batch * keys {
             return Err(misfit("match scores", format!("{:?} and {} tokens", inputs[0].dims, inputs[1].len())));
         }
-        Ok(vec![like(inputs, &[3, heads + 1])])
+        Ok(vec![like(inputs, &self.dims(batch, heads))])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        const CHUNK: usize = 2048;
         let [x, tokens, targets, counts] = inputs else { return Err(misfit("match scores", "inputs")) };
         let [batch, heads, queries, _] = four(&x.dims)?;
         let dims = [batch, heads, queries, tokens.len() / batch];
-        let (walked, chunk) = if self.taken { (batch * queries, 64) } else { (batch * queries * dims[3], CHUNK) };
-        let chunks = walked.div_ceil(chunk);
-        let partial = cx.scratch(&[chunks, outputs[0].len()]);
+        let of_example = if self.taken { queries } else { queries * dims[3] };
+        let usual = if self.taken { 64 } else { 2048 };
+        let chunk = if self.each { of_example } else { usual };
+        let chunks = (batch * of_example).div_ceil(chunk);
+        let partial = if self.each { outputs[0].clone() } else { cx.scratch(&[chunks, outputs[0].len()]) };
         let strides = [Some(x), Some(targets), Some(counts), None, Some(&partial)];
         let params = PatternParams {
             tokens_replica: tokens.replica_stride,
@@ -464,31 +501,32 @@ impl Op for MatchScores {
         };
         let grid = [heads as u32 + 1, chunks as u32, cx.replicas];
         cx.dispatch(&MATCH_SCORES, &[u32::from(self.taken)], &params, &[x, tokens, targets, counts, &partial], grid)?;
-        sum_columns(cx, &partial, chunks, outputs[0].len(), &outputs[0])
+        if self.each { Ok(()) } else { sum_columns(cx, &partial, chunks, outputs[0].len(), &outputs[0]) }
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let Ok([batch, heads, queries, _]) = four(&inputs[0].dims) else { return Vec::new() };
         let keys = inputs[1].data.len() / batch;
         let dims = [batch, heads, queries, keys];
-        let mut out = Array::zeros(&[3, heads + 1]);
+        let mut out = Array::zeros(&self.dims(batch, heads));
         for (b, q) in (0..batch).flat_map(|b| (0..queries).map(move |q| (b, q))) {
             let (tokens, i) = (&inputs[1].data[b * keys..][..keys], keys - queries + q);
             if !counts(dims, inputs[2], b, q) {
                 continue;
             }
             for (h, k) in (0..=heads).flat_map(|h| (0..=i).map(move |k| (h, k))) {
-                let row = (b * heads + h) * queries + q;
+                let of_head = (b * heads + h) * queries + q;
                 let found = [k + 1 == i, k < i && tokens[k] == tokens[i], k > 0 && tokens[k - 1] == tokens[i]];
                 for (kind, count) in [0, 1, 1].into_iter().enumerate() {
                     let a = match self.taken && h < heads {
                         // Once for the whole row.
-                        true if k == 0 => inputs[0].data[row * 5 + 1 + kind],
+                        true if k == 0 => inputs[0].data[of_head * 5 + 1 + kind],
                         false if found[kind] && h == heads => 1.0 / (i + 1) as f64,
-                        false if found[kind] => inputs[0].data[row * keys + k],
+                        false if found[kind] => inputs[0].data[of_head * keys + k],
                         _ => continue,
                     };
-                    out.data[kind * (heads + 1) + h] += a / inputs[3].data[count];
+                    let row = if self.each { 3 * b } else { 0 };
+                    out.data[(row + kind) * (heads + 1) + h] += a / inputs[3].data[count];
                 }
             }
         }
@@ -546,7 +584,10 @@ pub(crate) const CHECKS: &[(&str, Build)] = &[
             (c.owned(&[20, 4, 3, 5]), c.indices(&[100], 3, true), c.indices(&[20], 7, true));
         let pattern = c.tape.push1(Activation(ActFn::Relu), &[pattern])?;
         let counts = c.tape.push1(MatchCounts { batch: 20 }, &[tokens, targets])?;
-        Ok((vec![counts, c.tape.push1(MatchScores { taken: false }, &[pattern, tokens, targets, counts])?], Vec::new()))
+        Ok((
+            vec![counts, c.tape.push1(MatchScores { taken: false, each: false }, &[pattern, tokens, targets, counts])?],
+            Vec::new(),
+        ))
     }),
     ("position gap", |c| {
         let inputs = [(); 4].map(|()| c.owned(&[300]));
@@ -576,9 +617,11 @@ mod tests {
                 let all: Vec<u32> = (0..b * tq).map(|i| if i % 3 == 1 { IGNORE } else { 1 }).collect();
                 let all = case.tape.constant_u32(&[if own { b * tq } else { b }], &all[..if own { b * tq } else { b }]);
                 let counts = case.tape.constant(&[2], &[7.0, 3.0]);
-                let scores = case.tape.push1(MatchScores { taken: false }, &[pattern, tokens, all, counts]).unwrap();
+                let scores = [false, true].map(|each| {
+                    case.tape.push1(MatchScores { taken: false, each }, &[pattern, tokens, all, counts]).unwrap()
+                });
                 // Sums of up to a few thousand positive terms, in trees.
-                case.agree(&[scores], 1e-5);
+                case.agree(&scores, 1e-5);
                 if tq == t {
                     let counts = case.tape.push1(MatchCounts { batch: b }, &[tokens, all]).unwrap();
                     case.agree(&[counts], 0.0);
@@ -596,12 +639,15 @@ mod tests {
             let streamed = case.tape.push(StreamedAttention { scale: 0.9 }, &[q, k, k, tokens]).unwrap()[2];
             let pattern = case.tape.push(AttentionPattern { scale: 0.9 }, &[q, k]).unwrap()[0];
             let counts = case.tape.push1(MatchCounts { batch: b }, &[tokens, targets]).unwrap();
-            let mut scores = |x, taken| case.tape.push1(MatchScores { taken }, &[x, tokens, targets, counts]).unwrap();
-            let both = [scores(streamed, true), scores(pattern, false)];
-            case.agree(&both, 1e-5);
-            let exact = case.reference(0, &both).unwrap();
-            for (taken, plain) in exact[0].data.iter().zip(&exact[1].data) {
-                assert!((taken - plain).abs() < 1e-12, "{taken} and {plain}");
+            for each in [false, true] {
+                let mut scores =
+                    |x, taken| case.tape.push1(MatchScores { taken, each }, &[x, tokens, targets, counts]).unwrap();
+                let both = [scores(streamed, true), scores(pattern, false)];
+                case.agree(&both, 1e-5);
+                let exact = case.reference(0, &both).unwrap();
+                for (taken, plain) in exact[0].data.iter().zip(&exact[1].data) {
+                    assert!((taken - plain).abs() < 1e-12, "{taken} and {plain}");
+                }
             }
         }
     }
@@ -676,9 +722,9 @@ mod tests {
     fn a_hand_built_induction_circuit_scores_one_and_other_heads_chance() {
         let mut case = Case::new("induction circuit");
         let model = planted(&mut case);
-        let repeats = Repeats::fitting(&model, 100).unwrap();
+        let repeats = Repeats::fitting(&model).unwrap();
         assert_eq!((repeats.sequences, repeats.period, repeats.rounds), (16, 10, 2));
-        let (scores, gaps) = repeats.measure(&mut case.tape, &model).unwrap();
+        let (scores, gaps) = repeats.measure(&mut case.tape, &model, 100).unwrap();
         let chance = chance(&repeats);
         for gpu in gpus() {
             let mut found = case.run(gpu, &[scores.clone(), gaps.clone()].concat()).unwrap();
@@ -728,9 +774,9 @@ mod tests {
             let one = |at: usize| if at / V == at % V { size } else { 0.0 };
             case.set(*var, (0..spec.len()).map(one).collect());
         }
-        let repeats = Repeats::fitting(&model, 100).unwrap();
+        let repeats = Repeats::fitting(&model).unwrap();
         assert_eq!((repeats.period, repeats.rounds), (25, 4));
-        let (_, gaps) = repeats.measure(&mut case.tape, &model).unwrap();
+        let (_, gaps) = repeats.measure(&mut case.tape, &model, 100).unwrap();
         // Differences of mean losses: some roundings of losses of 4 nats.
         case.agree(&gaps, 1e-5);
         for gpu in gpus() {
@@ -802,9 +848,9 @@ mod tests {
                 ModelConfig { d_model: 8, n_heads: 1, d_vocab: vocabulary, n_ctx: 9, ..ModelConfig::default() };
             let mut case = Case::new("two tokens");
             let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
-            let repeats = Repeats::fitting(&model, 4).unwrap();
+            let repeats = Repeats::fitting(&model).unwrap();
             assert_eq!(repeats.period, vocabulary - 1);
-            assert_eq!(repeats.measure(&mut case.tape, &model).unwrap().1.len(), count);
+            assert_eq!(repeats.measure(&mut case.tape, &model, 100).unwrap().1.len(), count);
         }
     }
 
@@ -816,9 +862,9 @@ mod tests {
         for (spec, var) in model.table.specs().iter().zip(&model.weights) {
             case.set(*var, model.table.draw(3)[spec.offset..][..spec.len()].to_vec());
         }
-        let repeats = Repeats::fitting(&model, 100).unwrap();
+        let repeats = Repeats::fitting(&model).unwrap();
         assert_eq!((repeats.period, repeats.rounds), (25, 4));
-        let (scores, _) = repeats.measure(&mut case.tape, &model).unwrap();
+        let (scores, _) = repeats.measure(&mut case.tape, &model, 100).unwrap();
         let chance = chance(&repeats);
         for gpu in gpus() {
             for (found, chance) in case.run(gpu, &scores).unwrap()[0][0].chunks_exact(5).zip(chance) {
@@ -831,17 +877,43 @@ mod tests {
     }
 
     #[test]
+    fn how_many_sequences_pass_at_once_changes_no_bit() {
+        // Attention that keeps its pattern, and attention that streams.
+        for n_ctx in [60, 110] {
+            let config =
+                ModelConfig { n_layers: 2, d_model: 32, n_heads: 4, d_vocab: 60, n_ctx, ..ModelConfig::default() };
+            let found = [16, 5, 1].map(|most| {
+                let mut case = Case::new(&format!("repeats, {most} at once"));
+                let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+                for (spec, var) in model.table.specs().iter().zip(&model.weights) {
+                    case.set(*var, model.table.draw(3)[spec.offset..][..spec.len()].to_vec());
+                }
+                let repeats = Repeats::fitting(&model).unwrap();
+                let (scores, gaps) = repeats.measure(&mut case.tape, &model, most).unwrap();
+                let all = [scores, gaps].concat();
+                gpus().iter().map(|gpu| case.run(gpu, &all).unwrap()).collect::<Vec<_>>()
+            });
+            for (at, gpu) in gpus().iter().enumerate() {
+                assert!(found[0][at] == found[1][at] && found[0][at] == found[2][at], "{}", gpu.caps().name);
+                // 16 sequences are examples, and have an error.
+                let gap = &found[0][at][2][0];
+                assert!(gap[2 * OUTCOMES] == 16.0 && gap[OUTCOMES] > 0.0, "{gap:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_model_without_room_for_two_rounds_has_no_probe() {
         let fits = |d_vocab, n_ctx| {
             let config = ModelConfig { d_model: 8, d_vocab, n_ctx, ..ModelConfig::default() };
             let model = Model::new(&config.resolve().unwrap(), &mut Tape::new(1));
-            Repeats::fitting(&model, 4).map(|r| (r.sequences, r.period, r.rounds))
+            Repeats::fitting(&model).map(|r| (r.sequences, r.period, r.rounds))
         };
         assert_eq!(fits(114, 3), None);
         assert_eq!(fits(2, 100), None);
-        assert_eq!(fits(114, 5), Some((4, 2, 2)));
-        assert_eq!(fits(64, 64), Some((4, 25, 2)));
-        assert_eq!(fits(8, 100), Some((4, 7, 4)));
+        assert_eq!(fits(114, 5), Some((16, 2, 2)));
+        assert_eq!(fits(64, 64), Some((16, 25, 2)));
+        assert_eq!(fits(8, 100), Some((16, 7, 4)));
     }
 
     #[test]
@@ -859,7 +931,10 @@ mod tests {
             let targets: Vec<u32> = (0..n * t).map(|i| if i < 10 * t && i % 5 != 2 { 1 } else { IGNORE }).collect();
             let targets = case.tape.constant_u32(&[n * t], &targets);
             let counts = case.tape.push1(MatchCounts { batch: n }, &[tokens, targets]).unwrap();
-            let scores = case.tape.push1(MatchScores { taken: false }, &[pattern, tokens, targets, counts]).unwrap();
+            let scores = case
+                .tape
+                .push1(MatchScores { taken: false, each: false }, &[pattern, tokens, targets, counts])
+                .unwrap();
             gpus().iter().map(|gpu| case.run(gpu, &[counts, scores]).unwrap().concat().concat()).collect::<Vec<_>>()
         };
         for (alone, padded) in values(10).iter().zip(values(40)) {
