@@ -27,13 +27,13 @@ pub enum Drawn<'a> {
 /// ```
 /// use thermoscope::stats::{Bootstrap, Drawn};
 ///
-/// // What ablating a head did to nine prompts: three of each of three facts, which are what is independent.
-/// let change = [0.9, 1.1, 1.0, 0.2, 0.1, 0.3, 0.5, 0.6, 0.4];
-/// let fact = [0, 0, 0, 1, 1, 1, 2, 2, 2];
+/// // What ablating a head did to thirty prompts: two of each of fifteen facts, which are what is independent.
+/// let fact: Vec<usize> = (0..30).map(|at| at / 2).collect();
+/// let change: Vec<f64> = (0..30).map(|at| 0.1 * (at / 2 * 7 % 15) as f64 + 0.05 * (at % 2) as f64).collect();
 /// let mean = |rows: &[usize]| rows.iter().map(|row| change[*row]).sum::<f64>() / rows.len() as f64;
 /// let by_prompt = Bootstrap::of(change.len(), Drawn::Rows, 2000, 0, mean)?;
 /// let by_fact = Bootstrap::of(change.len(), Drawn::Clusters(&fact), 2000, 0, mean)?;
-/// assert!(by_fact.standard_error() > 1.5 * by_prompt.standard_error());
+/// assert!(by_fact.standard_error() > 1.2 * by_prompt.standard_error());
 /// let [low, high] = by_fact.bca(0.95)?;
 /// assert!(low < by_fact.estimate && by_fact.estimate < high);
 /// # Ok::<(), thermoscope::stats::Missing>(())
@@ -51,6 +51,9 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
+    /// Rows, clusters or blocks of which there must be as many for [`Bootstrap::bca`].
+    const BCA_UNITS: usize = 10;
+
     /// Draws as many rows, clusters or rows in blocks as there are, with replacement, `draws` times. The same seed draws
     /// the same; a few thousand draws tell the ends of a 95 % interval.
     ///
@@ -134,9 +137,15 @@ impl Bootstrap {
     /// among the draws, and a = Σ u³/(6 (Σ u²)^(3/2)) of u, what leaving out one unit takes from the mean of that, its ends are
     /// the shares Φ(z0 + (z0 ± z)/(1 - a (z0 ± z))) of the draws. In a series the units left out are consecutive blocks.
     ///
+    /// It holds less than it says of few units: for 0.95, 0.90 of the means of 10 normal numbers and 0.94 of those of 20; 0.89 and
+    /// 0.92 of exponential ones. Of fewer than ten, of 4 it would be 0.79, there is none: Student's
+    /// ([`Paired::interval`](super::Paired::interval)) is for their means.
+    ///
     /// # Errors
-    /// [`Missing`] where the estimate lies beyond all draws, or the statistic without some unit is no finite number.
+    /// [`Missing`] of fewer than ten rows, clusters or blocks, where the estimate lies beyond all draws, and where the statistic
+    /// without some unit is no finite number.
     pub fn bca(&self, level: f64) -> Result<[f64; 2], Missing> {
+        Missing::unless_enough("rows, clusters or blocks", self.without.len(), Self::BCA_UNITS)?;
         if self.without.iter().any(|value| !value.is_finite()) {
             return Err(Missing::Because("the statistic without one row, cluster or block is no finite number"));
         }
@@ -339,6 +348,10 @@ mod tests {
         // How many different rows there are is never so many in a draw: nothing lies above.
         let kinds = |rows: &[usize]| rows.iter().collect::<std::collections::BTreeSet<_>>().len() as f64;
         assert!(Bootstrap::of(30, Drawn::Rows, 100, 0, kinds).unwrap().bca(0.95).is_err());
+        // Nine rows tell no ends of an interval that mends its bias, ten do.
+        let of_few = |rows: usize| Bootstrap::of(rows, Drawn::Rows, 100, 0, mean_of(&values)).unwrap().bca(0.95);
+        assert_eq!(of_few(9), Err(Missing::TooFew { of: "rows, clusters or blocks", have: 9, need: 10 }));
+        assert!(of_few(10).is_ok());
         let constant = Bootstrap::of(30, Drawn::Rows, 100, 0, |_| 2.0).unwrap();
         assert_eq!((constant.bca(0.95), constant.percentile(0.95)), (Ok([2.0; 2]), [2.0; 2]));
     }

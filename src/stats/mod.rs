@@ -10,7 +10,7 @@
 //! | when did something come to stay, for how long is it gone | [`Onset`], [`Births`] |
 //! | when was half of a rise done | [`Rise`] |
 //! | when did a series jump | [`ChangePoints`] |
-//! | how long does it take in arms that partly end before it | [`Survival`], [`restricted_difference`], [`log_rank`] |
+//! | how long does it take in arms that partly end before it | [`Survival`], [`restricted_difference`], [`restricted_test`], [`log_rank`] |
 //! | which of two series moves first | [`Lag`] |
 //! | which of several events comes first, over seeds | [`Orders`] |
 //! | does it matter when something is done | [`Sensitivity`] |
@@ -32,6 +32,7 @@ mod missing;
 mod onset;
 mod orders;
 mod p_values;
+mod permutation;
 mod ratio;
 mod sensitivity;
 mod similarity;
@@ -49,9 +50,10 @@ pub use missing::Missing;
 pub use onset::{Censored, LASTING, Onset, Sample};
 pub use orders::{Orders, Pair};
 pub use p_values::{add_one, adjusted, at_least, false_discovery_threshold, two_sided};
+pub use permutation::Permuted;
 pub use ratio::{Ratio, jackknife};
 pub use sensitivity::{Differences, Point, Sensitivity, least_runs};
 pub use similarity::{cka, gram, hsic};
 #[cfg(test)]
 pub(crate) use special::normal_below;
-pub use survival::{Fall, LogRank, Survival, Time, log_rank, restricted_difference};
+pub use survival::{Fall, LogRank, Survival, Time, log_rank, restricted_difference, restricted_test};

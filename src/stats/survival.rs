@@ -6,6 +6,7 @@
 use super::errors::Estimate;
 use super::missing::Missing;
 use super::onset::{Censored, Onset};
+use super::permutation::Permuted;
 use super::special::{chi_squared_above, normal_quantile};
 use super::systems::Cholesky;
 
@@ -115,7 +116,9 @@ impl Survival {
     }
 
     /// The mean of the time to the event or to `until`, whichever comes first: the area under the curve up to there. Its error
-    /// is √(Σ A² d/(n (n - d))), where A is the area from each event on (Klein and Moeschberger 2003, section 4.5).
+    /// is √(Σ A² d/(n (n - d))), where A is the area from each event on (Klein and Moeschberger 2003, section 4.5). It is that of
+    /// many runs: of few it is too small. It is NaN where nothing says how times differ, of one run and where no event came
+    /// before `until`.
     ///
     /// # Errors
     /// [`Missing`] where somebody is left and nobody was watched for so long: choose an earlier time.
@@ -128,6 +131,11 @@ impl Survival {
                 "nobody was watched for so long: restrict the mean to a time by which all were watched or had come to the event",
             ));
         }
+        Ok(self.area(until))
+    }
+
+    /// The same, with the curve going on as it was last seen.
+    fn area(&self, until: f64) -> Estimate {
         let before: Vec<&Fall> = self.falls.iter().take_while(|fall| fall.at < until).collect();
         let (mut area, mut variance, mut end) = (0.0, 0.0, until);
         for fall in before.iter().rev() {
@@ -137,19 +145,42 @@ impl Survival {
             // Where it comes to all that are left there is no area behind.
             variance += if fall.left > 0.0 { area * area * d / (n * (n - d)) } else { 0.0 };
         }
-        Ok(Estimate { value: area + end, error: variance.sqrt() })
+        let known = before.first().is_some_and(|fall| fall.at_risk > 1);
+        Estimate { value: area + end, error: if known { variance.sqrt() } else { f64::NAN } }
     }
 }
 
 /// How much later the event comes in one arm than in another, in the mean up to `until`: the difference of restricted means, of
 /// arms that are independent. Unlike a hazard ratio it needs no assumption of how the arms' curves go together, and it is in
-/// units of time.
+/// units of time. Its error is NaN where that of an arm is. Of fewer than 20 runs an arm do not take its normal p, but that of
+/// [`restricted_test`]: of two arms alike, of 2, 3, 5 and 8 runs each, it is at most 0.05 in 29, 18, 12 and 8 of a hundred.
 ///
 /// # Errors
 /// [`Missing`], see [`Survival::restricted_mean`].
 pub fn restricted_difference(arm: &Survival, control: &Survival, until: f64) -> Result<Estimate, Missing> {
     let [arm, control] = [arm.restricted_mean(until)?, control.restricted_mean(until)?];
     Ok(Estimate { value: arm.value - control.value, error: arm.error.hypot(control.error) })
+}
+
+/// Whether the event comes later in one arm than in another, in the mean up to `until`: how often [`restricted_difference`] would
+/// be as far from 0, to either side, had the runs of both been given to the arms otherwise. It holds of any number of runs, where
+/// arms that do not differ are watched alike; in 4 an arm the least p is 2/70, of 3 an arm 0.1.
+///
+/// # Errors
+/// [`Missing`], see [`Survival::of`] and [`Survival::restricted_mean`].
+pub fn restricted_test(arm: &[Time], control: &[Time], until: f64) -> Result<Permuted, Missing> {
+    restricted_difference(&Survival::of(arm)?, &Survival::of(control)?, until)?;
+    let all = [arm, control].concat();
+    let groups: Vec<usize> = (0..all.len()).map(|at| usize::from(at < arm.len())).collect();
+    let apart = |groups: &[usize]| {
+        let area = |group: usize| {
+            let own: Vec<Time> =
+                all.iter().zip(groups).filter(|(_, of)| **of == group).map(|(time, _)| *time).collect();
+            Survival::of(&own).map_or(f64::NAN, |left| left.area(until).value)
+        };
+        (area(1) - area(0)).abs()
+    };
+    Ok(Permuted::of(&groups, apart))
 }
 
 /// What the log-rank test says.
@@ -167,7 +198,8 @@ pub struct LogRank {
 
 /// Whether an event comes as quickly in two or more groups (Mantel 1966; Peto and Peto 1972): at each time of d events among n
 /// runs, group i with n_i of them is expected to have d n_i/n, with covariance d (n - d)/(n - 1) (n_i/n) (δ_ij - n_j/n). Events at
-/// the same time are taken together. The p-value is that of many runs; of fewer than five in a group it is a guide.
+/// the same time are taken together. The p-value is that of many runs: of two groups alike, of 3, 4, 5 and 8 runs each, it is at most 0.05
+/// in 10, 6, 8 and 6 of a hundred.
 ///
 /// # Errors
 /// [`Missing`] of fewer than two groups, an empty one, a time that is none, or where no event tells groups apart.
@@ -280,7 +312,7 @@ mod tests {
         let above = values.iter().filter(|value| **value > 1.3).count() as f64 / 50.0;
         assert_same(left.at(1.3), above, "share");
         assert_same(left.error(1.3), (above * (1.0 - above) / 50.0).sqrt(), "binomial error");
-        for until in [0.01, 1.0, 2.0, 100.0] {
+        for until in [0.5, 1.0, 2.0, 100.0] {
             let restricted: Vec<f64> = values.iter().map(|value| value.min(until)).collect();
             let mean = restricted.iter().sum::<f64>() / 50.0;
             let squares: f64 = restricted.iter().map(|value| (value - mean).powi(2)).sum();
@@ -323,6 +355,47 @@ mod tests {
         assert_share(differences, 400, 0.9, "differences");
         // What plain means of times up to 0.8 find in 20,000 simulations: nobody is censored before.
         assert_share(found, 400, 0.632, "differences found");
+    }
+
+    #[test]
+    fn few_runs_an_arm_find_no_difference_more_often_than_said() {
+        // Of two arms alike: the test by other arms, and the p of a normal number.
+        for (count, share, normal) in [(2, 0.0, 0.29), (3, 0.0, 0.18), (4, 2.0 / 70.0, 0.13), (5, 12.0 / 252.0, 0.115)]
+        {
+            let (mut found, mut plain) = (0, 0);
+            for seed in 0..300 {
+                let times = |seed: u64| -> Vec<Time> {
+                    normals(seed, count).iter().map(|x| Time { at: 1000.0 + 200.0 * x, came: true }).collect()
+                };
+                let [arm, control] = [times(2 * seed), times(2 * seed + 1)];
+                let test = restricted_test(&arm, &control, 2500.0).unwrap();
+                assert!(test.exact);
+                found += usize::from(test.p <= 0.05);
+                let [arm, control] = [arm, control].map(|times| Survival::of(&times).unwrap());
+                plain += usize::from(restricted_difference(&arm, &control, 2500.0).unwrap().p() <= 0.05);
+            }
+            assert_share(found, 300, share, &format!("of {count} an arm, by other arms"));
+            assert_share(plain, 300, normal, &format!("of {count} an arm, normal"));
+        }
+        // Four that came are told from four that did not; what was not watched alike is refused as in the difference.
+        let came: Vec<Time> = (0..4).map(|at| Time { at: 500.0 + 10.0 * f64::from(at), came: true }).collect();
+        let never = [Time { at: 3000.0, came: false }; 4];
+        assert_eq!(restricted_test(&never, &came, 3000.0).unwrap().p, 2.0 / 70.0);
+        assert!(restricted_test(&never, &came, 3001.0).is_err() && restricted_test(&[], &came, 10.0).is_err());
+    }
+
+    #[test]
+    fn where_no_event_came_nothing_says_how_times_differ() {
+        let never = Survival::of(&[Time { at: 3000.0, came: false }; 6]).unwrap();
+        let mean = never.restricted_mean(3000.0).unwrap();
+        assert!(mean.value == 3000.0 && mean.error.is_nan(), "{mean:?}");
+        let some = Survival::of(&[1.0, 2.0, 3.0].map(|at| Time { at, came: true })).unwrap();
+        let difference = restricted_difference(&never, &some, 2.5).unwrap();
+        assert!((difference.value - (2.5 - 5.5 / 3.0)).abs() < 1e-12 && difference.error.is_nan(), "{difference:?}");
+        // Before its first event, and of one run.
+        assert!(some.restricted_mean(1.0).unwrap().error.is_nan());
+        assert!(Survival::of(&[Time { at: 1.0, came: true }]).unwrap().restricted_mean(2.0).unwrap().error.is_nan());
+        assert!(some.restricted_mean(1.5).unwrap().error > 0.0);
     }
 
     #[test]
