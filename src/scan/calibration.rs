@@ -82,9 +82,11 @@ impl Choices {
         for (number, group) in groups.0.iter().enumerate() {
             group.iter().for_each(|prompt| block_of[*prompt] = number % blocks);
         }
+        let differences: Vec<f64> = outcomes.iter().map(|outcome| f64::from(outcome[LOGIT_DIFFERENCE])).collect();
+        let bins = Bins::of(&differences);
         let without = |left_out: Option<usize>| {
-            let kept = outcomes.iter().zip(&block_of).filter(|(_, block)| Some(**block) != left_out);
-            numbers(&kept.map(|(outcome, _)| f64::from(outcome[LOGIT_DIFFERENCE])).collect::<Vec<_>>())
+            let kept = differences.iter().zip(&block_of).filter(|(_, block)| Some(**block) != left_out);
+            numbers(&kept.map(|(difference, _)| *difference).collect::<Vec<_>>(), &bins)
         };
         Self { whole: without(None), left_out: (0..blocks).map(|block| without(Some(block))).collect() }
     }
@@ -100,13 +102,34 @@ fn sigmoid(x: f64) -> f64 {
     if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
 }
 
+/// Bins of how sure a choice is, of equal mass. What is left out for an error is binned as the whole: cut anew, bins would move by
+/// much more than what was left out.
+struct Bins {
+    /// From the least sure on.
+    sure: Vec<f64>,
+    count: usize,
+}
+
+impl Bins {
+    fn of(differences: &[f64]) -> Self {
+        let mut sure: Vec<f64> = differences.iter().map(|difference| difference.abs()).collect();
+        sure.sort_by(f64::total_cmp);
+        Self { count: (sure.len() / OF_BIN).clamp(1, BINS), sure }
+    }
+
+    /// The bin of a choice among them; those that are equally sure share one.
+    fn place(&self, difference: f64) -> usize {
+        self.sure.partition_point(|other| *other < difference.abs()) * self.count / self.sure.len()
+    }
+}
+
 /// The numbers of [`Calibration::NAMES`], over prompts; NaN where there is none.
-fn numbers(differences: &[f64]) -> [f64; COUNT] {
+fn numbers(differences: &[f64], bins: &Bins) -> [f64; COUNT] {
     let count = differences.len() as f64;
     let mean = |of: &dyn Fn(f64) -> f64| differences.iter().map(|d| of(*d)).sum::<f64>() / count;
     let nll = |beta: f64| mean(&|d| softplus(-beta * d));
     let brier = |beta: f64| mean(&|d| sigmoid(-beta * d).powi(2));
-    let [ece, reliability, resolution] = binned(differences, 1.0);
+    let [ece, reliability, resolution] = binned(differences, 1.0, bins);
     let beta = inverse_temperature(differences);
     [
         mean(&|d| f64::from(u8::from(d > 0.0))),
@@ -118,22 +141,17 @@ fn numbers(differences: &[f64]) -> [f64; COUNT] {
         1.0 / beta,
         nll(beta),
         brier(beta),
-        binned(differences, beta)[1],
+        binned(differences, beta, bins)[1],
     ]
 }
 
 /// Expected calibration error; reliability and resolution of the Brier score (Murphy 1973), both freed from what finite bins add to
-/// them (Bröcker 2012; the first as Kumar, Liang and Ma 2019). Bins are of equal mass, of how sure the choice is.
-fn binned(differences: &[f64], beta: f64) -> [f64; 3] {
+/// them (Bröcker 2012; the first as Kumar, Liang and Ma 2019).
+fn binned(differences: &[f64], beta: f64, bins: &Bins) -> [f64; 3] {
     let count = differences.len();
-    let bins = (count / OF_BIN).clamp(1, BINS);
-    // From the least sure on; those that are equally sure share a bin.
-    let mut order: Vec<f64> = differences.to_vec();
-    order.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
-    let mut sums = vec![[0.0f64; 3]; bins];
-    for difference in &order {
-        let rank = order.partition_point(|other| other.abs() < difference.abs());
-        let [n, wrong, doubt] = &mut sums[rank * bins / count];
+    let mut sums = vec![[0.0f64; 3]; bins.count];
+    for difference in differences {
+        let [n, wrong, doubt] = &mut sums[bins.place(*difference)];
         *n += 1.0;
         *wrong += f64::from(u8::from(*difference <= 0.0));
         *doubt += sigmoid(-beta * difference.abs());
@@ -177,6 +195,10 @@ mod tests {
         Calibration::NAMES.iter().position(|known| *known == name).unwrap()
     }
 
+    fn own(differences: &[f64]) -> [f64; COUNT] {
+        numbers(differences, &Bins::of(differences))
+    }
+
     /// Choices as sure as `sure` says for a uniform number, right as often as that; and by a factor too sure.
     fn drawn(seed: u64, count: usize, factor: f64) -> Vec<f64> {
         let stream = Philox::new(seed, Stream::Tokens, 0);
@@ -193,7 +215,7 @@ mod tests {
     fn what_is_calibrated_has_no_reliability_left_and_what_is_too_sure_its_temperature() {
         // Forty models of 300 choices each; bins of 20, of which the plain error is never free.
         let mean = |factor: f64, name: &str| {
-            let of = |seed: u64| numbers(&drawn(seed, 300, factor))[at(name)];
+            let of = |seed: u64| own(&drawn(seed, 300, factor))[at(name)];
             let all: Vec<f64> = (0..40).map(of).collect();
             let paired = crate::stats::Paired::of(&all);
             (paired.mean, paired.standard_error)
@@ -210,12 +232,37 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_as_great_as_what_other_prompts_change() {
+        // Too sure by half; of 100 samples of 300 prompts what numbers vary by, and what a sample says of that.
+        let samples: Vec<Calibration> = (0..100)
+            .map(|seed| {
+                let outcome = |difference: f64| {
+                    let mut outcome = Outcome::default();
+                    outcome[LOGIT_DIFFERENCE] = difference as f32;
+                    outcome
+                };
+                let outcomes: Vec<Outcome> = drawn(seed, 300, 1.5).into_iter().map(outcome).collect();
+                Calibration::of(&Choices::of(&Groups((0..300).map(|at| vec![at]).collect()), &outcomes))
+            })
+            .collect();
+        for name in Calibration::NAMES {
+            let found: Vec<Mean> = samples.iter().map(|sample| sample.get(name).unwrap()).collect();
+            let mean = found.iter().map(|found| found.mean).sum::<f64>() / 100.0;
+            let spread = (found.iter().map(|found| (found.mean - mean).powi(2)).sum::<f64>() / 99.0).sqrt();
+            let errors: Vec<f64> = found.iter().map(|found| found.error.unwrap()).collect();
+            let ratio = crate::stats::median(errors) / spread;
+            // A spread of 100 is known to a fourteenth; sizes of gaps have no slope where a gap changes sides.
+            assert!((0.75..1.4).contains(&ratio), "{name}: {ratio}");
+        }
+    }
+
+    #[test]
     fn the_parts_of_a_brier_score_add_up() {
         // Two bins of ten, each of one sureness: 0.9 and 0.6, of which 7 and 6 are right.
         let sure = |p: f64| (p / (1.0 - p)).ln();
         let of = |p: f64, right: usize| (0..10).map(move |at| if at < right { sure(p) } else { -sure(p) });
         let all: Vec<f64> = of(0.9, 7).chain(of(0.6, 6)).collect();
-        let found = numbers(&all);
+        let found = own(&all);
         let brier = (7.0 * 0.01 + 3.0 * 0.81 + 6.0 * 0.16 + 4.0 * 0.36) / 20.0;
         assert!((found[at("brier")] - brier).abs() < 1e-12);
         assert!((found[at("accuracy")] - 0.65).abs() < 1e-12 && (found[at("ece")] - 0.1).abs() < 1e-12);
@@ -232,9 +279,9 @@ mod tests {
     #[test]
     fn labels_are_the_files_and_not_the_models() {
         // Always wrong and very sure: where the prediction were the label, the error would vanish.
-        let found = numbers(&[-8.0; 40]);
+        let found = own(&[-8.0; 40]);
         assert!(found[at("ece")] > 0.99 && found[at("nll")] > 7.9 && found[at("accuracy")] == 0.0);
         assert!(found[at("temperature")].is_nan(), "the hotter the better");
-        assert!(numbers(&[3.0; 40])[at("matched.nll")].is_nan(), "the colder the better");
+        assert!(own(&[3.0; 40])[at("matched.nll")].is_nan(), "the colder the better");
     }
 }

@@ -210,7 +210,7 @@ impl Engine {
             for batch in batches {
                 let outputs = outputs.iter().collect::<Vec<_>>();
                 let read = self.run(&program, batch, Some((&self.slots.clean, &batch.clean)), &outputs)?;
-                batch.numbers.iter().zip(by_prompt(&read[0])).for_each(|(at, outcome)| found[*at] = outcome);
+                fill(&mut found, batch, &by_prompt(&read[0]), || "the model".to_owned())?;
                 for (at, scale) in batch.numbers.iter().zip(read.get(1).into_iter().flatten()) {
                     scales[*at] = f64::from(f32::from_bits(*scale));
                 }
@@ -257,11 +257,11 @@ impl Engine {
                 let mut read = self.run(&built.program, batch, keep, &all)?.into_iter();
                 for (list, buffers) in found.lists().into_iter().zip(&built.lists) {
                     let words = read.by_ref().take(buffers.len()).flatten().collect::<Vec<u32>>();
-                    let outcomes: Vec<Outcome> = by_prompt(&words).collect();
+                    let outcomes = by_prompt(&words);
                     // A longer batch has more places.
                     list.resize_with(list.len().max(outcomes.len() / self.size), || vec![MISSING; count]);
                     for (list, outcomes) in list.iter_mut().zip(outcomes.chunks(self.size)) {
-                        batch.numbers.iter().zip(outcomes).for_each(|(at, outcome)| list[*at] = *outcome);
+                        fill(list, batch, outcomes, || format!("the model with a change in layer {layer}"))?;
                     }
                 }
                 let written: Vec<Vec<u32>> = read.by_ref().take(built.direct.len()).collect();
@@ -390,7 +390,9 @@ impl Engine {
                     }
                     for batch in batches {
                         let read = self.run(&program, batch, None, &[&output])?;
-                        batch.numbers.iter().zip(by_prompt(&read[0])).for_each(|(at, outcome)| found.1[*at] = outcome);
+                        fill(&mut found.1, batch, &by_prompt(&read[0]), || {
+                            "the model without a set of heads".to_owned()
+                        })?;
                     }
                 }
             }
@@ -482,8 +484,23 @@ const TOGETHER: usize = 32;
 /// The outcome of a prompt that an intervention does not reach.
 const MISSING: Outcome = [f32::NAN; OUTCOMES];
 
-fn by_prompt(words: &[u32]) -> impl Iterator<Item = Outcome> {
-    words.chunks_exact(OUTCOMES).map(|words| std::array::from_fn(|column| f32::from_bits(words[column])))
+fn by_prompt(words: &[u32]) -> Vec<Outcome> {
+    words.chunks_exact(OUTCOMES).map(|words| std::array::from_fn(|column| f32::from_bits(words[column]))).collect()
+}
+
+/// Puts outcomes of a batch where its prompts are. What is no finite number has no mean and no place beside others.
+fn fill(list: &mut [Outcome], batch: &Batch, outcomes: &[Outcome], whose: impl Fn() -> String) -> Result<()> {
+    for (at, outcome) in batch.numbers.iter().zip(outcomes) {
+        if outcome.iter().any(|value| !value.is_finite()) {
+            return Err(Error::Refused(format!(
+                "{} gives prompt {} logits that are no finite numbers: its weights are damaged, or overflow f32; thermoscope measure shows where",
+                whose(),
+                at + 1
+            )));
+        }
+        list[*at] = *outcome;
+    }
+    Ok(())
 }
 
 /// How many sequences of `seq` tokens go through blocks and read-out at once, and how many where also what each head writes is

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::intervene::ROUNDING;
 use crate::intervene::column::{ARGMAX_CHANGED, KL, LOGIT_DIFFERENCE};
 use crate::model::ModelConfig;
-use crate::stats::{Bootstrap, Drawn, Paired, add_one, adjusted, two_sided};
+use crate::stats::{Bootstrap, Drawn, Missing, Paired, add_one, adjusted, two_sided};
 
 use super::calibration::{Calibration, Choices};
 use super::joint::{self, Joint, Sets};
@@ -79,8 +79,8 @@ pub struct Effect {
     /// Changes, ablated minus clean, in the order of [`Measure::NAMES`].
     pub changes: Vec<Mean>,
     /// Where the change of the logit difference lies with 95 % confidence, over groups drawn again ([`Bootstrap::bca`]), and at least
-    /// as far apart as f32 can tell: of few groups that differ much it is lopsided, as a mean with an error cannot be. `None` of
-    /// a single group.
+    /// as far apart as f32 can tell: of groups that differ much it is lopsided, as a mean with an error cannot be. Of fewer than
+    /// ten groups it is Student's ([`Paired::interval`]); `None` of a single group.
     #[serde(default)]
     pub interval: Option<[f64; 2]>,
     /// Two-sided p of no change of the logit difference; `None` of a single group.
@@ -222,7 +222,8 @@ impl Groups {
         self.0.iter().map(|group| group.iter().map(|at| value(*at)).sum::<f64>() / group.len() as f64).collect()
     }
 
-    /// Changes of groups from the clean pass, and what f32 can tell of their mean.
+    /// Changes of groups from the clean pass, and what f32 can tell of their mean where they are all alike: what logits are rounded
+    /// by differs between prompts, and is part of what groups differ by.
     fn changes(&self, clean: &[Outcome], changed: &[Outcome], measure: Measure) -> (Vec<f64>, f64) {
         let column = measure.0;
         let before = |at: usize| if measure.of_clean() { f64::from(clean[at][column]) } else { 0.0 };
@@ -242,7 +243,10 @@ impl Groups {
         let (changes, rounding) = self.changes(clean, changed, measure);
         let mean = |rows: &[usize]| rows.iter().map(|row| changes[*row]).sum::<f64>() / rows.len() as f64;
         let drawn = Bootstrap::of(changes.len(), Drawn::Rows, DRAWS, 0, mean).ok()?;
-        let [low, high] = drawn.bca(0.95).ok()?;
+        let [low, high] = match drawn.bca(0.95) {
+            Err(Missing::TooFew { .. }) => Paired::of(&changes).interval(0.95),
+            found => found.ok()?,
+        };
         Some([low - rounding, high + rounding])
     }
 }
@@ -409,17 +413,18 @@ impl Findings {
         };
         if self.marked().next().is_none() {
             return format!(
-                "{first} None of these exceeds {null}: there is no suppressor and no contributor among them."
+                "{first} None of these was told from {null}, so that no head is called a suppressor or a contributor."
             );
         }
         format!("{first} Those that also exceed {null}: suppressors {}; contributors {}.", named(true), named(false))
     }
 }
 
-/// Where an effect stands among draws of the null.
+/// Where an effect stands among draws of the null. What is no number is as far out as every effect, and no effect is further out
+/// than it.
 pub(super) fn beside(null: &[f64], effect: f64) -> NullPoint {
-    let count = |reached: &dyn Fn(&f64) -> bool| add_one(null.iter().filter(|draw| reached(draw)).count(), null.len());
-    let p = two_sided(effect, count(&|draw| *draw >= effect), count(&|draw| *draw <= effect));
+    let count = |less: &dyn Fn(&f64) -> bool| add_one(null.iter().filter(|draw| !less(draw)).count(), null.len());
+    let p = two_sided(effect, count(&|draw| *draw < effect), count(&|draw| *draw > effect));
     let ends =
         null.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], draw| [low.min(*draw), high.max(*draw)]);
     NullPoint { p, range: ends }
@@ -428,6 +433,7 @@ pub(super) fn beside(null: &[f64], effect: f64) -> NullPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::{Philox, Stream};
 
     #[test]
     fn intervals_are_over_groups_and_as_wide_as_rounding() {
@@ -460,5 +466,42 @@ mod tests {
         let all = groups.interval(&clean, &outcomes(&|_| 3.0), measure).unwrap();
         assert!((all[0] - (2.0 - 4.0 * ROUNDING)).abs() < 1e-12 && (all[1] - (2.0 + 4.0 * ROUNDING)).abs() < 1e-12);
         assert_eq!(Groups(vec![(0..40).collect()]).interval(&clean, &changed, measure), None);
+    }
+
+    #[test]
+    fn intervals_of_few_groups_hold_the_change_as_often_as_they_say() {
+        // Four groups, whose changes are normal with mean 0.
+        let groups = Groups((0..4).map(|at| vec![at]).collect());
+        let outcomes = |of: &dyn Fn(usize) -> f32| -> Vec<Outcome> {
+            (0..4)
+                .map(|at| {
+                    let mut outcome = Outcome::default();
+                    outcome[LOGIT_DIFFERENCE] = of(at);
+                    outcome
+                })
+                .collect()
+        };
+        let clean = outcomes(&|_| 0.0);
+        let held = (0..400).filter(|seed| {
+            let drawn = Philox::new(*seed, Stream::Weights, 0).normals(0);
+            let more = Philox::new(*seed, Stream::Weights, 0).normals(1);
+            let all: Vec<f32> = drawn.into_iter().chain(more).map(|x| x as f32).collect();
+            let [low, high] = groups.interval(&clean, &outcomes(&|at| all[at]), Measure(LOGIT_DIFFERENCE)).unwrap();
+            low <= 0.0 && 0.0 <= high
+        });
+        let held = held.count() as f64;
+        // To four binomial errors.
+        assert!((held - 380.0).abs() < 4.0 * (400.0f64 * 0.95 * 0.05).sqrt(), "{held} of 400");
+    }
+
+    #[test]
+    fn what_is_no_number_clears_no_null() {
+        let draws = [-1.0, 0.5, 0.2, -0.3];
+        assert_eq!(beside(&draws, 2.0).p, 2.0 / 5.0);
+        assert_eq!(beside(&draws, -2.0).p, 2.0 / 5.0);
+        assert_eq!(beside(&draws, 0.2).p, 1.0);
+        assert_eq!(beside(&draws, f64::NAN).p, 1.0);
+        // A draw that is none reaches whatever it is held against.
+        assert_eq!(beside(&[-1.0, f64::NAN, f64::NAN, -0.3], 2.0).p, 1.0);
     }
 }

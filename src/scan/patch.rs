@@ -58,12 +58,17 @@ impl Patch {
     }
 }
 
+/// Whether prompts are told from their corrupted prompts, beyond the error of what lies between.
+fn told_apart(between: Paired) -> bool {
+    between.p() <= Findings::RATE && between.mean > 0.0
+}
+
 /// What patching found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Patching {
     /// Logit difference of prompts, of corrupted prompts, and of the first less the second.
     pub levels: [Mean; 3],
-    /// All patches, layer by layer.
+    /// All patches, layer by layer, but for places that only prompts reach which the model does not tell apart.
     pub patches: Vec<Patch>,
 }
 
@@ -76,7 +81,7 @@ impl Patching {
         let pairs = Pairs::of(prompts, clean);
         let of = |which: usize| Paired::of(&pairs.means(&pairs.all, |pair| pairs.clean[pair][which]));
         let between = Paired::of(&pairs.means(&pairs.all, |pair| pairs.between(pair)));
-        if !(between.p() <= Findings::RATE && between.mean > 0.0) {
+        if !told_apart(between) {
             return Err(Error::Refused(format!(
                 "the logit difference of the prompts is {:.3} above that of the corrupted prompts, ± {:.3}, so that there is nothing to be moved from one to the other: take prompts that the model tells apart, or more of them",
                 between.mean, between.standard_error
@@ -90,8 +95,13 @@ impl Patching {
         let pairs = Pairs::of(prompts, clean);
         let difference = |outcomes: &[Outcome], at: usize| f64::from(outcomes[at][LOGIT_DIFFERENCE]);
         let mut push = |site: Site, some: &[usize], changed: &dyn Fn(usize) -> f64| {
+            // At places that few prompts reach: a share of what is not there is no number, nor may it be told from one group.
+            let wholes = pairs.means(some, |pair| pairs.between(pair));
+            if !told_apart(Paired::of(&wholes)) {
+                return;
+            }
             let share = |moved: &dyn Fn(usize) -> f64| {
-                let [parts, wholes] = [pairs.means(some, moved), pairs.means(some, |pair| pairs.between(pair))];
+                let parts = pairs.means(some, moved);
                 let Ratio { ratio, standard_error } = Ratio::of(&parts, &wholes);
                 let size = pairs.means(some, |pair| pairs.clean[pair].iter().map(|d| d.abs()).sum());
                 let size = size.iter().sum::<f64>() / size.len() as f64;

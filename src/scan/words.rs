@@ -55,7 +55,7 @@ impl Findings {
         }
         if apart.is_empty() {
             return Some(format!(
-                "Of {all} pairs of heads of a layer none does another thing together than the sum of both, beyond its error (false discoveries at 5 %)."
+                "Of {all} pairs of heads of a layer none was told to do another thing together than the sum of both (false discoveries at 5 %)."
             ));
         }
         let named: Vec<String> = apart
@@ -124,17 +124,19 @@ fn of_set(joint: &Joint, findings: &Findings) -> String {
 fn of_patching(patching: &Patching, findings: &Findings) -> String {
     let [prompts, corrupted, between] = patching.levels.map(|mean| plus_minus(mean, false));
     let of = |patch: &Patch| format!("{} {}", patch.name(), plus_minus(patch.restored.share, false));
+    // Half of it beyond two standard errors: of many layers the one that is furthest off is not taken for what is there.
+    let carries = |Mean { mean, error }: Mean| error.is_some_and(|error| mean - 2.0 * error >= 0.5);
     let half = |of_site: &dyn Fn(&Site) -> bool, last: bool| {
-        let mut layers = patching.patches.iter().filter(|p| of_site(&p.site) && p.restored.share.mean >= 0.5);
+        let mut layers = patching.patches.iter().filter(|p| of_site(&p.site) && carries(p.restored.share));
         let found = if last { layers.next_back() } else { layers.next() };
         found.map(|patch| patch.layer)
     };
     let at_change = half(&|site| *site == Site::Changed, true).map_or_else(
-        || "behind no layer does the place where they differ carry half of it".to_owned(),
-        |layer| format!("the place where they differ carries half of it up to layer {layer}"),
+        || "behind no layer was the place where they differ told to carry half of it".to_owned(),
+        |layer| format!("the place where they differ carries half of it or more up to layer {layer}"),
     );
     let at_end = half(&|site| *site == Site::Place(0), false).map_or_else(
-        || "the last token nowhere before the last layer".to_owned(),
+        || "behind no layer was the last token told to".to_owned(),
         |layer| format!("the last token from layer {layer} on"),
     );
     let mut heads: Vec<&Patch> = patching.patches.iter().filter(|p| matches!(p.site, Site::Head(_))).collect();
@@ -143,12 +145,12 @@ fn of_patching(patching: &Patching, findings: &Findings) -> String {
     heads.sort_by(|a, b| b.restored.share.mean.abs().total_cmp(&a.restored.share.mean.abs()));
     let named: Vec<String> = heads.iter().take(NAMED).map(|patch| of(patch)).collect();
     let heads = if named.is_empty() {
-        "no single head moves any".to_owned()
+        "no single head was told to move any".to_owned()
     } else {
         format!("{count} single heads move some, most of all {}", named.join(", "))
     };
     let [pairs, groups] = findings.setting.count;
     format!(
-        "The logit difference is {prompts} on {pairs} prompts ({groups} groups) and {corrupted} on their corrupted prompts, which leaves {between} to be brought back by one activation at a time: {at_change}, {at_end}; {heads} (shares of it; false discoveries at 5 %)."
+        "The logit difference is {prompts} on {pairs} prompts ({groups} groups) and {corrupted} on their corrupted prompts, which leaves {between} to be brought back by one activation at a time: {at_change}, {at_end} (by two standard errors at least); {heads} (shares of it; false discoveries of heads at 5 %)."
     )
 }

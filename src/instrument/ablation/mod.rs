@@ -216,7 +216,10 @@ const CARDS: &[Card] = &[
         ..ZEROED
     },
     MATCHED,
-    error_of("ablation.matched_loss.se", MATCHED),
+    Card {
+        not_for: "fewer than some ten wrong predictions in the probe, which temperatures rest on: with 1 % of 256 wrong the change is beyond two errors in 13 of a hundred by chance, and in 9 has no row; neighbouring steps as independent evidence",
+        ..error_of("ablation.matched_loss.se", MATCHED)
+    },
     Card {
         name: "ablation.path",
         formula: "zero ablation's change of the logit difference: direct (final norm's scale frozen), mediated = total - direct, through the final norm = total - total with frozen scale, self-repair = -mediated/direct",

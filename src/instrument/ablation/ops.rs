@@ -113,11 +113,12 @@ impl Op for NullSummary {
         for c in [LOSS, LOGIT_DIFFERENCE] {
             let mut null: Vec<f64> = inputs[1].data.iter().skip(c).step_by(OUTCOMES).copied().collect();
             null.sort_by(f64::total_cmp);
-            let share = |reached: usize| (1 + reached) as f64 / (null.len() + 1) as f64;
+            // Not reached only where it is certain: what is no number clears no null.
+            let share = |certain: usize| (1 + null.len() - certain) as f64 / (null.len() + 1) as f64;
             for head in 0..self.heads {
                 let own = inputs[0].data[head * OUTCOMES + c];
-                above.push(share(null.iter().filter(|x| **x >= own).count()));
-                below.push(share(null.iter().filter(|x| **x <= own).count()));
+                above.push(share(null.iter().filter(|x| **x < own).count()));
+                below.push(share(null.iter().filter(|x| **x > own).count()));
             }
             let point = |permille: usize| null[((null.len() - 1) * permille + 500) / 1000] - inputs[2].data[c];
             points.extend([25, 500, 975].map(point));
@@ -193,6 +194,29 @@ mod tests {
             // Differences of numbers of order 1; self-repair divides by effects that may be small.
             case.agree(&all[..2], 1e-4);
             case.agree_each(&all[2..], 1e-4);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_clears_no_null() {
+        let mut case = Case::new("null summary of what is no number");
+        let rows = |values: &[f32]| -> Vec<f32> { values.iter().flat_map(|value| [*value; OUTCOMES]).collect() };
+        let (heads, clean) = (rows(&[5.0, f32::NAN, 0.0]), case.tape.constant(&[1, OUTCOMES], &[0.0; OUTCOMES]));
+        let heads = case.tape.constant(&[3, OUTCOMES], &heads);
+        let draws = [[1.0, 2.0, -1.0, 0.5], [1.0, f32::NAN, -1.0, f32::NAN]].map(|draws| {
+            let draws = case.tape.constant(&[4, OUTCOMES], &rows(&draws));
+            case.tape.push1(NullSummary { heads: 3 }, &[heads, draws, clean]).unwrap()
+        });
+        // Shares of draws that reach a head from above, of the loss; of five, the head included.
+        let expected = [[0.2, 1.0, 0.8], [0.6, 1.0, 0.8]];
+        for (found, expected) in case.reference(0, &draws).unwrap().iter().zip(expected) {
+            assert_eq!(found.data[..3], expected);
+        }
+        for gpu in crate::autograd::check::gpus() {
+            for (found, expected) in case.run(gpu, &draws).unwrap().iter().zip(expected) {
+                let apart = found[0].iter().zip(expected).map(|(found, share)| (f64::from(*found) - share).abs());
+                assert!(apart.fold(0.0, f64::max) < 1e-6, "{found:?} on {}", gpu.caps().name);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::planted::planted;
 use super::*;
 use crate::autograd::Var;
 use crate::model::{Forward, Point, Resume};
-use crate::scan::{Patching, Site};
+use crate::scan::{Mean, Patch, Patching, Share, Site};
 
 fn swaps() -> Battery {
     Battery { mlps: false, places: true, baseline: Baseline::Resample, ..ALL }
@@ -156,6 +156,65 @@ fn what_is_carried_is_found_where_it_is_carried() {
             "not in the last layer"
         );
     }
+}
+
+#[test]
+fn no_share_is_told_where_the_prompts_that_reach_a_place_are_not_told_apart() {
+    // Ten prompts of two tokens that the model tells apart by 2; one of three, and two of four, about which it says nothing.
+    let list = (0..13usize).map(|at| {
+        let length = if at < 10 { 2 } else { 3 + usize::from(at > 10) };
+        let tokens: Vec<u32> = (0..length).map(|t| (at + t) as u32).collect();
+        let corrupted = tokens.iter().map(|token| token + 20).collect();
+        (tokens, corrupted, 40 + at as u32, 60)
+    });
+    let prompts = pairs(list.collect());
+    let difference = |of: &dyn Fn(usize) -> f32| -> Vec<Outcome> {
+        let outcome = |at| {
+            let mut outcome = Outcome::default();
+            outcome[LOGIT_DIFFERENCE] = of(at);
+            outcome
+        };
+        (0..26).map(outcome).collect()
+    };
+    let noise = |at: usize| [0.03, -0.02, 0.01, 0.04][at % 4];
+    let clean = difference(&|at| if at < 20 && at.is_multiple_of(2) { 2.0 + noise(at / 2) } else { noise(at) });
+    let moved = difference(&|at| noise(at + 1));
+    let found = LayerOutcomes { places: vec![moved; 4], ..LayerOutcomes::default() };
+    let mut patching = Patching::new(&prompts, &clean).unwrap();
+    patching.add(&prompts, &clean, 0, &found);
+    let sites: Vec<Site> = patching.patches.iter().map(|patch| patch.site).collect();
+    // Twelve and thirteen prompts reach the last two places.
+    assert_eq!(sites, [Site::Place(0), Site::Place(1), Site::Changed]);
+    assert!(patching.patches.iter().all(|patch| patch.restored.share.mean.abs() < 0.1));
+}
+
+#[test]
+fn half_is_carried_where_it_is_beyond_two_errors() {
+    let share = |mean: f64, error: f64| Share { share: Mean { mean, error: Some(error) }, p: Some(0.5), q: Some(0.5) };
+    let said = |shares: &dyn Fn(usize) -> Share| {
+        let (folder, prompts) = (golden("llama"), random(6, 4, 19, 3));
+        let mut found = findings(&folder, &prompts, 0, &scan(&gpus()[0], &folder, &prompts, &ALL));
+        found.setting.battery = vec!["patch".to_owned()];
+        let patch = |(layer, site): (usize, Site)| Patch {
+            layer,
+            site,
+            pairs: 6,
+            restored: shares(layer),
+            lost: shares(layer),
+        };
+        let patches =
+            (0..24).flat_map(|layer| [Site::Place(0), Site::Changed, Site::Head(0)].map(|site| (layer, site)));
+        let levels = [2.0, 0.0, 2.0].map(|mean| Mean { mean, error: Some(0.1) });
+        found.patching = Some(Patching { levels, patches: patches.map(patch).collect() });
+        found.sentences().concat()
+    };
+    // 24 layers of 0.3 ± 0.12, one of which comes out at 0.55.
+    let none = said(&|layer| share(if layer == 17 { 0.55 } else { 0.3 }, 0.12));
+    assert!(none.contains("told to carry half of it, behind no layer was the last token told to (by two"), "{none}");
+    assert!(none.contains("no single head was told to move any"), "{none}");
+    // Rising from layer to layer: up to 1, beyond a half by two errors from 16 on.
+    let some = said(&|layer| share(layer as f64 / 23.0, 0.09));
+    assert!(some.contains("carries half of it or more up to layer 23, the last token from layer 16 on"), "{some}");
 }
 
 #[test]

@@ -98,6 +98,18 @@ fn a_suppressor_and_a_contributor_are_told_apart_and_nothing_else_is() {
 }
 
 #[test]
+fn logits_that_are_no_finite_numbers_are_refused() {
+    let prompts = random(6, 4, 19, 3);
+    let broken = with(&golden("llama"), "ln_final.w", |at, value| {
+        if at == 0 {
+            *value = f32::NAN;
+        }
+    });
+    let error = Engine::new(&gpus()[0], broken, &prompts).unwrap().clean().unwrap_err().to_string();
+    assert!(error.starts_with("the model gives prompt") && error.contains("no finite numbers"), "{error}");
+}
+
+#[test]
 fn on_untrained_models_p_values_are_uniform() {
     let (mut p, mut null) = (Vec::new(), Vec::new());
     for seed in 0..4 {
