@@ -61,7 +61,7 @@ impl Calibration {
 }
 
 const COUNT: usize = 10;
-/// Blocks of groups that errors are taken from.
+/// Blocks of groups that errors are taken from. Of a reliability that is truly 0 they are some half too great.
 const BLOCKS: usize = 20;
 /// Bins at most, and prompts of a bin at least.
 const BINS: usize = 15;
@@ -251,8 +251,10 @@ mod tests {
             let spread = (found.iter().map(|found| (found.mean - mean).powi(2)).sum::<f64>() / 99.0).sqrt();
             let errors: Vec<f64> = found.iter().map(|found| found.error.unwrap()).collect();
             let ratio = crate::stats::median(errors) / spread;
-            // A spread of 100 is known to a fourteenth; sizes of gaps have no slope where a gap changes sides.
-            assert!((0.75..1.4).contains(&ratio), "{name}: {ratio}");
+            // A spread of 100 is known to a fourteenth; sizes of gaps have no slope where a gap changes sides. What is truly 0 has
+            // no slope at all, and the jackknife takes its variance for twice as great.
+            let most = if name == "matched.reliability" { 1.9 } else { 1.4 };
+            assert!((0.75..most).contains(&ratio), "{name}: {ratio}");
         }
     }
 

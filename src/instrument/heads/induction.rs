@@ -884,7 +884,7 @@ mod tests {
                 ModelConfig { n_layers: 2, d_model: 32, n_heads: 4, d_vocab: 60, n_ctx, ..ModelConfig::default() };
             let found = [16, 5, 1].map(|most| {
                 let mut case = Case::new(&format!("repeats, {most} at once"));
-                let model = Model::new(&config.resolve().unwrap(), &mut case.tape);
+                let model = Model::new(&config.clone().resolve().unwrap(), &mut case.tape);
                 for (spec, var) in model.table.specs().iter().zip(&model.weights) {
                     case.set(*var, model.table.draw(3)[spec.offset..][..spec.len()].to_vec());
                 }
