@@ -124,7 +124,7 @@ pub struct Left {
     pub came: usize,
     /// Steps at which it fell, and the share that is left from there.
     pub falls: Vec<[f64; 2]>,
-    /// The mean step of the event up to `until`, and its standard error.
+    /// The mean step of the event up to `until`, and its standard error; NaN where nothing says how runs differ.
     pub mean: Option<[f64; 2]>,
 }
 

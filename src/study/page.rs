@@ -64,9 +64,13 @@ fn panel(findings: &Findings, curve: &Curve) -> Value {
     let title = format!("{}: {}{trunk}", findings.kinds[curve.kind], curve.asked.name());
     let survival = curve.survival.as_ref().map(|came| {
         let groups = came.groups.iter().zip(plot::colours(came)).map(|(left, colour)| {
-            let mean = left
-                .mean
-                .map_or_else(|| "not watched so long".to_owned(), |[mean, error]| format!("{mean:.0} ± {error:.0}"));
+            let mean = left.mean.map_or_else(
+                || "not watched so long".to_owned(),
+                |[mean, error]| match error.is_finite() {
+                    true => format!("{mean:.0} ± {error:.0}"),
+                    false => format!("{mean:.0}"),
+                },
+            );
             context! { name => &left.name, colour, runs => left.runs, came => left.came, mean }
         });
         context! {
