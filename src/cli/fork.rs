@@ -51,9 +51,10 @@ Kinds of interventions, all with `from`, and where it makes sense `until` and
   gradient_noise, _signs         weights, layer, head, seed
   label_noise                    seed
   leave_out                      class
-sham = \"head\" does the same to another head of the layer, sham = \"direction\"
-(of reinitialize) goes as far in a random direction. Where no arm is the trunk
-itself, one is added, \"sham\": it has the trunk's bits to the end.
+sham = \"head\" does the same to another head of the layer, that nothing in the
+list is done to; sham = \"direction\" (of reinitialize) goes as far in a random
+direction, and ends longer. Where no arm is the trunk itself, one is added,
+\"sham\": it has the trunk's bits to the end.
 
 With --seeds, seed 0 sees the batches that the trunk sees; the others see
 others, and draw other interventions.")]

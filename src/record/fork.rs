@@ -170,11 +170,11 @@ impl Trunk {
                     "seed draws the first weights, and those of a fork are the trunk's; data_seed and batch_seed are for data, and interventions have seeds of their own".to_owned(),
                 );
             }
-            for (number, pulse) in arm.intervene.iter().flatten().enumerate() {
-                let checked = pulse.check(&config.model, steps - at, config.task.shape().classes);
-                if let Err(Error::Config(what)) = checked {
-                    return fail(format!("intervene[{number}]: {what}"));
-                }
+            let (own, seed) =
+                (arm.intervene.as_deref().unwrap_or_default(), config.seed_of(self.origin.replica as usize));
+            let checked = Pulse::check_all(own, &config.model, seed, steps - at, config.task.shape().classes);
+            if let Err(Error::Config(what)) = checked {
+                return fail(what);
             }
         }
         let plain = |arm: &ReplicaConfig| {
@@ -250,14 +250,28 @@ impl Trunk {
             let own = (seed > 0 && pulse.draws()).then(|| moved(pulse.seed.unwrap_or(weights), seed));
             Pulse { seed: own.or(pulse.seed), ..pulse.clone() }
         };
+        let model = &self.setup.config.model;
+        let of_trunk: Vec<Pulse> = trunk.intervene.iter().flatten().map(of_seed).collect();
+        let heads = Pulse::heads(&of_trunk, model, weights)?;
         // What the trunk would never come to is none of the fork's.
-        let before = trunk.intervene.iter().flatten().filter(|pulse| pulse.from < steps).cloned();
+        let before: Vec<(Pulse, Option<usize>)> =
+            of_trunk.into_iter().zip(heads).filter(|(pulse, _)| pulse.from < steps).collect();
         let own = arm.intervene.iter().flatten().map(|pulse| Pulse {
             from: pulse.from + at,
             until: pulse.until.map(|until| until + at),
-            ..pulse.clone()
+            ..of_seed(pulse)
         });
-        let pulses: Vec<Pulse> = before.chain(own).map(|pulse| of_seed(&pulse)).collect();
+        let pulses: Vec<Pulse> = before.iter().map(|(pulse, _)| pulse.clone()).chain(own).collect();
+        // What goes on from the trunk goes on with the same heads; a list that leaves too few is refused where it is set up.
+        let now = Pulse::heads(&pulses, model, weights).unwrap_or_default();
+        if let Some(((pulse, head), _)) = before.iter().zip(now).find(|((_, before), now)| before != now) {
+            return Err(Error::Config(format!(
+                "[[arm]] {}: the trunk's \"{}\" is done to head {}, which this list or --steps would change: leave that head alone, and --steps beyond what the trunk declares",
+                arm.name.as_deref().unwrap_or_default(),
+                pulse.words(),
+                head.unwrap_or_default(),
+            )));
+        }
         let data = arm.data_seed.or(trunk.data_seed).unwrap_or(weights);
         let batches = arm.batch_seed.or(trunk.batch_seed);
         let called = |name: &String| if seed > 0 { format!("{name}, seed {seed}") } else { name.clone() };

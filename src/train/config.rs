@@ -515,19 +515,21 @@ impl<T: Task> RunConfig<T> {
 
     fn check_pulses(&self) -> Result<()> {
         let classes = self.task.shape().classes;
-        let check = |whose: &str, pulses: &[Pulse]| {
-            let checked = pulses.iter().enumerate().map(|(at, pulse)| {
-                pulse.check(&self.model, self.steps, classes).map_err(|error| match error {
-                    Error::Config(what) => Error::Config(format!("{whose}intervene[{at}]: {what}")),
+        let check = |whose: &str, pulses: &[Pulse], seed: Option<u64>| {
+            Pulse::check_all(pulses, &self.model, seed.unwrap_or(self.seed), self.steps, classes).map_err(|error| {
+                match error {
+                    Error::Config(what) => Error::Config(format!("{whose}{what}")),
                     other => other,
-                })
-            });
-            checked.collect::<Result<()>>()
+                }
+            })
         };
-        check("", &self.intervene)?;
+        check("", &self.intervene, None)?;
         self.replica.iter().enumerate().try_for_each(|(at, arm)| {
             let called = arm.name.clone().unwrap_or_else(|| at.to_string());
-            check(&format!("[[replica]] {called}: "), arm.intervene.as_deref().unwrap_or_default())
+            match &arm.intervene {
+                Some(own) => check(&format!("[[replica]] {called}: "), own, arm.seed),
+                None => check("", &self.intervene, arm.seed),
+            }
         })
     }
 

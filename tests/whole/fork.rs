@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use thermoscope::gpu::adapters;
+use thermoscope::intervene::Pulse;
 use thermoscope::model::ModelConfig;
 use thermoscope::record::{Event, RunDir, Status, What, read_metrics};
 use thermoscope::train::{ArmRole, ReplicaConfig, Snapshot};
@@ -185,6 +186,33 @@ fn a_fork_that_is_stopped_goes_on_to_the_same_bits() {
     // And those of the first replica hold of its forks.
     place.good("fork trunk --at 15 --arms arms.toml --out first");
     assert!(end(&place.path("first")).select(&[0]) == end(&place.path("trunk")).select(&[0]));
+}
+
+#[test]
+fn what_the_trunk_goes_on_with_stays_with_its_heads() {
+    let place = Place::new();
+    let sham = "{ what = \"scale_head\", head = 1, sham = \"head\", from = 3 }";
+    let trunk = short().replace("replicas = 2\n", &format!("intervene = [{sham}]\n"));
+    place.write("trunk.toml", trunk.replace("n_heads = 2", "n_heads = 4"));
+    place.good("run trunk.toml --out trunk");
+    let arm = replicas(&place.path("trunk")).remove(0);
+    let of_run = RunDir::read_manifest(&place.path("trunk")).unwrap().config["intervene"].clone();
+    let pulses: Vec<Pulse> = serde_json::from_value(of_run).unwrap();
+    let taken = Pulse::heads(&pulses, &model(&place.path("trunk")), arm.seed.unwrap()).unwrap()[0].unwrap();
+    assert_ne!(taken, 1);
+    for head in [0, 2, 3] {
+        let frozen = format!("{{ what = \"freeze\", weights = [\"q\"], head = {head}, from = 0 }}");
+        place.write("arms.toml", format!("[[arm]]\nname = \"frozen\"\nintervene = [{frozen}]\n"));
+        let line = format!("fork trunk --at 10 --arms arms.toml --out fork-{head}");
+        if head == taken {
+            place.bad(&line, &["frozen", &format!("is done to head {head}"), "leave that head alone"]);
+            continue;
+        }
+        place.good(&line);
+        let [trunk, fork] = ["trunk".to_owned(), format!("fork-{head}")].map(|run| end(&place.path(&run)));
+        assert!(fork.select(&[0]) == trunk, "the sham arm is the trunk");
+        assert!(fork.select(&[1]) != trunk);
+    }
 }
 
 #[test]

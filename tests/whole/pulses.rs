@@ -19,7 +19,7 @@ pub(crate) const KINDS: [&str; 19] = [
     "what = \"reinitialize\", weights = [\"*\"], sham = \"direction\"",
     "what = \"noise\", weights = [\"*\"]",
     "what = \"rotate\"",
-    "what = \"scale_head\", layer = 0, head = 0",
+    "what = \"scale_head\", layer = 0, head = 1",
     "what = \"scale_head\", layer = 0, head = 1, factor = 2, sham = \"head\"",
     "what = \"scale_head\", layer = 0, head = 1, baseline = \"mean\"",
     "what = \"uniform_attention\", layer = 0, head = 1",
@@ -490,6 +490,12 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         let error = error(MODULAR, pulse);
         words.iter().for_each(|word| assert!(error.contains(word), "{pulse} should speak of {word}: {error}"));
     }
+    let head = "what = \"scale_head\", head = 1, from = 0";
+    let twice = error(MODULAR, &format!("{head} }}, {{ {head}"));
+    assert!(twice.contains("intervene[0]: scale_head") && twice.contains("to 2 of head 1"), "{twice}");
+    let both = [0, 1].map(|head| format!("what = \"scale_head\", head = {head}, sham = \"head\", from = 0"));
+    let both = error(MODULAR, &both.join(" }, { "));
+    assert!(both.contains("intervene[0]") && both.contains("none is left"), "{both}");
     let deep = error(REPEATED, "what = \"scale_head\", head = 0, from = 0");
     assert!(deep.contains("which layer"), "{deep}");
     let turned = error(LONG, "what = \"rotate\", from = 0");

@@ -11,31 +11,37 @@ use crate::gpu::Stream;
 use crate::model::{Gates, ModelConfig, WeightTable};
 use crate::task::{Batch, count_targets};
 
-/// The pulses of one replica, and its seed.
-#[derive(Clone, Copy)]
-struct Own<'a> {
-    pulses: &'a [Pulse],
-    seed: u64,
-}
-
 /// A pulse of a replica, and where in its list it stands: the slot of its dose.
 #[derive(Clone, Copy)]
 struct Placed<'a> {
     slot: usize,
     pulse: &'a Pulse,
+    /// The head that it is about, of those that are about one.
+    head: Option<usize>,
     /// Seed of what it draws.
     seed: u64,
 }
 
+/// The pulses of one replica, and its seed.
+struct Own<'a> {
+    pulses: Vec<Placed<'a>>,
+    seed: u64,
+}
+
 impl<'a> Own<'a> {
-    fn of(self, kinds: &'a [PulseKind]) -> impl Iterator<Item = Placed<'a>> {
-        self.all().filter(|placed| kinds.contains(&placed.pulse.what))
+    fn new(model: &ModelConfig, pulses: &'a [Pulse], seed: u64) -> Result<Self> {
+        let heads = Pulse::heads(pulses, model, seed)?;
+        let placed = |(slot, (pulse, head)): (usize, (&'a Pulse, Option<usize>))| Placed {
+            slot,
+            pulse,
+            head,
+            seed: pulse.seed.unwrap_or(seed),
+        };
+        Ok(Self { pulses: pulses.iter().zip(heads).enumerate().map(placed).collect(), seed })
     }
 
-    fn all(self) -> impl Iterator<Item = Placed<'a>> {
-        let placed =
-            move |(slot, pulse): (usize, &'a Pulse)| Placed { slot, pulse, seed: pulse.seed.unwrap_or(self.seed) };
-        self.pulses.iter().enumerate().map(placed)
+    fn of(&self, kinds: &[PulseKind]) -> impl Iterator<Item = Placed<'a>> {
+        self.pulses.iter().copied().filter(|placed| kinds.contains(&placed.pulse.what))
     }
 }
 
@@ -43,11 +49,6 @@ impl Placed<'_> {
     /// Its window, in which so much is done to what has that slot.
     fn window(&self, amount: f64, slot: usize) -> Window {
         Window { from: self.pulse.from, until: self.pulse.end(), amount, slot }
-    }
-
-    /// What is taken away of what a factor is on: 1 - factor of it, times the dose.
-    fn taken(&self) -> f64 {
-        self.pulse.dose * (1.0 - self.pulse.factor.unwrap_or(0.0))
     }
 }
 
@@ -70,12 +71,14 @@ impl<'a> Pulses<'a> {
         model: &'a ModelConfig,
         replicas: impl Iterator<Item = (&'a [Pulse], u64)>,
     ) -> Result<Option<Self>> {
-        let replicas: Vec<Own<'a>> = replicas.map(|(pulses, seed)| Own { pulses, seed }).collect();
+        let replicas: Vec<Own<'a>> =
+            replicas.map(|(pulses, seed)| Own::new(model, pulses, seed)).collect::<Result<_>>()?;
         let most = replicas.iter().map(|own| own.pulses.len()).max().unwrap_or(0);
         if most == 0 {
             return Ok(None);
         }
-        let windows = |own: &Own<'a>| own.all().map(|placed| placed.window(placed.pulse.dose, placed.slot)).collect();
+        let windows =
+            |own: &Own<'a>| own.pulses.iter().map(|placed| placed.window(placed.pulse.dose, placed.slot)).collect();
         let windows: Vec<Vec<Window>> = replicas.iter().map(windows).collect();
         let doses = doses(tape, clock, most + 1, &windows)?;
         Ok(Some(Self { model, table: WeightTable::new(model), replicas, clock, doses }))
@@ -83,7 +86,7 @@ impl<'a> Pulses<'a> {
 
     /// Whether any replica has a pulse of one of these kinds.
     fn any(&self, kinds: &[PulseKind]) -> bool {
-        self.replicas.iter().any(|own| own.pulses.iter().any(|pulse| kinds.contains(&pulse.what)))
+        self.replicas.iter().any(|own| own.of(kinds).next().is_some())
     }
 
     /// The pulses of these kinds in rounds: the first of each replica that has one, then the second. So each replica has its
@@ -104,10 +107,10 @@ impl<'a> Pulses<'a> {
         mode: impl Fn(PulseKind) -> (Mode, Stream),
     ) -> Result<()> {
         for round in self.rounds(kinds) {
-            let edits = round.iter().zip(&self.replicas).map(|(placed, own)| {
+            let edits = round.iter().map(|placed| {
                 let edit = |placed: &Placed<'_>| {
                     let (mode, stream) = mode(placed.pulse.what);
-                    let spans = placed.pulse.spans(self.model, &self.table, own.seed).map_err(Error::Config)?;
+                    let spans = placed.pulse.spans(self.model, &self.table, placed.head).map_err(Error::Config)?;
                     // Noise on gradients is the same in every direction.
                     let together = placed.pulse.what == PulseKind::GradientNoise;
                     Ok(EditOf { mode, slot: placed.slot, spans, together, values: None, seed: placed.seed, stream })
@@ -124,12 +127,12 @@ impl<'a> Pulses<'a> {
     pub(crate) fn edit_weights(&self, tape: &mut Tape, weights: Var) -> Result<()> {
         for round in self.rounds(&[PulseKind::Reinitialize, PulseKind::Noise, PulseKind::Rotate]) {
             let (mut edits, mut turned, mut drawn) = (Vec::new(), Vec::new(), Vec::new());
-            for (placed, own) in round.iter().zip(&self.replicas) {
+            for placed in &round {
                 let (mut edit, mut turn, mut values) = (Vec::new(), (Vec::new(), Vec::new()), Vec::new());
                 match placed {
-                    Some(placed) if placed.pulse.what == PulseKind::Rotate => turn = self.turn(placed, own.seed)?,
+                    Some(placed) if placed.pulse.what == PulseKind::Rotate => turn = self.turn(placed)?,
                     Some(placed) => {
-                        let spans = placed.pulse.spans(self.model, &self.table, own.seed).map_err(Error::Config)?;
+                        let spans = placed.pulse.spans(self.model, &self.table, placed.head).map_err(Error::Config)?;
                         let mode = match (placed.pulse.what, placed.pulse.sham) {
                             (PulseKind::Noise, _) => Mode::Noise,
                             (_, Some(Sham::Direction)) => Mode::Toward,
@@ -170,11 +173,11 @@ impl<'a> Pulses<'a> {
 
     /// Rows that a rotation turns, and its matrices: for each layer and each head of keys and values one of queries and keys, and
     /// one of values and outputs.
-    fn turn(&self, placed: &Placed<'_>, seed: u64) -> Result<(Vec<Turned>, Vec<f32>)> {
+    fn turn(&self, placed: &Placed<'_>) -> Result<(Vec<Turned>, Vec<f32>)> {
         let (model, pulse) = (self.model, placed.pulse);
         let (k, share) = (model.d_head, model.n_heads / model.n_key_value_heads);
         let turned = pulse.turned(model).map_err(Error::Config)?;
-        let group = pulse.head_of(model, seed).map(|head| head / share);
+        let group = placed.head.map(|head| head / share);
         let (mut rows, mut matrices) = (Vec::new(), Vec::new());
         for layer in pulse.layers(model) {
             for head in (0..model.n_key_value_heads).filter(|head| group.is_none_or(|group| group == *head)) {
@@ -248,8 +251,8 @@ impl<'a> Pulses<'a> {
         }
         let (rate, decay, restarted) = (field("learning_rate"), field("weight_decay"), field("restarted"));
         let windows = |own: &Own<'_>| {
-            let of_rate = own.of(&[LearningRate]).map(|placed| placed.window(placed.taken(), rate));
-            let of_decay = own.of(&[WeightDecay]).map(|placed| placed.window(placed.taken(), decay));
+            let of_rate = own.of(&[LearningRate]).map(|placed| placed.window(placed.pulse.taken(), rate));
+            let of_decay = own.of(&[WeightDecay]).map(|placed| placed.window(placed.pulse.taken(), decay));
             // Moments count from their last reset.
             let mut resets: Vec<u64> = own
                 .of(&[ResetMoments])
@@ -281,14 +284,12 @@ impl<'a> Pulses<'a> {
         let (heads, groups) = (self.model.n_heads, self.model.n_key_value_heads);
         let of_layer = |kind: PulseKind, mean: bool, layer: usize| -> Vec<Vec<Window>> {
             let windows = |own: &Own<'a>| {
-                let here = own.all().filter(|placed| {
-                    let of_kind = placed.pulse.what == kind && (placed.pulse.baseline == Some(Baseline::Mean)) == mean;
-                    of_kind && placed.pulse.layers(self.model).contains(&layer)
+                let kinds = [kind];
+                let here = own.of(&kinds).filter(|placed| {
+                    let pulse = placed.pulse;
+                    (pulse.baseline == Some(Baseline::Mean)) == mean && pulse.layers(self.model).contains(&layer)
                 });
-                let window = |placed: Placed<'_>| {
-                    Some(placed.window(placed.taken(), placed.pulse.head_of(self.model, own.seed)?))
-                };
-                here.filter_map(window).collect()
+                here.filter_map(|placed| Some(placed.window(placed.pulse.taken(), placed.head?))).collect()
             };
             self.replicas.iter().map(windows).collect()
         };
@@ -318,7 +319,7 @@ impl<'a> Pulses<'a> {
         }
         if self.any(&[ScaleLogits]) {
             let windows =
-                |own: &Own<'_>| own.of(&[ScaleLogits]).map(|placed| placed.window(placed.taken(), 0)).collect();
+                |own: &Own<'_>| own.of(&[ScaleLogits]).map(|placed| placed.window(placed.pulse.taken(), 0)).collect();
             let windows: Vec<Vec<Window>> = self.replicas.iter().map(windows).collect();
             gates.logits = Some(doses(tape, self.clock, 1, &windows)?);
         }
