@@ -332,7 +332,8 @@ impl Loop {
         let mut sets = Sets::new(session.metrics(), session.config().replicas);
         let mut roles = Roles::new(session.config().replicas);
         let written = read_metrics(dir.path(), |metric| sets.wants(metric) || Roles::wants(metric))?;
-        sets.replay(&written, session.step());
+        let first = dir.manifest().fork.as_ref().map_or(0, |origin| origin.step);
+        sets.replay(&written, first..session.step());
         roles.replay(&written, session.step());
         let known = RunDir::read_events(dir.path())?;
         let told = |replica| move |event: &Event| event.what == What::Diverged && event.replica == Some(replica);

@@ -2,6 +2,7 @@
 //! come to stay and are gone for good by the rule of [`crate::stats::Births`], once that has held at [`LASTING`] measurements in a row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::events::{Event, Subject, Turned, What};
 use super::reader::{Key, Series};
@@ -47,8 +48,9 @@ impl Sets {
         self.sets.iter().any(|set| set.name == metric)
     }
 
-    /// Takes in what was written of a run up to, and without, a step: the series of the metrics that it wants, among others.
-    pub fn replay(&mut self, written: &BTreeMap<Key, Series>, before: u64) {
+    /// Takes in what was written of a run at these steps, from its first one, which is that of the fork where it is one: the
+    /// series of the metrics that it wants, among others. Nobody looked before, so what the first look shows was born by then.
+    pub fn replay(&mut self, written: &BTreeMap<Key, Series>, steps: Range<u64>) {
         for set in &mut self.sets {
             let mut seen: BTreeMap<u64, BTreeSet<Place>> = BTreeMap::new();
             let of_set = written
@@ -59,7 +61,7 @@ impl Sets {
                     seen.entry(*step as u64).or_default().insert([key.layer, key.head, key.index]);
                 }
             }
-            for step in (0..before).step_by(set.every as usize) {
+            for step in (steps.start.next_multiple_of(set.every)..steps.end).step_by(set.every as usize) {
                 set.births.measure(step, &seen.remove(&step).unwrap_or_default(), LASTING);
             }
         }
@@ -94,10 +96,50 @@ impl Set {
 mod tests {
     use super::*;
 
+    fn set() -> Set {
+        let (name, site) = ("key_frequencies".to_owned(), "embed.W_E".to_owned());
+        Set { metric: 0, name, site, every: 10, replica: 2, births: Births::default() }
+    }
+
+    #[test]
+    fn what_a_fork_shows_at_its_first_look_was_born_by_then() {
+        // A fork at step 95, looked at from step 100 on: frequency 6 is there at once, 23 from step 120 on.
+        let present = |step: u64| -> BTreeSet<Place> {
+            let born = [(6, 100), (23, 120)].into_iter().filter(|(_, born)| step >= *born);
+            born.map(|(index, _)| [-1, -1, index]).collect()
+        };
+        let dates = |set: &mut Set, steps: Range<u64>| -> Vec<String> {
+            let events = steps.step_by(10).flat_map(|step| set.take(step, &present(step)));
+            events.map(|event| event.onset().words()).collect()
+        };
+        let expected = ["by step 100", "step 120 ± 10"];
+        for went_on in [95, 100, 130, 150, 160] {
+            let mut sets = Sets { sets: vec![set()] };
+            let written = [6, 23].map(|index| {
+                let [layer, head] = [-1; 2];
+                let key = Key {
+                    metric: sets.sets[0].name.clone(),
+                    site: sets.sets[0].site.clone(),
+                    layer,
+                    head,
+                    index,
+                    replica: 2,
+                };
+                let steps = (100..went_on).step_by(10).filter(|step| present(*step).contains(&[-1, -1, index]));
+                let steps: Vec<i64> = steps.map(|step| step as i64).collect();
+                (key, Series { values: vec![1.0; steps.len()], steps })
+            });
+            sets.replay(&written.into(), 95..went_on);
+            let found = dates(&mut sets.sets[0], went_on.next_multiple_of(10)..200);
+            // What held at five looks before was told before.
+            let told = [140, 160].iter().filter(|seen| **seen < went_on).count();
+            assert_eq!(found, expected[told..], "going on at {went_on}");
+        }
+    }
+
     #[test]
     fn every_member_that_turns_is_an_event() {
-        let (name, site) = ("key_frequencies".to_owned(), "embed.W_E".to_owned());
-        let mut set = Set { metric: 0, name, site, every: 10, replica: 2, births: Births::default() };
+        let mut set = set();
         let keys: BTreeSet<Place> = [[-1, -1, 23], [-1, -1, 6]].into();
         let heads: BTreeSet<Place> = [[0, 3, -1]].into();
         let mut events: Vec<Event> = (0..5).flat_map(|at| set.take(10 * at, &keys)).collect();
