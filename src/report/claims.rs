@@ -5,6 +5,10 @@
 //! end of the run is no refutation of anything, and no control; it is censored. Claims about causes should fail in
 //! controls in which the cause was changed. Signs of generalization are contradicted in two ways, by a control that shows
 //! the sign and does not generalize, and by any arm that generalizes without it.
+//!
+//! A control says something only where it lived: where it has memorized and has not diverged. That one has not generalized is
+//! said of a control that was watched for [`WATCHED`] times as many steps as the main arm took, and of no other: it may just
+//! be later. An arm that diverged says nothing of anything.
 
 use super::phases::Watched;
 use crate::stats::{Censored, Onset};
@@ -83,11 +87,41 @@ struct Claim {
 const SPARSE: f32 = 0.4;
 /// Mean cosine of the attention patterns from which heads are one.
 const ONE: f32 = 0.999;
+/// How many times as long as the main arm took to generalize a control is watched that is said not to: what is changed in it
+/// makes it slower before it keeps it from that.
+const WATCHED: u64 = 2;
+/// How many times as late as memorization generalization is late.
+const LATE: f64 = 2.0;
+
+fn began(onset: Option<Onset>) -> bool {
+    onset.is_some_and(|onset| onset.began().is_some())
+}
 
 fn reached(onset: Option<Onset>) -> Option<Outcome> {
     let onset = onset?;
-    let found = if onset.began().is_some() { Found::Holds } else { Found::Open };
+    // What the first look of a fork shows came of nothing that was done in it.
+    let found = if onset.censored.is_none() { Found::Holds } else { Found::Open };
     Some(Outcome { found, why: onset.words() })
+}
+
+/// Whether one came so many times as late as another, as far as the resolution of both tells.
+fn late(first: Onset, then: Onset) -> Outcome {
+    // Nobody saw when it came, or it has not come.
+    let unseen = |onset: Onset| onset.censored.map(|_| onset.words());
+    if let Some(why) = unseen(first).map(|words| format!("memorized {words}")).or(unseen(then)) {
+        return Outcome { found: Found::Open, why };
+    }
+    let ratio = |then: u64, first: u64| then as f64 / first as f64;
+    // Each came after the measurement before, and by the one that shows it.
+    let least = ratio(then.step - then.resolution, first.step);
+    let most = ratio(then.step, first.step - first.resolution);
+    let found = match () {
+        _ if least >= LATE => Found::Holds,
+        _ if most <= LATE => Found::Fails,
+        _ => Found::Open,
+    };
+    let so = if found == Found::Open { ", within the resolution" } else { "" };
+    Outcome { found, why: format!("{:.1} times as late{so}", ratio(then.step, first.step)) }
 }
 
 const CLAIMS: &[Claim] = &[
@@ -105,11 +139,7 @@ const CLAIMS: &[Claim] = &[
         name: "groks: generalizes late",
         words: "test accuracy reaches 99 % at least twice as late as train accuracy; should fail with shuffled labels, less data, more data and without decay",
         rule: Rule::Cause(&[Change::ShuffledLabels, Change::LessData, Change::MoreData, Change::NoDecay], |arm| {
-            let (first, then) = (arm.memorized()?, arm.generalized()?);
-            let (Some(first), Some(then)) = (first.began(), then.began()) else { return reached(Some(then)) };
-            let ratio = then as f64 / first.max(1) as f64;
-            let found = if ratio >= 2.0 { Found::Holds } else { Found::Fails };
-            Some(Outcome { found, why: format!("{ratio:.1} times as late") })
+            Some(late(arm.memorized()?, arm.generalized()?))
         }),
     },
     Claim {
@@ -244,7 +274,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(arms: &[Arm<'_>], group: &Group<'_>) -> Vec<Verdict> {
     let of_group: Vec<&Arm<'_>> = group.arms.iter().map(|at| &arms[*at]).collect();
     let verdicts = CLAIMS.iter().map(|claim| {
-        let outcomes = of_group.iter().map(|arm| {
+        let asked = of_group.iter().map(|arm| {
             let should_fail = arm.config.is_control()
                 && match &claim.rule {
                     Rule::Cause(changes, _) => {
@@ -252,19 +282,48 @@ pub(super) fn judge(arms: &[Arm<'_>], group: &Group<'_>) -> Vec<Verdict> {
                     }
                     _ => arm.watched.generalized().is_some_and(|onset| onset.began().is_none()),
                 };
-            (claim.rule.ask(arm.watched), should_fail)
+            let outcome = claim.rule.ask(arm.watched);
+            let silent = silent(arm.watched, of_group[0].watched, &claim.rule, outcome.as_ref());
+            (outcome, should_fail, silent)
         });
-        let outcomes: Vec<(Option<Outcome>, bool)> = outcomes.collect();
-        let (survives, words) = verdict(&claim.rule, &outcomes, &of_group);
-        Verdict { name: claim.name, rule: claim.words, outcomes, survives, words }
+        let asked: Vec<Asked> = asked.collect();
+        let (survives, words) = verdict(&claim.rule, &asked, &of_group);
+        let outcomes =
+            asked.into_iter().map(|(outcome, should_fail, silent)| (outcome, should_fail && silent.is_none()));
+        Verdict { name: claim.name, rule: claim.words, outcomes: outcomes.collect(), survives, words }
     });
     verdicts.filter(|verdict| verdict.outcomes.iter().any(|(outcome, _)| outcome.is_some())).collect()
 }
 
-fn verdict(rule: &Rule, outcomes: &[(Option<Outcome>, bool)], arms: &[&Arm<'_>]) -> (Option<bool>, String) {
-    let began = |onset: Option<Onset>| onset.is_some_and(|onset| onset.began().is_some());
+/// What was found in an arm, whether a claim should fail in it, and why it can say nothing of that.
+type Asked = (Option<Outcome>, bool, Option<String>);
+
+/// Why a control says nothing of a claim that should fail in it, about a main arm; `None` where it does.
+fn silent(control: &Watched, main: &Watched, rule: &Rule, outcome: Option<&Outcome>) -> Option<String> {
+    if let Some(diverged) = control.diverged() {
+        return Some(format!("diverged {}", diverged.words()));
+    }
+    if let Some(memorized) = control.memorized().filter(|onset| onset.began().is_none()) {
+        return Some(format!("memorized {}", memorized.words()));
+    }
+    let open = outcome.is_some_and(|outcome| outcome.found == Found::Open);
+    // What it was seen to do is no matter of how long it was watched.
+    let (Some(own), Some(date), true) = (control.generalized(), main.generalized(), open || rule.is_sign()) else {
+        return None;
+    };
+    if own.began().is_some() {
+        return outcome.filter(|_| open).map(|outcome| outcome.why.clone());
+    }
+    let needed = WATCHED * date.step.saturating_sub(main.first_step()) + main.first_step();
+    (own.step < needed).then(|| format!("generalized {}, watched for less than to step {needed}", own.words()))
+}
+
+fn verdict(rule: &Rule, asked: &[Asked], arms: &[&Arm<'_>]) -> (Option<bool>, String) {
     let main = arms[0];
-    match &outcomes[0].0 {
+    if let Some(diverged) = main.watched.diverged() {
+        return (None, format!("cannot be judged: {} diverged {}", main.name, diverged.words()));
+    }
+    match &asked[0].0 {
         None => return (None, format!("not measured in {}", main.name)),
         // Too early to say that something lasts.
         Some(_) if !began(main.watched.memorized()) => {
@@ -282,24 +341,38 @@ fn verdict(rule: &Rule, outcomes: &[(Option<Outcome>, bool)], arms: &[&Arm<'_>])
         }
         Some(_) => {}
     }
-    let found = |at: usize| outcomes[at].0.as_ref().map(|outcome| outcome.found);
+    let found = |at: usize| asked[at].0.as_ref().map(|outcome| outcome.found);
     let names = |wanted: &dyn Fn(usize) -> bool| -> Vec<&str> {
         (1..arms.len()).filter(|at| wanted(*at)).map(|at| arms[at].name).collect()
     };
-    let should_fail = |at: usize| outcomes[at].1;
+    let should_fail = |at: usize| asked[at].1 && asked[at].2.is_none();
     let holds_too = names(&|at| should_fail(at) && found(at) == Some(Found::Holds));
+    let generalized = |at: usize| arms[at].watched.generalized();
     // An arm that must show what the main one shows: one that generalized, for signs of that; no control, for the rest.
-    let must_hold = |at: usize| match rule.is_sign() {
-        true => began(arms[at].watched.generalized()),
-        false => !arms[at].config.is_control(),
+    let must_hold = |at: usize| {
+        let counts = if rule.is_sign() { began(generalized(at)) } else { !arms[at].config.is_control() };
+        counts && arms[at].watched.diverged().is_none()
     };
     let without = names(&|at| must_hold(at) && found(at) == Some(Found::Fails));
     let unknown = names(&|at| should_fail(at) && found(at).is_none());
     let censored = names(&|at| match rule.is_sign() {
-        true => !should_fail(at) && !must_hold(at),
+        true => !asked[at].1 && !must_hold(at) && arms[at].watched.diverged().is_none(),
         false => must_hold(at) && found(at) == Some(Found::Open),
     });
-    let so_far = if censored.is_empty() { String::new() } else { format!("; censored: {}", censored.join(", ")) };
+    let never = names(&|at| should_fail(at) && generalized(at).is_some_and(|onset| onset.began().is_none()));
+    let by = (1..arms.len()).filter(|at| should_fail(*at)).filter_map(generalized);
+    let by = by.filter(|onset| onset.began().is_none()).map(|onset| onset.step).min().unwrap_or(0);
+    let silent: Vec<String> = (1..arms.len())
+        .filter(|at| asked[*at].1 || arms[*at].watched.diverged().is_some())
+        .filter_map(|at| Some(format!("{} ({})", arms[at].name, asked[at].2.as_ref()?)))
+        .collect();
+    let so_far = [
+        (format!("not generalized by step {by}"), never.join(", ")),
+        ("censored".to_owned(), censored.join(", ")),
+        ("says nothing".to_owned(), silent.join(", ")),
+    ];
+    let so_far: String =
+        so_far.iter().filter(|(_, who)| !who.is_empty()).map(|(what, who)| format!("; {what}: {who}")).collect();
     if !holds_too.is_empty() {
         (Some(false), format!("does not survive: holds in {} too", holds_too.join(", ")))
     } else if !without.is_empty() {
@@ -324,12 +397,17 @@ mod tests {
     /// Arms with planted truths: when they memorize, generalize, get their first key, and their last Gini coefficient.
     type Truth = (Option<u64>, Option<u64>, Option<u64>, f32);
 
-    fn watched((memorized, generalized, born, gini): Truth) -> Watched {
+    fn watched(truth: Truth) -> Watched {
+        seen(truth, 0, None)
+    }
+
+    /// What is seen of one from a step on, which may diverge.
+    fn seen((memorized, generalized, born, gini): Truth, first: u64, diverges: Option<u64>) -> Watched {
         let described = || Described { every: 10, ..Described::default() };
         let names = ["accuracy.train", "accuracy.test"];
         let metrics: BTreeMap<String, Described> = names.map(|name| (name.to_owned(), described())).into();
         let predictions = vec![Predictions { train: 1000, train_drawn: false, test: 2000, most_frequent: [0.0; 2] }];
-        let mut watched = Watched::new(&Catalog { classes: 59, predictions, metrics }, 0, 1000);
+        let mut watched = Watched::new(&Catalog { classes: 59, predictions, metrics }, 0, 1500);
         let key = |metric: &str, site: &str| Key {
             metric: metric.into(),
             site: site.into(),
@@ -338,12 +416,16 @@ mod tests {
             index: -1,
             replica: 0,
         };
-        for step in (0..=1000).step_by(10) {
+        for step in (first..=1500).step_by(10) {
             let from = |when: Option<u64>| when.is_some_and(|when| step >= when);
-            watched.take(&key("accuracy.train", ""), step, if from(memorized) { 1.0 } else { 0.5 });
-            watched.take(&key("accuracy.test", ""), step, if from(generalized) { 0.995 } else { 0.98 });
-            watched.take(&key("gini", "embed.W_E"), step, gini);
-            watched.keys(step, &from(born).then_some(7).into_iter().collect());
+            let lives = |value: f32| if from(diverges) { f32::NAN } else { value };
+            let right = |share: f32| if from(diverges) { 0.02 } else { share };
+            watched.take(&key("loss.train", ""), step, lives(0.1));
+            watched.take(&key("accuracy.train", ""), step, right(if from(memorized) { 1.0 } else { 0.5 }));
+            watched.take(&key("accuracy.test", ""), step, right(if from(generalized) { 0.995 } else { 0.98 }));
+            watched.take(&key("gini", "embed.W_E"), step, lives(gini));
+            watched.take(&key("participation_ratio", "embed.W_E"), step, if from(born) { 5.0 } else { 20.0 });
+            watched.keys(step, &(from(born) && !from(diverges)).then_some(7).into_iter().collect());
         }
         watched
     }
@@ -352,9 +434,12 @@ mod tests {
     type Given = (Truth, ReplicaConfig);
 
     fn judged(given: &[Given]) -> BTreeMap<&'static str, (Option<bool>, String)> {
+        judge_all(given, given.iter().map(|(truth, _)| watched(*truth)).collect())
+    }
+
+    fn judge_all(given: &[Given], seen: Vec<Watched>) -> BTreeMap<&'static str, (Option<bool>, String)> {
         let names: Vec<String> =
             (0..given.len()).map(|at| given[at].1.name.clone().unwrap_or_else(|| format!("arm {at}"))).collect();
-        let seen: Vec<Watched> = given.iter().map(|(truth, _)| watched(*truth)).collect();
         let arm = |at: usize| Arm {
             name: &names[at],
             config: &given[at].1,
@@ -371,6 +456,9 @@ mod tests {
     const MAIN: Truth = (Some(100), Some(600), Some(300), 0.6);
     const NEVER: Truth = (Some(200), None, None, 0.1);
     const SPECTRUM: &str = "a sparse spectrum goes with generalization";
+    const GENERALIZES: &str = "generalizes";
+    const LATE_CLAIM: &str = "groks: generalizes late";
+    const NOT_BY: &str = "; not generalized by step 1500: ";
     const KEY: &str = "a lasting key precedes generalization";
 
     fn plain() -> ReplicaConfig {
@@ -421,7 +509,11 @@ mod tests {
         let seed = ReplicaConfig { seed: Some(5), ..plain() };
         let found = judged(&[(MAIN, plain()), (cut_off, seed.clone()), (NEVER, shuffled())]);
         for claim in [SPECTRUM, KEY, "generalizes"] {
-            assert_eq!(found[claim], (Some(true), "survives in this run; censored: arm 1".to_owned()), "{claim}");
+            assert_eq!(
+                found[claim],
+                (Some(true), format!("survives in this run{NOT_BY}arm 2; censored: arm 1")),
+                "{claim}"
+            );
         }
         // Nor is it a control: alone with it, nothing could be refuted.
         let found = judged(&[(MAIN, plain()), (NEVER, seed)]);
@@ -454,7 +546,7 @@ mod tests {
     #[test]
     fn a_key_that_is_there_at_the_last_measurements_only_is_no_sign() {
         // A control whose logits have a key at three measurements before the end.
-        let flicker = (Some(100), None, Some(980), 0.1);
+        let flicker = (Some(100), None, Some(1480), 0.1);
         let found = judged(&[(MAIN, plain()), (flicker, shuffled())]);
         assert_eq!(found[KEY].0, Some(true), "{}", found[KEY].1);
     }
@@ -482,7 +574,7 @@ mod tests {
     #[test]
     fn a_claim_needs_the_main_arm_and_the_order_of_events() {
         let found = judged(&[(NEVER, plain()), (NEVER, shuffled())]);
-        assert_eq!(found["generalizes"], (None, "cannot be judged: in arm 0 not by step 1000".to_owned()));
+        assert_eq!(found["generalizes"], (None, "cannot be judged: in arm 0 not by step 1500".to_owned()));
         // A key without generalization is a sign of nothing.
         let found = judged(&[((Some(100), None, Some(300), 0.6), plain()), (NEVER, shuffled())]);
         assert_eq!(found[KEY].0, None);
@@ -494,6 +586,106 @@ mod tests {
         assert_eq!(found["groks: generalizes late"].0, Some(false));
         // Without an arm that could refute it nothing survives.
         assert_eq!(judged(&[(MAIN, plain())])["generalizes"].0, None);
+    }
+
+    #[test]
+    fn a_control_that_did_not_live_or_was_not_watched_long_enough_says_nothing() {
+        let less = ReplicaConfig { train_fraction: Some(0.2), ..control() };
+        // One that never memorized, and one that may generalize as soon as the run has ended: the main arm took to step 800.
+        let late: Truth = (Some(100), Some(800), Some(300), 0.6);
+        for (truths, words) in [
+            ([MAIN, (None, None, None, 0.1)], "says nothing: arm 1 (memorized not by step 1500)"),
+            ([MAIN, (None, None, Some(300), 0.7)], "says nothing: arm 1 (memorized not by step 1500)"),
+            ([late, NEVER], "says nothing: arm 1 (generalized not by step 1500, watched for less than to step 1600)"),
+            // Nor does it refute anything: it may generalize a little later, and show the sign for that.
+            ([late, (Some(200), None, Some(300), 0.7)], "says nothing: arm 1 (generalized not by step 1500"),
+        ] {
+            for config in [less.clone(), shuffled()] {
+                let found = judged(&[(truths[0], plain()), (truths[1], config)]);
+                for claim in [GENERALIZES, LATE_CLAIM, SPECTRUM, KEY] {
+                    let (survives, said) = &found[claim];
+                    assert_eq!(*survives, None, "{claim}: {said}");
+                    assert!(said.starts_with("holds, but no control") && said.contains(words), "{claim}: {said}");
+                }
+            }
+        }
+        // Beside one that says something it is told.
+        let found = judged(&[(MAIN, plain()), (NEVER, shuffled()), ((None, None, None, 0.1), less)]);
+        let said = format!("survives in this run{NOT_BY}arm 1; says nothing: arm 2 (memorized not by step 1500)");
+        assert_eq!(found[GENERALIZES], (Some(true), said));
+        // A date counts from where the looking began: both arms of a fork at step 1000 were watched for 500 steps.
+        let given = [((Some(100), Some(1200), Some(900), 0.6), plain()), ((Some(100), None, None, 0.1), no_decay())];
+        let fork = given.iter().map(|(truth, _)| seen(*truth, 1000, None)).collect();
+        let (survives, said) = &judge_all(&given, fork)[SPECTRUM];
+        assert_eq!(*survives, Some(true), "{said}");
+    }
+
+    #[test]
+    fn an_arm_that_diverged_says_nothing() {
+        // It generalized and had its key, before the loss was no number any more.
+        let diverges = |config| {
+            let given = [(MAIN, plain()), (NEVER, shuffled()), (MAIN, config)];
+            let seen = [watched(MAIN), watched(NEVER), seen(MAIN, 0, Some(900))];
+            judge_all(&given, seen.into())
+        };
+        for config in [plain(), no_decay()] {
+            let found = diverges(config);
+            for claim in [GENERALIZES, LATE_CLAIM, SPECTRUM, KEY] {
+                let (survives, said) = &found[claim];
+                assert_eq!(*survives, Some(true), "{claim}: {said}");
+                assert!(said.contains("says nothing: arm 2 (diverged step 900 ± 10)"), "{claim}: {said}");
+            }
+        }
+        let given = [(MAIN, plain()), (NEVER, shuffled())];
+        for claim in judge_all(&given, vec![seen(MAIN, 0, Some(900)), watched(NEVER)]) {
+            assert_eq!(claim.1, (None, "cannot be judged: arm 0 diverged step 900 ± 10".to_owned()), "{}", claim.0);
+        }
+        // What is no number at the end was not measured, and is no sign that is missing.
+        let mut last = watched(MAIN);
+        let key = |metric: &str, index| Key {
+            metric: metric.into(),
+            site: "embed.W_E".into(),
+            layer: 0,
+            head: -1,
+            index,
+            replica: 0,
+        };
+        last.take(&key("gini", -1), 1500, f32::NAN);
+        last.take(&key("sync.similarity", 0), 1500, f32::NAN);
+        assert_eq!((last.sparsity(), last.similarity()), (None, None));
+    }
+
+    #[test]
+    fn late_is_said_where_the_resolution_tells_and_of_what_was_seen_to_begin() {
+        let at = |step, resolution| Onset { step, resolution, censored: None };
+        let by = |step| Onset { step, resolution: 0, censored: Some(Censored::Before) };
+        assert_eq!(late(at(500, 200), at(1000, 200)).found, Found::Open);
+        assert_eq!(late(at(500, 10), at(1010, 10)).found, Found::Holds);
+        assert_eq!(late(at(500, 10), at(1000, 10)).found, Found::Open);
+        assert_eq!(late(at(500, 10), at(980, 10)).found, Found::Fails);
+        // Just once as late, however coarse.
+        assert_eq!(late(at(1000, 100), at(1000, 100)).found, Found::Fails);
+        // A fork, or a run from other weights, that knew at its first look.
+        assert_eq!(late(by(2000), at(9000, 10)).found, Found::Open);
+        assert_eq!(late(by(0), at(600, 10)).found, Found::Open);
+        assert_eq!(late(at(100, 10), Onset::not_by(1000)).found, Found::Open);
+    }
+
+    #[test]
+    fn what_a_fork_shows_at_its_first_look_came_of_nothing_in_it() {
+        // Behind memorization, and behind both.
+        for (first, claims) in [(500, [LATE_CLAIM, "memorizes"]), (700, [LATE_CLAIM, GENERALIZES])] {
+            let given = [(MAIN, plain()), (MAIN, shuffled())];
+            let found = judge_all(&given, given.iter().map(|(truth, _)| seen(*truth, first, None)).collect());
+            for claim in claims {
+                let said = &found[claim];
+                assert!(said.0.is_none() && said.1.contains(&format!("by step {first}")), "{claim}: {}", said.1);
+            }
+            // No first value is known of what is measured against it.
+            assert!(!found.keys().any(|claim| claim.contains("dimensions")));
+        }
+        let whole = judged(&[(MAIN, plain()), (NEVER, shuffled())]);
+        assert_eq!(whole["the embedding loses dimensions before generalization"].0, Some(true));
     }
 
     #[test]

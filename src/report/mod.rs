@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 use gather::Gathered;
 use marks::Turn;
 pub use phases::Phase;
-#[cfg(feature = "cli")]
-pub(crate) use phases::Reach;
 
 use minijinja::{Environment, Value, context};
 use serde_json::json;

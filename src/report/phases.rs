@@ -1,10 +1,10 @@
 //! When a replica did what: first crossings that last, seen at every measurement.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::derived::NORM;
 use crate::record::{Catalog, Key, Series};
-use crate::stats::{Births, LASTING, Onset, Sample, Watch};
+use crate::stats::{Births, LASTING, Onset, Reach, Watch};
 
 /// An event on the step axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,55 +22,12 @@ const HIGH_ACCURACY: f64 = 0.99;
 /// A spike takes the train loss from below `LOW` to above `HIGH`, nats.
 const LOW: f32 = 1e-4;
 const HIGH: f32 = 1e-3;
+/// Keys of the logits.
+const KEYS: &str = "key_frequencies.logits";
 /// Rise of FSD over its first value that counts: neurons without relation keep within 0.1 of it.
 const FSD_RISE: f32 = 0.2;
 /// Share of its first value to which the dimension of W_E falls.
 const FALL: f32 = 0.75;
-
-/// An accuracy that is to reach a threshold; see [`Sample`].
-#[derive(Clone, Debug)]
-pub(crate) struct Reach {
-    sample: Sample,
-    threshold: f64,
-    /// Stretches of measurements that a run of this length has.
-    looks: u64,
-    window: VecDeque<(u64, f64)>,
-    /// Step of the measurement before the window.
-    before: Option<u64>,
-    found: Option<Onset>,
-}
-
-impl Reach {
-    /// Nothing seen yet; `looks` is how many measurements a run of this length has.
-    pub(crate) fn new(sample: Sample, threshold: f64, looks: u64) -> Self {
-        Self { sample, threshold, looks, window: VecDeque::new(), before: None, found: None }
-    }
-
-    /// Takes in a measurement.
-    pub(crate) fn measure(&mut self, step: u64, share: f32) {
-        if self.found.is_some() {
-            return;
-        }
-        self.window.push_back((step, f64::from(share)));
-        if self.window.len() > self.sample.window() as usize {
-            self.before = self.window.pop_front().map(|(step, _)| step);
-        }
-        let first = self.window[0];
-        let shares = self.window.iter().map(|(_, share)| *share);
-        let whole = self.window.len() == self.sample.window() as usize;
-        if whole && first.1 >= self.threshold - 1e-6 && self.sample.reaches(shares, self.threshold, self.looks) {
-            self.found = Some(Onset::seen(first.0, self.before));
-        }
-    }
-
-    /// When; censored where it did not, by the end, or for too short a time before it. `None` where nothing was measured.
-    pub(crate) fn onset(&self) -> Option<Onset> {
-        self.window.back()?;
-        let below = self.window.iter().rev().find(|(_, share)| *share < self.threshold - 1e-6);
-        let not_by = below.map(|(step, _)| *step).or(self.before).unwrap_or(0);
-        Some(self.found.unwrap_or(Onset::not_by(not_by)))
-    }
-}
 
 /// A number that is to cross a threshold, which may follow from its first value.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +39,10 @@ struct Crossing {
 
 impl Crossing {
     fn measure(&mut self, step: u64, value: f32, beyond: impl Fn(f32, f32) -> bool) {
+        // What is only seen from some step on has no first value.
+        if self.first.is_none() && step > 0 {
+            return;
+        }
         let first = *self.first.get_or_insert(value);
         let now = self.watch.measure(step, beyond(first, value), LASTING);
         // What goes back did not stay.
@@ -115,10 +76,14 @@ pub(super) struct Watched {
     /// Mean cosine of attention patterns, by layer, at the last measurement.
     similarity: BTreeMap<i32, f32>,
     keys: Births<i32>,
+    /// Steps between two looks at them.
+    keys_every: u64,
     /// Keys of the logits that live, and since when.
     living: BTreeMap<i32, Onset>,
     cleaned_up: Option<Onset>,
     measurements: u64,
+    /// The first step seen, which is that of the fork where it is one.
+    first: Option<u64>,
 }
 
 impl Watched {
@@ -132,12 +97,14 @@ impl Watched {
             train: reach("accuracy.train", true, HIGH_ACCURACY),
             half: reach("accuracy.test", false, 0.5),
             test: reach("accuracy.test", false, HIGH_ACCURACY),
+            keys_every: catalog.metrics.get(KEYS).map_or(1, |keys| keys.every),
             ..Self::default()
         }
     }
 
     /// Takes in a number of this replica.
     pub(super) fn take(&mut self, key: &Key, step: u64, value: f32) {
+        self.first.get_or_insert(step);
         match (key.metric.as_str(), key.index) {
             ("accuracy.train", _) => {
                 if let Some(train) = &mut self.train {
@@ -180,6 +147,10 @@ impl Watched {
 
     /// Takes in the key frequencies of the logits at a step at which they were asked for.
     pub(super) fn keys(&mut self, step: u64, keys: &BTreeSet<i32>) {
+        // What is measured behind the last step, out of turn, is no look of the events either.
+        if !step.is_multiple_of(self.keys_every.max(1)) {
+            return;
+        }
         for turn in self.keys.measure(step, keys, LASTING) {
             if turn.born {
                 self.living.insert(turn.label, turn.onset);
@@ -192,7 +163,8 @@ impl Watched {
     /// What follows from whole series.
     pub(super) fn finish(&mut self, series: &BTreeMap<Key, Series>, replica: i32) {
         let norm = series.iter().find(|(key, _)| key.metric == NORM && key.replica == replica);
-        let grokked = self.generalized().and_then(|onset| onset.began());
+        // Where a fork begins behind it, what was lost before is not known.
+        let grokked = self.generalized().filter(|onset| onset.censored.is_none()).map(|onset| onset.step);
         self.cleaned_up = norm.zip(grokked).and_then(|((_, norm), from)| cleaned_up(norm, from as i64));
     }
 
@@ -206,25 +178,35 @@ impl Watched {
         self.test.as_ref()?.onset()
     }
 
-    /// FSD of the first layer rises by 0.2 over its first value.
+    /// The first step seen.
+    pub(super) fn first_step(&self) -> u64 {
+        self.first.unwrap_or(0)
+    }
+
+    /// From where on the train loss has been no finite number; nothing that is measured behind that means anything.
+    pub(super) fn diverged(&self) -> Option<Onset> {
+        self.diverged
+    }
+
+    /// FSD of the first layer rises by 0.2 over its value at the first step; `None` where that is not known.
     pub(super) fn synchronized(&self) -> Option<Onset> {
         self.fsd.onset()
     }
 
-    /// The participation ratio of W_E falls to 3/4 of its first value.
+    /// The participation ratio of W_E falls to 3/4 of its value at the first step; `None` where that is not known.
     pub(super) fn lost_dimensions(&self) -> Option<Onset> {
         self.dimension.onset()
     }
 
-    /// The last Gini coefficient of W_E.
+    /// The last Gini coefficient of W_E, where it is a number.
     pub(super) fn sparsity(&self) -> Option<f32> {
-        self.sparsity
+        self.sparsity.filter(|last| last.is_finite())
     }
 
-    /// The last mean cosine of attention patterns, over layers.
+    /// The last mean cosine of attention patterns, over layers, where all are numbers.
     pub(super) fn similarity(&self) -> Option<f32> {
         let count = self.similarity.len() as f32;
-        (count > 0.0).then(|| self.similarity.values().sum::<f32>() / count)
+        Some(self.similarity.values().sum::<f32>() / count).filter(|mean| mean.is_finite())
     }
 
     /// The birth of the oldest of the keys of the logits that live at the end.
@@ -312,10 +294,10 @@ fn cleaned_up(norm: &Series, from: i64) -> Option<Onset> {
 mod tests {
     use super::*;
     use crate::record::{Described, Predictions};
-    use crate::stats::Censored;
+    use crate::stats::{Censored, Sample};
 
     fn reached(sample: Sample, shares: impl Iterator<Item = f32>) -> Onset {
-        let mut reach = Reach::new(sample, HIGH_ACCURACY, 1000);
+        let mut reach = Reach::new(sample, HIGH_ACCURACY, 4000);
         shares.enumerate().for_each(|(at, share)| reach.measure(10 * at as u64, share));
         reach.onset().unwrap()
     }
@@ -361,7 +343,7 @@ mod tests {
         assert!(runs > 0, "five in a row come by chance");
         assert_eq!(reached(one, (0..1000).map(coin)).began(), None);
         // One that knows is seen through batches of one too, and dated by the first of many right answers.
-        let learned = reached(one, (0..1000).map(|at| if at < 300 { coin(at) } else { 1.0 }));
+        let learned = reached(one, (0..4000).map(|at| if at < 300 { coin(at) } else { 1.0 }));
         assert!((250..=300).contains(&(learned.step / 10)), "{learned:?}");
         // A test set of three examples says nothing, however often it is looked at.
         assert_eq!(reached(Sample { trials: 3, fresh: false, chance: 0.5 }, (0..500).map(|_| 1.0)).began(), None);
@@ -417,6 +399,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_measured_out_of_turn_at_the_end_of_a_run_is_no_look() {
+        let metrics = [(KEYS.to_owned(), Described { every: 10, ..Described::default() })].into();
+        let mut watched = Watched::new(&Catalog { metrics, ..Catalog::default() }, 0, 97);
+        // Key at 60, 70, 80, 90 and behind the last step: four looks do not last.
+        for step in (0..=90).step_by(10).chain([97]) {
+            watched.keys(step, &(step >= 60).then_some(3).into_iter().collect());
+        }
+        assert_eq!(watched.first_key(), Some(Onset::not_by(50)));
+        watched.keys(100, &[3].into());
+        assert_eq!(watched.first_key(), Some(Onset { step: 60, resolution: 10, censored: None }));
+    }
+
+    #[test]
     fn a_rise_that_goes_back_did_not_stay() {
         let onset = |values: &str| {
             let mut rise = Crossing::default();
@@ -441,6 +436,35 @@ mod tests {
         assert_eq!(cleaned_up(&falling, 10).map(|onset| onset.step), Some(56));
         assert_eq!(cleaned_up(&norm(&|_| 50.0), 10), None);
         assert_eq!(cleaned_up(&norm(&|step| 150.0 - step), 10), None, "it goes on to the end");
+    }
+
+    #[test]
+    fn a_fork_behind_generalization_does_not_know_what_was_lost_before() {
+        let catalog = || {
+            let metrics = [("accuracy.test".to_owned(), Described { every: 10, ..Described::default() })].into();
+            let predictions = vec![Predictions { train: 100, train_drawn: false, test: 1000, most_frequent: [0.0; 2] }];
+            Catalog { classes: 59, predictions, metrics }
+        };
+        let key = |metric: &str| Key {
+            metric: metric.to_owned(),
+            site: String::new(),
+            layer: -1,
+            head: -1,
+            index: -1,
+            replica: 0,
+        };
+        let cleaned = |first: u64| {
+            let steps: Vec<u64> = (first..=1000).step_by(10).collect();
+            let mut watched = Watched::new(&catalog(), 0, 1000);
+            steps.iter().for_each(|step| {
+                watched.take(&key("accuracy.test"), *step, if *step >= 200 { 1.0 } else { 0.1 });
+            });
+            let values = steps.iter().map(|step| 50.0 - 0.1 * (*step as f32 - 200.0).clamp(0.0, 300.0)).collect();
+            let norm = Series { steps: steps.iter().map(|step| *step as i64).collect(), values };
+            watched.finish(&[(key(NORM), norm)].into(), 0);
+            watched.cleaned_up.map(|onset| onset.step)
+        };
+        assert_eq!((cleaned(0), cleaned(300)), (Some(470), None));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub use holds::{Births, Turn, Watch};
 pub use lags::Lag;
 pub use logistic::Rise;
 pub use missing::Missing;
-pub use onset::{Censored, LASTING, Onset, Sample};
+pub use onset::{Censored, LASTING, Onset, Reach, Sample};
 pub use orders::{Orders, Pair};
 pub use p_values::{add_one, adjusted, at_least, false_discovery_threshold, two_sided};
 pub use permutation::Permuted;

@@ -10,8 +10,7 @@ use super::plan::{Batch, Plan};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::record::{Catalog, Key, RunDir, Series, read_metrics};
-use crate::report::Reach;
-use crate::stats::{Births, LASTING, Onset};
+use crate::stats::{Births, LASTING, Onset, Reach};
 use crate::train::Snapshot;
 
 /// The metric whose set is that of keys.

@@ -36,7 +36,7 @@ impl Pulse {
 
     /// Of each pulse of a replica, with its seed, the head that it is about: its own, or the one that a sham takes instead.
     /// Shams take heads that no pulse of the list is about, each another one, so that none is done to what another is done to;
-    /// those of the same head and seed stand for one thing and take the same.
+    /// those of the same head and seed stand for one thing and take the same. A dose of 0 is done to nothing, and takes none.
     ///
     /// # Errors
     /// [`Error::Config`] where too few heads are left.
@@ -44,14 +44,16 @@ impl Pulse {
         let seed_of = |pulse: &Self| pulse.seed.unwrap_or(seed);
         let place = |pulse: &Self, head: usize| (pulse.layers(model).start, head, seed_of(pulse));
         let mut gone = vec![vec![false; model.n_heads]; model.n_layers];
-        for pulse in pulses {
+        for pulse in pulses.iter().filter(|pulse| pulse.dose != 0.0) {
             if let Some(head) = pulse.head {
                 gone[pulse.layers(model).start][reach(model, head, !pulse.of_queries())].fill(true);
             }
         }
         let mut drawn = BTreeMap::new();
         let mut head_of = |(at, pulse): (usize, &Self)| {
-            let (Some(own), Some(Sham::Head)) = (pulse.head, pulse.sham) else { return Ok(pulse.head) };
+            let (Some(own), Some(Sham::Head), true) = (pulse.head, pulse.sham, pulse.dose != 0.0) else {
+                return Ok(pulse.head);
+            };
             let key = place(pulse, own);
             if let Some(other) = drawn.get(&key) {
                 return Ok(Some(*other));
@@ -218,6 +220,12 @@ mod tests {
         let model = model(4, 4);
         let pulses: Vec<String> = (0..3).map(|head| sham(head, "")).collect();
         assert!(of(&model, &pulses[..2], 0).is_ok());
+        // What is done with a dose of 0, as in an arm that has all of others with none, needs no head and keeps none.
+        let nothing: Vec<String> = (0..4).map(|head| sham(head, "dose = 0")).collect();
+        assert_eq!(
+            of(&model, &[&nothing[..], &pulses[..2]].concat(), 0).unwrap()[4..],
+            of(&model, &pulses[..2], 0).unwrap()
+        );
         let error = of(&model, &pulses, 0).unwrap_err().to_string();
         assert!(error.contains("intervene[1]: scale_head") && error.contains("4 of layer 1"), "{error}");
     }
