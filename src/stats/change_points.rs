@@ -420,7 +420,8 @@ mod tests {
         let rounded = |seed: u64, step: f64| -> Vec<f64> {
             normals(seed, 200).iter().map(|x| (x / step).round() * step).collect()
         };
-        let series: [(&str, &dyn Fn(u64) -> Vec<f64>); 4] = [
+        type Series<'a> = (&'a str, &'a dyn Fn(u64) -> Vec<f64>);
+        let series: [Series<'_>; 4] = [
             ("accuracies of 100 at 0.98", &|seed| shares(seed, 100, 0.98)),
             ("accuracies of 64 at 0.95", &|seed| shares(seed, 64, 0.95)),
             ("numbers rounded to whole ones", &|seed| rounded(seed, 1.0)),
