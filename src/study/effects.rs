@@ -197,7 +197,17 @@ impl Outcomes<'_> {
         let stretches = |of: Option<Vec<std::ops::Range<usize>>>| -> Vec<Stretch> {
             of.into_iter().flatten().map(|range| stretch(&points, range)).collect()
         };
+        // Where it came to nobody, with a pulse or without, nothing was delayed that could be.
+        let came = |event: usize| {
+            let of = |outcome: &Outcome| outcome.events[event].is_some_and(|onset| onset.began().is_some());
+            let arms =
+                || self.arms.iter().flat_map(|kinds| seeds.iter().filter_map(move |seed| kinds[kind][*seed].as_ref()));
+            seeds.iter().any(|seed| of(&self.trunks[*seed])) || arms().any(of)
+        };
         let (told, missing) = match told {
+            _ if event.is_some_and(|event| !came(event)) => {
+                (None, Some(format!("\"{}\" came in none of the runs", asked.name())))
+            }
             Ok(told) => (Some(told), None),
             Err(missing) => (None, Some(missing.to_string())),
         };
@@ -440,6 +450,22 @@ pub(super) mod tests {
             let count: usize = with_windows(0.05, delay).iter().sum();
             assert!(count <= 4 + 8, "{count} of 80 curves");
         }
+    }
+
+    #[test]
+    fn an_event_that_comes_to_nobody_tells_nothing() {
+        let (config, plan) = (study(), plan(8));
+        let kinds = config.kinds().unwrap();
+        let mut outcomes = simulated(&config, &plan, &kinds, 1, |_, _| 0.0);
+        let all = outcomes.arms.iter_mut().flatten().flatten().flatten();
+        all.chain(&mut outcomes.trunks).for_each(|outcome| outcome.events[0] = Some(Onset::not_by(1900)));
+        let curves = outcomes.curves(Some(2.0));
+        let said = [0, 2].map(|at| curves[at].missing.as_deref());
+        assert_eq!(said, [Some("\"grokked\" came in none of the runs"), None]);
+        assert!(curves[0].bounds.is_none() && curves[2].bounds.is_some());
+        // One run that it comes to, and something is told.
+        outcomes.trunks[3].events[0] = Some(Onset::seen(1500, Some(1490)));
+        assert!(outcomes.curves(None)[0].bounds.is_some());
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Findings {
     pub fn verdict(&self) -> String {
         let Some(first) = self.main().next() else { return "Nothing was looked at.".to_owned() };
         if let Some(missing) = self.main().find_map(|curve| curve.missing.as_ref().filter(|_| first.bounds.is_none())) {
-            return format!("Whether there is a window cannot be told: {missing}, with a rate of {}.", self.study.rate);
+            return format!("Whether there is a window cannot be told at a rate of {}: {missing}.", self.study.rate);
         }
         let what = match &first.asked {
             Asked::Delay(event) => format!("when \"{event}\" comes"),
@@ -414,7 +414,7 @@ mod tests {
             "{verdict}"
         );
         let few = findings(3, |_, _| 0.0);
-        assert!(few.verdict().contains("cannot be told: 3 runs are too few"), "{}", few.verdict());
+        assert!(few.verdict().contains("cannot be told at a rate of 0.05: 3 runs are too few"), "{}", few.verdict());
     }
 
     #[test]

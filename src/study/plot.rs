@@ -114,7 +114,8 @@ pub(super) fn curve(curve: &Curve, title: &str, rate: f64, marks: &[(String, f64
     let mut reach: Vec<f64> = curve.points.iter().flat_map(|point| point.values.iter().copied().flatten()).collect();
     reach.extend(curve.points.iter().map(|point| band(point.seeds)).flat_map(|band| [-band, band]).filter(finite));
     let (low, high) = reach.iter().fold((0.0f64, 0.0f64), |(low, high), value| (low.min(*value), high.max(*value)));
-    let room = ((high - low) * 0.06).max(1e-9);
+    // A curve of nothing has a height too.
+    let room = if high > low { (high - low) * 0.06 } else { 1.0 };
     let x = [first - gap / 2.0, last + gap / 2.0];
     let y = [low - room, high + room];
     let mut plot = Plot::new(title, x, y);
