@@ -134,6 +134,8 @@ impl Base {
 
 /// Draws below which none can be beyond the null at 5 %.
 const LEAST: usize = 39;
+/// Draws that tell a share of one in ten thousand.
+const MOST: usize = 100_000;
 
 /// What was asked for, so that a scan can go on with it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -187,6 +189,11 @@ impl Asked {
             ));
         }
         let null = if patch { 0 } else { args.null.unwrap_or(LEAST) };
+        if null > MOST {
+            return Err(Error::Config(format!(
+                "--null {null}: at most {MOST} draws are taken; each costs as much as a head"
+            )));
+        }
         if (1..LEAST).contains(&null) {
             return Err(Error::Config(format!(
                 "--null {null}: with fewer than {LEAST} draws nothing can exceed the null at 5 %. Give {LEAST} or more, or 0 for none"

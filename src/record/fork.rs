@@ -9,7 +9,7 @@ use super::directory::{Manifest, RunDir, RunKind};
 use super::setup::{Draft, Setup, parse, table_of};
 use crate::error::{Error, Result};
 use crate::intervene::Pulse;
-use crate::train::{ArmRole, ReplicaConfig, ScheduleKind, Snapshot};
+use crate::train::{ArmRole, MOST_REPLICAS, ReplicaConfig, ScheduleKind, Snapshot};
 
 /// Where a fork left the run that it goes on from: `fork` in its `run.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,6 +194,13 @@ impl Trunk {
                 "--seeds {seeds}: nothing is drawn after step {at}: batches are full and no arm draws anything, so all seeds would be alike"
             )));
         }
+        let count = arm.len() as u64 * u64::from(seeds.max(1));
+        if count > u64::from(MOST_REPLICAS) {
+            return Err(Error::Config(format!(
+                "--seeds {seeds} of {} arms are {count} replicas; a run holds {MOST_REPLICAS} at most",
+                arm.len()
+            )));
+        }
         let replicas: Vec<Value> = (0..seeds.max(1))
             .flat_map(|seed| arm.iter().map(move |arm| (seed, arm)))
             .map(|(seed, arm)| self.arm(self.origin.replica as usize, arm, (seed, seeds), steps))
@@ -258,7 +265,8 @@ impl Trunk {
             of_trunk.into_iter().zip(heads).filter(|(pulse, _)| pulse.from < steps).collect();
         let own = arm.intervene.iter().flatten().map(|pulse| Pulse {
             from: pulse.from + at,
-            until: pulse.until.map(|until| until + at),
+            // TOML has no greater number.
+            until: pulse.until.map(|until| until.saturating_add(at).min(i64::MAX as u64)),
             ..of_seed(pulse)
         });
         let pulses: Vec<Pulse> = before.iter().map(|(pulse, _)| pulse.clone()).chain(own).collect();

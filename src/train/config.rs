@@ -10,6 +10,9 @@ use crate::intervene::Pulse;
 use crate::model::{ModelConfig, WeightTable, matches};
 use crate::task::{ReplicaData, Task};
 
+/// Replicas that a run holds at most.
+pub(crate) const MOST_REPLICAS: u32 = 4096;
+
 /// A whole run. `T` is the task, one of `crate::task`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -439,7 +442,7 @@ impl<T: Task> RunConfig<T> {
         if self.replicas == 0 {
             self.replicas = self.replica.len().max(1) as u32;
         }
-        check_between("replicas", self.replicas, 1..=4096)?;
+        check_between("replicas", self.replicas, 1..=MOST_REPLICAS)?;
         if self.replica.is_empty() {
             self.replica = vec![ReplicaConfig::default(); self.replicas as usize];
         }

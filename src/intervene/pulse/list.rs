@@ -25,6 +25,18 @@ impl Pulse {
                 other => other,
             })?;
         }
+        let noisy: Vec<usize> = (0..pulses.len())
+            .filter(|at| pulses[*at].what == PulseKind::LabelNoise && pulses[*at].dose != 0.0)
+            .collect();
+        if let Some(other) = noisy.iter().find(|at| pulses[**at].seed != pulses[noisy[0]].seed) {
+            let first = noisy[0];
+            return Err(named(
+                *other,
+                format!(
+                    "label_noise draws with the seed of intervene[{first}], the first of its kind in the list: give both the same seed"
+                ),
+            ));
+        }
         let heads = Self::heads(pulses, model, seed)?;
         for at in 0..pulses.len() {
             if let Some(what) = adds_up(pulses, &heads, at) {
@@ -259,6 +271,10 @@ mod tests {
         }
         let noise = "what = \"label_noise\"\nfrom = 1\ndose = 0.7";
         assert!(check(&[noise, noise]).unwrap_err().contains("1.4"));
+        let seeded = |seed: u64| format!("what = \"label_noise\"\nfrom = 1\ndose = 0.3\nseed = {seed}");
+        check(&[&seeded(2), &seeded(2)]).unwrap();
+        let other = check(&[&seeded(2), &seeded(3)]).unwrap_err();
+        assert!(other.contains("intervene[1]") && other.contains("same seed"), "{other}");
         // What is done one behind the other does not add up.
         let frozen = "what = \"freeze\"\nweights = [\"q\"]\nfrom = 1";
         check(&[frozen, frozen]).unwrap();
