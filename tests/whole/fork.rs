@@ -270,7 +270,8 @@ fn what_cannot_be_forked_is_refused_and_nothing_is_written() {
         fork,
         &["bad.toml", "line 3", "^", "freeze"],
     );
-    let noisy = "[[arm]]\nintervene = [{ what = \"label_noise\", dose = 0.5, from = 0, until = 9223372036854775807 }]\n";
+    let noisy =
+        "[[arm]]\nintervene = [{ what = \"label_noise\", dose = 0.5, from = 0, until = 9223372036854775807 }]\n";
     bad(noisy, &format!("{fork} --seeds 4000000000"), &["--seeds 4000000000", "4096 at most"]);
     bad("[[arm]]\nlr = 1\n", fork, &["bad.toml", "line 2", "^", "learning_rate"]);
     bad("[[arms]]\n", fork, &["bad.toml", "line 1", "^", "arm"]);
