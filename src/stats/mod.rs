@@ -14,6 +14,7 @@
 //! | which of two series moves first | [`Lag`] |
 //! | which of several events comes first, over seeds | [`Orders`] |
 //! | do two layers hold the same | [`cka`] |
+//! | what spectrum has a small tridiagonal matrix | [`tridiagonal`] |
 //!
 //! What cannot be said is [`Missing`], with the reason. Everything random comes from the crate's generator and a seed.
 
@@ -36,6 +37,7 @@ mod similarity;
 mod special;
 mod survival;
 mod systems;
+mod tridiagonal;
 
 pub use bootstrap::{Bootstrap, Drawn, block_length};
 pub use change_points::{Change, ChangePoints, Noise};
@@ -52,3 +54,4 @@ pub use similarity::{cka, gram, hsic};
 #[cfg(test)]
 pub(crate) use special::normal_below;
 pub use survival::{Fall, LogRank, Survival, Time, log_rank, restricted_difference};
+pub use tridiagonal::{Eigen, tridiagonal};

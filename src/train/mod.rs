@@ -14,4 +14,5 @@ pub use config::{
 };
 pub(crate) use optimizer::CHECKS;
 pub use optimizer::{Hyper, shaders as optimizer_shaders};
+pub(crate) use session::piece;
 pub use session::{Row, Session, Snapshot, StepRow};

@@ -758,7 +758,7 @@ impl StepRow {
 
 /// Sequences of one piece of a large forward pass, so that its widest activation can be bound; in a probe, what every
 /// head of a layer wrote is one too.
-fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32, probe: bool) -> usize {
+pub(crate) fn piece(gpu: &Gpu, model: &ModelConfig, seq: usize, read: ReadOut, replicas: u32, probe: bool) -> usize {
     let rows = |all: bool| if all { seq } else { 1 };
     let all = read == ReadOut::All;
     let widest = [
