@@ -230,14 +230,18 @@ fn look(
     let spectrum = args.spectrum as usize * SPECTRUM_STEPS;
     let total = args.steps + args.directions as usize + spectrum;
     let mut progress = Progress::of("products", 0, total as u64);
+    let mut one = surface(1)?;
+    one.compile(|done, of| {
+        progress.compiled(done, of);
+        stop.code().is_none()
+    })?;
+    if stop.code().is_some() {
+        return Ok(None);
+    }
     let mut go_on = |first: usize, what: &str, done: usize| {
         progress.reach((first + done) as u64, what);
         stop.code().is_none()
     };
-    let mut one = surface(1)?;
-    if !compile(&one, stop)? {
-        return Ok(None);
-    }
     let (loss, gradient) = one.gradient()?;
     let mut found = OfReplica {
         loss,
@@ -295,12 +299,6 @@ fn look(
     }
     progress.finish();
     Ok(Some(found))
-}
-
-/// Whether all kernels are compiled; not where somebody asked to stop.
-fn compile(surface: &Surface, stop: &Stop) -> Result<bool> {
-    surface.compile(|_, _| stop.code().is_none())?;
-    Ok(stop.code().is_none())
 }
 
 /// A tensor, or a head of one.
