@@ -45,6 +45,7 @@ pub mod gpu;
 pub mod instrument;
 pub mod intervene;
 mod kernels;
+pub mod landscape;
 pub mod model;
 mod random;
 #[cfg(feature = "record")]

@@ -38,6 +38,8 @@ pub enum Stream {
     Resample = 14,
     /// Orders that observations are put in where chance is asked for; the step is the draw.
     Shuffle = 15,
+    /// Signs of the directions along which curvature is asked for; the step is the direction.
+    Directions = 16,
 }
 
 /// A standard normal number of one random word, of which 24 bits count: the formula of `shaders/shared/normal.wgsl` in f64

@@ -78,6 +78,11 @@ impl Case {
         self.inputs.push((var, vec![values; REPLICAS as usize]));
     }
 
+    /// Gives an input that was declared on the tape by others these values, a list for each replica.
+    pub fn set_each(&mut self, var: Var, values: Vec<Vec<f32>>) {
+        self.inputs.push((var, values));
+    }
+
     /// A normal input that each replica has its own copy of.
     pub fn owned(&mut self, dims: &[usize]) -> Var {
         self.random(dims, true)
@@ -478,6 +483,70 @@ impl Case {
         }
     }
 }
+
+impl Case {
+    /// Checks how `y` and the gradients of `wrt` move along a random direction of each replica's own: the device against the
+    /// reference of the tangents, that against differences of the reference's gradients. `y` stands in the middle of a graph,
+    /// with random coefficients behind it that move too. Inputs that are shared have two directions and one pass.
+    ///
+    /// # Panics
+    /// Where they differ.
+    pub fn check_tangents(&mut self, y: Var, wrt: &[Var], tolerance: f64) {
+        let (tangents, values, directions) =
+            self.tangents(y, wrt).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        // Not that of the scalar: terms of either sign leave as little of it as they like.
+        let exact: Vec<Var> = tangents.iter().copied().filter(|var| self.tape.shape(*var).len() > 1).collect();
+        self.agree(if exact.is_empty() { &tangents } else { &exact }, tolerance);
+        for replica in 0..REPLICAS as usize {
+            let inputs = self.reference_inputs(replica);
+            let at = |delta: f64| {
+                let mut moved = inputs.clone();
+                for (var, direction) in &directions {
+                    let along = &inputs.iter().find(|(v, _)| v == direction).expect("a direction is an input").1;
+                    let (_, array) = moved.iter_mut().find(|(v, _)| v == var).expect("wrt is an input");
+                    array.data.iter_mut().zip(&along.data).for_each(|(x, d)| *x += delta * d);
+                }
+                self.tape.evaluate(replica, &moved, &values).expect("the reference evaluates")
+            };
+            // Of fifth order: what is left is the rounding of f64 over the step, some 1e-11.
+            const STEP: f64 = 1e-5;
+            let steps = [at(STEP), at(-STEP), at(2.0 * STEP), at(-2.0 * STEP)];
+            let exact = self.tape.evaluate(replica, &inputs, &tangents).expect("the reference evaluates");
+            for (which, exact) in exact.iter().enumerate() {
+                let size = exact.data.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+                for (i, exact) in exact.data.iter().enumerate() {
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|step| steps[step][which].data[i]);
+                    let numeric = (8.0 * (a - b) - (c - d)) / (12.0 * STEP);
+                    assert!(
+                        (numeric - exact).abs() <= 1e-8 * size,
+                        "{}: tangent {which} at {i}, replica {replica}: reference {exact}, difference {numeric}",
+                        self.name,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Appends a direction of each replica's own for each of `wrt` and for the coefficients behind `y`, and the tangents of `y`
+    /// and of its gradients along them. Returns those that move with what they are tangents of, and the directions.
+    fn tangents(&mut self, y: Var, wrt: &[Var]) -> Result<Tangents> {
+        let (loss, grads) = self.gradients(y, wrt)?;
+        let coefficients = self.inputs.last().map(|(var, _)| *var);
+        let moving: Vec<Var> = wrt.iter().copied().chain(coefficients).collect();
+        let mut directions = Vec::new();
+        for var in moving {
+            let dims = self.tape.shape(var).dims.clone();
+            directions.push((var, self.owned(&dims)));
+        }
+        let values = [vec![y, loss], grads].concat();
+        let found = self.tape.tangent(&directions, &values)?;
+        let (tangents, values) = found.into_iter().zip(values).filter_map(|(t, value)| Some((t?, value))).unzip();
+        Ok((tangents, values, directions))
+    }
+}
+
+/// Tangents, what they are of, and the directions.
+type Tangents = (Vec<Var>, Vec<Var>, Vec<(Var, Var)>);
 
 #[cfg(test)]
 mod tests {

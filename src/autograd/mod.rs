@@ -1,5 +1,5 @@
 //! A minimal, static autograd: a [`Tape`] of ops over [`Var`]s with shapes. [`Tape::backward`] appends
-//! gradient ops; [`Tape::compile`] drops what nobody needs and records the rest as a
+//! gradient ops, [`Tape::tangent`] tangents of either; [`Tape::compile`] drops what nobody needs and records the rest as a
 //! [`Program`](crate::gpu::Program). The same tape can be interpreted in f64 on the CPU
 //! ([`Tape::evaluate`]), which is the reference of every op, gradient and instrument.
 
@@ -10,6 +10,7 @@ mod compile;
 mod fuse;
 pub(crate) mod op;
 pub mod ops;
+mod tangent;
 mod tape;
 
 pub use array::Array;

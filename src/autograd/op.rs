@@ -39,13 +39,18 @@ pub trait Op: Any + Send + Sync {
         Err(Error::Unsupported(format!("{} has no gradient", self.name())))
     }
 
-    /// Appends ops that compute the tangents of the outputs from the tangents of the inputs: the
-    /// forward-over-reverse derivative that exact Hessian-vector products need.
+    /// Appends ops that compute the tangents of the outputs from the tangents of the inputs; `None` for an input that does
+    /// not move, and for an output that does not. Gradient ops have one too: that is how products with the Hessian are exact.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] until the op defines it.
+    /// [`Error::Unsupported`] for ops that are not differentiable forwards.
     fn jvp(&self, _tape: &mut Tape, _node: &Links<'_>, _tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
         Err(Error::Unsupported(format!("{} has no forward derivative", self.name())))
+    }
+
+    /// Whether an output is only measured or kept for the gradient, so that it has no tangent.
+    fn keeps(&self, _output: usize) -> bool {
+        false
     }
 
     /// The outputs of one replica in f64, by the plainest formula.

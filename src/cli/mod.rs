@@ -5,6 +5,7 @@
 
 mod adapters;
 mod bench;
+mod curvature;
 mod device;
 mod export;
 mod fork;
@@ -42,6 +43,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope fork runs/decay03 --at 2000 --arms arms.toml --out runs/forked
   thermoscope windows STUDY.toml --out studies/mine    when does it matter?
   thermoscope measure my-model --config task.toml --out measured
+  thermoscope curvature runs/decay03/checkpoints/step-020000 --out curved
   thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
   thermoscope adapters --check       which GPUs compute right";
@@ -56,6 +58,8 @@ enum Command {
     Windows(windows::Args),
     /// Measure a saved model once, without training it
     Measure(measure::Args),
+    /// Find eigenvalues, trace and spectrum of a saved model's loss, by exact products with its Hessian
+    Curvature(curvature::Args),
     /// Write a model as Hugging Face's transformers or TransformerLens keeps it
     Export(export::Args),
     /// Ablate every head and MLP block of a pretrained model on a set of prompts
@@ -102,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Fork(args) => fork::main(&args),
         Command::Windows(args) => windows::main(&args),
         Command::Measure(args) => measure::main(&args).map(|()| 0),
+        Command::Curvature(args) => curvature::main(&args),
         Command::Export(args) => export::main(&args).map(|()| 0),
         Command::Scan(args) => scan::main(&args),
         Command::Report(args) => report::main(&args).map(|()| 0),

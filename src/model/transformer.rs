@@ -168,10 +168,19 @@ struct Stream {
 }
 
 impl Model {
-    /// Declares the weights of a resolved configuration on a tape.
+    /// Declares the weights of a resolved configuration on a tape, each replica's own.
     pub fn new(config: &ModelConfig, tape: &mut Tape) -> Self {
+        Self::declared(config, tape, true)
+    }
+
+    /// Declares weights that all replicas share.
+    pub fn shared(config: &ModelConfig, tape: &mut Tape) -> Self {
+        Self::declared(config, tape, false)
+    }
+
+    fn declared(config: &ModelConfig, tape: &mut Tape, owned: bool) -> Self {
         let table = WeightTable::new(config);
-        let weights = table.declare(tape, true);
+        let weights = table.declare(tape, owned);
         let rotary = (config.positional_embedding_type == PositionalEmbedding::Rotary).then(|| {
             let (base, scaling) = (config.rotary_base, config.rotary_scaling);
             let (dims, data) = Rotary::table(config.n_ctx, config.rotary_dim, base, scaling);

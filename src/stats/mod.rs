@@ -15,6 +15,7 @@
 //! | which of several events comes first, over seeds | [`Orders`] |
 //! | does it matter when something is done | [`Sensitivity`] |
 //! | do two layers hold the same | [`cka`] |
+//! | what spectrum has a small tridiagonal matrix | [`tridiagonal`] |
 //!
 //! What cannot be said is [`Missing`], with the reason. Everything random comes from the crate's generator and a seed.
 
@@ -39,6 +40,7 @@ mod similarity;
 mod special;
 mod survival;
 mod systems;
+mod tridiagonal;
 
 pub use bootstrap::{Bootstrap, Drawn, block_length};
 pub use change_points::{Change, ChangePoints, Noise};
@@ -57,3 +59,4 @@ pub use similarity::{cka, gram, hsic};
 #[cfg(test)]
 pub(crate) use special::normal_below;
 pub use survival::{Fall, LogRank, Survival, Time, log_rank, restricted_difference, restricted_test};
+pub use tridiagonal::{Eigen, tridiagonal};

@@ -11,7 +11,7 @@ use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
 use super::{Examples, ReplicaData, Split, Task};
 use crate::autograd::op::{Links, misfit};
-use crate::autograd::ops::{IGNORE, PickedAttention};
+use crate::autograd::ops::{Add, IGNORE, PickedAttention};
 use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
@@ -170,12 +170,13 @@ impl Feed {
         match self {
             Self::Examples(examples) => {
                 let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.test.as_slice()).collect();
-                in_pieces(tape, examples, examples.distinct(), &lists, piece)
+                in_pieces(tape, examples, examples.distinct(), &lists, &vec![&*examples.targets; lists.len()], piece)
             }
             Self::Endless(source) => {
                 let (examples, lists) = source.test_set();
                 // Made up for each replica: one's rows would be worth sharing because of another's.
-                in_pieces(tape, &examples, None, &lists.iter().map(Vec::as_slice).collect::<Vec<_>>(), piece)
+                let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+                in_pieces(tape, &examples, None, &lists, &vec![&*examples.targets; lists.len()], piece)
             }
         }
     }
@@ -249,7 +250,53 @@ impl Feed {
             return Err(Error::Unsupported("only a finite set of examples can be walked through".to_owned()));
         };
         let lists: Vec<&[u32]> = examples.splits.iter().map(|s| s.train.as_slice()).collect();
-        in_pieces(tape, examples, examples.distinct(), &lists, piece)
+        in_pieces(tape, examples, examples.distinct(), &lists, &vec![&*examples.targets; lists.len()], piece)
+    }
+
+    /// What one replica is trained on, for every replica of the tape alike, in pieces of at most `piece` sequences: all examples
+    /// of its own, or where `drawn` is a number, so many sequences as its training draws them, from the batch of step 0 on.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where all are asked of a feed without end.
+    pub fn trained_on(
+        &self,
+        tape: &mut Tape,
+        (replica, seed): (usize, u64),
+        drawn: Option<usize>,
+        piece: usize,
+    ) -> Result<Vec<Batch>> {
+        let alone;
+        let own = match self {
+            Self::Examples(examples) => {
+                let split = examples.splits.get(replica).or(examples.splits.last()).cloned();
+                let split = split.ok_or_else(|| Error::Config("the task has no examples to train on".to_owned()))?;
+                let mut examples = examples.clone();
+                examples.splits = vec![split];
+                alone = Self::Examples(examples);
+                &alone
+            }
+            endless => endless,
+        };
+        let Some(count) = drawn else {
+            let Self::Examples(examples) = own else {
+                let why = "sequences are drawn without end; say how many of them shall count";
+                return Err(Error::Config(why.to_owned()));
+            };
+            let lists = [examples.splits[0].train.as_slice()];
+            return in_pieces(tape, examples, examples.distinct(), &lists, &[examples.trained(0)], piece);
+        };
+        let sizes: Vec<usize> = (0..count).step_by(piece).map(|first| piece.min(count - first)).collect();
+        let batches = sizes.iter().enumerate().map(|(step, size)| {
+            let clock = tape.constant_u32(&[2], &[step as u32, 0]);
+            own.train_batch(tape, Some(*size), clock, &[seed])
+        });
+        let batches: Vec<Batch> = batches.collect::<Result<_>>()?;
+        let counts: Vec<Var> = batches.iter().map(|batch| batch.count).collect();
+        let Some(whole) = counts.into_iter().map(Ok).reduce(|sum, one| tape.push1(Add, &[sum?, one?])).transpose()?
+        else {
+            return Err(Error::Config("0 sequences are nothing to look at; ask for 1 or more".to_owned()));
+        };
+        Ok(batches.into_iter().map(|batch| Batch { count: whole, ..batch }).collect())
     }
 
     /// The split of each replica, where there is one.
@@ -304,6 +351,7 @@ fn in_pieces(
     examples: &Examples,
     distinct: Option<&Distinct>,
     lists: &[&[u32]],
+    labels: &[&[u32]],
     piece: usize,
 ) -> Result<Vec<Batch>> {
     let longest = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
@@ -317,8 +365,7 @@ fn in_pieces(
         .map(|first| {
             let parts: Vec<&[u32]> =
                 lists.iter().map(|ids| &ids[first.min(ids.len())..(first + piece).min(ids.len())]).collect();
-            let labels = vec![examples.targets.as_slice(); lists.len()];
-            fixed(tape, examples, distinct, &parts, &labels, &counts)
+            fixed(tape, examples, distinct, &parts, labels, &counts)
         })
         .collect()
 }
@@ -519,6 +566,11 @@ pub fn sampler_shaders() -> Vec<&'static Shader<'static>> {
     vec![&SAMPLE_IDS, &SAMPLE_WINDOWS, &REPEATED, &TAKE_ROWS, &COUNT_TARGETS]
 }
 
+/// Indices that are drawn, each replica's own where any input is.
+fn drawn_like(inputs: &[&Shape], dims: &[usize]) -> Shape {
+    Shape { owned: inputs.iter().any(|shape| shape.owned), ..Shape::u32(dims) }
+}
+
 fn seed_of(words: &Array) -> u64 {
     words.data[0] as u64 | (words.data[1] as u64) << 32
 }
@@ -534,8 +586,8 @@ impl Op for SampleIds {
         "sample ids"
     }
 
-    fn shapes(&self, _inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![Shape::u32(&[self.size])])
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![drawn_like(inputs, &[self.size])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -618,8 +670,7 @@ impl Op for SampleWindows {
         if self.length <= self.seq || inputs[0].len() != self.length.div_ceil(4) {
             return Err(misfit("sample windows", format!("windows of {} in {} tokens", self.seq, self.length)));
         }
-        let shape = Shape::u32(&[self.size * self.seq]);
-        Ok(vec![shape.clone(), shape])
+        Ok(vec![drawn_like(inputs, &[self.size * self.seq]); 2])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -663,9 +714,8 @@ impl Op for RepeatedSequences {
         "repeated sequences"
     }
 
-    fn shapes(&self, _inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        let shape = Shape::u32(&[self.size * self.generator.seq as usize]);
-        Ok(vec![shape.clone(), shape])
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![drawn_like(inputs, &[self.size * self.generator.seq as usize]); 2])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {

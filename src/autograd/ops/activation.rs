@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
+use super::Multiply;
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -52,6 +53,23 @@ impl ActFn {
         }
     }
 
+    fn curvature(self, x: f64) -> f64 {
+        match self {
+            Self::Relu => 0.0,
+            Self::Gelu => (2.0 - x * x) * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt(),
+            Self::GeluNew => {
+                let root = (2.0 / std::f64::consts::PI).sqrt();
+                let (t, fall) = (Self::inner(x).tanh(), Self::inner(x).cosh().powi(-2));
+                let (slope, bend) = (root * (1.0 + 3.0 * 0.044_715 * x * x), root * 6.0 * 0.044_715 * x);
+                fall * (slope + 0.5 * x * (bend - 2.0 * t * slope * slope))
+            }
+            Self::Silu => {
+                let (e, s) = ((-x.abs()).exp(), 1.0 / (1.0 + (-x).exp()));
+                e / (1.0 + e).powi(2) * (2.0 + x * (1.0 - 2.0 * s))
+            }
+        }
+    }
+
     fn inner(x: f64) -> f64 {
         (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)
     }
@@ -87,7 +105,13 @@ static GATED_BACKWARD: Shader<'_> = Shader {
     knobs: &[ACT, WIDE],
     params: ActParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &GATED_FORWARD, &GATED_BACKWARD];
+static CURVE: Shader<'_> = Shader {
+    name: "activation/activation_curve",
+    source: include_str!("../../../shaders/activation/activation_curve.wgsl"),
+    knobs: &[ACT, WIDE],
+    params: ActParams::FIELDS,
+};
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &CURVE, &GATED_FORWARD, &GATED_BACKWARD];
 
 /// Records an element-wise kernel over up to three inputs and two outputs of equal size.
 fn record(cx: &mut Lower<'_>, shader: &Shader<'_>, act: ActFn, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -115,6 +139,7 @@ fn same_shape(op: &'static str, inputs: &[&Shape]) -> Result<Shape> {
 }
 
 /// y = act(x).
+#[derive(Clone, Copy)]
 pub struct Activation(
     /// The non-linearity.
     pub ActFn,
@@ -137,12 +162,18 @@ impl Op for Activation {
         Ok(vec![grads[0].map(|dy| tape.push1(ActivationGrad(self.0), &[dy, node.inputs[0]])).transpose()?])
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let x = node.inputs[0];
+        Ok(vec![tangents[0].map(|moved| tape.push1(ActivationGrad(self.0), &[moved, x])).transpose()?])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::from_fn(&inputs[0].dims, |i| self.0.value(inputs[0].data[i]))]
     }
 }
 
 /// dx = dy act'(x).
+#[derive(Clone, Copy)]
 pub(in crate::autograd) struct ActivationGrad(pub(in crate::autograd) ActFn);
 
 impl Op for ActivationGrad {
@@ -158,12 +189,47 @@ impl Op for ActivationGrad {
         record(cx, &BACKWARD, self.0, inputs, outputs)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let mut terms = tape.by_linear(*self, node, tangents, &[0])?;
+        terms.push(bent(tape, self.0, node.inputs[0], node.inputs[1], tangents[1])?);
+        Ok(vec![tape.total(&terms)?])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::from_fn(&inputs[1].dims, |i| inputs[0].data[i] * self.0.derivative(inputs[1].data[i]))]
     }
 }
 
+/// y = dy act''(x). Inputs: dy, x.
+struct ActivationCurve(ActFn);
+
+impl Op for ActivationCurve {
+    fn name(&self) -> &'static str {
+        "activation curve"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![Shape { dims: inputs[1].dims.clone(), ..same_shape("activation curve", inputs)? }])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        record(cx, &CURVE, self.0, inputs, outputs)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        vec![Array::from_fn(&inputs[1].dims, |i| inputs[0].data[i] * self.0.curvature(inputs[1].data[i]))]
+    }
+}
+
+/// Appends how dy act'(x) moves with x: dy act''(x) x'.
+fn bent(tape: &mut Tape, act: ActFn, dy: Var, x: Var, moved: Option<Var>) -> Result<Option<Var>> {
+    let Some(moved) = moved.filter(|_| act != ActFn::Relu) else { return Ok(None) };
+    let curve = tape.push1(ActivationCurve(act), &[dy, x])?;
+    Ok(Some(tape.push1(Multiply, &[curve, moved])?))
+}
+
 /// y = act(gate) * up. Inputs: gate, up.
+#[derive(Clone, Copy)]
 pub struct GatedActivation(
     /// The non-linearity of the gate.
     pub ActFn,
@@ -188,12 +254,21 @@ impl Op for GatedActivation {
         Ok(both.into_iter().map(Some).collect())
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let (gate, up) = (node.inputs[0], node.inputs[1]);
+        let by_up = tape.by_linear(*self, node, tangents, &[1])?[0];
+        let by_gate =
+            tangents[0].map(|moved| tape.push1(GatedActivationGrad(self.0), &[moved, gate, up])).transpose()?;
+        Ok(vec![tape.total(&[by_gate, by_up])?])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::from_fn(&inputs[0].dims, |i| self.0.value(inputs[0].data[i]) * inputs[1].data[i])]
     }
 }
 
 /// d gate = dy up act'(gate), d up = dy act(gate).
+#[derive(Clone, Copy)]
 struct GatedActivationGrad(ActFn);
 
 impl Op for GatedActivationGrad {
@@ -208,6 +283,17 @@ impl Op for GatedActivationGrad {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         record(cx, &GATED_BACKWARD, self.0, inputs, outputs)
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let [dy, gate, up] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+        let by_dy = tape.by_linear(*self, node, tangents, &[0])?;
+        // Of each the first output alone: dy times the third input times act'(gate).
+        let by_up = tangents[2].map(|moved| tape.push1(*self, &[dy, gate, moved])).transpose()?;
+        let by_gate = tangents[1].map(|moved| tape.push1(*self, &[dy, gate, moved])).transpose()?;
+        let curve = bent(tape, self.0, dy, gate, tangents[1])?;
+        let curve = curve.map(|curve| tape.push1(Multiply, &[curve, up])).transpose()?;
+        Ok(vec![tape.total(&[by_dy[0], by_up, curve])?, tape.total(&[by_dy[1], by_gate])?])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -253,12 +339,31 @@ mod tests {
     }
 
     #[test]
+    fn tangents_match_differences_of_gradients() {
+        for act in ALL {
+            for n in SIZES {
+                let mut case = Case::new(&format!("tangent of {act:?} {n}"));
+                let x = if n % 2 == 0 { case.shared(&[n, 4]) } else { case.owned(&[n, 4]) };
+                let y = case.tape.push1(Activation(act), &[x]).unwrap();
+                case.check_tangents(y, &[x], TOLERANCE);
+            }
+            for n in [3, 64] {
+                let mut case = Case::new(&format!("tangent of gated {act:?} {n}"));
+                let (gate, up) = (case.owned(&[n, 5]), case.shared(&[n, 5]));
+                let y = case.tape.push1(GatedActivation(act), &[gate, up]).unwrap();
+                case.check_tangents(y, &[gate, up], TOLERANCE);
+            }
+        }
+    }
+
+    #[test]
     fn activations_hold_far_from_zero() {
         for act in ALL {
             let mut case = Case::new(&format!("{act:?} far"));
             let x = case.tape.constant(&[9], &[-200.0, -30.0, -6.0, -1e-3, 1e-3, 0.84, 6.0, 30.0, 200.0]);
             let y = case.tape.push1(Activation(act), &[x]).unwrap();
-            case.check(&[y], &[], TOLERANCE);
+            let curve = case.tape.push1(ActivationCurve(act), &[x, x]).unwrap();
+            case.check(&[y, curve], &[], TOLERANCE);
         }
     }
 }

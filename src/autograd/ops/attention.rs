@@ -2,12 +2,13 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, length, like};
+use super::attention_tangent::{backward, forward};
 use super::matmul::{Finish, Form, Layout, Matmul};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 crate::params! {
-    struct AttentionParams {
+    pub(super) struct AttentionParams {
         batch: u32, queries: u32, keys: u32, heads: u32,
         groups: u32, width: u32, scale: f32, q_replica: u32,
         k_replica: u32, v_replica: u32, pattern_replica: u32, scores_replica: u32,
@@ -46,19 +47,19 @@ static SOFTMAX_BACKWARD: Shader<'_> = Shader {
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: AttentionParams::FIELDS,
 };
-static GROUP_SUM: Shader<'_> = Shader {
+pub(super) static GROUP_SUM: Shader<'_> = Shader {
     name: "attention/group_sum",
     source: include_str!("../../../shaders/attention/group_sum.wgsl"),
     knobs: &[],
     params: AttentionParams::FIELDS,
 };
 crate::params! {
-    struct MixParams {
+    pub(super) struct MixParams {
         batch: u32, patterns: u32, queries: u32, keys: u32, heads: u32, groups: u32, width: u32,
         pattern_replica: u32, v_replica: u32, z_replica: u32,
     }
 }
-static MIX_VALUES: Shader<'_> = Shader {
+pub(super) static MIX_VALUES: Shader<'_> = Shader {
     name: "attention/mix_values",
     source: include_str!("../../../shaders/attention/mix_values.wgsl"),
     knobs: &[],
@@ -101,16 +102,16 @@ impl Sizes {
         [self.batch, self.queries, self.heads, 1]
     }
 
-    fn pattern(&self) -> [usize; 4] {
+    pub(super) fn pattern(&self) -> [usize; 4] {
         [self.batch, self.heads, self.queries, self.keys]
     }
 
     /// Floating-point operations of two products over all queries and keys.
-    fn flops(&self, replicas: u32) -> u64 {
+    pub(super) fn flops(&self, replicas: u32) -> u64 {
         4 * u64::from(replicas) * self.rows() as u64 * self.keys as u64 * self.width as u64
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.batch * self.heads * self.queries
     }
 
@@ -126,12 +127,12 @@ impl Sizes {
     }
 
     /// Where key 0 of a row of the pattern begins in k.
-    fn key_at(&self, row: usize) -> usize {
+    pub(super) fn key_at(&self, row: usize) -> usize {
         let (b, h) = (row / (self.heads * self.queries), row / self.queries % self.heads);
         (b * self.keys * self.groups + h / (self.heads / self.groups)) * self.width
     }
 
-    fn params(&self, scale: f32) -> AttentionParams {
+    pub(super) fn params(&self, scale: f32) -> AttentionParams {
         AttentionParams {
             batch: self.batch as u32,
             queries: self.queries as u32,
@@ -146,7 +147,7 @@ impl Sizes {
 
     /// A product over all heads of all examples.
     #[expect(clippy::too_many_arguments, reason = "a matrix product has this many parts")]
-    fn product<'a>(
+    pub(super) fn product<'a>(
         &self,
         form: Form,
         (m, n, k): (usize, usize, usize),
@@ -160,16 +161,16 @@ impl Sizes {
     }
 
     /// Layout of q, z and their gradients.
-    fn q(&self) -> Layout {
+    pub(super) fn q(&self) -> Layout {
         Layout::heads(self.queries, self.heads, self.width)
     }
 
     /// Layout of k and v; the matrix product divides the head by the group size.
-    fn kv(&self, heads: usize) -> Layout {
+    pub(super) fn kv(&self, heads: usize) -> Layout {
         Layout::heads(self.keys, heads, self.width)
     }
 
-    fn scores(&self) -> Layout {
+    pub(super) fn scores(&self) -> Layout {
         Layout::stacked(self.keys, self.queries, self.heads)
     }
 }
@@ -236,6 +237,18 @@ impl Op for Attention {
         let Some(dz) = grads[0] else { return Ok(vec![None; 3]) };
         let inputs = [node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[1], dz];
         Ok(tape.push(AttentionGrad { scale: self.scale }, &inputs)?.into_iter().map(Some).collect())
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let [q, k, v, pattern] = [node.inputs[0], node.inputs[1], node.inputs[2], node.outputs[1]];
+        let moved = [tangents[0], tangents[1], tangents[2]];
+        let mut found = forward(tape, self.scale, [q, k, v], pattern, moved)?.to_vec();
+        found.resize(node.outputs.len(), None);
+        Ok(found)
+    }
+
+    fn keeps(&self, output: usize) -> bool {
+        output > 1
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -396,6 +409,11 @@ impl Op for AttentionGrad {
         Ok(())
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let all = [0, 1, 2, 3, 4];
+        backward(tape, self.scale, all.map(|at| node.inputs[at]), all.map(|at| tangents[at]))
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let [q, k, v, pattern, dz] = inputs else { return Vec::new() };
         gradients(self.scale, [q, k, v, pattern, dz])
@@ -521,6 +539,30 @@ mod tests {
                 assert!((z - mixed).abs() < 1e-12);
             }
         }
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        // On both sides of the longest that goes without matrix products, with groups, and fewer queries than keys.
+        for (b, tq, t, h, g, w) in [
+            (3, 1, 1, 2, 2, 8),
+            (2, 3, 3, 4, 2, 5),
+            (31, 1, 3, 4, 4, 4),
+            (2, 16, 16, 2, 1, 4),
+            (1, 5, 31, 4, 2, 3),
+            (2, 33, 33, 2, 2, 8),
+        ] {
+            let mut case = Case::new(&format!("tangent of attention b{b} tq{tq} t{t} h{h} g{g} w{w}"));
+            let q = if t % 2 == 1 { case.shared(&[b, tq, h, w]) } else { case.owned(&[b, tq, h, w]) };
+            let (k, v) = (case.shared(&[b, t, g, w]), case.owned(&[b, t, g, w]));
+            let out = case.tape.push(Attention { scale: 0.7 }, &[q, k, v]).unwrap();
+            // Sums of sums: scores of some tens in the exponent cost a digit.
+            case.check_tangents(out[0], &[q, k, v], 3e-5);
+        }
+        let mut case = Case::new("values alone move");
+        let (q, k, v) = (case.shared(&[2, 3, 2, 4]), case.shared(&[2, 3, 2, 4]), case.shared(&[2, 3, 2, 4]));
+        let out = case.tape.push(Attention { scale: 0.7 }, &[q, k, v]).unwrap();
+        case.check_tangents(out[0], &[v], 1e-5);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
-use crate::error::Result;
+use super::Scale;
+use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
 crate::params! {
@@ -70,6 +71,19 @@ impl Op for Gate {
         Ok(out)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        if tangents[1].is_some() {
+            return Err(Error::Unsupported("gate has no forward derivative by its dose".to_owned()));
+        }
+        let (x, base) = (tangents[0], tangents.get(2).copied().flatten());
+        if x.is_none() && base.is_none() {
+            return Ok(vec![None]);
+        }
+        let x = x.map_or_else(|| tape.push1(Scale(0.0), &[node.inputs[0]]), Ok)?;
+        let inputs: Vec<Var> = [x, node.inputs[1]].into_iter().chain(base).collect();
+        Ok(vec![Some(tape.push1(Self { inner: self.inner }, &inputs)?)])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (x, dose) = (inputs[0], inputs[1]);
         vec![Array::from_fn(&x.dims, |i| {
@@ -96,6 +110,7 @@ mod tests {
             let z = case.tape.push1(Gate { inner: 5 }, &[x, dose, base]).unwrap();
             case.check(&[y], &[x], 1e-6);
             case.check(&[z], &[x], 1e-6);
+            case.check_tangents(z, &[x], 1e-6);
         }
     }
 

@@ -52,6 +52,7 @@ pub(super) const SHADERS: &[&Shader<'_>] = &[&GATHER, &BUCKET, &SCATTER];
 
 /// `y [N, D] = table[index[n]] (+ second[second_index[n]])`. Inputs: table [U, D], index `[N]`, and then
 /// perhaps a second table and its index, as positions are added to tokens.
+#[derive(Clone, Copy)]
 pub struct GatherRows;
 
 impl Op for GatherRows {
@@ -111,6 +112,12 @@ impl Op for GatherRows {
         Ok(results)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let moving = node.inputs.chunks_exact(2).zip(tangents.chunks_exact(2));
+        let tables: Vec<Var> = moving.filter_map(|(pair, tangents)| Some([tangents[0]?, pair[1]])).flatten().collect();
+        Ok(vec![if tables.is_empty() { None } else { Some(tape.push1(Self, &tables)?) }])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (_, d) = inputs[0].rows();
         let n = inputs[1].data.len();
@@ -122,6 +129,7 @@ impl Op for GatherRows {
 
 /// `y [N, width] = table[index[n], first..first + width]`, from table [U, D] and index `[N]`. Measures only: it has no
 /// gradient.
+#[derive(Clone, Copy)]
 pub struct GatherColumns {
     /// First column.
     pub first: usize,
@@ -166,6 +174,10 @@ impl Op for GatherColumns {
         cx.dispatch(&GATHER, &[0, u32::from(wide)], &params, &[table, index, y], grid)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (_, d) = inputs[0].rows();
         vec![Array::from_fn(&[inputs[1].data.len(), self.width], |at| {
@@ -182,6 +194,11 @@ impl Op for GatherColumns {
 pub fn scatter_rows(tape: &mut Tape, x: Var, index: Var, rows: usize) -> Result<Var> {
     let (starts, order) = bucket_rows(tape, index, rows)?;
     tape.push1(ScatterRows { rows }, &[x, index, starts, order])
+}
+
+/// The same with lists that are there already: index, starts and order.
+pub(super) fn scatter_lists(tape: &mut Tape, x: Var, lists: (Var, Var, Var), rows: usize) -> Result<Var> {
+    tape.push1(ScatterRows { rows }, &[x, lists.0, lists.1, lists.2])
 }
 
 /// Appends y [U, D] = before [U, D] + sum of the x [N, D] in each list of `lists`, which [`bucket_rows`] makes. Of rows that come
@@ -353,6 +370,7 @@ impl Op for BucketRows {
 }
 
 /// The sums. Inputs: x [N, D], index [N], and the lists that [`BucketRows`] makes of the index.
+#[derive(Clone, Copy)]
 pub(in crate::autograd) struct ScatterRows {
     rows: usize,
 }
@@ -391,6 +409,10 @@ impl Op for ScatterRows {
         // would need a zero row; no model differentiates through those.
         let dx = grads[0].map(|dy| tape.push1(GatherRows, &[dy, node.inputs[1]])).transpose()?;
         Ok(vec![dx, None, None, None])
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -468,6 +490,19 @@ mod tests {
                 // Sums of up to 257 equal-sized terms in order: 257 roundings of 6e-8 at worst.
                 case.check(&[y], &[table, second], 1e-5);
             }
+        }
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        for n in SIZES {
+            let mut case = Case::new(&format!("tangents of gathers {n}"));
+            let (table, second) = (case.shared(&[7, 8]), case.owned(&[5, 8]));
+            let (index, second_index) = (case.indices(&[n], 7, true), case.indices(&[n], 5, false));
+            let y = case.tape.push1(GatherRows, &[table, index, second, second_index]).unwrap();
+            let back = scatter_rows(&mut case.tape, y, second_index, 5).unwrap();
+            let y = case.tape.push1(super::super::Multiply, &[back, second]).unwrap();
+            case.check_tangents(y, &[table, second], 2e-5);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var};
+use super::Copy;
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -64,6 +65,21 @@ impl Op for Join {
         Ok(tape.push(Split { dims }, &[dy])?.into_iter().map(Some).collect())
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let owned = tangents.iter().flatten().any(|var| tape.shape(*var).owned);
+        let parts: Vec<Var> = node
+            .inputs
+            .iter()
+            .zip(tangents)
+            .map(|(part, tangent)| {
+                let dims = tape.shape(*part).dims.clone();
+                let still = tangent.unwrap_or_else(|| tape.constant(&dims, &vec![0.0; dims.iter().product()]));
+                if owned && !tape.shape(still).owned { tape.push1(Copy, &[still]) } else { Ok(still) }
+            })
+            .collect::<Result<_>>()?;
+        Ok(vec![Some(tape.push1(Self { dims: self.dims.clone() }, &parts)?)])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::new(&self.dims, inputs.iter().flat_map(|a| a.data.iter().copied()).collect())]
     }
@@ -92,6 +108,11 @@ impl Op for Split {
         record(cx, true, outputs, &inputs[0])
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let Some(moved) = tangents[0] else { return Ok(vec![None; node.outputs.len()]) };
+        Ok(tape.push(Self { dims: self.dims.clone() }, &[moved])?.into_iter().map(Some).collect())
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let mut rest = inputs[0].data.as_slice();
         let part = |dims: &Vec<usize>| {
@@ -117,6 +138,7 @@ mod tests {
             case.check(&[whole], &parts, 1e-6);
             let again = case.tape.push(Split { dims: sizes.map(|n| vec![n]).to_vec() }, &[whole]).unwrap();
             case.agree(&again, 1e-7);
+            case.check_tangents(whole, &parts[1..], 1e-5);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use super::ActFn;
+use super::AddBias;
 use super::matmul::{Act, Finish, Form, Layout, Matmul};
 use super::reduce::ColumnSum;
 use crate::error::Result;
@@ -87,6 +88,23 @@ impl Op for Linear {
             results.push(Some(dy));
         }
         Ok(results)
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let (x, w, n) = (node.inputs[0], node.inputs[1], tape.shape(node.outputs[0]).rows().0);
+        let mut bias = tangents[2..].first().copied().flatten().filter(|_| self.bias);
+        let mut sum = tangents.last().copied().flatten().filter(|_| self.residual);
+        for (x, w) in [(tangents[0], Some(w)), (Some(x), tangents[1])] {
+            let (Some(x), Some(w)) = (x, w) else { continue };
+            let op = Self { transposed: self.transposed, bias: bias.is_some(), residual: sum.is_some() };
+            let inputs: Vec<Var> = [x, w].into_iter().chain(bias.take()).chain(sum).collect();
+            sum = Some(tape.push1(op, &inputs)?);
+        }
+        Ok(vec![match (sum, bias) {
+            (Some(sum), Some(bias)) => Some(tape.push1(AddBias, &[sum, bias])?),
+            (None, Some(bias)) => Some(tape.in_every_row(bias, n)?),
+            (sum, None) => sum,
+        }])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -182,6 +200,17 @@ impl Op for TransposedProduct {
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         self.lower_with_sums(cx, inputs, outputs)
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        // As `Tape::linear_tangent`, of an op that is not `Copy`.
+        let (left, right) = (node.inputs[0], node.inputs[1]);
+        let mut term = |left: Option<Var>, right: Option<Var>| match (left, right) {
+            (Some(left), Some(right)) => tape.push1(self.clone(), &[left, right]).map(Some),
+            _ => Ok(None),
+        };
+        let terms = [term(tangents[0], Some(right))?, term(Some(left), tangents[1])?];
+        Ok(vec![tape.total(&terms)?])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -400,6 +429,26 @@ mod tests {
             let all = all.map(|(rows, residual)| HeadProduct { rows, residual });
             let found = all.map(|op| case.tape.push1(op, &of(op)).unwrap());
             case.agree(&found, TOLERANCE);
+        }
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        for n in SIZES {
+            for (weight, transposed) in [([31, 3].as_slice(), false), (&[3, 31], true), (&[2, 31, 5], false)] {
+                let mut case = Case::new(&format!("tangent of linear {n} {weight:?}"));
+                let columns = weight.iter().product::<usize>() / 31;
+                let (x, w) = (case.shared(&[n, 31]), case.shared(weight));
+                let (b, r) = (case.owned(&[columns]), case.owned(&[n, columns]));
+                let y = case.tape.push1(Linear { transposed, bias: true, residual: true }, &[x, w, b, r]).unwrap();
+                case.check_tangents(y, &[x, w, b, r], 2e-5);
+            }
+        }
+        let mut case = Case::new("weights, or biases, alone move");
+        let (x, w, b) = (case.shared(&[9, 4]), case.shared(&[4, 3]), case.shared(&[3]));
+        let y = case.tape.push1(Linear { bias: true, ..Linear::default() }, &[x, w, b]).unwrap();
+        for wrt in [vec![w], vec![b], vec![w, b]] {
+            case.check_tangents(y, &wrt, 1e-5);
         }
     }
 

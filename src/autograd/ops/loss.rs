@@ -3,7 +3,7 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var, like};
-use super::IGNORE;
+use super::{IGNORE, Linear, Multiply};
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
@@ -11,6 +11,7 @@ crate::params! {
     struct CrossEntropyParams {
         rows: u32, classes: u32, z_replica: u32, target_replica: u32, row_replica: u32, saved_replica: u32, dz_replica: u32,
         count_replica: u32, logits_replica: u32, factor: f32, shift_replica: u32, shift_row_replica: u32, last_shift: u32,
+        moved_replica: u32,
     }
 }
 const SUBGROUPS: Knob<'_> = Knob { name: "SUBGROUPS", values: &[0, 1] };
@@ -32,6 +33,12 @@ static BACKWARD: Shader<'_> = Shader {
     knobs: &[SUBGROUPS],
     params: CrossEntropyParams::FIELDS,
 };
+static CURVE: Shader<'_> = Shader {
+    name: "loss/cross_entropy_curve",
+    source: include_str!("../../../shaders/loss/cross_entropy_curve.wgsl"),
+    knobs: &[SUBGROUPS],
+    params: CrossEntropyParams::FIELDS,
+};
 crate::params! {
     struct LogitParams { rows: u32, classes: u32, z_replica: u32, y_replica: u32 }
 }
@@ -41,7 +48,7 @@ static LOGIT_ROWS: Shader<'_> = Shader {
     knobs: &[SUBGROUPS],
     params: LogitParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &LOGIT_ROWS];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &CURVE, &LOGIT_ROWS];
 
 /// Inputs: logits z [N, V], target class y `[N]` ([`IGNORE`]: the row does not count and gets 0).
 /// Outputs, for each row: loss ln(1 + Σ_{j≠y} exp(z_j - z_y)) in nats; correct, 1 where z_y exceeds every
@@ -75,6 +82,20 @@ impl Op for CrossEntropy {
             .map(|d| tape.push1(CrossEntropyGrad, &[node.inputs[0], node.inputs[1], node.outputs[3], d]))
             .transpose()?;
         Ok(vec![dz, None])
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let Some(moved) = tangents[0] else { return Ok(vec![None; 4]) };
+        let (z, targets, kept) = (node.inputs[0], node.inputs[1], node.outputs[3]);
+        let (n, v) = tape.shape(z).rows();
+        let (each, sum) = (tape.constant(&[n], &vec![1.0; n]), tape.constant(&[v, 1], &vec![1.0; v]));
+        let slope = tape.push1(CrossEntropyGrad, &[z, targets, kept, each])?;
+        let along = tape.push1(Multiply, &[slope, moved])?;
+        Ok(vec![Some(tape.push1(Linear::default(), &[along, sum])?), None, None, None])
+    }
+
+    fn keeps(&self, output: usize) -> bool {
+        output > 1
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -232,6 +253,7 @@ impl Op for LogitRows {
 
 /// dz_j = d p_j for the wrong classes, dz_y = -d Σ_{j≠y} p_j, which keeps its precision when p_y rounds
 /// to 1. Inputs: logits, targets, what the forward pass kept, d [N].
+#[derive(Clone, Copy)]
 pub(in crate::autograd) struct CrossEntropyGrad;
 
 impl Op for CrossEntropyGrad {
@@ -261,6 +283,15 @@ impl Op for CrossEntropyGrad {
         cx.dispatch(&BACKWARD, &[subgroups], &params, &tensors, grid)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let [z, targets, kept, d] = [0, 1, 2, 3].map(|at| node.inputs[at]);
+        let mut terms = tape.by_linear(*self, node, tangents, &[3])?;
+        if let Some(moved) = tangents[0] {
+            terms.push(Some(tape.push1(CrossEntropyCurve, &[z, targets, kept, d, moved])?));
+        }
+        Ok(vec![tape.total(&terms)?])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (n, v) = inputs[0].rows();
         let mut dz = Array::zeros(&inputs[0].dims);
@@ -272,6 +303,55 @@ impl Op for CrossEntropyGrad {
                 let p = (z[j] - top).exp() / total;
                 dz.data[row * v + j] = inputs[3].data[row] * p;
                 dz.data[row * v + y] -= inputs[3].data[row] * p;
+            }
+        }
+        vec![dz]
+    }
+}
+
+/// dz = d (p z' - p (p . z')): the Hessian of each row's loss by its logits times a direction. Inputs: logits, targets, what
+/// the forward pass kept, d `[N]`, the direction z' [N, V].
+pub(crate) struct CrossEntropyCurve;
+
+impl Op for CrossEntropyCurve {
+    fn name(&self) -> &'static str {
+        "cross-entropy curve"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![like(inputs, &inputs[0].dims)])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let rows = inputs[3].len();
+        let params = CrossEntropyParams {
+            rows: rows as u32,
+            classes: (inputs[0].len() / rows) as u32,
+            z_replica: inputs[0].replica_stride,
+            target_replica: inputs[1].replica_stride,
+            saved_replica: inputs[2].replica_stride,
+            row_replica: inputs[3].replica_stride,
+            moved_replica: inputs[4].replica_stride,
+            dz_replica: outputs[0].replica_stride,
+            ..Default::default()
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain(outputs).collect();
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&CURVE, &[subgroups], &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (n, v) = inputs[0].rows();
+        let mut dz = Array::zeros(&inputs[0].dims);
+        for row in (0..n).filter(|row| inputs[1].data[*row] != f64::from(IGNORE)) {
+            let [z, moved] = [0, 4].map(|of| &inputs[of].data[row * v..][..v]);
+            let (y, top) = (inputs[1].index(row), z.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            let total: f64 = z.iter().map(|z| (z - top).exp()).sum();
+            let p = |j: usize| (z[j] - top).exp() / total;
+            // From the right class's on, so that nothing is lost where its probability rounds to 1.
+            let mean: f64 = (0..v).map(|j| p(j) * (moved[j] - moved[y])).sum();
+            for j in 0..v {
+                dz.data[row * v + j] = inputs[3].data[row] * p(j) * (moved[j] - moved[y] - mean);
             }
         }
         vec![dz]
@@ -308,6 +388,34 @@ mod tests {
         // Each element relative to itself, so a loss of 1e-37 must be right too. WGSL grants exp(x) an error
         // of 3 + 2|x| ulps, which is 1e-5 at x = -85.
         case.agree_each(&out[..1], 1e-5);
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        for n in SIZES {
+            for v in [2, 31] {
+                let mut case = Case::new(&format!("tangent of cross-entropy {n} {v}"));
+                let z = if v == 2 { case.owned(&[n, v]) } else { case.shared(&[n, v]) };
+                let (y, _) = case.targets(n, v);
+                let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
+                case.check_tangents(out[0], &[z], 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn the_curvature_of_small_losses_keeps_its_relative_precision() {
+        // Up to probabilities of 1e-36 of what is wrong: p (1 - p) of both classes, and both signs.
+        let mut case = Case::new("tiny curvatures");
+        let data: Vec<f32> = (0..12).flat_map(|i| [8.0 * i as f32 - 5.0, 0.0]).collect();
+        let z = case.tape.constant(&[12, 2], &data);
+        let y = case.tape.constant_u32(&[12], &[0; 12]);
+        let out = case.tape.push(CrossEntropy, &[z, y]).unwrap();
+        let one = case.tape.constant(&[12], &[1.0; 12]);
+        let moved = case.tape.constant(&[12, 2], &[[0.5, 2.0]; 12].concat());
+        let curve = case.tape.push1(CrossEntropyCurve, &[z, y, out[3], one, moved]).unwrap();
+        // As of losses: exp(x) is granted 3 + 2|x| ulps.
+        case.agree_each(&[curve], 1e-5);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod attention_tangent;
 mod cooperative;
 mod elementwise;
 mod gate;
@@ -24,7 +25,7 @@ pub use attention::{Attention, AttentionPattern, MixValues};
 #[cfg(feature = "cli")]
 pub(crate) use cooperative::trial;
 pub use cooperative::verify_cooperative;
-pub use elementwise::{Add, AddBias, Copy, Scale};
+pub use elementwise::{Add, AddBias, Copy, Multiply, Scale};
 pub use gate::Gate;
 pub(super) use gather::ScatterRows;
 pub use gather::{GatherColumns, GatherRows, IGNORE, scatter_rows};
@@ -35,8 +36,8 @@ pub(crate) use linear::HeadProduct;
 pub(super) use linear::{Follow, Product};
 pub use linear::{HeadResult, Linear, TransposedProduct};
 pub use loss::CrossEntropy;
+pub(crate) use loss::{CrossEntropyCurve, LogitRows, ShiftedCrossEntropy};
 pub(super) use loss::{CrossEntropyGrad, Loss};
-pub(crate) use loss::{LogitRows, ShiftedCrossEntropy};
 #[cfg(any(test, feature = "cli"))]
 pub(crate) use matmul::tilings;
 pub use norm::{FrozenNorm, Norm, NormKind};
@@ -54,6 +55,7 @@ pub(crate) fn shaders() -> Vec<&'static Shader<'static>> {
     [
         activation::SHADERS,
         attention::SHADERS,
+        attention_tangent::SHADERS,
         cooperative::SHADERS,
         elementwise::SHADERS,
         gate::SHADERS,

@@ -3,6 +3,7 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use super::reduce::{ColumnSum, sum_columns};
+use super::{AddBias, Multiply};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
@@ -46,6 +47,22 @@ static WEIGHT_GRAD: Shader<'_> = Shader {
     params: NormGradParams::FIELDS,
 };
 crate::params! {
+    struct NormCurveParams {
+        rows: u32, columns: u32, dy_replica: u32, x_replica: u32, mean_replica: u32, scale_replica: u32,
+        moved_replica: u32, w_replica: u32, y_replica: u32,
+    }
+}
+static CURVE: Shader<'_> = Shader {
+    name: "norm/norm_curve",
+    source: include_str!("../../../shaders/norm/norm_curve.wgsl"),
+    knobs: &[
+        Knob { name: "RMS", values: &[0, 1] },
+        Knob { name: "WEIGHT", values: &[0, 1] },
+        Knob { name: "SUBGROUPS", values: &[0, 1] },
+    ],
+    params: NormCurveParams::FIELDS,
+};
+crate::params! {
     struct FrozenParams {
         rows: u32, columns: u32, scales: u32, x_replica: u32, scale_replica: u32, w_replica: u32, b_replica: u32,
         y_replica: u32,
@@ -62,7 +79,7 @@ static FROZEN: Shader<'_> = Shader {
     ],
     params: FrozenParams::FIELDS,
 };
-pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD, &FROZEN];
+pub(super) const SHADERS: &[&Shader<'_>] = &[&FORWARD, &BACKWARD, &WEIGHT_GRAD, &CURVE, &FROZEN];
 
 /// Which statistics a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,12 +150,41 @@ impl Op for Norm {
         }
         let mut results = vec![Some(tape.push1(NormGrad { kind: self.kind, weight: self.weight }, &inputs)?)];
         if self.weight {
-            results.push(Some(tape.push1(NormGradW, &[dy, x, mean, scale])?));
+            results.push(Some(tape.push1(NormGradW { kind: self.kind }, &[dy, x, mean, scale])?));
         }
         if self.bias {
             results.push(Some(tape.push1(ColumnSum, &[dy])?));
         }
         Ok(results)
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let [x, mean, scale] = [node.inputs[0], node.outputs[1], node.outputs[2]];
+        let (n, d) = tape.shape(x).rows();
+        // The Jacobian of a normalized row is symmetric.
+        let plain = NormGrad { kind: self.kind, weight: false };
+        let mut by_x = tangents[0].map(|moved| tape.push1(plain, &[moved, x, mean, scale])).transpose()?;
+        if self.weight
+            && let Some(normal) = by_x
+        {
+            let (normal, one) = (tape.reshape(normal, &[n, d])?, tape.constant(&[1], &[1.0]));
+            let times = FrozenNorm { kind: NormKind::Rms, weight: true, bias: false };
+            by_x = Some(tape.push1(times, &[normal, one, node.inputs[1]])?);
+        }
+        let by_w = tangents.get(1).copied().flatten().filter(|_| self.weight);
+        let frozen = FrozenNorm { kind: self.kind, weight: true, bias: false };
+        let by_w = by_w.map(|moved| tape.push1(frozen, &[x, scale, moved])).transpose()?;
+        let bias = tangents.last().copied().flatten().filter(|_| self.bias);
+        let y = match (tape.total(&[by_w, by_x])?, bias) {
+            (Some(sum), Some(bias)) => Some(tape.push1(AddBias, &[sum, bias])?),
+            (None, Some(bias)) => Some(tape.in_every_row(bias, n)?),
+            (sum, None) => sum,
+        };
+        Ok(vec![y, None, None])
+    }
+
+    fn keeps(&self, output: usize) -> bool {
+        output > 0
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -162,6 +208,7 @@ impl Op for Norm {
 }
 
 /// dx = (g - mean(g) - n mean(g n)) / scale with g = dy w and n the normalized row; no mean(g) for RMS.
+#[derive(Clone, Copy)]
 struct NormGrad {
     kind: NormKind,
     weight: bool,
@@ -199,6 +246,16 @@ impl Op for NormGrad {
         cx.dispatch(&BACKWARD, &knobs, &params, &tensors, grid)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let mut terms = tape.by_linear(*self, node, tangents, &[0, 4])?;
+        if let Some(moved) = tangents[1] {
+            let mut inputs = node.inputs.to_vec();
+            inputs.insert(4, moved);
+            terms.push(Some(tape.push1(NormCurve(*self), &inputs)?));
+        }
+        Ok(vec![tape.total(&terms)?])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (n, d) = inputs[1].rows();
         let mut dx = Array::zeros(&inputs[1].dims);
@@ -216,8 +273,67 @@ impl Op for NormGrad {
     }
 }
 
+/// How [`NormGrad`] moves with x along x'. Inputs: dy, x, mean, scale, x', and w where there is one.
+struct NormCurve(NormGrad);
+
+impl Op for NormCurve {
+    fn name(&self) -> &'static str {
+        "norm curve"
+    }
+
+    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
+        Ok(vec![like(inputs, &inputs[1].dims)])
+    }
+
+    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+        let columns = *inputs[1].dims.last().unwrap_or(&1);
+        let rows = inputs[1].len() / columns;
+        let params = NormCurveParams {
+            rows: rows as u32,
+            columns: columns as u32,
+            dy_replica: inputs[0].replica_stride,
+            x_replica: inputs[1].replica_stride,
+            mean_replica: inputs[2].replica_stride,
+            scale_replica: inputs[3].replica_stride,
+            moved_replica: inputs[4].replica_stride,
+            w_replica: inputs.get(5).map_or(0, |t| t.replica_stride),
+            y_replica: outputs[0].replica_stride,
+        };
+        let mut tensors: Vec<&Tensor> = inputs[..5].iter().chain([&outputs[0]]).collect();
+        tensors.extend(inputs.get(5));
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        let knobs = [u32::from(self.0.kind == NormKind::Rms), u32::from(self.0.weight), subgroups];
+        cx.dispatch(&CURVE, &knobs, &params, &tensors, grid)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (n, d) = inputs[1].rows();
+        let plain = NormGrad { kind: self.0.kind, weight: false };
+        let dx = self.0.reference(&[&inputs[..4], &inputs[5..]].concat()).remove(0);
+        let normal_moved = plain.reference(&[inputs[4], inputs[1], inputs[2], inputs[3]]).remove(0);
+        let mut y = Array::zeros(&inputs[1].dims);
+        for row in 0..n {
+            let (mean, scale) = (inputs[2].data[row], inputs[3].data[row]);
+            let g = |i: usize| inputs[0].data[row * d + i] * if self.0.weight { inputs[5].data[i] } else { 1.0 };
+            let normal = |i: usize| (inputs[1].data[row * d + i] - mean) / scale;
+            let mean_of = |f: &dyn Fn(usize) -> f64| (0..d).map(f).sum::<f64>() / d as f64;
+            let stretch = mean_of(&|i| normal(i) * inputs[4].data[row * d + i]);
+            let along = mean_of(&|i| g(i) * normal(i));
+            let turned = mean_of(&|i| g(i) * normal_moved.data[row * d + i]);
+            for i in 0..d {
+                let at = row * d + i;
+                y.data[at] = -(stretch * dx.data[at] + normal_moved.data[at] * along + normal(i) * turned) / scale;
+            }
+        }
+        vec![y]
+    }
+}
+
 /// dw [D] = sum over rows of dy n, n the normalized row.
-struct NormGradW;
+#[derive(Clone, Copy)]
+struct NormGradW {
+    kind: NormKind,
+}
 
 impl Op for NormGradW {
     fn name(&self) -> &'static str {
@@ -240,6 +356,20 @@ impl Op for NormGradW {
         let grid = [columns.div_ceil(32) as u32, chunks as u32, cx.replicas];
         cx.dispatch(&WEIGHT_GRAD, &[], &params, &tensors, grid)?;
         sum_columns(cx, &partial, chunks, columns, &outputs[0])
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let [dy, x, mean, scale] = [0, 1, 2, 3].map(|at| node.inputs[at]);
+        let mut terms = tape.by_linear(*self, node, tangents, &[0])?;
+        if let Some(moved) = tangents[1] {
+            let plain = NormGrad { kind: self.kind, weight: false };
+            let normal = tape.push1(plain, &[moved, x, mean, scale])?;
+            let dims = tape.shape(normal).dims.clone();
+            let dy = tape.reshape(dy, &dims)?;
+            let product = tape.push1(Multiply, &[dy, normal])?;
+            terms.push(Some(tape.push1(ColumnSum, &[product])?));
+        }
+        Ok(vec![tape.total(&terms)?])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -351,6 +481,28 @@ mod tests {
             }
             check(kind, false, false, 64, 128);
             check(kind, true, false, 300, 8);
+        }
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            for (n, d) in SIZES.into_iter().flat_map(|size| [(3, size), (size, 31)]) {
+                let mut case = Case::new(&format!("tangent of norm {kind:?} {n} {d}"));
+                let bias = kind == NormKind::Layer;
+                let x = if n == 3 { case.shared(&[n, d]) } else { case.owned(&[n, d]) };
+                let mut inputs = vec![x, case.owned(&[d])];
+                if bias {
+                    inputs.push(case.shared(&[d]));
+                }
+                let out = case.tape.push(Norm { kind, weight: true, bias, eps: 0.1 }, &inputs).unwrap();
+                // Twice the sums of a gradient.
+                case.check_tangents(out[0], &inputs, 2e-5);
+            }
+            let mut case = Case::new(&format!("tangent of plain norm {kind:?}"));
+            let x = case.shared(&[5, 64]);
+            let out = case.tape.push(Norm { kind, weight: false, bias: false, eps: 1e-5 }, &[x]).unwrap();
+            case.check_tangents(out[0], &[x], 2e-5);
         }
     }
 

@@ -4,7 +4,9 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, DType, Lower, Op, Shape, Tape, Var, like};
 use super::attention::{Attention, SMALL, gradients};
-use super::gather::{SHARES, bucket_rows, shares};
+use super::attention_tangent::{backward, forward};
+use super::gather::{GatherColumns, GatherRows, SHARES, bucket_rows, scatter_lists, scatter_rows, shares};
+use super::linear::Linear;
 use crate::error::{Error, Result};
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
 
@@ -88,6 +90,47 @@ impl PickedAttention {
     fn flops(&self, params: &PickedParams, replicas: u32) -> u64 {
         let queries = u64::from(replicas) * u64::from(params.batch) * (self.queries * self.heads) as u64;
         4 * queries * self.keys as u64 * u64::from(params.width)
+    }
+
+    /// Places of the queries among those of the batch, `[B Tq]`.
+    fn query_places(&self, tape: &mut Tape, places: usize) -> Var {
+        let queries = |b: usize| b * self.keys + self.keys - self.queries..(b + 1) * self.keys;
+        let at: Vec<u32> = (0..places / self.keys).flat_map(queries).map(|at| at as u32).collect();
+        tape.constant_u32(&[at.len()], &at)
+    }
+
+    /// Of the rows of all places those of the queries.
+    fn at_queries(&self, tape: &mut Tape, rows: Var) -> Result<Var> {
+        if self.queries == self.keys {
+            return Ok(rows);
+        }
+        let places = self.query_places(tape, tape.shape(rows).rows().0);
+        tape.push1(GatherRows, &[rows, places])
+    }
+
+    /// Rows of the queries among those of all places, where the others are 0.
+    fn from_queries(&self, tape: &mut Tape, rows: Var) -> Result<Var> {
+        if self.queries == self.keys {
+            return Ok(rows);
+        }
+        let count = tape.shape(rows).rows().0 / self.queries * self.keys;
+        let places = self.query_places(tape, count);
+        scatter_rows(tape, rows, places, count)
+    }
+
+    /// Appends queries, keys and values of each place, as [`Attention`] takes them, from rows like those of the table.
+    fn parts(&self, tape: &mut Tape, table: Var, index: Var) -> Result<[Var; 3]> {
+        let width = self.width(tape.shape(table).rows().1);
+        let mut part = |first: usize, positions: usize, heads: usize| {
+            let columns = GatherColumns { first: first * width, width: heads * width };
+            let rows = tape.push1(columns, &[table, index])?;
+            let rows = if positions < self.keys { self.at_queries(tape, rows)? } else { rows };
+            let batch = tape.shape(index).len() / self.keys;
+            tape.reshape(rows, &[batch, positions, heads, width])
+        };
+        let q = part(0, self.queries, self.heads)?;
+        let k = part(self.heads, self.keys, self.groups)?;
+        Ok([q, k, part(self.heads + self.groups, self.keys, self.groups)?])
     }
 
     /// Queries, keys and values as [`Attention`] takes them.
@@ -180,6 +223,21 @@ impl Op for PickedAttention {
         Ok(results)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let ([table, _, index], pattern) = ([0, 1, 2].map(|at| node.inputs[at]), node.outputs[1]);
+        let own = self.parts(tape, table, index)?;
+        let moved = tangents[0].map(|moved| self.parts(tape, moved, index)).transpose()?;
+        let moved = moved.map_or([None; 3], |parts| parts.map(Some));
+        let [z, pattern] = forward(tape, self.scale, own, pattern, moved)?;
+        let rows = tangents[1].map(|stream| tape.push1(GatherRows, &[stream, index])).transpose()?;
+        let rows = rows.map(|rows| self.at_queries(tape, rows)).transpose()?;
+        Ok(vec![z, pattern, None, None, rows])
+    }
+
+    fn keeps(&self, output: usize) -> bool {
+        matches!(output, 2 | 3)
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (table, stream, index) = (inputs[0], inputs[1], inputs[2]);
         let [q, k, v] = self.picked(table, index);
@@ -249,6 +307,40 @@ impl Op for PickedAttentionGrad {
         cx.dispatch(&SCATTER, &[u32::from(wide), shares, u32::from(stream.is_some())], &params, &tensors, grid)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let op = self.0;
+        let [table, _, index, pattern, dz, starts, order] = [0, 1, 2, 3, 4, 5, 6].map(|at| node.inputs[at]);
+        let [q, k, v] = op.parts(tape, table, index)?;
+        let moved = tangents[0].map(|moved| op.parts(tape, moved, index)).transpose()?;
+        let [dq, dk, dv] = moved.map_or([None; 3], |parts| parts.map(Some));
+        let found = backward(tape, op.scale, [q, k, v, pattern, dz], [dq, dk, dv, tangents[3], tangents[4]])?;
+
+        let (rows, columns) = tape.shape(table).rows();
+        let summed = |tape: &mut Tape, x: Var| scatter_lists(tape, x, (index, starts, order), rows);
+        let width = op.width(columns);
+        let mut d_table = None;
+        let places = [(0, op.heads), (op.heads, op.groups), (op.heads + op.groups, op.groups)];
+        for (which, (part, (first, heads))) in found.into_iter().zip(places).enumerate() {
+            let Some(part) = part else { continue };
+            let per_place = tape.reshape(part, &[tape.shape(part).len() / (heads * width), heads * width])?;
+            let per_place = if which == 0 { op.from_queries(tape, per_place)? } else { per_place };
+            let sum = summed(tape, per_place)?;
+            // A product with ones and zeros puts columns in their places, exactly.
+            let unit = |at: usize| f32::from(u8::from(at % columns == first * width + at / columns));
+            let unit: Vec<f32> = (0..heads * width * columns).map(unit).collect();
+            let unit = tape.constant(&[heads * width, columns], &unit);
+            let inputs: Vec<Var> = [sum, unit].into_iter().chain(d_table).collect();
+            d_table = Some(tape.push1(Linear { residual: d_table.is_some(), ..Linear::default() }, &inputs)?);
+        }
+        let mut out = vec![d_table];
+        if node.outputs.len() > 1 {
+            let d_rows = tangents.get(7).copied().flatten();
+            let d_rows = d_rows.map(|rows| op.from_queries(tape, rows)).transpose()?;
+            out.push(d_rows.map(|rows| summed(tape, rows)).transpose()?);
+        }
+        Ok(out)
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (table, stream, index) = (inputs[0], inputs[1], inputs[2]);
         let [q, k, v] = self.0.picked(table, index);
@@ -313,5 +405,24 @@ mod tests {
         check([31, 17, 12], grouped, 3, true);
         check([31, 17, 16], grouped, 4, false);
         check([3, 40, 8], PickedAttention { heads: 2, groups: 1, queries: 16, keys: 16, ..op }, 4, true);
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        let op = PickedAttention { heads: 4, groups: 4, queries: 1, keys: 3, scale: 0.7 };
+        let grouped = PickedAttention { heads: 4, groups: 2, queries: 3, keys: 5, ..op };
+        let square = PickedAttention { heads: 2, groups: 1, queries: 3, keys: 3, ..op };
+        for (batch, rows, op, width, owned) in
+            [(64, 9, op, 8, true), (1, 1, op, 3, true), (31, 17, grouped, 4, false), (3, 7, square, 5, false)]
+        {
+            let mut case = Case::new(&format!("tangent of picked attention {batch} {rows} {width}"));
+            let d = op.heads * width;
+            let (table, stream) = (case.shared(&[rows, (op.heads + 2 * op.groups) * width]), case.shared(&[rows, d]));
+            let index = case.indices(&[batch * op.keys], rows as u32, owned);
+            let out = case.tape.push(op, &[table, stream, index]).unwrap();
+            let z = case.tape.reshape(out[0], &[batch * op.queries, d]).unwrap();
+            let sum = case.tape.push1(Add, &[z, out[4]]).unwrap();
+            case.check_tangents(sum, &[table, stream], 3e-5);
+        }
     }
 }

@@ -73,6 +73,7 @@ pub(crate) fn sum_columns(cx: &mut Lower<'_>, x: &Tensor, rows: usize, columns: 
 }
 
 /// y `[C]` = sum over rows of x [N, C].
+#[derive(Clone, Copy)]
 pub struct ColumnSum;
 
 impl Op for ColumnSum {
@@ -89,6 +90,10 @@ impl Op for ColumnSum {
         sum_columns(cx, &inputs[0], inputs[0].len() / columns, columns, &outputs[0])
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (rows, columns) = inputs[0].rows();
         vec![Array::from_fn(&[columns], |c| (0..rows).map(|r| inputs[0].data[r * columns + c]).sum())]
@@ -96,6 +101,7 @@ impl Op for ColumnSum {
 }
 
 /// y `[1]` = sum of x `[N]` divided by count `[1]`, the number of rows that count.
+#[derive(Clone, Copy)]
 pub struct MeanRows;
 
 impl Op for MeanRows {
@@ -125,12 +131,17 @@ impl Op for MeanRows {
         Ok(vec![grads[0].map(|dy| tape.push1(SpreadMean { n }, &[dy, node.inputs[1]])).transpose()?, None])
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::new(&[1], vec![inputs[0].data.iter().sum::<f64>() / inputs[1].data[0]])]
     }
 }
 
 /// x [N] = dy / count for every row.
+#[derive(Clone, Copy)]
 pub(in crate::autograd) struct SpreadMean {
     n: usize,
 }
@@ -155,12 +166,17 @@ impl Op for SpreadMean {
         cx.dispatch(&SPREAD, &[], &params, &[&inputs[0], &inputs[1], &outputs[0]], grid)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::from_fn(&[self.n], |_| inputs[0].data[0] / inputs[1].data[0])]
     }
 }
 
 /// y `[1]` = sum of a b over all elements.
+#[derive(Clone, Copy)]
 pub struct Dot;
 
 impl Op for Dot {
@@ -201,12 +217,17 @@ impl Op for Dot {
         Ok(vec![Some(tape.push1(MultiplyScalar, &[b, dy])?), Some(tape.push1(MultiplyScalar, &[a, dy])?)])
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0, 1])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         vec![Array::new(&[1], vec![inputs[0].data.iter().zip(&inputs[1].data).map(|(a, b)| a * b).sum()])]
     }
 }
 
 /// y = x times a scalar that lives on the device.
+#[derive(Clone, Copy)]
 pub(crate) struct MultiplyScalar;
 
 impl Op for MultiplyScalar {
@@ -234,6 +255,10 @@ impl Op for MultiplyScalar {
         let Some(dy) = grads[0] else { return Ok(vec![None, None]) };
         let (x, factor) = (node.inputs[0], node.inputs[1]);
         Ok(vec![Some(tape.push1(Self, &[dy, factor])?), Some(tape.push1(Dot, &[dy, x])?)])
+    }
+
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0, 1])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -280,6 +305,20 @@ mod tests {
             let y = case.tape.push1(Dot, &[a, b]).unwrap();
             let y = case.tape.push1(Scale(3.0), &[y]).unwrap();
             case.check(&[y], &[a, b], 1e-5);
+        }
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        for n in SIZES {
+            let mut case = Case::new("tangents of sums");
+            let (a, b, factor) = (case.owned(&[n]), case.shared(&[n]), case.shared(&[1]));
+            let count = case.tape.constant(&[1], &[5.0]);
+            let scaled = case.tape.push1(MultiplyScalar, &[a, factor]).unwrap();
+            let y = case.tape.push1(Dot, &[scaled, b]).unwrap();
+            let mean = case.tape.push1(MeanRows, &[scaled, count]).unwrap();
+            let y = case.tape.push1(MultiplyScalar, &[y, mean]).unwrap();
+            case.check_tangents(y, &[a, b, factor], 2e-5);
         }
     }
 }

@@ -129,6 +129,10 @@ impl Op for Rotary {
         Ok(vec![dx, None, None])
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        tape.linear_tangent(*self, node, tangents, &[0])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (x, position, table) = (inputs[0], inputs[1], inputs[2]);
         let (heads, width, half) = (x.dims[1], x.dims[2], table.dims[1]);
@@ -165,6 +169,7 @@ mod tests {
                 let table = case.tape.constant(&dims, &table);
                 let y = case.tape.push1(Rotary { forward: true }, &[x, position, table]).unwrap();
                 case.check(&[y], &[x], 1e-6);
+                case.check_tangents(y, &[x], 1e-6);
             }
         }
     }

@@ -4,6 +4,7 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, length, like};
 use super::attention::{Sizes, wide};
+use super::attention_tangent::{backward, forward, pattern_tangent};
 use super::{Attention, AttentionPattern};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Knob, Params, Shader, Tensor, grid_1d};
@@ -171,6 +172,17 @@ impl Op for StreamedAttention {
         Ok(all)
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        let [q, k, v] = [0, 1, 2].map(|at| node.inputs[at]);
+        let pattern = tape.push(AttentionPattern { scale: self.scale }, &[q, k])?[0];
+        let [z, _] = forward(tape, self.scale, [q, k, v], pattern, [0, 1, 2].map(|at| tangents[at]))?;
+        Ok(vec![z, None, None])
+    }
+
+    fn keeps(&self, output: usize) -> bool {
+        output > 0
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let Some(s) = Sizes::of(&inputs[0].dims, &inputs[1].dims) else { return Vec::new() };
         let [z, pattern, scores, ..] = &Attention { scale: self.scale }.reference(&inputs[..3])[..] else {
@@ -246,6 +258,15 @@ impl Op for StreamedAttentionGrad {
         Ok(())
     }
 
+    fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
+        // What the forward pass kept, z and the log-sum-exp, follows from q, k and v, and so do their tangents.
+        let [q, k, v, dz] = [0, 1, 2, 5].map(|at| node.inputs[at]);
+        let [dq, dk, dv, ddz] = [0, 1, 2, 5].map(|at| tangents[at]);
+        let pattern = tape.push(AttentionPattern { scale: self.scale }, &[q, k])?[0];
+        let moved = pattern_tangent(tape, self.scale, [q, k], pattern, [dq, dk])?;
+        backward(tape, self.scale, [q, k, v, pattern, dz], [dq, dk, dv, moved, ddz])
+    }
+
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let [q, k, v, _, _, dz] = inputs else { return Vec::new() };
         let pattern = &AttentionPattern { scale: self.scale }.reference(&[q, k])[0];
@@ -280,6 +301,16 @@ mod tests {
             check(3, 1, t, 3, 1, 4, true);
         }
         check(1, 257, 257, 2, 1, 16, true);
+    }
+
+    #[test]
+    fn tangents_match_differences_of_gradients() {
+        for (b, tq, t, h, g, w) in [(1, 3, 3, 2, 1, 4), (2, 31, 31, 2, 2, 5), (1, 33, 65, 4, 2, 8)] {
+            let mut case = Case::new(&format!("tangent of streamed b{b} tq{tq} t{t} h{h} g{g} w{w}"));
+            let (q, k, v) = (case.shared(&[b, tq, h, w]), case.shared(&[b, t, g, w]), case.owned(&[b, t, g, w]));
+            let out = case.tape.push(StreamedAttention { scale: 0.7 }, &[q, k, v]).unwrap();
+            case.check_tangents(out[0], &[q, k, v], 3e-5);
+        }
     }
 
     #[test]
