@@ -22,7 +22,6 @@ impl Tape {
     /// [`Error::Shape`] where a direction has other dimensions than its variable; [`Error::Unsupported`] where an op on the
     /// way has no forward derivative.
     pub fn tangent(&mut self, directions: &[(Var, Var)], of: &[Var]) -> Result<Vec<Option<Var>>> {
-        let count = self.len();
         let leads = self.leads_to(of);
         // By the variable's number: its tangent; and for what is only kept, the node that moves it.
         let mut tangents: Vec<Option<Var>> = vec![None; self.vars().count()];
@@ -40,12 +39,12 @@ impl Tape {
             let (what, op) = (tape.label(var), tape.nodes()[maker].op.name());
             Error::Unsupported(format!("{what} of {op} is measured or kept for a gradient, and has no tangent"))
         };
-        for at in 0..count {
+        for (at, leads) in leads.into_iter().enumerate() {
             let node = &self.nodes()[at];
             let op = std::sync::Arc::clone(&node.op);
             let (inputs, outputs) = (node.inputs.clone(), node.outputs.clone());
             let roots: Vec<Var> = inputs.iter().map(|var| self.root(*var)).collect();
-            if !leads[at] || roots.iter().all(|root| tangents[root.index()].is_none() && kept[root.index()].is_none()) {
+            if !leads || roots.iter().all(|root| tangents[root.index()].is_none() && kept[root.index()].is_none()) {
                 continue;
             }
             for root in &roots {

@@ -109,7 +109,7 @@ impl PickedAttention {
     }
 
     /// Rows of the queries among those of all places, where the others are 0.
-    fn from_queries(&self, tape: &mut Tape, rows: Var) -> Result<Var> {
+    fn by_queries(&self, tape: &mut Tape, rows: Var) -> Result<Var> {
         if self.queries == self.keys {
             return Ok(rows);
         }
@@ -323,7 +323,7 @@ impl Op for PickedAttentionGrad {
         for (which, (part, (first, heads))) in found.into_iter().zip(places).enumerate() {
             let Some(part) = part else { continue };
             let per_place = tape.reshape(part, &[tape.shape(part).len() / (heads * width), heads * width])?;
-            let per_place = if which == 0 { op.from_queries(tape, per_place)? } else { per_place };
+            let per_place = if which == 0 { op.by_queries(tape, per_place)? } else { per_place };
             let sum = summed(tape, per_place)?;
             // A product with ones and zeros puts columns in their places, exactly.
             let unit = |at: usize| f32::from(u8::from(at % columns == first * width + at / columns));
@@ -335,7 +335,7 @@ impl Op for PickedAttentionGrad {
         let mut out = vec![d_table];
         if node.outputs.len() > 1 {
             let d_rows = tangents.get(7).copied().flatten();
-            let d_rows = d_rows.map(|rows| op.from_queries(tape, rows)).transpose()?;
+            let d_rows = d_rows.map(|rows| op.by_queries(tape, rows)).transpose()?;
             out.push(d_rows.map(|rows| summed(tape, rows)).transpose()?);
         }
         Ok(out)
