@@ -7,16 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::device::Device;
-use super::print;
 use super::progress::Progress;
 use super::stop::Stop;
+use super::{print, series};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu};
 use crate::intervene::Baseline;
 use crate::model::{ModelConfig, ModelFolder};
 use crate::record::{Event, Manifest, RunDir, RunKind, Status, What};
 use crate::scan::{
-    BASELINES, Battery, Engine, Findings, Outcome, Patching, Prompts, Sets, Setting, Tables, catalog, write_page,
+    BASELINES, Battery, Engine, Findings, Member, Outcome, Patching, Prompts, Sets, Setting, Tables, catalog, hash,
+    write_page,
 };
 
 #[derive(clap::Args)]
@@ -28,6 +29,9 @@ use crate::scan::{
     --out scans/patched
   thermoscope scan my-gpt2 --probes probes/ioi.jsonl --set L9H6,L9H9 \\
     --set L0H1,L10H7 --null 99 --out scans/sets
+  thermoscope scan runs/mine --probes mine.jsonl --out scans/over-training
+  thermoscope scan pythia/step1000 pythia/step2000 pythia/step4000 \\
+    --probes probes/ioi.jsonl --out scans/pythia
   thermoscope scan --resume --out scans/facts
 
 A line of FILE.jsonl is a prompt with a right and a wrong answer of one token
@@ -42,14 +46,22 @@ For --battery patch also \"corrupted\" (or \"corrupted_tokens\"), the same promp
 about something else, of as many tokens, asked for the same answers; lines
 without it are left out.
 
+A series is a scan of each model, with a table and a page of all: of a run,
+its checkpoints (checkpoint.keep = 0 keeps them) and replicas; of folders, as
+their names end in a step, as step1000 does, or as written: 1000=FOLDER. The
+models must differ in their weights only. One whose weights were there at a
+step before is told and left out. A step of a model of the Hub is fetched by
+  hf download EleutherAI/pythia-70m --revision step1000 \\
+    --local-dir pythia/step1000
+
 The null takes away random subspaces of what a layer's heads write, each as
 wide as a head and as dear as one: --null 0 leaves it out, and then no head is
 called a suppressor. The null of a set are other sets, as many heads of the
 same layers.")]
 pub(super) struct Args {
-    /// A folder with a model, as for `measure`
+    /// A folder with a model, as for `measure`. Several, or a run, are a series over training
     #[arg(value_name = "MODEL_DIR", required_unless_present = "resume")]
-    model: Option<PathBuf>,
+    pub(super) models: Vec<PathBuf>,
     /// The prompts, JSON lines
     #[arg(long, value_name = "FILE.jsonl", required_unless_present = "resume")]
     probes: Option<PathBuf>,
@@ -71,23 +83,23 @@ pub(super) struct Args {
     null: Option<usize>,
     /// Take the first prompts of the file only
     #[arg(long, value_name = "PROMPTS")]
-    first: Option<usize>,
+    pub(super) first: Option<usize>,
     /// Scan the first layers only, which take most of the time
     #[arg(long, value_name = "LAYERS")]
     layers: Option<usize>,
     /// Directory to write; must be new or empty
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// Go on with the scan in --out, behind the last layer that was done
-    #[arg(long, conflicts_with_all = ["model", "probes", "battery", "set", "sets", "baseline", "null", "first", "layers"])]
+    #[arg(long, conflicts_with_all = ["models", "probes", "battery", "set", "sets", "baseline", "null", "first", "layers"])]
     resume: bool,
     #[command(flatten)]
-    device: Device,
+    pub(super) device: Device,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+pub(super) enum Kind {
     /// Every head, alone; and what each attends to on random tokens that come twice
     Heads,
     /// Every MLP block, alone
@@ -112,7 +124,7 @@ impl Kind {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-enum Base {
+pub(super) enum Base {
     /// Nothing
     #[default]
     Zero,
@@ -136,11 +148,14 @@ impl Base {
 const LEAST: usize = 39;
 
 /// What was asked for, so that a scan can go on with it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Asked {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Asked {
     /// The model's folder and the file of prompts, wherever one stands.
     model: PathBuf,
-    probes: PathBuf,
+    /// Which of its replicas, where it is one of a series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replica: Option<u32>,
+    pub(super) probes: PathBuf,
     /// The same as they were given.
     named: [String; 2],
     battery: Vec<Kind>,
@@ -152,11 +167,12 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(args: &Args) -> Result<Self> {
+    /// Of the first model, if there are several.
+    pub(super) fn of(args: &Args) -> Result<Self> {
         let need =
-            |path: &Option<PathBuf>, what: &str| path.clone().ok_or_else(|| Error::Config(format!("name {what}")));
-        let (model, probes) = (need(&args.model, "a model's folder")?, need(&args.probes, "a file by --probes")?);
-        let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("cannot find", path));
+            |path: Option<&PathBuf>, what: &str| path.cloned().ok_or_else(|| Error::Config(format!("name {what}")));
+        let (model, probes) =
+            (need(args.models.first(), "a model's folder")?, need(args.probes.as_ref(), "a file by --probes")?);
         let mut sets = args.set.clone();
         if let Some(path) = &args.sets {
             let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
@@ -195,6 +211,7 @@ impl Asked {
         Ok(Self {
             named: [&model, &probes].map(|path| path.display().to_string()),
             model: absolute(&model)?,
+            replica: None,
             probes: absolute(&probes)?,
             battery,
             sets,
@@ -206,7 +223,7 @@ impl Asked {
     }
 
     /// What the scan in a folder was asked for.
-    fn again(out: &Path, manifest: &Manifest) -> Result<Self> {
+    pub(super) fn again(out: &Path, manifest: &Manifest) -> Result<Self> {
         let asked = serde_json::from_value(manifest.config["asked"].clone());
         asked.map_err(|_| {
             Error::Refused(format!(
@@ -216,7 +233,13 @@ impl Asked {
         })
     }
 
-    fn has(&self, kind: Kind) -> bool {
+    /// The same of a replica of another model.
+    pub(super) fn at(&self, [model, named]: &[PathBuf; 2], replica: u32) -> Self {
+        let named = [named.display().to_string(), self.named[1].clone()];
+        Self { model: model.clone(), replica: Some(replica), named, ..self.clone() }
+    }
+
+    pub(super) fn has(&self, kind: Kind) -> bool {
         self.battery.contains(&kind)
     }
 
@@ -262,7 +285,7 @@ impl Asked {
     }
 
     /// The files that decide what is found, but for the weights.
-    fn files(&self) -> Result<Vec<PathBuf>> {
+    pub(super) fn files(&self) -> Result<Vec<PathBuf>> {
         let place = ModelFolder::place(&self.model)?;
         let beside = ["tokenizer.json", "tokenizer_config.json"].map(|name| place.join(name));
         Ok([self.probes.clone()].into_iter().chain(beside.into_iter().filter(|path| path.exists())).collect())
@@ -276,26 +299,82 @@ struct Scan {
     prompts: Prompts,
     sets: Sets,
     what: Battery,
+    /// Before what is told of its progress.
+    called: String,
 }
 
 pub(super) fn main(args: &Args) -> Result<u8> {
     let out = &args.out;
     let before = if args.resume { Some(RunDir::read_manifest(out)?) } else { None };
+    if before.as_ref().is_some_and(|manifest| manifest.kind == RunKind::Series) || series::is_one(&args.models)? {
+        return series::main(args, before);
+    }
     let asked = before.as_ref().map_or_else(|| Asked::of(args), |manifest| Asked::again(out, manifest))?;
-    let known = if args.resume { Findings::read(out)? } else { None };
-    if let (Some(Manifest { status: Status::Finished, .. }), Some(findings)) = (&before, &known) {
+    if let Some(findings) = finished(out, before.as_ref())? {
         print(&format!("{} is finished", out.display()));
         findings.sentences().iter().for_each(|sentence| print(sentence));
         return Ok(0);
     }
+    let stop = stop()?;
+    let Done { findings, stopped, seconds } = scan(asked, out, before, || args.device.open(), &stop, None)?;
+    findings.sentences().iter().for_each(|sentence| print(sentence));
+    let page = out.join("report.html");
+    print(&format!("{} in {}", page.display(), humantime::format_duration(Duration::from_secs(seconds))));
+    if stopped {
+        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
+    }
+    Ok(stop.code().filter(|_| stopped).unwrap_or(0))
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::io("cannot find", path))
+}
+
+pub(super) fn stop() -> Result<Stop> {
+    Stop::on_signals("the prompts under way, then what was found is written")
+}
+
+/// What a scan found that is finished.
+pub(super) fn finished(out: &Path, manifest: Option<&Manifest>) -> Result<Option<Findings>> {
+    match manifest {
+        Some(Manifest { status: Status::Finished, .. }) => Findings::read(out),
+        _ => Ok(None),
+    }
+}
+
+/// What came of a scan.
+pub(super) struct Done {
+    pub(super) findings: Findings,
+    pub(super) stopped: bool,
+    pub(super) seconds: u64,
+}
+
+/// Scans a model into a folder, or goes on with that, and leaves a page; a model of a series has a name there.
+pub(super) fn scan(
+    asked: Asked,
+    out: &Path,
+    before: Option<Manifest>,
+    device: impl FnOnce() -> Result<Gpu>,
+    stop: &Stop,
+    member: Option<&Member>,
+) -> Result<Done> {
+    let resume = before.is_some();
+    let known = if resume { Findings::read(out)? } else { None };
     if let Some(manifest) = &before {
         manifest.check_files()?;
         manifest.check_weights()?;
     } else {
         RunDir::check_free(out)?;
     }
-    let stop = Stop::on_signals("the prompts under way, then what was found is written")?;
-    let folder = super::read_model(&asked.model)?;
+    let folder = super::read_replica(&asked.model, asked.replica)?;
+    if let Some(Member { weights, .. }) = member
+        && hash(&folder.replicas[0]) != *weights
+    {
+        return Err(Error::format(
+            &asked.model,
+            "has other weights than when the series began. Put those back, or begin anew in another folder",
+        ));
+    }
     let config = folder.config.clone();
     let mut prompts = Prompts::read(&asked.probes, &asked.model, config.d_vocab, asked.first)?;
     if asked.has(Kind::Patch) {
@@ -311,19 +390,22 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     }
     let what = asked.battery(&config, &sets);
     let setting = asked.setting(&config, &prompts);
-    tell(&setting, &prompts);
+    if member.is_none() {
+        tell(&setting, &prompts);
+    }
 
-    let gpu = args.device.open()?;
+    let gpu = device()?;
     let mut engine = Engine::new(&gpu, folder, &prompts)?;
     let clean = engine.clean()?;
-    let scan = Scan { asked, config, prompts, sets, what };
+    let called = member.map_or_else(String::new, |member| format!("{}, ", member.name()));
+    let scan = Scan { asked, config, prompts, sets, what, called };
     let (mut tables, mut findings) = match known {
         Some(findings) => {
             (0..findings.layers).try_for_each(|_| engine.skip_layer())?;
             (scan.reopen(out, &gpu, Some(&findings))?, findings)
         }
         // It ended before its first layer.
-        None if args.resume => (scan.reopen(out, &gpu, None)?, scan.begin(setting, &clean)?),
+        None if resume => (scan.reopen(out, &gpu, None)?, scan.begin(setting, &clean)?),
         None => {
             let findings = scan.begin(setting, &clean)?;
             (scan.create(out, &gpu, &findings)?, findings)
@@ -344,13 +426,8 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     }
     tables.dir.event(&Event::at(0, if stopped { What::Stop } else { What::Finish }))?;
     tables.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
-    let page = write_page(out, &findings)?;
-    findings.sentences().iter().for_each(|sentence| print(sentence));
-    print(&format!("{} in {}", page.display(), humantime::format_duration(Duration::from_secs(seconds))));
-    if stopped {
-        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
-    }
-    Ok(stop.code().filter(|_| stopped).unwrap_or(0))
+    write_page(out, &findings)?;
+    Ok(Done { findings, stopped, seconds })
 }
 
 /// Says what is scanned.
@@ -364,7 +441,7 @@ fn tell(setting: &Setting, prompts: &Prompts) {
     print(&format!("  {:?} -> {:?} / {:?}", setting.first, prompts.list[0].answers[0], prompts.list[0].answers[1]));
 }
 
-fn adapter(caps: &Caps) -> String {
+pub(super) fn adapter(caps: &Caps) -> String {
     format!("{} ({})", caps.name, caps.backend)
 }
 
@@ -425,7 +502,7 @@ impl Scan {
         let mut progress = Progress::of("blocks", done, (0..layers).map(cost).sum());
         let prompts = self.prompts.list.len() as u64;
         for layer in first..layers {
-            let of = format!("layer {layer} of {layers}");
+            let of = format!("{}layer {layer} of {layers}", self.called);
             let found = engine.next_layer(&self.what, |finished| {
                 progress.reach(done + cost(layer) * finished as u64 / prompts, &of);
                 go_on()

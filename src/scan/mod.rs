@@ -19,6 +19,8 @@ mod page;
 mod patch;
 mod probes;
 mod repeated;
+mod series;
+mod series_page;
 mod sheet;
 mod tables;
 #[cfg(test)]
@@ -34,4 +36,6 @@ pub use page::write as write_page;
 pub use patch::{Patch, Patching, Share, Site};
 pub use probes::{Prompt, Prompts};
 pub use repeated::{Repeated, Scores};
+pub use series::{Member, Series, hash};
+pub use series_page::write as write_series_page;
 pub use tables::Tables;

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 const PAGE: &str = include_str!("page.html");
+const PARTS: &str = include_str!("parts.html");
 /// Rows that a table shows.
 const LISTED: usize = 10;
 
@@ -22,10 +23,6 @@ const LISTED: usize = 10;
 /// # Errors
 /// [`Error::Io`] where it cannot be written.
 pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
-    let fail = |error: minijinja::Error| Error::Unsupported(format!("the page's template: {error}"));
-    let mut environment = Environment::new();
-    environment.add_template("page.html", PAGE).map_err(fail)?;
-    let template = environment.get_template("page.html").map_err(fail)?;
     let heads = findings.heads();
     let of_repeated = findings.repeated.as_ref();
     let rows = |of: &mut dyn Iterator<Item = &Effect>| -> Vec<Value> {
@@ -36,8 +33,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
     let blocks = findings.effects.iter().filter(|effect| effect.head.is_none());
     let setting = &findings.setting;
     let patching = findings.patching.as_ref();
-    let page = template
-        .render(context! {
+    let content = context! {
             setting => context! {
                 model => &setting.model,
                 probes => &setting.probes,
@@ -69,8 +65,17 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
             })).collect::<Vec<_>>(),
             uneven => findings.uneven.clone(),
             layers => findings.layers,
-        })
-        .map_err(fail)?;
+    };
+    render(run, PAGE, &content)
+}
+
+/// Writes `report.html` from a template.
+pub(super) fn render(run: &Path, page: &str, content: &Value) -> Result<PathBuf> {
+    let fail = |error: minijinja::Error| Error::Unsupported(format!("the page's template: {error}"));
+    let mut environment = Environment::new();
+    environment.add_template("parts.html", PARTS).map_err(fail)?;
+    environment.add_template("page.html", page).map_err(fail)?;
+    let page = environment.get_template("page.html").and_then(|page| page.render(content)).map_err(fail)?;
     let path = run.join("report.html");
     files::write_whole(&path, page.as_bytes())?;
     Ok(path)

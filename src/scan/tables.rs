@@ -2,7 +2,7 @@
 
 use super::findings::{Effect, Findings, Mean, Measure};
 use super::patch::{Share, Site};
-use super::{Calibration, LayerOutcomes, Outcome, Scores, pairs};
+use super::{BASELINES, Calibration, LayerOutcomes, Outcome, Scores, pairs};
 use crate::error::Result;
 use crate::record::{RunDir, Segments, TableRow};
 
@@ -86,8 +86,15 @@ impl Tables {
     /// # Errors
     /// Where they cannot be written.
     pub fn findings(&mut self, findings: &Findings) -> Result<()> {
-        let baseline = self.baseline.map_or(-1, |baseline| baseline as i32);
-        let mut rows = Rows { dir: &mut self.dir, site: String::new(), place: [-1; 3] };
+        Self::rows(&mut self.dir, At { step: 0, replica: 0 }, findings);
+        self.dir.flush()
+    }
+
+    /// The same into the table of a series, of a model at a step; they wait to be written.
+    pub(super) fn rows(dir: &mut RunDir, at: At, findings: &Findings) {
+        let known = BASELINES.iter().position(|name| *name == findings.setting.baseline);
+        let baseline = known.filter(|_| findings.patching.is_none()).map_or(-1, |baseline| baseline as i32);
+        let mut rows = Rows { dir, at, site: String::new(), place: [-1; 3] };
         for measure in Measure::all().filter(|measure| measure.of_clean()) {
             rows.mean(&format!("scan.clean.{}", measure.name()), findings.clean[measure.0]);
         }
@@ -161,8 +168,14 @@ impl Tables {
                 }
             }
         }
-        self.dir.flush()
     }
+}
+
+/// Which model the rows are of.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) step: u64,
+    pub(super) replica: u32,
 }
 
 /// What components of a layer write towards the answer, with their site and head.
@@ -182,6 +195,7 @@ fn site_of(effect: &Effect) -> &'static str {
 /// Rows of one place.
 struct Rows<'a> {
     dir: &'a mut RunDir,
+    at: At,
     site: String,
     place: [i32; 3],
 }
@@ -193,8 +207,8 @@ impl Rows<'_> {
     }
 
     fn value(&mut self, metric: &str, value: f64) {
-        let (site, place, value) = (&self.site, self.place, value as f32);
-        self.dir.table_row(&TableRow { step: 0, replica: 0, metric, site, place, value });
+        let (At { step, replica }, site, place, value) = (self.at, &self.site, self.place, value as f32);
+        self.dir.table_row(&TableRow { step, replica, metric, site, place, value });
     }
 
     fn some(&mut self, metric: &str, value: Option<f64>) {
