@@ -16,8 +16,8 @@ use crate::intervene::Baseline;
 use crate::model::{ModelConfig, ModelFolder};
 use crate::record::{Event, Manifest, RunDir, RunKind, Status, What};
 use crate::scan::{
-    BASELINES, Battery, Engine, Findings, Member, Outcome, Patching, Prompts, Sets, Setting, Tables, catalog, hash,
-    write_page,
+    BASELINES, Battery, Engine, Findings, Member, Outcome, Patching, Paths, Prompts, Sets, Setting, Tables, catalog,
+    hash, write_page,
 };
 
 #[derive(clap::Args)]
@@ -27,6 +27,8 @@ use crate::scan::{
     --out scans/mine
   thermoscope scan my-gpt2 --probes probes/ioi.jsonl --battery patch \\
     --out scans/patched
+  thermoscope scan my-gpt2 --probes probes/ioi.jsonl --battery paths \\
+    --from L0H1,L7H3 --out scans/paths
   thermoscope scan my-gpt2 --probes probes/ioi.jsonl --set L9H6,L9H9 \\
     --set L0H1,L10H7 --null 99 --out scans/sets
   thermoscope scan runs/mine --probes mine.jsonl --out scans/over-training
@@ -42,9 +44,9 @@ are not independent, and errors are over groups. One line, here in two:
 Of a model without tokenizer.json:
   {\"tokens\": [3, 5], \"target_id\": 7, \"foil_id\": 8, \"group\": \"a\",
    \"category\": \"mine\"}
-For --battery patch also \"corrupted\" (or \"corrupted_tokens\"), the same prompt
-about something else, of as many tokens, asked for the same answers; lines
-without it are left out.
+For --battery patch and paths also \"corrupted\" (or \"corrupted_tokens\"), the
+same prompt about something else, of as many tokens, asked for the same
+answers; lines without it are left out. Paths with --baseline need none.
 
 A series is a scan of each model, with a table and a page of all: of a run,
 its checkpoints (checkpoint.keep = 0 keeps them) and replicas; of folders, as
@@ -75,6 +77,9 @@ pub(super) struct Args {
     /// The same from a file, a set a line
     #[arg(long, value_name = "FILE")]
     sets: Option<PathBuf>,
+    /// Heads to follow with --battery paths, as L0H1,L2H3; may be given many times
+    #[arg(long, value_name = "HEADS")]
+    from: Vec<String>,
     /// What takes the place of what is ablated. Default: zero
     #[arg(long, value_enum)]
     baseline: Option<Base>,
@@ -91,7 +96,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
     /// Go on with the scan in --out, behind the last layer that was done
-    #[arg(long, conflicts_with_all = ["models", "probes", "battery", "set", "sets", "baseline", "null", "first", "layers"])]
+    #[arg(long, conflicts_with_all = ["models", "probes", "battery", "set", "sets", "from", "baseline", "null", "first", "layers"])]
     resume: bool,
     #[command(flatten)]
     pub(super) device: Device,
@@ -109,6 +114,10 @@ pub(super) enum Kind {
     /// The prompt's activations in its corrupted prompt and the other way round: the residual stream at one place, and each
     /// head. With nothing else
     Patch,
+    /// By which paths the heads of --from act: straight, or through which later head's queries, keys or values, or which MLP
+    /// block. Their writing is replaced by that in the corrupted prompt and the other way round, or, with --baseline, ablated. With
+    /// nothing else
+    Paths,
 }
 
 impl Kind {
@@ -118,6 +127,7 @@ impl Kind {
             Self::Mlps => "mlps",
             Self::Pairs => "pairs",
             Self::Patch => "patch",
+            Self::Paths => "paths",
         }
     }
 }
@@ -160,7 +170,9 @@ pub(super) struct Asked {
     named: [String; 2],
     battery: Vec<Kind>,
     sets: Vec<String>,
-    baseline: Base,
+    #[serde(default)]
+    from: Vec<String>,
+    baseline: Option<Base>,
     null: usize,
     first: Option<usize>,
     layers: Option<usize>,
@@ -189,20 +201,33 @@ impl Asked {
         if battery.contains(&Kind::Pairs) && !battery.contains(&Kind::Heads) {
             battery.insert(0, Kind::Heads);
         }
-        let patch = battery.contains(&Kind::Patch);
-        if patch && (battery.len() > 1 || !sets.is_empty()) {
-            return Err(Error::Config(
-                "--battery patch puts one prompt's activations into another, and goes with nothing else: scan twice, into two folders"
-                    .to_owned(),
-            ));
+        let alone = battery.iter().find(|kind| [Kind::Patch, Kind::Paths].contains(kind)).copied();
+        if let Some(kind) = alone.filter(|_| battery.len() > 1 || !sets.is_empty()) {
+            return Err(Error::Config(format!(
+                "--battery {} puts one prompt's activations into another, and goes with nothing else: scan twice, into two folders",
+                kind.name()
+            )));
         }
-        if patch && (args.null.is_some() || args.baseline.is_some()) {
+        if alone == Some(Kind::Patch) && (args.null.is_some() || args.baseline.is_some()) {
             return Err(Error::Config(
                 "--battery patch has neither a baseline nor a null: leave out --baseline and --null. What takes an activation's place is the other prompt's, and places before the two prompts differ are its control"
                     .to_owned(),
             ));
         }
-        let null = if patch { 0 } else { args.null.unwrap_or(LEAST) };
+        let paths = alone == Some(Kind::Paths);
+        if paths && (args.null.is_some() || args.layers.is_some()) {
+            return Err(Error::Config(
+                "--battery paths has no null, and goes through all layers: leave out --null and --layers. Name other heads of the same layer by --from as its control"
+                    .to_owned(),
+            ));
+        }
+        if paths == args.from.is_empty() {
+            return Err(Error::Config(
+                "--battery paths follows the heads that --from names, as in --from L0H1,L2H3, and nothing else does: give both or neither"
+                    .to_owned(),
+            ));
+        }
+        let null = if alone.is_some() { 0 } else { args.null.unwrap_or(LEAST) };
         if (1..LEAST).contains(&null) {
             return Err(Error::Config(format!(
                 "--null {null}: with fewer than {LEAST} draws nothing can exceed the null at 5 %. Give {LEAST} or more, or 0 for none"
@@ -215,7 +240,8 @@ impl Asked {
             probes: absolute(&probes)?,
             battery,
             sets,
-            baseline: args.baseline.unwrap_or_default(),
+            from: args.from.clone(),
+            baseline: args.baseline,
             null,
             first: args.first,
             layers: args.layers,
@@ -243,11 +269,16 @@ impl Asked {
         self.battery.contains(&kind)
     }
 
+    /// Whether prompts are taken with their corrupted ones.
+    fn pairs(&self) -> bool {
+        self.has(Kind::Patch) || self.has(Kind::Paths) && self.baseline.is_none()
+    }
+
     fn layers(&self, config: &ModelConfig) -> usize {
         self.layers.map_or(config.n_layers, |layers| layers.min(config.n_layers))
     }
 
-    fn battery(&self, config: &ModelConfig, sets: &Sets) -> Battery {
+    fn battery(&self, config: &ModelConfig, sets: &Sets, paths: Option<&Paths>) -> Battery {
         let patch = self.has(Kind::Patch);
         Battery {
             heads: self.has(Kind::Heads) || patch,
@@ -255,8 +286,9 @@ impl Asked {
             pairs: self.has(Kind::Pairs),
             places: patch,
             sets: sets.passes(config),
+            senders: paths.map(|paths| paths.wanted.clone()).unwrap_or_default(),
             // Of prompts in pairs, what a head wrote in the other one.
-            baseline: if patch { Baseline::Resample } else { self.baseline.baseline() },
+            baseline: if self.pairs() { Baseline::Resample } else { self.baseline.unwrap_or_default().baseline() },
             draws: if self.has(Kind::Heads) { self.null } else { 0 },
         }
     }
@@ -273,7 +305,7 @@ impl Asked {
             model,
             probes,
             battery: self.battery.iter().map(|kind| kind.name()).chain(sets).map(str::to_owned).collect(),
-            baseline: BASELINES[self.baseline as usize].to_owned(),
+            baseline: BASELINES[self.baseline.unwrap_or_default() as usize].to_owned(),
             draws: self.null,
             size: [config.n_layers, config.n_heads],
             layers: self.layers(config),
@@ -298,6 +330,7 @@ struct Scan {
     config: ModelConfig,
     prompts: Prompts,
     sets: Sets,
+    paths: Option<Paths>,
     what: Battery,
     /// Before what is told of its progress.
     called: String,
@@ -377,9 +410,10 @@ pub(super) fn scan(
     }
     let config = folder.config.clone();
     let mut prompts = Prompts::read(&asked.probes, &asked.model, config.d_vocab, asked.first)?;
-    if asked.has(Kind::Patch) {
+    if asked.pairs() {
         prompts = prompts.with_corrupted()?;
     }
+    let paths = asked.has(Kind::Paths).then(|| Paths::parse(&asked.from, &config)).transpose()?;
     let sets = Sets::parse(&asked.sets, &config, asked.null)?;
     let layers = asked.layers(&config);
     if layers == 0 || sets.known.iter().any(|known| known.heads.iter().any(|[layer, _]| *layer >= layers)) {
@@ -388,7 +422,7 @@ pub(super) fn scan(
             if layers == 0 { "all layers" } else { "a layer of a set" }
         )));
     }
-    let what = asked.battery(&config, &sets);
+    let what = asked.battery(&config, &sets, paths.as_ref());
     let setting = asked.setting(&config, &prompts);
     if member.is_none() {
         tell(&setting, &prompts);
@@ -398,7 +432,7 @@ pub(super) fn scan(
     let mut engine = Engine::new(&gpu, folder, &prompts)?;
     let clean = engine.clean()?;
     let called = member.map_or_else(String::new, |member| format!("{}, ", member.name()));
-    let scan = Scan { asked, config, prompts, sets, what, called };
+    let scan = Scan { asked, config, prompts, sets, paths, what, called };
     let (mut tables, mut findings) = match known {
         Some(findings) => {
             (0..findings.layers).try_for_each(|_| engine.skip_layer())?;
@@ -448,15 +482,16 @@ pub(super) fn adapter(caps: &Caps) -> String {
 impl Scan {
     /// What is found before the first layer.
     fn begin(&self, setting: Setting, clean: &[Outcome]) -> Result<Findings> {
+        let paths = self.paths.clone();
         if self.prompts.paired {
-            let patching = Some(Patching::new(&self.prompts, clean)?);
+            let patching = self.what.places.then(|| Patching::new(&self.prompts, clean)).transpose()?;
             // What is said of the clean pass is about the prompts.
             let list = self.prompts.list.iter().step_by(2).cloned().collect();
             let clean: Vec<Outcome> = clean.iter().step_by(2).copied().collect();
             let prompts = Prompts { list, ..self.prompts.clone() };
-            return Ok(Findings { patching, ..Findings::new(setting, &prompts, &clean) });
+            return Ok(Findings { patching, paths, ..Findings::new(setting, &prompts, &clean) });
         }
-        Ok(Findings { sets: self.sets.clone(), ..Findings::new(setting, &self.prompts, clean) })
+        Ok(Findings { sets: self.sets.clone(), paths, ..Findings::new(setting, &self.prompts, clean) })
     }
 
     fn baseline(&self) -> Option<usize> {
@@ -500,17 +535,16 @@ impl Scan {
         };
         let mut done: u64 = (0..first).map(cost).sum();
         let mut progress = Progress::of("blocks", done, (0..layers).map(cost).sum());
-        let prompts = self.prompts.list.len() as u64;
         for layer in first..layers {
             let of = format!("{}layer {layer} of {layers}", self.called);
-            let found = engine.next_layer(&self.what, |finished| {
-                progress.reach(done + cost(layer) * finished as u64 / prompts, &of);
+            let found = engine.next_layer(&self.what, |share| {
+                progress.reach(done + (cost(layer) as f64 * share) as u64, &of);
                 go_on()
             })?;
             let Some(found) = found else { break };
             done += cost(layer);
             findings.add(&self.prompts, &self.config, clean, &found);
-            findings.segments = tables.layer(layer, self.config.n_heads, &found)?;
+            findings.segments = tables.layer(layer, self.config.n_heads, &self.what.senders, &found)?;
             // Last, so that what it says is there.
             findings.write(tables.dir.path())?;
         }

@@ -106,9 +106,9 @@ fn create(out: &Path, asked: &Asked, members: &[Member], config: &ModelConfig, g
 /// Reads every model once, so that what cannot be scanned is told before anything is.
 fn begin(args: &Args) -> Result<(Asked, Vec<Member>, ModelConfig)> {
     let asked = Asked::of(args)?;
-    if asked.has(Kind::Patch) {
+    if asked.has(Kind::Patch) || asked.has(Kind::Paths) {
         return Err(Error::Config(
-            "--battery patch is about what a model tells apart, and early in training it tells nothing apart: scan one model, or take heads, mlps, pairs or sets over training"
+            "--battery patch and paths are about what a model tells apart, and early in training it tells nothing apart: scan one model, or take heads, mlps, pairs or sets over training"
                 .to_owned(),
         ));
     }

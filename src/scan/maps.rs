@@ -6,6 +6,7 @@ use minijinja::{Value, context};
 
 use super::findings::{Effect, Findings};
 use super::patch::{Patch, Site};
+use super::paths::{Input, Mediated};
 use super::words::plus_minus;
 
 /// Width and height of a cell, and what stands beside the cells, in pixels.
@@ -172,6 +173,38 @@ pub(super) fn patches(findings: &Findings, heads: bool) -> Value {
     };
     // Shares of the stream are of 1; those of heads are small.
     draw(&upwards(layers), parts, CELL[0], (!heads).then_some(1.0))
+}
+
+/// Layers by what reads a head: queries, keys and values of each head, and MLP blocks.
+pub(super) fn readers(findings: &Findings, mediated: &Mediated) -> Value {
+    let (layers, heads) = (findings.setting.size[0], findings.setting.size[1]);
+    let part = |input: Input, names: Vec<String>| {
+        let of = mediated.readers.iter().filter(|reader| reader.input == input);
+        let cells = of.map(|reader| Cell {
+            row: layers - 1 - reader.layer,
+            column: reader.head.unwrap_or(0),
+            value: reader.part.effect.mean,
+            mark: if reader.differs() { Mark::Differs } else { Mark::None },
+            title: format!(
+                "{}: {} logits{}",
+                reader.name(),
+                plus_minus(reader.part.effect, true),
+                reader.q.map_or_else(String::new, |q| format!(", q {}", p_value(q))),
+            ),
+        });
+        Part { names, cells: cells.collect() }
+    };
+    // All on one scale, so that they can be compared.
+    let mut sizes: Vec<f64> = mediated.readers.iter().map(|reader| reader.part.effect.mean.abs()).collect();
+    sizes.sort_by(f64::total_cmp);
+    let end = sizes.get(sizes.len().saturating_sub(1 + sizes.len() / 100)).copied();
+    let parts = vec![
+        part(Input::Q, names("q", heads)),
+        part(Input::K, names("k", heads)),
+        part(Input::V, names("v", heads)),
+        part(Input::Mlp, vec!["MLP".to_owned()]),
+    ];
+    draw(&upwards(layers), parts, (WIDE / (3 * heads + 4)).clamp(12, CELL[0]), end)
 }
 
 pub(super) fn p_value(p: f64) -> String {

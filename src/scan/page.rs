@@ -8,6 +8,7 @@ use super::findings::{Effect, Example, Findings, Measure};
 use super::joint::Joint;
 use super::maps::{self, p_value};
 use super::patch::{Patch, Site};
+use super::paths::{Direction, Layer, Mediated, Part, Reader, Sender};
 use super::words::plus_minus;
 use super::{Calibration, Repeated};
 use crate::error::{Error, Result};
@@ -33,6 +34,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
     let blocks = findings.effects.iter().filter(|effect| effect.head.is_none());
     let setting = &findings.setting;
     let patching = findings.patching.as_ref();
+    let of_pairs = findings.paths.iter().flat_map(|paths| &paths.senders).any(|sender| sender.directions.len() > 1);
     let content = context! {
             setting => context! {
                 model => &setting.model,
@@ -45,6 +47,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
                 categories => setting.categories.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>(),
                 first => setting.first.clone(),
                 begin => setting.begin.clone(),
+                paired => of_pairs,
             },
             sentences => findings.sentences(),
             map => (!findings.effects.is_empty()).then(|| maps::effects(findings)),
@@ -57,6 +60,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
             places => patching.map(|_| maps::patches(findings, false)),
             patched_heads => patching.map(|_| maps::patches(findings, true)),
             patched => patched(findings),
+            paths => findings.paths.iter().flat_map(|paths| &paths.senders).flat_map(|sender| of_sender(findings, sender)).collect::<Vec<_>>(),
             repeated => of_repeated.map(of_tokens),
             clean => Measure::all().filter(|measure| measure.of_clean()).map(|measure| {
                 context! { name => measure.name().replace('_', " "), value => plus_minus(findings.clean[measure.0], false) }
@@ -165,6 +169,45 @@ fn patched(findings: &Findings) -> Vec<Value> {
         }
     };
     heads.iter().take(LISTED).map(row).collect()
+}
+
+/// What a head does by which path, in each direction.
+fn of_sender(findings: &Findings, sender: &Sender) -> Vec<Value> {
+    let share = |part: &Part| part.share.map(|share| plus_minus(share, false));
+    let of = |mediated: &Mediated| {
+        let layer = |layer: &Layer| {
+            context! {
+                name => format!("layer {}", layer.layer),
+                effect => plus_minus(layer.part.effect, true),
+                share => share(&layer.part),
+                alone => plus_minus(layer.alone, true),
+            }
+        };
+        let mut readers: Vec<&Reader> = mediated.readers.iter().collect();
+        readers.sort_by(|a, b| b.part.effect.mean.abs().total_cmp(&a.part.effect.mean.abs()));
+        let reader = |reader: &&Reader| {
+            context! {
+                name => reader.name(),
+                differs => reader.differs(),
+                effect => plus_minus(reader.part.effect, true),
+                share => share(&reader.part),
+                q => reader.q.map(p_value),
+            }
+        };
+        context! {
+            name => sender.name(),
+            how => Direction::NAMES[mediated.direction as usize],
+            total => plus_minus(mediated.total, true),
+            direct => plus_minus(mediated.direct.effect, true),
+            direct_share => share(&mediated.direct),
+            rest => plus_minus(mediated.rest.effect, true),
+            rest_share => share(&mediated.rest),
+            layers => mediated.layers.iter().map(layer).collect::<Vec<_>>(),
+            readers => readers.iter().take(LISTED).map(reader).collect::<Vec<_>>(),
+            map => maps::readers(findings, mediated),
+        }
+    };
+    sender.directions.iter().map(of).collect()
 }
 
 /// The heads that attend most to what is repeated.

@@ -158,6 +158,23 @@ fn every_battery_leaves_what_it_found() {
     assert!(metrics.contains("scan.patch.restored.q") && metrics.contains("scan.patch.lost.se"), "{metrics:?}");
     let page = std::fs::read_to_string(place.path("patch/report.html")).unwrap();
     assert!(page.contains("What one place of the stream carries"));
+
+    let said = place.good("scan model --probes ids.jsonl --battery paths --from L0H2,L1H0 --from L0H1 --out paths");
+    assert!(said.contains("In the corrupted prompts, putting what the prompt has in place of L0H2"), "{said}");
+    let metrics = is_described(&place.path("paths"));
+    for name in
+        ["scan.path.total.se", "scan.path.direct.share", "scan.path.layer", "scan.path.reader.q", "scan.path.rest"]
+    {
+        assert!(metrics.contains(name), "{name} is missing: {metrics:?}");
+    }
+    // Of L0H2, every prompt and its corrupted one by queries, keys and values of four heads in two layers, straight, and by layers.
+    let paths = by_prompt(&place, "paths");
+    let of_head = paths.iter().filter(|(key, ..)| key.contains("path.logit_difference") && key.contains("L0H2 ->"));
+    assert_eq!(of_head.count(), 2 * ids().lines().count() * (2 * 3 * 4 + 1 + 2));
+    let page = std::fs::read_to_string(place.path("paths/report.html")).unwrap();
+    assert!(page.contains("Paths of L0H2, prompt in corrupted") && page.contains("straight to the end"));
+    let said = place.good("scan model --probes ids.jsonl --battery paths --from L0H2 --baseline mean --out means");
+    assert!(said.contains("Ablating L0H2 moves the logit difference by"), "{said}");
 }
 
 /// Folders `steps/step-N` of one layer whose head 2 takes away so much of what it sees.
@@ -347,6 +364,12 @@ fn what_cannot_be_scanned_is_told_and_writes_nothing() {
         ("scan words --probes words.jsonl --set L0H1,L1H1 --layers 1 --out out", &["--layers 1", "a layer of a set"]),
         ("scan words --probes words.jsonl --battery patch,heads --out out", &["goes with nothing else"]),
         ("scan words --probes words.jsonl --battery patch --null 39 --out out", &["neither a baseline nor a null"]),
+        ("scan words --probes words.jsonl --battery paths --out out", &["--from L0H1"]),
+        ("scan words --probes words.jsonl --from L0H1 --out out", &["give both or neither"]),
+        ("scan words --probes words.jsonl --battery paths --from L0H9 --out out", &["no L0H9", "--from"]),
+        ("scan words --probes words.jsonl --battery paths,mlps --from L0H1 --out out", &["goes with nothing else"]),
+        ("scan words --probes words.jsonl --battery paths --from L0H1 --null 39 --out out", &["leave out --null"]),
+        ("scan words --probes without.jsonl --battery paths --from L0H1 --out out", &["add \"corrupted\""]),
         ("scan words --probes without.jsonl --battery patch --out out", &["add \"corrupted\""]),
         // A model that knows nothing of these answers.
         ("scan words --probes words.jsonl --battery patch --out out", &["nothing to be moved"]),
