@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod runs;
 mod scan;
+mod series;
 mod stop;
 mod windows;
 
@@ -62,7 +63,7 @@ enum Command {
     Curvature(curvature::Args),
     /// Write a model as Hugging Face's transformers or TransformerLens keeps it
     Export(export::Args),
-    /// Ablate every head and MLP block of a pretrained model on a set of prompts
+    /// Ablate every head and MLP block of a pretrained model on a set of prompts, once or over its training
     Scan(scan::Args),
     /// Make the HTML report of a run
     Report(report::Args),
@@ -174,6 +175,11 @@ fn nothing_measured(config: &crate::train::ResolvedRun) -> Error {
 
 /// Reads a model folder; of a run directory, says which of its folders is one.
 fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
+    read_replica(path, None)
+}
+
+/// The same of one replica alone, if it is said of which.
+fn read_replica(path: &std::path::Path, replica: Option<u32>) -> Result<crate::model::ModelFolder> {
     if path.join("run.json").exists() {
         let (here, kind) = (path.display(), RunDir::read_manifest(path)?.kind);
         return Err(Error::Refused(match kind {
@@ -183,7 +189,14 @@ fn read_model(path: &std::path::Path) -> Result<crate::model::ModelFolder> {
             kind => format!("{here} holds {}, not a model; name the folder of the model", kind.words()),
         }));
     }
-    let folder = crate::model::ModelFolder::read(path)?;
+    let mut folder = crate::model::ModelFolder::read(path)?;
+    if let Some(replica) = replica {
+        let there = folder.replicas.len();
+        let alone = folder.replicas.into_iter().nth(replica as usize);
+        folder.replicas = vec![alone.ok_or_else(|| {
+            Error::Refused(format!("{}: there is no replica {replica} among {there}", path.display()))
+        })?];
+    }
     // Half of what is measured of such weights would look like numbers.
     match folder.not_finite() {
         Some(name) => Err(Error::Refused(format!(

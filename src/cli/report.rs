@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::print;
 use crate::error::{Error, Result};
 use crate::record::{RunDir, RunKind};
-use crate::scan::{Findings, write_page};
+use crate::scan::{Findings, Series, write_page, write_series_page};
 use crate::study::Kept;
 
 #[derive(clap::Args)]
@@ -34,17 +34,22 @@ pub(super) fn write(dir: &Path) -> Result<PathBuf> {
     Ok(report.page)
 }
 
+fn of_scan(sentences: &[String], page: PathBuf) -> PathBuf {
+    sentences.iter().for_each(|sentence| print(sentence));
+    print(&format!("report: {}", page.display()));
+    page
+}
+
 pub(super) fn main(args: &Args) -> Result<()> {
     let study = RunDir::read_manifest(&args.dir).is_ok_and(|manifest| manifest.kind == RunKind::Study);
-    let page = match Findings::read(&args.dir)? {
-        _ if study => super::windows::tell(&args.dir, &Kept::read(&args.dir)?.0.findings(&args.dir)?)?,
-        Some(findings) => {
-            findings.sentences().iter().for_each(|sentence| print(sentence));
-            let page = write_page(&args.dir, &findings)?;
-            print(&format!("report: {}", page.display()));
-            page
-        }
-        None => write(&args.dir)?,
+    let page = if study {
+        super::windows::tell(&args.dir, &Kept::read(&args.dir)?.0.findings(&args.dir)?)?
+    } else if let Some(findings) = Findings::read(&args.dir)? {
+        of_scan(&findings.sentences(), write_page(&args.dir, &findings)?)
+    } else if let Some(series) = Series::read(&args.dir)? {
+        of_scan(&series.sentences(), write_series_page(&args.dir, &series)?)
+    } else {
+        write(&args.dir)?
     };
     if args.open {
         let full = std::path::absolute(&page).map_err(Error::io("cannot find", &page))?;

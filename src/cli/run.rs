@@ -15,9 +15,8 @@ use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
 use crate::model::ModelFolder;
 use crate::record::{
-    Catalog, Event, Finding, Manifest, RATE, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics,
+    Catalog, Event, Finding, Manifest, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics, too_few,
 };
-use crate::stats::add_one;
 use crate::train::{Precision, ResolvedRun, ScheduleKind, Session, StepRow};
 
 #[derive(clap::Args)]
@@ -252,21 +251,15 @@ fn less_often(session: &Session) -> Option<String> {
     })
 }
 
-/// How many heads must clear the null together, where a single one cannot: each p-value counts twice, for its two sides.
+/// What the null can tell, where it is not a single head.
 fn small_null(session: &Session) -> Option<String> {
     session.metrics().iter().find(|metric| metric.card.name == "ablation.p")?;
     let config = session.config();
     let heads = config.model.n_layers * config.model.n_heads;
-    let draws = config.measure.probe.draws_for(heads);
-    let together = (2.0 * heads as f64 * add_one(0, draws) / RATE).ceil() as usize;
-    let who = match together {
-        0 | 1 => return None,
-        _ if together > heads => format!("are too few to tell any of {heads} heads from chance"),
-        _ => format!("tell heads from chance only where {together} of {heads} differ from them at once"),
-    };
+    let what = too_few(config.measure.probe.draws_for(heads), heads)?;
     let (enough, most) = (ProbeConfig::DRAWS_A_HEAD * heads, ProbeConfig::MOST_DRAWS);
     let more = if enough <= most { format!("{enough} tell single ones") } else { format!("{most} is the most") };
-    Some(format!("{draws} random subspaces {who} (measure.probe.draws: {more})"))
+    Some(format!("{what} (measure.probe.draws: {more})"))
 }
 
 /// Events of interventions that begin or end from here on, the last first.

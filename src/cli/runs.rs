@@ -92,6 +92,7 @@ impl Line {
             (RunKind::Measurement, _) => "measurement".to_owned(),
             (RunKind::Scan, _) => "scan".to_owned(),
             (RunKind::Study, _) => "study".to_owned(),
+            (RunKind::Series, _) => "series".to_owned(),
         };
         let step = self.last.values().filter_map(|value| value["step"].as_u64()).max();
         let steps = self.steps.map(|steps| format!("{}/{steps}", step.unwrap_or(self.steps_done).max(self.steps_done)));

@@ -7,16 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::device::Device;
-use super::print;
 use super::progress::Progress;
 use super::stop::Stop;
+use super::{print, series};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Gpu};
 use crate::intervene::Baseline;
 use crate::model::{ModelConfig, ModelFolder};
 use crate::record::{Event, Manifest, RunDir, RunKind, Status, What};
 use crate::scan::{
-    BASELINES, Battery, Engine, Findings, Outcome, Patching, Prompts, Sets, Setting, Tables, catalog, write_page,
+    BASELINES, Battery, Engine, Findings, Member, Outcome, Patching, Paths, Prompts, Sets, Setting, Tables, catalog,
+    hash, write_page,
 };
 
 #[derive(clap::Args)]
@@ -26,8 +27,13 @@ use crate::scan::{
     --out scans/mine
   thermoscope scan my-gpt2 --probes probes/ioi.jsonl --battery patch \\
     --out scans/patched
+  thermoscope scan my-gpt2 --probes probes/ioi.jsonl --battery paths \\
+    --from L0H1,L7H3 --out scans/paths
   thermoscope scan my-gpt2 --probes probes/ioi.jsonl --set L9H6,L9H9 \\
     --set L0H1,L10H7 --null 99 --out scans/sets
+  thermoscope scan runs/mine --probes mine.jsonl --out scans/over-training
+  thermoscope scan pythia/step1000 pythia/step2000 pythia/step4000 \\
+    --probes probes/ioi.jsonl --out scans/pythia
   thermoscope scan --resume --out scans/facts
 
 A line of FILE.jsonl is a prompt with a right and a wrong answer of one token
@@ -38,18 +44,26 @@ are not independent, and errors are over groups. One line, here in two:
 Of a model without tokenizer.json:
   {\"tokens\": [3, 5], \"target_id\": 7, \"foil_id\": 8, \"group\": \"a\",
    \"category\": \"mine\"}
-For --battery patch also \"corrupted\" (or \"corrupted_tokens\"), the same prompt
-about something else, of as many tokens, asked for the same answers; lines
-without it are left out.
+For --battery patch and paths also \"corrupted\" (or \"corrupted_tokens\"), the
+same prompt about something else, of as many tokens, asked for the same
+answers; lines without it are left out. Paths with --baseline need none.
+
+A series is a scan of each model, with a table and a page of all: of a run,
+its checkpoints (checkpoint.keep = 0 keeps them) and replicas; of folders, as
+their names end in a step, as step1000 does, or as written: 1000=FOLDER. The
+models must differ in their weights only. One whose weights were there at a
+step before is told and left out. A step of a model of the Hub is fetched by
+  hf download EleutherAI/pythia-70m --revision step1000 \\
+    --local-dir pythia/step1000
 
 The null takes away random subspaces of what a layer's heads write, each as
 wide as a head and as dear as one: --null 0 leaves it out, and then no head is
 called a suppressor. The null of a set are other sets, as many heads of the
 same layers.")]
 pub(super) struct Args {
-    /// A folder with a model, as for `measure`
+    /// A folder with a model, as for `measure`. Several, or a run, are a series over training
     #[arg(value_name = "MODEL_DIR", required_unless_present = "resume")]
-    model: Option<PathBuf>,
+    pub(super) models: Vec<PathBuf>,
     /// The prompts, JSON lines
     #[arg(long, value_name = "FILE.jsonl", required_unless_present = "resume")]
     probes: Option<PathBuf>,
@@ -63,6 +77,9 @@ pub(super) struct Args {
     /// The same from a file, a set a line
     #[arg(long, value_name = "FILE")]
     sets: Option<PathBuf>,
+    /// Heads to follow with --battery paths, as L0H1,L2H3; may be given many times
+    #[arg(long, value_name = "HEADS")]
+    from: Vec<String>,
     /// What takes the place of what is ablated. Default: zero
     #[arg(long, value_enum)]
     baseline: Option<Base>,
@@ -71,23 +88,23 @@ pub(super) struct Args {
     null: Option<usize>,
     /// Take the first prompts of the file only
     #[arg(long, value_name = "PROMPTS")]
-    first: Option<usize>,
+    pub(super) first: Option<usize>,
     /// Scan the first layers only, which take most of the time
     #[arg(long, value_name = "LAYERS")]
     layers: Option<usize>,
     /// Directory to write; must be new or empty
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// Go on with the scan in --out, behind the last layer that was done
-    #[arg(long, conflicts_with_all = ["model", "probes", "battery", "set", "sets", "baseline", "null", "first", "layers"])]
+    #[arg(long, conflicts_with_all = ["models", "probes", "battery", "set", "sets", "from", "baseline", "null", "first", "layers"])]
     resume: bool,
     #[command(flatten)]
-    device: Device,
+    pub(super) device: Device,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+pub(super) enum Kind {
     /// Every head, alone; and what each attends to on random tokens that come twice
     Heads,
     /// Every MLP block, alone
@@ -97,6 +114,10 @@ enum Kind {
     /// The prompt's activations in its corrupted prompt and the other way round: the residual stream at one place, and each
     /// head. With nothing else
     Patch,
+    /// By which paths the heads of --from act: straight, or through which later head's queries, keys or values, or which MLP
+    /// block. Their writing is replaced by that in the corrupted prompt and the other way round, or, with --baseline, ablated. With
+    /// nothing else
+    Paths,
 }
 
 impl Kind {
@@ -106,13 +127,14 @@ impl Kind {
             Self::Mlps => "mlps",
             Self::Pairs => "pairs",
             Self::Patch => "patch",
+            Self::Paths => "paths",
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-enum Base {
+pub(super) enum Base {
     /// Nothing
     #[default]
     Zero,
@@ -138,27 +160,33 @@ const LEAST: usize = 39;
 const MOST: usize = 100_000;
 
 /// What was asked for, so that a scan can go on with it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Asked {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Asked {
     /// The model's folder and the file of prompts, wherever one stands.
     model: PathBuf,
-    probes: PathBuf,
+    /// Which of its replicas, where it is one of a series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replica: Option<u32>,
+    pub(super) probes: PathBuf,
     /// The same as they were given.
     named: [String; 2],
     battery: Vec<Kind>,
     sets: Vec<String>,
-    baseline: Base,
+    #[serde(default)]
+    from: Vec<String>,
+    baseline: Option<Base>,
     null: usize,
     first: Option<usize>,
     layers: Option<usize>,
 }
 
 impl Asked {
-    fn of(args: &Args) -> Result<Self> {
+    /// Of the first model, if there are several.
+    pub(super) fn of(args: &Args) -> Result<Self> {
         let need =
-            |path: &Option<PathBuf>, what: &str| path.clone().ok_or_else(|| Error::Config(format!("name {what}")));
-        let (model, probes) = (need(&args.model, "a model's folder")?, need(&args.probes, "a file by --probes")?);
-        let absolute = |path: &Path| std::path::absolute(path).map_err(Error::io("cannot find", path));
+            |path: Option<&PathBuf>, what: &str| path.cloned().ok_or_else(|| Error::Config(format!("name {what}")));
+        let (model, probes) =
+            (need(args.models.first(), "a model's folder")?, need(args.probes.as_ref(), "a file by --probes")?);
         let mut sets = args.set.clone();
         if let Some(path) = &args.sets {
             let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
@@ -175,20 +203,33 @@ impl Asked {
         if battery.contains(&Kind::Pairs) && !battery.contains(&Kind::Heads) {
             battery.insert(0, Kind::Heads);
         }
-        let patch = battery.contains(&Kind::Patch);
-        if patch && (battery.len() > 1 || !sets.is_empty()) {
-            return Err(Error::Config(
-                "--battery patch puts one prompt's activations into another, and goes with nothing else: scan twice, into two folders"
-                    .to_owned(),
-            ));
+        let alone = battery.iter().find(|kind| [Kind::Patch, Kind::Paths].contains(kind)).copied();
+        if let Some(kind) = alone.filter(|_| battery.len() > 1 || !sets.is_empty()) {
+            return Err(Error::Config(format!(
+                "--battery {} puts one prompt's activations into another, and goes with nothing else: scan twice, into two folders",
+                kind.name()
+            )));
         }
-        if patch && (args.null.is_some() || args.baseline.is_some()) {
+        if alone == Some(Kind::Patch) && (args.null.is_some() || args.baseline.is_some()) {
             return Err(Error::Config(
                 "--battery patch has neither a baseline nor a null: leave out --baseline and --null. What takes an activation's place is the other prompt's, and places before the two prompts differ are its control"
                     .to_owned(),
             ));
         }
-        let null = if patch { 0 } else { args.null.unwrap_or(LEAST) };
+        let paths = alone == Some(Kind::Paths);
+        if paths && (args.null.is_some() || args.layers.is_some()) {
+            return Err(Error::Config(
+                "--battery paths has no null, and goes through all layers: leave out --null and --layers. Name other heads of the same layer by --from as its control"
+                    .to_owned(),
+            ));
+        }
+        if paths == args.from.is_empty() {
+            return Err(Error::Config(
+                "--battery paths follows the heads that --from names, as in --from L0H1,L2H3, and nothing else does: give both or neither"
+                    .to_owned(),
+            ));
+        }
+        let null = if alone.is_some() { 0 } else { args.null.unwrap_or(LEAST) };
         if null > MOST {
             return Err(Error::Config(format!(
                 "--null {null}: at most {MOST} draws are taken; each costs as much as a head"
@@ -202,10 +243,12 @@ impl Asked {
         Ok(Self {
             named: [&model, &probes].map(|path| path.display().to_string()),
             model: absolute(&model)?,
+            replica: None,
             probes: absolute(&probes)?,
             battery,
             sets,
-            baseline: args.baseline.unwrap_or_default(),
+            from: args.from.clone(),
+            baseline: args.baseline,
             null,
             first: args.first,
             layers: args.layers,
@@ -213,7 +256,7 @@ impl Asked {
     }
 
     /// What the scan in a folder was asked for.
-    fn again(out: &Path, manifest: &Manifest) -> Result<Self> {
+    pub(super) fn again(out: &Path, manifest: &Manifest) -> Result<Self> {
         let asked = serde_json::from_value(manifest.config["asked"].clone());
         asked.map_err(|_| {
             Error::Refused(format!(
@@ -223,15 +266,26 @@ impl Asked {
         })
     }
 
-    fn has(&self, kind: Kind) -> bool {
+    /// The same of a replica of another model.
+    pub(super) fn at(&self, [model, named]: &[PathBuf; 2], replica: u32) -> Self {
+        let named = [named.display().to_string(), self.named[1].clone()];
+        Self { model: model.clone(), replica: Some(replica), named, ..self.clone() }
+    }
+
+    pub(super) fn has(&self, kind: Kind) -> bool {
         self.battery.contains(&kind)
+    }
+
+    /// Whether prompts are taken with their corrupted ones.
+    fn pairs(&self) -> bool {
+        self.has(Kind::Patch) || self.has(Kind::Paths) && self.baseline.is_none()
     }
 
     fn layers(&self, config: &ModelConfig) -> usize {
         self.layers.map_or(config.n_layers, |layers| layers.min(config.n_layers))
     }
 
-    fn battery(&self, config: &ModelConfig, sets: &Sets) -> Battery {
+    fn battery(&self, config: &ModelConfig, sets: &Sets, paths: Option<&Paths>) -> Battery {
         let patch = self.has(Kind::Patch);
         Battery {
             heads: self.has(Kind::Heads) || patch,
@@ -239,8 +293,9 @@ impl Asked {
             pairs: self.has(Kind::Pairs),
             places: patch,
             sets: sets.passes(config),
+            senders: paths.map(|paths| paths.wanted.clone()).unwrap_or_default(),
             // Of prompts in pairs, what a head wrote in the other one.
-            baseline: if patch { Baseline::Resample } else { self.baseline.baseline() },
+            baseline: if self.pairs() { Baseline::Resample } else { self.baseline.unwrap_or_default().baseline() },
             draws: if self.has(Kind::Heads) { self.null } else { 0 },
         }
     }
@@ -257,7 +312,7 @@ impl Asked {
             model,
             probes,
             battery: self.battery.iter().map(|kind| kind.name()).chain(sets).map(str::to_owned).collect(),
-            baseline: BASELINES[self.baseline as usize].to_owned(),
+            baseline: BASELINES[self.baseline.unwrap_or_default() as usize].to_owned(),
             draws: self.null,
             size: [config.n_layers, config.n_heads],
             layers: self.layers(config),
@@ -269,7 +324,7 @@ impl Asked {
     }
 
     /// The files that decide what is found, but for the weights.
-    fn files(&self) -> Result<Vec<PathBuf>> {
+    pub(super) fn files(&self) -> Result<Vec<PathBuf>> {
         let place = ModelFolder::place(&self.model)?;
         let beside = ["tokenizer.json", "tokenizer_config.json"].map(|name| place.join(name));
         Ok([self.probes.clone()].into_iter().chain(beside.into_iter().filter(|path| path.exists())).collect())
@@ -282,32 +337,90 @@ struct Scan {
     config: ModelConfig,
     prompts: Prompts,
     sets: Sets,
+    paths: Option<Paths>,
     what: Battery,
+    /// Before what is told of its progress.
+    called: String,
 }
 
 pub(super) fn main(args: &Args) -> Result<u8> {
     let out = &args.out;
     let before = if args.resume { Some(RunDir::read_manifest(out)?) } else { None };
+    if before.as_ref().is_some_and(|manifest| manifest.kind == RunKind::Series) || series::is_one(&args.models)? {
+        return series::main(args, before);
+    }
     let asked = before.as_ref().map_or_else(|| Asked::of(args), |manifest| Asked::again(out, manifest))?;
-    let known = if args.resume { Findings::read(out)? } else { None };
-    if let (Some(Manifest { status: Status::Finished, .. }), Some(findings)) = (&before, &known) {
+    if let Some(findings) = finished(out, before.as_ref())? {
         print(&format!("{} is finished", out.display()));
         findings.sentences().iter().for_each(|sentence| print(sentence));
         return Ok(0);
     }
+    let stop = stop()?;
+    let Done { findings, stopped, seconds } = scan(asked, out, before, || args.device.open(), &stop, None)?;
+    findings.sentences().iter().for_each(|sentence| print(sentence));
+    let page = out.join("report.html");
+    print(&format!("{} in {}", page.display(), humantime::format_duration(Duration::from_secs(seconds))));
+    if stopped {
+        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
+    }
+    Ok(stop.code().filter(|_| stopped).unwrap_or(0))
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::io("cannot find", path))
+}
+
+pub(super) fn stop() -> Result<Stop> {
+    Stop::on_signals("the prompts under way, then what was found is written")
+}
+
+/// What a scan found that is finished.
+pub(super) fn finished(out: &Path, manifest: Option<&Manifest>) -> Result<Option<Findings>> {
+    match manifest {
+        Some(Manifest { status: Status::Finished, .. }) => Findings::read(out),
+        _ => Ok(None),
+    }
+}
+
+/// What came of a scan.
+pub(super) struct Done {
+    pub(super) findings: Findings,
+    pub(super) stopped: bool,
+    pub(super) seconds: u64,
+}
+
+/// Scans a model into a folder, or goes on with that, and leaves a page; a model of a series has a name there.
+pub(super) fn scan(
+    asked: Asked,
+    out: &Path,
+    before: Option<Manifest>,
+    device: impl FnOnce() -> Result<Gpu>,
+    stop: &Stop,
+    member: Option<&Member>,
+) -> Result<Done> {
+    let resume = before.is_some();
+    let known = if resume { Findings::read(out)? } else { None };
     if let Some(manifest) = &before {
         manifest.check_files()?;
         manifest.check_weights()?;
     } else {
         RunDir::check_free(out)?;
     }
-    let stop = Stop::on_signals("the prompts under way, then what was found is written")?;
-    let folder = super::read_model(&asked.model)?;
+    let folder = super::read_replica(&asked.model, asked.replica)?;
+    if let Some(Member { weights, .. }) = member
+        && hash(&folder.replicas[0]) != *weights
+    {
+        return Err(Error::format(
+            &asked.model,
+            "has other weights than when the series began. Put those back, or begin anew in another folder",
+        ));
+    }
     let config = folder.config.clone();
     let mut prompts = Prompts::read(&asked.probes, &asked.model, config.d_vocab, asked.first)?;
-    if asked.has(Kind::Patch) {
+    if asked.pairs() {
         prompts = prompts.with_corrupted()?;
     }
+    let paths = asked.has(Kind::Paths).then(|| Paths::parse(&asked.from, &config)).transpose()?;
     let sets = Sets::parse(&asked.sets, &config, asked.null)?;
     let layers = asked.layers(&config);
     if layers == 0 || sets.known.iter().any(|known| known.heads.iter().any(|[layer, _]| *layer >= layers)) {
@@ -316,21 +429,24 @@ pub(super) fn main(args: &Args) -> Result<u8> {
             if layers == 0 { "all layers" } else { "a layer of a set" }
         )));
     }
-    let what = asked.battery(&config, &sets);
+    let what = asked.battery(&config, &sets, paths.as_ref());
     let setting = asked.setting(&config, &prompts);
-    tell(&setting, &prompts);
+    if member.is_none() {
+        tell(&setting, &prompts);
+    }
 
-    let gpu = args.device.open()?;
+    let gpu = device()?;
     let mut engine = Engine::new(&gpu, folder, &prompts)?;
     let clean = engine.clean()?;
-    let scan = Scan { asked, config, prompts, sets, what };
+    let called = member.map_or_else(String::new, |member| format!("{}, ", member.name()));
+    let scan = Scan { asked, config, prompts, sets, paths, what, called };
     let (mut tables, mut findings) = match known {
         Some(findings) => {
             (0..findings.layers).try_for_each(|_| engine.skip_layer())?;
             (scan.reopen(out, &gpu, Some(&findings))?, findings)
         }
         // It ended before its first layer.
-        None if args.resume => (scan.reopen(out, &gpu, None)?, scan.begin(setting, &clean)?),
+        None if resume => (scan.reopen(out, &gpu, None)?, scan.begin(setting, &clean)?),
         None => {
             let findings = scan.begin(setting, &clean)?;
             (scan.create(out, &gpu, &findings)?, findings)
@@ -351,13 +467,8 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     }
     tables.dir.event(&Event::at(0, if stopped { What::Stop } else { What::Finish }))?;
     tables.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
-    let page = write_page(out, &findings)?;
-    findings.sentences().iter().for_each(|sentence| print(sentence));
-    print(&format!("{} in {}", page.display(), humantime::format_duration(Duration::from_secs(seconds))));
-    if stopped {
-        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
-    }
-    Ok(stop.code().filter(|_| stopped).unwrap_or(0))
+    write_page(out, &findings)?;
+    Ok(Done { findings, stopped, seconds })
 }
 
 /// Says what is scanned.
@@ -371,22 +482,23 @@ fn tell(setting: &Setting, prompts: &Prompts) {
     print(&format!("  {:?} -> {:?} / {:?}", setting.first, prompts.list[0].answers[0], prompts.list[0].answers[1]));
 }
 
-fn adapter(caps: &Caps) -> String {
+pub(super) fn adapter(caps: &Caps) -> String {
     format!("{} ({})", caps.name, caps.backend)
 }
 
 impl Scan {
     /// What is found before the first layer.
     fn begin(&self, setting: Setting, clean: &[Outcome]) -> Result<Findings> {
+        let paths = self.paths.clone();
         if self.prompts.paired {
-            let patching = Some(Patching::new(&self.prompts, clean)?);
+            let patching = self.what.places.then(|| Patching::new(&self.prompts, clean)).transpose()?;
             // What is said of the clean pass is about the prompts.
             let list = self.prompts.list.iter().step_by(2).cloned().collect();
             let clean: Vec<Outcome> = clean.iter().step_by(2).copied().collect();
             let prompts = Prompts { list, ..self.prompts.clone() };
-            return Ok(Findings { patching, ..Findings::new(setting, &prompts, &clean) });
+            return Ok(Findings { patching, paths, ..Findings::new(setting, &prompts, &clean) });
         }
-        Ok(Findings { sets: self.sets.clone(), ..Findings::new(setting, &self.prompts, clean) })
+        Ok(Findings { sets: self.sets.clone(), paths, ..Findings::new(setting, &self.prompts, clean) })
     }
 
     fn baseline(&self) -> Option<usize> {
@@ -430,17 +542,16 @@ impl Scan {
         };
         let mut done: u64 = (0..first).map(cost).sum();
         let mut progress = Progress::of("blocks", done, (0..layers).map(cost).sum());
-        let prompts = self.prompts.list.len() as u64;
         for layer in first..layers {
-            let of = format!("layer {layer} of {layers}");
-            let found = engine.next_layer(&self.what, |finished| {
-                progress.reach(done + cost(layer) * finished as u64 / prompts, &of);
+            let of = format!("{}layer {layer} of {layers}", self.called);
+            let found = engine.next_layer(&self.what, |share| {
+                progress.reach(done + (cost(layer) as f64 * share) as u64, &of);
                 go_on()
             })?;
             let Some(found) = found else { break };
             done += cost(layer);
             findings.add(&self.prompts, &self.config, clean, &found);
-            findings.segments = tables.layer(layer, self.config.n_heads, &found)?;
+            findings.segments = tables.layer(layer, self.config.n_heads, &self.what.senders, &found)?;
             // Last, so that what it says is there.
             findings.write(tables.dir.path())?;
         }

@@ -259,6 +259,30 @@ impl Model {
         Ok(hooks[&format!("blocks.{layer}.hook_attn_out")])
     }
 
+    /// What each head of a block writes, [B, T, H, D], where queries, keys and values are those of passes of their own, over every
+    /// position.
+    ///
+    /// # Errors
+    /// Where a pass has no such block, or the passes are of other sizes.
+    pub fn attend(&self, tape: &mut Tape, layer: usize, passes: [&Forward; 3]) -> Result<Var> {
+        let block = |name: &str| format!("blocks.{layer}.{name}");
+        let turned = if self.rotary.is_some() { "rot_" } else { "" };
+        let hooks = [format!("attn.hook_{turned}q"), format!("attn.hook_{turned}k"), "attn.hook_v".to_owned()];
+        let parts = passes.iter().zip(&hooks).map(|(pass, hook)| pass.hook(&block(hook)));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let (scale, (h, k, d)) =
+            (self.config.score_scale(), (self.config.n_heads, self.config.d_head, self.config.d_model));
+        let rows = tape.shape(parts[0]).len() / (h * k);
+        let [batch, seq] = [tape.shape(parts[0]).dims[0], rows / tape.shape(parts[0]).dims[0]];
+        let z = match StreamedAttention::suits(seq, k) {
+            true => tape.push(StreamedAttention { scale }, &parts)?[0],
+            false => tape.push(Attention { scale }, &parts)?[0],
+        };
+        let w_o = self.need(&block("attn.W_O"))?;
+        let result = tape.push1(HeadResult, &[z, w_o])?;
+        tape.reshape(result, &[batch, seq, h, d])
+    }
+
     /// The weight of that name, if the model has it.
     pub fn weight(&self, name: &str) -> Option<Var> {
         self.table.find(name).map(|at| self.weights[at])

@@ -44,6 +44,8 @@ pub enum RunKind {
     Scan,
     /// A run that was disturbed at several times, with the runs that did.
     Study,
+    /// The same on one model at several steps of its training.
+    Series,
 }
 
 impl RunKind {
@@ -54,6 +56,7 @@ impl RunKind {
             Self::Measurement => "the measurement of a model",
             Self::Scan => "the scan of a model",
             Self::Study => "a study of windows",
+            Self::Series => "a series of scans",
         }
     }
 }
@@ -449,6 +452,14 @@ impl RunDir {
             Some(error) => Err(error),
             None => Ok((None, steps)),
         }
+    }
+
+    /// The checkpoints of a run, as steps and model folders, in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be read.
+    pub fn checkpoints(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
+        Ok(checkpoint_steps(path)?.into_iter().map(|step| (step, checkpoint_path(path, step))).collect())
     }
 
     /// Reads what happened.

@@ -28,7 +28,7 @@ pub use directory::{Manifest, RunDir, RunKind, Status};
 pub use events::{Event, HeadRole, Subject, Turned, What};
 pub use fork::{Origin, Trunk};
 pub use reader::{Key, Series, Sink, last_values, read_metrics, scan_metrics};
-pub use roles::{Finding, HOLD, RATE, Roles, p_of_head, threshold};
+pub use roles::{Finding, HOLD, RATE, Roles, p_of_head, threshold, too_few};
 pub use segments::{Segments, TableRow};
 pub(crate) use setup::parse;
 pub use setup::{Draft, Setup, table_of};

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::events::{Event, HeadRole, Subject, Turned, What};
 use super::reader::{Key, Series};
 use crate::instrument::Label;
-use crate::stats::{Births, Onset, Paired, false_discovery_threshold, two_sided};
+use crate::stats::{Births, Onset, Paired, add_one, false_discovery_threshold, two_sided};
 use crate::train::Row;
 
 /// Share of false discoveries among the heads that clear the null.
@@ -62,6 +62,8 @@ struct Heads {
 
 /// The heads of a run.
 pub struct Roles {
+    /// The metric that roles rest on.
+    metric: &'static str,
     replicas: Vec<Heads>,
 }
 
@@ -91,6 +93,18 @@ impl Finding {
         Self::new(row.metric.card.name, row.replica as usize, row.label, row.value).filter(|_| due)
     }
 
+    /// All that a probe says of one head: its effect with the error of that, and the two-sided p-value of the null.
+    pub fn of_head(replica: u32, [layer, head]: [usize; 2], effect: Paired, exceeds_null: f64) -> [Self; 5] {
+        let values = [
+            Value::Raised(exceeds_null / 2.0),
+            Value::Lowered(exceeds_null / 2.0),
+            Value::Effect(effect.mean),
+            Value::Error(effect.standard_error),
+            Value::Examples(effect.count as f64),
+        ];
+        values.map(|value| Self { replica: replica as usize, layer: layer as i32, head: head as i32, value })
+    }
+
     fn new(metric: &str, replica: usize, Label { layer, head, index }: Label, value: f32) -> Option<Self> {
         let value = match (metric, index) {
             (P, 1) => Value::Raised(f64::from(value)),
@@ -107,7 +121,12 @@ impl Finding {
 impl Roles {
     /// Nothing seen yet.
     pub fn new(replicas: u32) -> Self {
-        Self { replicas: (0..replicas).map(|_| Heads::default()).collect() }
+        Self::by(EFFECT, replicas)
+    }
+
+    /// The same by effects of another name.
+    pub fn by(metric: &'static str, replicas: u32) -> Self {
+        Self { metric, replicas: (0..replicas).map(|_| Heads::default()).collect() }
     }
 
     /// Whether a metric says something of heads' roles.
@@ -160,7 +179,7 @@ impl Roles {
             let (threshold, turns) = heads.measure(step, &known);
             for (onset, turn, role) in turns {
                 let subject = Subject {
-                    metric: EFFECT.to_owned(),
+                    metric: self.metric.to_owned(),
                     site: format!("blocks.{}.attn.hook_result", role.layer),
                     layer: role.layer,
                     head: role.head,
@@ -198,6 +217,21 @@ impl Roles {
 /// The greatest two-sided p-value, of those of all heads of a replica at one probe, that clears the null.
 pub fn threshold(p: &[f64]) -> Option<f64> {
     false_discovery_threshold(p, RATE)
+}
+
+/// Of how many draws of the null are too few to tell a single one of so many heads from chance, what they can tell: each p-value
+/// counts twice, for its two sides.
+pub fn too_few(draws: usize, heads: usize) -> Option<String> {
+    let together = (2.0 * heads as f64 * add_one(0, draws) / RATE).ceil() as usize;
+    match together {
+        0 | 1 => None,
+        _ if together > heads => {
+            Some(format!("{draws} random subspaces are too few to tell any of {heads} heads from chance"))
+        }
+        _ => Some(format!(
+            "{draws} random subspaces tell heads from chance only where {together} of {heads} differ from them at once"
+        )),
+    }
 }
 
 /// A birth, a death, or a birth on the other side than before.

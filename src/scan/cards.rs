@@ -3,8 +3,8 @@
 use crate::instrument::{Card, Chance, CostClass, Index};
 use crate::record::{Catalog, Described};
 
-use super::Calibration;
 use super::findings::Measure;
+use super::{Calibration, Direction};
 
 /// Names of the baselines, by index.
 pub const BASELINES: &[&str] = &["zero", "mean", "resample"];
@@ -217,6 +217,42 @@ const LOST: Card = Card {
     source: "activation patching (noising)",
     ..RESTORED
 };
+const TOTAL: Card = Card {
+    name: "scan.path.total",
+    formula: "change of the mean over groups of z_target - z_foil where what a head writes is replaced at all positions: scan.path.direct + the sum of scan.path.layer over layers, to the last digit; and scan.path.direct + the sum of scan.path.reader + scan.path.rest",
+    unit: "logits",
+    axes: "site: the head, layer, head, index: in which prompts and by what",
+    control: "its .se; another head of its layer; the sham, which has the bits of the clean pass",
+    source: "path patching: Wang et al. 2023, Goldowsky-Dill et al. 2023",
+    not_for: "what a head does when nothing is replaced",
+    index: Index::Names(Direction::NAMES),
+    ..EFFECT
+};
+const STRAIGHT: Card = Card {
+    name: "scan.path.direct",
+    formula: "the same where only the end of the stream, before the final norm, has what the head's writing changed by",
+    ..TOTAL
+};
+const BY_LAYER: Card = Card {
+    name: "scan.path.layer",
+    formula: "what changes where the layers up to this one read the head's change, and the end of the stream has it, less the same with the layers below only",
+    axes: "site: the head -> the layer that reads, layer, index: in which prompts and by what",
+    control: "the sum of the layer's readers alone; where readers depend on each other the order, from below, matters",
+    ..TOTAL
+};
+const BY_READER: Card = Card {
+    name: "scan.path.reader",
+    formula: "the same where one head's queries, keys or values, or one MLP block, read the head's change, and nothing else does; all above sees what that makes of it",
+    axes: "site: the head -> hook_q_input, hook_k_input, hook_v_input or hook_mlp_in, layer and head that read, index: in which prompts and by what",
+    control: "its .se, .p and .q among all readers of all heads followed; scan.path.rest",
+    not_for: "adding up: what is left is scan.path.rest",
+    ..TOTAL
+};
+const REST_OF_PATHS: Card = Card {
+    name: "scan.path.rest",
+    formula: "scan.path.total less scan.path.direct less the sum of scan.path.reader; 0 where readers do not depend on each other",
+    ..TOTAL
+};
 const REPEATED: Card = Card {
     name: "scan.repeated.induction",
     formula: "mean of A_i,j+1 over queries i whose token stood before, at j",
@@ -306,11 +342,27 @@ pub fn catalog(classes: usize) -> Catalog {
             });
         }
     }
+    for card in [&STRAIGHT, &BY_LAYER, &BY_READER, &REST_OF_PATHS] {
+        let name = format!("{}.share", card.name);
+        add(name.clone(), card, &|described| {
+            described.formula = format!(
+                "{} by scan.path.total, as a ratio of means over groups; no row where that is 0 within its error",
+                card.name
+            );
+            "1".clone_into(&mut described.unit);
+            described.source = "ratio of means after Cochran 1977, section 6.4".to_owned();
+        });
+        add(format!("{name}.se"), card, &error_by("standard error of a ratio of means over groups, to first order"));
+    }
+    for card in [&TOTAL, &STRAIGHT, &BY_LAYER, &BY_READER, &REST_OF_PATHS] {
+        add(card.name.to_owned(), card, &|_| ());
+        add(format!("{}.se", card.name), card, &error_by(ERROR));
+    }
     for card in [&DIRECT, &REST, &PAIR, &SYNERGY, &SET, &OF_SET, &BETWEEN, &RESTORED, &LOST] {
         add(card.name.to_owned(), card, &|_| ());
         add(format!("{}.se", card.name), card, &error_by(ERROR));
     }
-    for card in [&SYNERGY, &OF_SET, &RESTORED, &LOST] {
+    for card in [&SYNERGY, &OF_SET, &RESTORED, &LOST, &BY_READER] {
         let name = card.name;
         let p = format!("two-sided p of {name} being 0: Student's t over groups");
         let q = format!(

@@ -3,6 +3,7 @@
 use super::Prompts;
 use super::batch::{Batch, Slots};
 use super::direct::Direct;
+use super::routes::Routes;
 use super::sheet::{HEADS, MLP, Sheet};
 use crate::autograd::Shape;
 use crate::autograd::ops::{Copy, scatter_rows};
@@ -31,6 +32,8 @@ pub struct Battery {
     pub places: bool,
     /// Sets of heads that are ablated together, each when its first layer comes.
     pub sets: Vec<Set>,
+    /// Heads whose writing is followed to what reads it, in rising order.
+    pub senders: Set,
     /// What takes the place of what was written.
     pub baseline: Baseline,
     /// How many random subspaces of what a layer's heads write are taken away.
@@ -47,8 +50,18 @@ impl Battery {
             + of(self.pairs, h * (h - 1) / 2)
             + of(self.places && layer + 1 < config.n_layers, seq)
             + self.sets.iter().filter(|set| set[0][0] == layer).count()
+            + self.readings(config, layer)
             + 1
             + self.draws
+    }
+}
+
+impl Battery {
+    /// How many of the passes are through what reads the senders of a layer: queries, keys and values of each head above, each MLP
+    /// block, and each layer; half of the layers are left for them on average.
+    fn readings(&self, config: &ModelConfig, layer: usize) -> usize {
+        let senders = self.senders.iter().filter(|head| head[0] == layer).count();
+        senders * (2 + (3 * config.n_heads + 2) * (config.n_layers - layer) / 2)
     }
 }
 
@@ -75,6 +88,8 @@ pub struct LayerOutcomes {
     pub places: Vec<Vec<Outcome>>,
     /// Sets of heads ablated, with their numbers.
     pub sets: Vec<(usize, Vec<Outcome>)>,
+    /// What reads the senders of the layer.
+    pub routes: Vec<Routes>,
     /// What each head, and then the MLP block, writes towards z_target - z_foil in the clean pass, of those that are ablated:
     /// see `Direct`.
     pub direct: Vec<Vec<f64>>,
@@ -111,7 +126,7 @@ pub struct Engine {
     /// Interventions that are computed at once.
     pub(super) chunk: usize,
     /// From the shortest prompts to the longest: few are padded, and a program serves all batches of one length.
-    batches: Vec<Batch>,
+    pub(super) batches: Vec<Batch>,
     /// Directions of the null, [B K, D] and [B K, H K], of so many draws and blocks B; made when they are first asked for.
     pub(super) drawn: Vec<(usize, usize, [wgpu::Buffer; 2])>,
     /// Means over all tokens of all prompts of what heads [H, D] and the MLP block `[D]` of each layer write; made when they are
@@ -221,16 +236,16 @@ impl Engine {
         Ok(found)
     }
 
-    fn prompts(&self) -> usize {
+    pub(super) fn prompts(&self) -> usize {
         self.batches.iter().map(|batch| batch.numbers.len()).sum()
     }
 
     /// The next layer: its interventions on all prompts. [`Engine::clean`] comes before the first. `each` is told behind every
-    /// batch how many prompts are done, and says whether to go on; where it does not, there are no outcomes.
+    /// batch what share is done, and says whether to go on; where it does not, there are no outcomes.
     ///
     /// # Errors
     /// Where there is no further layer, or the device fails.
-    pub fn next_layer(&mut self, what: &Battery, mut each: impl FnMut(usize) -> bool) -> Result<Option<LayerOutcomes>> {
+    pub fn next_layer(&mut self, what: &Battery, mut each: impl FnMut(f64) -> bool) -> Result<Option<LayerOutcomes>> {
         let layer = self.layer;
         if what.draws > 0 && self.drawn.is_empty() {
             self.draw(what.draws)?;
@@ -243,6 +258,12 @@ impl Engine {
         let count = self.prompts();
         // Before the streams go on to the next layer.
         let mut found = LayerOutcomes { sets: self.sets(layer, what)?, ..LayerOutcomes::default() };
+        let passes = what.passes(&self.config, self.batches.last().map_or(1, |batch| batch.seq), layer);
+        let of_routes = what.readings(&self.config, layer) as f64 / passes as f64;
+        match self.routes(layer, what, |share| each(of_routes * share))? {
+            Some(routes) => found.routes = routes,
+            None => return Ok(None),
+        }
         let mut done = 0;
         for batches in self.batches.chunk_by(|a, b| a.seq == b.seq) {
             let built = self.interventions(layer, what, batches[0].seq)?;
@@ -271,7 +292,7 @@ impl Engine {
                     self.direct.rest(&words, &batch.numbers, &mut found.rest);
                 }
                 done += batch.numbers.len();
-                if !each(done) {
+                if !each(of_routes + (1.0 - of_routes) * done as f64 / count as f64) {
                     return Ok(None);
                 }
             }
@@ -442,7 +463,7 @@ impl Engine {
     }
 
     /// Runs a program over a batch; keeps what it leaves in `keep`'s first in its second, and reads `outputs`.
-    fn run(
+    pub(super) fn run(
         &self,
         program: &Program,
         batch: &Batch,
@@ -482,14 +503,19 @@ fn longest(prompts: &Prompts) -> usize {
 const TOGETHER: usize = 32;
 
 /// The outcome of a prompt that an intervention does not reach.
-const MISSING: Outcome = [f32::NAN; OUTCOMES];
+pub(super) const MISSING: Outcome = [f32::NAN; OUTCOMES];
 
-fn by_prompt(words: &[u32]) -> Vec<Outcome> {
+pub(super) fn by_prompt(words: &[u32]) -> Vec<Outcome> {
     words.chunks_exact(OUTCOMES).map(|words| std::array::from_fn(|column| f32::from_bits(words[column]))).collect()
 }
 
 /// Puts outcomes of a batch where its prompts are. What is no finite number has no mean and no place beside others.
-fn fill(list: &mut [Outcome], batch: &Batch, outcomes: &[Outcome], whose: impl Fn() -> String) -> Result<()> {
+pub(super) fn fill(
+    list: &mut [Outcome],
+    batch: &Batch,
+    outcomes: &[Outcome],
+    whose: impl Fn() -> String,
+) -> Result<()> {
     for (at, outcome) in batch.numbers.iter().zip(outcomes) {
         if outcome.iter().any(|value| !value.is_finite()) {
             return Err(Error::Refused(format!(

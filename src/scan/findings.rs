@@ -14,6 +14,7 @@ use crate::stats::{Bootstrap, Drawn, Missing, Paired, add_one, adjusted, two_sid
 use super::calibration::{Calibration, Choices};
 use super::joint::{self, Joint, Sets};
 use super::patch::Patching;
+use super::paths::Paths;
 use super::repeated::Repeated;
 use super::{LayerOutcomes, Outcome, Prompts};
 
@@ -143,7 +144,7 @@ pub struct Setting {
     pub model: String,
     /// The file of prompts, as given.
     pub probes: String,
-    /// What was done: `heads`, `mlps`, `pairs`, `sets`, `patch`.
+    /// What was done: `heads`, `mlps`, `pairs`, `sets`, `patch`, `paths`.
     pub battery: Vec<String>,
     /// What takes the place of what is ablated: `zero`, `mean`, `resample`.
     pub baseline: String,
@@ -188,6 +189,9 @@ pub struct Findings {
     pub sets: Sets,
     /// What patching moves.
     pub patching: Option<Patching>,
+    /// By which paths heads act.
+    #[serde(default)]
+    pub paths: Option<Paths>,
     /// What heads do on repeated random tokens.
     pub repeated: Option<Repeated>,
     /// Segments of the table of prompts that belong to the layers so far.
@@ -271,6 +275,7 @@ impl Findings {
             pairs: Vec::new(),
             sets: Sets::default(),
             patching: None,
+            paths: None,
             repeated: None,
             segments: 0,
         }
@@ -309,6 +314,9 @@ impl Findings {
         }
         if let Some(patching) = &mut self.patching {
             return patching.add(prompts, clean, layer, found);
+        }
+        if let Some(paths) = &mut self.paths {
+            return paths.add(prompts, clean, found);
         }
         self.sets.add(&groups, config, clean, &found.sets);
         self.pairs.extend(joint::of_layer(&groups, clean, layer, found));

@@ -194,7 +194,18 @@ impl Sets {
 
 /// `L0H1,L2H3` as heads, in order.
 fn parse(text: &str, config: &ModelConfig) -> Result<Set> {
-    let wrong = |what: String| Error::Config(format!("--set {text}: {what}; write heads as in L0H1,L2H3"));
+    let heads = heads("--set", text, config)?;
+    if heads.len() < 2 {
+        return Err(Error::Config(format!(
+            "--set {text}: a set is two heads or more; --battery heads ablates each alone; write heads as in L0H1,L2H3"
+        )));
+    }
+    Ok(heads)
+}
+
+/// The same of an option that takes one head, or more.
+pub(super) fn heads(option: &str, text: &str, config: &ModelConfig) -> Result<Set> {
+    let wrong = |what: String| Error::Config(format!("{option} {text}: {what}; write heads as in L0H1,L2H3"));
     let one = |part: &str| {
         let (layer, head) = part.trim().strip_prefix(['L', 'l'])?.split_once(['H', 'h'])?;
         Some([layer.parse().ok()?, head.parse().ok()?])
@@ -217,9 +228,6 @@ fn parse(text: &str, config: &ModelConfig) -> Result<Set> {
     heads.sort_unstable();
     if heads.windows(2).any(|two| two[0] == two[1]) {
         return Err(wrong("a head stands there twice".to_owned()));
-    }
-    if heads.len() < 2 {
-        return Err(wrong("a set is two heads or more; --battery heads ablates each alone".to_owned()));
     }
     Ok(heads)
 }

@@ -1,5 +1,5 @@
-//! Batteries of interventions on pretrained models: exact effects of heads, MLP blocks, pairs and sets of heads on prompts, and
-//! what patching carries from one prompt to another.
+//! Batteries of interventions on pretrained models: exact effects of heads, MLP blocks, pairs and sets of heads on prompts, what
+//! patching carries from one prompt to another, and by which paths.
 //!
 //! [`Prompts`] are read and checked first; an [`Engine`] holds a model's weights and, layer by layer, the residual stream of all
 //! prompts. At a layer it takes away what each head or the MLP block wrote, or puts another prompt's activation in its place, and
@@ -17,8 +17,12 @@ mod joint;
 mod maps;
 mod page;
 mod patch;
+mod paths;
 mod probes;
 mod repeated;
+mod routes;
+mod series;
+mod series_page;
 mod sheet;
 mod tables;
 #[cfg(test)]
@@ -32,6 +36,10 @@ pub use findings::{Effect, Example, Findings, Mean, Measure, NullPoint, Setting}
 pub use joint::{Joint, Known, Sets};
 pub use page::write as write_page;
 pub use patch::{Patch, Patching, Share, Site};
+pub use paths::{Direction, Input, Layer, Mediated, Part, Paths, Reader, Sender};
 pub use probes::{Prompt, Prompts};
 pub use repeated::{Repeated, Scores};
+pub use routes::Routes;
+pub use series::{Member, Series, hash};
+pub use series_page::write as write_series_page;
 pub use tables::Tables;

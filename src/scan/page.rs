@@ -8,12 +8,14 @@ use super::findings::{Effect, Example, Findings, Measure};
 use super::joint::Joint;
 use super::maps::{self, p_value};
 use super::patch::{Patch, Site};
+use super::paths::{Direction, Layer, Mediated, Part, Reader, Sender};
 use super::words::plus_minus;
 use super::{Calibration, Repeated};
 use crate::error::{Error, Result};
 use crate::files;
 
 const PAGE: &str = include_str!("page.html");
+const PARTS: &str = include_str!("parts.html");
 /// Rows that a table shows.
 const LISTED: usize = 10;
 
@@ -22,10 +24,6 @@ const LISTED: usize = 10;
 /// # Errors
 /// [`Error::Io`] where it cannot be written.
 pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
-    let fail = |error: minijinja::Error| Error::Unsupported(format!("the page's template: {error}"));
-    let mut environment = Environment::new();
-    environment.add_template("page.html", PAGE).map_err(fail)?;
-    let template = environment.get_template("page.html").map_err(fail)?;
     let heads = findings.heads();
     let of_repeated = findings.repeated.as_ref();
     let rows = |of: &mut dyn Iterator<Item = &Effect>| -> Vec<Value> {
@@ -36,8 +34,8 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
     let blocks = findings.effects.iter().filter(|effect| effect.head.is_none());
     let setting = &findings.setting;
     let patching = findings.patching.as_ref();
-    let page = template
-        .render(context! {
+    let of_pairs = findings.paths.iter().flat_map(|paths| &paths.senders).any(|sender| sender.directions.len() > 1);
+    let content = context! {
             setting => context! {
                 model => &setting.model,
                 probes => &setting.probes,
@@ -49,6 +47,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
                 categories => setting.categories.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>(),
                 first => setting.first.clone(),
                 begin => setting.begin.clone(),
+                paired => of_pairs,
             },
             sentences => findings.sentences(),
             map => (!findings.effects.is_empty()).then(|| maps::effects(findings)),
@@ -61,6 +60,7 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
             places => patching.map(|_| maps::patches(findings, false)),
             patched_heads => patching.map(|_| maps::patches(findings, true)),
             patched => patched(findings),
+            paths => findings.paths.iter().flat_map(|paths| &paths.senders).flat_map(|sender| of_sender(findings, sender)).collect::<Vec<_>>(),
             repeated => of_repeated.map(of_tokens),
             clean => Measure::all().filter(|measure| measure.of_clean()).map(|measure| {
                 context! { name => measure.name().replace('_', " "), value => plus_minus(findings.clean[measure.0], false) }
@@ -69,8 +69,17 @@ pub fn write(run: &Path, findings: &Findings) -> Result<PathBuf> {
             })).collect::<Vec<_>>(),
             uneven => findings.uneven.clone(),
             layers => findings.layers,
-        })
-        .map_err(fail)?;
+    };
+    render(run, PAGE, &content)
+}
+
+/// Writes `report.html` from a template.
+pub(super) fn render(run: &Path, page: &str, content: &Value) -> Result<PathBuf> {
+    let fail = |error: minijinja::Error| Error::Unsupported(format!("the page's template: {error}"));
+    let mut environment = Environment::new();
+    environment.add_template("parts.html", PARTS).map_err(fail)?;
+    environment.add_template("page.html", page).map_err(fail)?;
+    let page = environment.get_template("page.html").and_then(|page| page.render(content)).map_err(fail)?;
     let path = run.join("report.html");
     files::write_whole(&path, page.as_bytes())?;
     Ok(path)
@@ -160,6 +169,45 @@ fn patched(findings: &Findings) -> Vec<Value> {
         }
     };
     heads.iter().take(LISTED).map(row).collect()
+}
+
+/// What a head does by which path, in each direction.
+fn of_sender(findings: &Findings, sender: &Sender) -> Vec<Value> {
+    let share = |part: &Part| part.share.map(|share| plus_minus(share, false));
+    let of = |mediated: &Mediated| {
+        let layer = |layer: &Layer| {
+            context! {
+                name => format!("layer {}", layer.layer),
+                effect => plus_minus(layer.part.effect, true),
+                share => share(&layer.part),
+                alone => plus_minus(layer.alone, true),
+            }
+        };
+        let mut readers: Vec<&Reader> = mediated.readers.iter().collect();
+        readers.sort_by(|a, b| b.part.effect.mean.abs().total_cmp(&a.part.effect.mean.abs()));
+        let reader = |reader: &&Reader| {
+            context! {
+                name => reader.name(),
+                differs => reader.differs(),
+                effect => plus_minus(reader.part.effect, true),
+                share => share(&reader.part),
+                q => reader.q.map(p_value),
+            }
+        };
+        context! {
+            name => sender.name(),
+            how => Direction::NAMES[mediated.direction as usize],
+            total => plus_minus(mediated.total, true),
+            direct => plus_minus(mediated.direct.effect, true),
+            direct_share => share(&mediated.direct),
+            rest => plus_minus(mediated.rest.effect, true),
+            rest_share => share(&mediated.rest),
+            layers => mediated.layers.iter().map(layer).collect::<Vec<_>>(),
+            readers => readers.iter().take(LISTED).map(reader).collect::<Vec<_>>(),
+            map => maps::readers(findings, mediated),
+        }
+    };
+    sender.directions.iter().map(of).collect()
 }
 
 /// The heads that attend most to what is repeated.

@@ -25,6 +25,7 @@ pub(super) struct Sheet<'a> {
 }
 
 /// What wrote to the residual stream at one place, as [N, W, D], and the stream behind it, [N, D].
+#[derive(Clone, Copy)]
 pub(super) struct Written {
     layer: usize,
     point: Point,
@@ -190,6 +191,90 @@ impl<'a> Sheet<'a> {
         // Baselines are in what is lost already.
         let (zero, held) = (self.tape.constant_u32(&[count], &vec![0; count]), self.tape.constant(&[1], &[1.0]));
         self.tape.push1(Ablate, &[on.stream, on.lost, on.lost, held, removed, zero])
+    }
+
+    /// What takes the place of what heads wrote, less that, where so much of each is taken away, [N, D].
+    pub(super) fn change(&mut self, on: &Written, removed: Var) -> Result<Var> {
+        let dims = self.tape.shape(on.stream).dims.clone();
+        let nothing = self.tape.constant(&dims, &vec![0.0; dims.iter().product()]);
+        self.without(&Written { stream: nothing, ..*on }, removed)
+    }
+
+    /// Two streams added; where one is of every position and the other where prompts are read only, what is read.
+    pub(super) fn sum(&mut self, a: Var, b: Var) -> Result<Var> {
+        let d = self.engine.config.d_model;
+        let [mut a, mut b] = [a, b].map(|var| (var, self.tape.shape(var).len() / d));
+        if a.1 != b.1 {
+            let longer = if a.1 > b.1 { &mut a } else { &mut b };
+            *longer = (self.read_rows(longer.0)?, self.engine.size);
+        }
+        let [a, b] = [a, b].map(|(var, rows)| self.tape.reshape(var, &[rows, d]));
+        self.tape.push1(Add, &[a?, b?])
+    }
+
+    /// The rows where prompts are read, [B, D], of a stream that may be these alone.
+    fn read_rows(&mut self, stream: Var) -> Result<Var> {
+        let d = self.engine.config.d_model;
+        let rows = self.tape.shape(stream).len() / d;
+        let stream = self.tape.reshape(stream, &[rows, d])?;
+        if rows == self.engine.size {
+            return Ok(stream);
+        }
+        let read = self.rows(1);
+        self.tape.push1(GatherRows, &[stream, read])
+    }
+
+    /// The pass above a stream behind or in the middle of a layer with something added to it.
+    pub(super) fn onwards(&mut self, layer: usize, point: Point, stream: Var, change: Var) -> Result<Forward> {
+        let (engine, d) = (self.engine, self.engine.config.d_model);
+        let (mut stream, mut read) = (self.sum(stream, change)?, ReadOut::All);
+        // The last block computes what is read and nothing else.
+        if layer + 1 == engine.config.n_layers {
+            (stream, read) = (self.read_rows(stream)?, ReadOut::At(self.rows(1)));
+        }
+        let rows = self.tape.shape(stream).rows().0;
+        let x = self.tape.reshape(stream, &[engine.size, rows / engine.size, d])?;
+        let (batch, seq) = (engine.size, self.seq);
+        self.model.resume(&mut self.tape, &Resume { layer, point, x, batch, seq, read, patterns: None })
+    }
+
+    /// The same of what wrote at a layer, where that is changed.
+    pub(super) fn with_change(&mut self, on: &Written, change: Var) -> Result<Forward> {
+        self.onwards(on.layer, on.point, on.stream, change)
+    }
+
+    /// What takes away what was written and puts something else in its place, of every position or where prompts are read.
+    pub(super) fn instead(&mut self, on: &Written, instead: Var) -> Result<Written> {
+        let [rows, count, d] = self.tape.shape(on.result).dims[..] else {
+            return Err(crate::autograd::op::misfit("paths", "what was written"));
+        };
+        let all = self.tape.shape(instead).len() / (count * d);
+        let mut instead = self.tape.reshape(instead, &[all, count * d])?;
+        if all != rows {
+            let read = self.rows(1);
+            instead = self.tape.push1(GatherRows, &[instead, read])?;
+        }
+        let instead = self.tape.reshape(instead, &[rows, count, d])?;
+        let negative = self.tape.push1(Scale(-1.0), &[instead])?;
+        let lost = self.tape.push1(Add, &[on.result, negative])?;
+        Ok(Written { lost, ..*on })
+    }
+
+    /// Outcomes where something is added to the stream where it ends, of a stream behind a layer.
+    pub(super) fn ending(&mut self, layer: usize, stream: Var, change: Var) -> Result<wgpu::Buffer> {
+        let (engine, d, last) = (self.engine, self.engine.config.d_model, self.engine.config.n_layers - 1);
+        let stream = if layer == last {
+            self.read_rows(stream)?
+        } else {
+            let x = self.tape.reshape(stream, &[engine.size, self.seq, d])?;
+            let (batch, seq, read) = (engine.size, self.seq, ReadOut::At(self.rows(1)));
+            let from = Resume { layer, point: Point::Post, x, batch, seq, read, patterns: None };
+            let forward = self.model.resume(&mut self.tape, &from)?;
+            self.read_rows(forward.hook(&format!("blocks.{last}.hook_resid_post"))?)?
+        };
+        let change = self.read_rows(change)?;
+        let stream = self.sum(stream, change)?;
+        self.above(last, Point::Post, stream)
     }
 
     /// Outcomes of every prompt under interventions, of which there are at most `chunk`.

@@ -2,8 +2,10 @@
 
 use super::findings::{Effect, Findings, Mean, Measure};
 use super::patch::{Share, Site};
-use super::{Calibration, LayerOutcomes, Outcome, Scores, pairs};
+use super::paths::{Input, Part};
+use super::{BASELINES, Calibration, LayerOutcomes, Outcome, Routes, Scores, Set, pairs};
 use crate::error::Result;
+use crate::intervene::column::LOGIT_DIFFERENCE;
 use crate::record::{RunDir, Segments, TableRow};
 
 /// The run directory of a scan, and its table of what each prompt's prediction became.
@@ -52,9 +54,11 @@ impl Tables {
     /// Each prompt under each intervention of a layer, as it is, without the clean pass subtracted; the null's and the sham's are
     /// left out. Returns how many segments there are.
     ///
+    /// `senders` are the heads whose paths were followed.
+    ///
     /// # Errors
     /// Where they cannot be written.
-    pub fn layer(&mut self, layer: usize, heads: usize, found: &LayerOutcomes) -> Result<u32> {
+    pub fn layer(&mut self, layer: usize, heads: usize, senders: &Set, found: &LayerOutcomes) -> Result<u32> {
         let site = |of: &str| format!("blocks.{layer}.{of}");
         let at = layer as i32;
         let ablated = if self.baseline.is_some() { "ablated." } else { "patched." };
@@ -69,6 +73,13 @@ impl Tables {
         }
         for ([a, b], outcomes) in pairs(heads).zip(&found.pairs) {
             self.prompts("ablated.pair.", &format!("L{layer}H{a} + L{layer}H{b}"), [at, -1], outcomes);
+        }
+        for (site, place, outcomes) in found.routes.iter().flat_map(|routes| by_reader(routes, senders)) {
+            for (prompt, outcome) in outcomes.iter().enumerate().filter(|(_, outcome)| !outcome[0].is_nan()) {
+                let (place, value) = ([place[0], place[1], prompt as i32], outcome[LOGIT_DIFFERENCE]);
+                let metric = "path.logit_difference";
+                self.by_prompt.push(&TableRow { step: 0, replica: 0, metric, site: &site, place, value });
+            }
         }
         for (direct, site, head) in directs(layer, found) {
             for (prompt, value) in direct.iter().enumerate() {
@@ -86,8 +97,15 @@ impl Tables {
     /// # Errors
     /// Where they cannot be written.
     pub fn findings(&mut self, findings: &Findings) -> Result<()> {
-        let baseline = self.baseline.map_or(-1, |baseline| baseline as i32);
-        let mut rows = Rows { dir: &mut self.dir, site: String::new(), place: [-1; 3] };
+        Self::rows(&mut self.dir, At { step: 0, replica: 0 }, findings);
+        self.dir.flush()
+    }
+
+    /// The same into the table of a series, of a model at a step; they wait to be written.
+    pub(super) fn rows(dir: &mut RunDir, at: At, findings: &Findings) {
+        let known = BASELINES.iter().position(|name| *name == findings.setting.baseline);
+        let baseline = known.filter(|_| findings.patching.is_none()).map_or(-1, |baseline| baseline as i32);
+        let mut rows = Rows { dir, at, site: String::new(), place: [-1; 3] };
         for measure in Measure::all().filter(|measure| measure.of_clean()) {
             rows.mean(&format!("scan.clean.{}", measure.name()), findings.clean[measure.0]);
         }
@@ -144,6 +162,28 @@ impl Tables {
                 rows.share("scan.patch.lost", &patch.lost);
             }
         }
+        for sender in findings.paths.iter().flat_map(|paths| &paths.senders) {
+            let [layer, head] = sender.head.map(|at| at as i32);
+            for mediated in &sender.directions {
+                let index = mediated.direction as i32;
+                (rows.site, rows.place) = (sender.name(), [layer, head, index]);
+                rows.mean("scan.path.total", mediated.total);
+                rows.part("scan.path.direct", &mediated.direct);
+                rows.part("scan.path.rest", &mediated.rest);
+                for found in &mediated.layers {
+                    rows.site = format!("{} -> blocks.{}", sender.name(), found.layer);
+                    rows.place = [found.layer as i32, -1, index];
+                    rows.part("scan.path.layer", &found.part);
+                }
+                for reader in &mediated.readers {
+                    rows.site = format!("{} -> {}", sender.name(), input(reader.layer, reader.input));
+                    rows.place = [reader.layer as i32, reader.head.map_or(-1, |head| head as i32), index];
+                    rows.part("scan.path.reader", &reader.part);
+                    rows.some("scan.path.reader.p", reader.p);
+                    rows.some("scan.path.reader.q", reader.q);
+                }
+            }
+        }
         if let Some(repeated) = &findings.repeated {
             (rows.site, rows.place) = (String::new(), [-1; 3]);
             for (round, loss) in repeated.losses.into_iter().flatten().enumerate() {
@@ -161,8 +201,14 @@ impl Tables {
                 }
             }
         }
-        self.dir.flush()
     }
+}
+
+/// Which model the rows are of.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) step: u64,
+    pub(super) replica: u32,
 }
 
 /// What components of a layer write towards the answer, with their site and head.
@@ -175,6 +221,35 @@ fn directs(layer: usize, found: &LayerOutcomes) -> Vec<(&Vec<f64>, String, i32)>
     found.direct.iter().enumerate().map(of).collect()
 }
 
+/// Where a layer's heads or its MLP block read, as TransformerLens calls it.
+fn input(layer: usize, input: Input) -> String {
+    let name = match input {
+        Input::Q => "hook_q_input",
+        Input::K => "hook_k_input",
+        Input::V => "hook_v_input",
+        Input::Mlp => "hook_mlp_in",
+    };
+    format!("blocks.{layer}.{name}")
+}
+
+/// What became of prompts by each path, with its site, layer and head.
+fn by_reader<'a>(routes: &'a Routes, senders: &Set) -> Vec<(String, [i32; 2], &'a Vec<Outcome>)> {
+    let [of, sender] = senders[routes.sender];
+    let (from, layer) = (format!("L{of}H{sender}"), routes.layer as i32);
+    let inputs =
+        [(Input::Q, &routes.queries), (Input::K, &routes.keys), (Input::V, &routes.values), (Input::Mlp, &routes.mlp)];
+    let mut all = Vec::new();
+    for (kind, lists) in inputs {
+        for (head, list) in lists.iter().enumerate() {
+            let head = if kind == Input::Mlp { -1 } else { head as i32 };
+            all.push((format!("{from} -> {}", input(routes.layer, kind)), [layer, head], list));
+        }
+    }
+    all.extend(routes.direct.iter().map(|list| (format!("{from} -> logits"), [layer, -1], list)));
+    all.extend(routes.upto.iter().map(|list| (format!("{from} -> all up to blocks.{layer}"), [layer, -1], list)));
+    all
+}
+
 fn site_of(effect: &Effect) -> &'static str {
     if effect.head.is_some() { "attn.hook_result" } else { "hook_mlp_out" }
 }
@@ -182,6 +257,7 @@ fn site_of(effect: &Effect) -> &'static str {
 /// Rows of one place.
 struct Rows<'a> {
     dir: &'a mut RunDir,
+    at: At,
     site: String,
     place: [i32; 3],
 }
@@ -193,8 +269,8 @@ impl Rows<'_> {
     }
 
     fn value(&mut self, metric: &str, value: f64) {
-        let (site, place, value) = (&self.site, self.place, value as f32);
-        self.dir.table_row(&TableRow { step: 0, replica: 0, metric, site, place, value });
+        let (At { step, replica }, site, place, value) = (self.at, &self.site, self.place, value as f32);
+        self.dir.table_row(&TableRow { step, replica, metric, site, place, value });
     }
 
     fn some(&mut self, metric: &str, value: Option<f64>) {
@@ -204,6 +280,11 @@ impl Rows<'_> {
     fn mean(&mut self, metric: &str, mean: Mean) {
         self.value(metric, mean.mean);
         self.some(&format!("{metric}.se"), mean.error);
+    }
+
+    fn part(&mut self, metric: &str, part: &Part) {
+        self.mean(metric, part.effect);
+        part.share.into_iter().for_each(|share| self.mean(&format!("{metric}.share"), share));
     }
 
     fn share(&mut self, metric: &str, share: &Share) {

@@ -3,6 +3,7 @@
 use super::findings::{Findings, Mean};
 use super::joint::Joint;
 use super::patch::{Patch, Patching, Site};
+use super::paths::{Direction, Layer, Mediated, Part, Reader, Sender};
 
 /// Things that a sentence names.
 const NAMED: usize = 5;
@@ -21,13 +22,14 @@ impl Findings {
     pub fn sentences(&self) -> Vec<String> {
         let scanned = ["heads", "mlps"].iter().any(|name| self.setting.battery.iter().any(|done| done == name));
         let mut all = Vec::new();
-        if scanned || self.layers == 0 {
+        if scanned || self.layers == 0 || self.paths.as_ref().is_some_and(|paths| paths.senders.is_empty()) {
             all.push(self.sentence());
             all.extend(self.choice());
         }
         all.extend(self.of_pairs());
         all.extend(self.sets.known.iter().filter_map(|known| known.joint.as_ref()).map(|joint| of_set(joint, self)));
         all.extend(self.patching.as_ref().map(|patching| of_patching(patching, self)));
+        all.extend(self.paths.iter().flat_map(|paths| &paths.senders).flat_map(of_sender));
         all.extend(self.of_repeated());
         all
     }
@@ -119,6 +121,53 @@ fn of_set(joint: &Joint, findings: &Findings) -> String {
         plus_minus(joint.synergy, true),
         joint.p.map_or_else(|| "of one group, so without error".to_owned(), |p| format!("p {p:.3}")),
     )
+}
+
+/// A sentence for each direction.
+fn of_sender(sender: &Sender) -> Vec<String> {
+    let of = |mediated: &Mediated| {
+        let what = match mediated.direction {
+            Direction::Ablated => "Ablating",
+            Direction::Lost => "In the prompts, putting what the corrupted one has in place of",
+            Direction::Restored => "In the corrupted prompts, putting what the prompt has in place of",
+        };
+        let total = plus_minus(mediated.total, true);
+        let Some(direct) = mediated.direct.share else {
+            return format!(
+                "{what} {} moves the logit difference by {total}, which may be nothing: there are no shares of it.",
+                sender.name()
+            );
+        };
+        let mut layers: Vec<&Layer> = mediated.layers.iter().collect();
+        let share = |part: &Part| part.share.map_or(0.0, |share| share.mean);
+        layers.sort_by(|a, b| share(&b.part).abs().total_cmp(&share(&a.part).abs()));
+        let layers: Vec<String> = layers
+            .iter()
+            .take(NAMED)
+            .filter_map(|layer| Some(format!("L{} {}", layer.layer, plus_minus(layer.part.share?, false))))
+            .collect();
+        let mut readers: Vec<&Reader> = mediated.readers.iter().filter(|reader| reader.differs()).collect();
+        let (tried, count) = (mediated.readers.len(), readers.len());
+        readers.sort_by(|a, b| b.part.effect.mean.abs().total_cmp(&a.part.effect.mean.abs()));
+        let named: Vec<String> = readers
+            .iter()
+            .take(NAMED)
+            .map(|reader| format!("{} {}", reader.name(), plus_minus(reader.part.effect, true)))
+            .collect();
+        let named = if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) };
+        let layers = if layers.is_empty() {
+            String::new()
+        } else {
+            format!(", the rest by what layers make of it, most of all {}", layers.join(", "))
+        };
+        format!(
+            "{what} {} moves the logit difference by {total} logits. Of that {} come straight{layers} (shares that add up to 1). Of {tried} readers {count} move it alone (false discoveries at 5 %){named}; all readers alone leave {} of it.",
+            sender.name(),
+            plus_minus(direct, false),
+            mediated.rest.share.map_or_else(String::new, |rest| plus_minus(rest, false)),
+        )
+    };
+    sender.directions.iter().map(of).collect()
 }
 
 fn of_patching(patching: &Patching, findings: &Findings) -> String {

@@ -3,6 +3,7 @@
 mod direct;
 mod joint;
 mod patch;
+mod paths;
 mod planted;
 mod resumed;
 
@@ -22,6 +23,7 @@ const ALL: Battery = Battery {
     pairs: false,
     places: false,
     sets: Vec::new(),
+    senders: Vec::new(),
     baseline: Baseline::Zero,
     draws: 0,
 };

@@ -11,7 +11,7 @@ fn swaps() -> Battery {
 }
 
 /// Prompts with corrupted ones that differ at some places.
-fn pairs(list: Vec<(Vec<u32>, Vec<u32>, u32, u32)>) -> Prompts {
+pub(super) fn pairs(list: Vec<(Vec<u32>, Vec<u32>, u32, u32)>) -> Prompts {
     let one = |(tokens, corrupted, target, foil)| Prompt { corrupted: Some(corrupted), ..prompt(tokens, target, foil) };
     of(list.into_iter().map(one).collect()).with_corrupted().unwrap()
 }
