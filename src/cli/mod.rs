@@ -5,6 +5,7 @@
 
 mod adapters;
 mod bench;
+mod compare;
 mod device;
 mod export;
 mod fork;
@@ -39,6 +40,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope run grok --set optimizer.weight_decay=0.3 --out runs/decay03
   thermoscope run --resume --out runs/decay03          go on after Ctrl-C
   thermoscope fork runs/decay03 --at 2000 --arms arms.toml --out runs/forked
+  thermoscope compare runs/decay03 runs/forked
   thermoscope measure my-model --config task.toml --out measured
   thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
   thermoscope export runs/mine/checkpoints/step-020000 --out mine-hf
@@ -50,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// Go on from a step of a run in several arms, bit for bit, each with interventions of its own
     Fork(fork::Args),
+    /// Put runs beside each other: when what happened, in which arm, and what that supports
+    Compare(compare::Args),
     /// Measure a saved model once, without training it
     Measure(measure::Args),
     /// Write a model as Hugging Face's transformers or TransformerLens keeps it
@@ -96,6 +100,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Fork(args) => fork::main(&args),
+        Command::Compare(args) => compare::main(&args).map(|()| 0),
         Command::Measure(args) => measure::main(&args).map(|()| 0),
         Command::Export(args) => export::main(&args).map(|()| 0),
         Command::Scan(args) => scan::main(&args),
