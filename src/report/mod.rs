@@ -12,6 +12,7 @@ mod heads;
 mod layout;
 mod marks;
 mod phases;
+mod stages;
 mod still;
 mod topics;
 
@@ -99,6 +100,10 @@ pub fn write(run: &Path) -> Result<Report> {
     let (listed, left) = marks::list(&turns);
     let configs: Vec<ReplicaConfig> =
         serde_json::from_value(manifest.config["replica"].clone()).unwrap_or_else(|_| Vec::new());
+    let stages = match measured {
+        true => Vec::new(),
+        false => stages::tables(run, &catalog, &watched, &arms_of(&manifest, &names, &configs))?,
+    };
     let judged = if names.len() > 1 && !measured { judge(&manifest, &names, &configs, &watched) } else { Vec::new() };
     let charts = {
         let names = charts::Names { arms: names.clone(), own: Vec::new() };
@@ -120,6 +125,7 @@ pub fn write(run: &Path) -> Result<Report> {
         }).collect::<Vec<_>>(),
         left => left.iter().map(|(lane, count)| format!("{lane} {count}")).collect::<Vec<_>>().join(", "),
         groups => judged,
+        stages,
         warnings => warnings,
         facts => facts(&manifest),
         config => serde_json::to_string_pretty(&configuration(&manifest)).unwrap_or_default(),
@@ -136,6 +142,22 @@ pub fn write(run: &Path) -> Result<Report> {
     Ok(Report { page: path, arms, replicas })
 }
 
+/// The arms of a run: replicas that differ in nothing but their seeds, under the name of the first without its seed.
+fn arms_of(manifest: &Manifest, names: &[String], configs: &[ReplicaConfig]) -> Vec<(String, Vec<usize>)> {
+    let mut all: Vec<(serde_json::Value, (String, Vec<usize>))> = Vec::new();
+    for (at, own) in configs.iter().enumerate() {
+        let settings = arms::Settings::of(manifest, own).all;
+        match all.iter_mut().find(|(known, _)| *known == settings) {
+            Some((_, (_, replicas))) => replicas.push(at),
+            None => {
+                let name = names.get(at).map_or("", |name| arms::without_seed(name)).to_owned();
+                all.push((settings, (name, vec![at])));
+            }
+        }
+    }
+    all.into_iter().map(|(_, arm)| arm).collect()
+}
+
 /// The page with what is to be shown on it.
 fn render(shown: Value) -> Result<String> {
     let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
@@ -149,7 +171,7 @@ fn render(shown: Value) -> Result<String> {
 fn told(said: Value) -> String {
     let of = |name: &str| said.get_attr(name).ok().filter(|value| !value.is_undefined());
     let digits = |value: f64, beside: f64| match beside.abs().max(value.abs()) {
-        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 100.0 || (value.fract() == 0.0 && size >= 1.0) => format!("{value:.0}"),
         size if size >= 0.01 || size == 0.0 => format!("{value:.3}"),
         _ => format!("{value:.1e}"),
     };

@@ -10,7 +10,7 @@ use super::super::gather::Gathered;
 use super::super::phases::{Phase, Watched};
 use crate::error::{Error, Result};
 use crate::record::{Catalog, Event, HOLD, HeadRole, Key, Manifest, RunDir, RunKind, Series, Turned, What};
-use crate::stats::Onset;
+use crate::stats::{Censored, Onset};
 use crate::train::{ArmRole, ReplicaConfig};
 
 /// A run that is compared.
@@ -138,7 +138,14 @@ impl Run {
         let from = self.manifest.fork.as_ref().map(|origin| origin.step);
         let date = |onset: Option<Onset>| match (onset, from) {
             (None, _) => Date::Unknown,
-            (Some(onset), Some(from)) if onset.began().is_some_and(|step| step <= from) => Date::BeforeFork(onset),
+            // What the fork's first look shows has no date in the fork.
+            (Some(onset), Some(from))
+                if onset.censored == Some(Censored::Before) || onset.began().is_some_and(|step| step <= from) =>
+            {
+                Date::BeforeFork(onset)
+            }
+            // All that is known of it is known of the trunk.
+            (Some(onset), Some(from)) if onset.step < from => Date::Unknown,
             (Some(onset), _) => Date::Known(onset),
         };
         all.into_iter().map(|(name, onset)| (name, date(onset))).collect()

@@ -24,8 +24,7 @@ use curves::{Curve, Lags, Wanted};
 use events::{Event, Matrix};
 use members::Party;
 
-/// Curves that are drawn where none is asked for, of those that all runs have; of the first few that change points and rises are
-/// looked for in.
+/// Curves that are drawn where none is asked for, and of those that all runs have one that rises and jumps are looked for in.
 const DRAWN: [&str; 8] = [
     "accuracy.test",
     "loss.test",
@@ -36,7 +35,7 @@ const DRAWN: [&str; 8] = [
     "logit_scale",
     "loss.train",
 ];
-const LOOKED_AT: usize = 3;
+const LOOKED_AT: [&str; 3] = ["accuracy.test", "loss.test", "in_context_learning_score"];
 
 /// What to compare, besides when what happened.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +143,7 @@ pub fn compare(dirs: &[PathBuf], asked: &Asked) -> Result<Comparison> {
         false => curves.clone(),
         true => {
             let shared = |name: &str| party.runs.iter().all(|run| run.catalog.metrics.contains_key(name));
-            DRAWN.into_iter().filter(|name| shared(name)).take(LOOKED_AT).map(Wanted::of).collect()
+            LOOKED_AT.into_iter().filter(|name| shared(name)).map(Wanted::of).collect()
         }
     };
     let of_all: Vec<Wanted> = looked_at.iter().chain(pairs.iter().flatten()).cloned().collect();

@@ -137,7 +137,7 @@ fn runs_that_differ_in_their_seeds_alone_are_one_arm_and_a_planted_delay_is_foun
         assert!(pair["family"].as_f64().unwrap() < 0.05);
     }
     let page = std::fs::read_to_string(place.dir("page.html")).unwrap();
-    assert!(page.contains("Supported.") && page.contains("bit for bit") == false && page.contains("\"survival\""));
+    assert!(page.contains("Supported.") && !page.contains("bit for bit") && page.contains("\"survival\""));
 }
 
 #[test]
