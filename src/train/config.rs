@@ -527,7 +527,19 @@ impl<T: Task> RunConfig<T> {
         check("", &self.intervene)?;
         self.replica.iter().enumerate().try_for_each(|(at, arm)| {
             let called = arm.name.clone().unwrap_or_else(|| at.to_string());
-            check(&format!("[[replica]] {called}: "), arm.intervene.as_deref().unwrap_or_default())
+            check(&format!("[[replica]] {called}: "), arm.intervene.as_deref().unwrap_or_default())?;
+            let pulses = self.pulses_of(at);
+            for (second, pulse) in pulses.iter().enumerate() {
+                for (first, before) in pulses[..second].iter().enumerate() {
+                    if let Some(when) = before.clashes(pulse, &self.model, self.seed_of(at)) {
+                        return Err(Error::Config(format!(
+                            "[[replica]] {called}: intervene[{first}] and intervene[{second}] both {} {when}, and what two of them do together is not defined. Give them windows that do not overlap, or make one of them",
+                            pulse.what.word()
+                        )));
+                    }
+                }
+            }
+            Ok(())
         })
     }
 

@@ -59,7 +59,11 @@ pub struct Pulse {
     /// Of this head only; of grouped keys and values, those of its group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<usize>,
-    /// What something is multiplied by, with a dose of 1; with another 1 + dose (factor - 1).
+    /// Another head of the layer, with which it is exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<usize>,
+    /// What something is multiplied by, with a dose of 1; with another 1 + dose (factor - 1). Of a subset: the share of the
+    /// examples that stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factor: Option<f64>,
     /// What a head is taken to write instead: nothing (`zero`, the default), or its `mean` over the examples of the training
@@ -100,6 +104,9 @@ pub enum PulseKind {
     /// Noise on `weights`: normal, and `dose` times as long as what it is added to, each tensor (or a head's part of it) by
     /// itself. At `from`, or at every step to `until`.
     Noise,
+    /// `weights` of a head exchanged with those of the head `with` of its layer, at `from`; all of `q`, `k`, `v` and `o` together
+    /// change no function. The moments stay where they are.
+    SwapHeads,
     /// The basis of heads, turned at random at `from`: W_Q and W_K by one orthogonal matrix, W_V and W_O by another. It changes no
     /// function, but what Adam makes of the next gradients.
     Rotate,
@@ -119,6 +126,8 @@ pub enum PulseKind {
     LabelNoise,
     /// Predictions whose target is `class` do not count.
     LeaveOut,
+    /// Only a share `factor` of the training examples counts, always the same ones: each is kept or not by a draw.
+    Subset,
     /// The length of `weights`, tensor by tensor, held at what it is: each update is followed by a rescaling.
     HoldNorm,
 }
@@ -159,6 +168,7 @@ impl PulseKind {
             Self::Freeze => "freeze",
             Self::Reinitialize => "reinitialize",
             Self::Noise => "noise",
+            Self::SwapHeads => "swap_heads",
             Self::Rotate => "rotate",
             Self::ScaleHead => "scale_head",
             Self::UniformAttention => "uniform_attention",
@@ -167,6 +177,7 @@ impl PulseKind {
             Self::GradientSigns => "gradient_signs",
             Self::LabelNoise => "label_noise",
             Self::LeaveOut => "leave_out",
+            Self::Subset => "subset",
             Self::HoldNorm => "hold_norm",
         }
     }
@@ -200,13 +211,21 @@ impl PulseKind {
             Self::GradientSigns => Form { takes: &["until", "weights", "layer", "head", "seed"], ..FORM },
             Self::LabelNoise => Form { takes: &["until", "seed"], ..FORM },
             Self::LeaveOut => Form { needs: &["class"], all_or_nothing: true, ..FORM },
+            Self::Subset => Form { needs: &["factor"], takes: &["until", "seed"], all_or_nothing: true, ..FORM },
+            Self::SwapHeads => Form {
+                once: true,
+                needs: &["weights", "head", "with"],
+                takes: &["layer"],
+                all_or_nothing: true,
+                ..FORM
+            },
         }
     }
 
     /// Whether anything is drawn for it while it is done.
     fn draws(self) -> bool {
-        use PulseKind::{GradientNoise, GradientSigns, LabelNoise, Noise, Reinitialize, Rotate};
-        matches!(self, Reinitialize | Noise | Rotate | GradientNoise | GradientSigns | LabelNoise)
+        use PulseKind::{GradientNoise, GradientSigns, LabelNoise, Noise, Reinitialize, Rotate, Subset};
+        matches!(self, Reinitialize | Noise | Rotate | GradientNoise | GradientSigns | LabelNoise | Subset)
     }
 }
 
@@ -232,6 +251,7 @@ impl Pulse {
             weights: Vec::new(),
             layer: None,
             head: None,
+            with: None,
             factor: None,
             baseline: None,
             class: None,
@@ -265,6 +285,7 @@ impl Pulse {
         };
         words.extend(self.layer.map(|layer| format!("layer {layer}")));
         words.extend(self.head.map(|head| format!("head {head}")));
+        words.extend(self.with.map(|with| format!("with head {with}")));
         words.extend(self.class.map(|class| format!("class {class}")));
         words.extend((self.baseline == Some(Baseline::Mean)).then(|| "to the mean".to_owned()));
         words.extend(self.factor.map(|factor| format!("times {factor}")));
@@ -284,6 +305,7 @@ impl Pulse {
             ("weights", !self.weights.is_empty()),
             ("layer", self.layer.is_some()),
             ("head", self.head.is_some()),
+            ("with", self.with.is_some()),
             ("until", self.until.is_some()),
             ("factor", self.factor.is_some()),
             ("baseline", self.baseline.is_some()),
@@ -314,6 +336,9 @@ impl Pulse {
         if let Some(factor) = self.factor.filter(|factor| !(0.0..=1e6).contains(factor)) {
             return fail(format!("factor = {factor} must lie between 0 and 1e6"));
         }
+        if self.what == PulseKind::Subset && !self.factor.is_some_and(|share| share > 0.0 && share <= 1.0) {
+            return fail(format!("factor = {} is the share that stays: above 0, up to 1", self.factor.unwrap_or(0.0)));
+        }
         match self.baseline {
             Some(Baseline::Resample) => return fail("baseline must be \"zero\" or \"mean\" in training".to_owned()),
             Some(Baseline::Mean) if self.factor.is_some() => {
@@ -338,6 +363,20 @@ impl Pulse {
                 return fail(format!("head = {head} of which layer? Give layer too"));
             }
         }
+        if let (Some(own), Some(with)) = (self.head, self.with) {
+            let share = model.n_heads / model.n_key_value_heads;
+            if with >= model.n_heads || with == own {
+                return fail(format!(
+                    "with = {with} must be another of the layer's {} heads, counted from 0",
+                    model.n_heads
+                ));
+            }
+            if own / share == with / share && !self.of_queries() {
+                return fail(format!(
+                    "heads {own} and {with} have their keys and values in common; swap q and o alone"
+                ));
+            }
+        }
         match self.sham {
             Some(Sham::Direction) if self.what != PulseKind::Reinitialize => {
                 return fail("sham = \"direction\" is for reinitialize, whose change has a length".to_owned());
@@ -356,6 +395,32 @@ impl Pulse {
             self.turned(model).map_err(|what| Error::Config(format!("rotate: {what}")))?;
         }
         self.spans(model, &WeightTable::new(model), 0).map(|_| ()).or_else(fail)
+    }
+
+    /// What this pulse of a replica and another one do to the same numbers at the same steps without an order, if anything: in
+    /// words. Edits of weights, moments and gradients follow each other as they are declared.
+    pub(crate) fn clashes(&self, other: &Self, model: &ModelConfig, seed: u64) -> Option<String> {
+        use PulseKind::{LabelNoise, LearningRate, ScaleHead, ScaleLogits, Subset, UniformAttention, WeightDecay};
+        let ends = [self, other].map(|pulse| pulse.end().unwrap_or(u64::MAX));
+        let (from, until) = (self.from.max(other.from), ends[0].min(ends[1]));
+        if self.what != other.what || from >= until || self.dose == 0.0 || other.dose == 0.0 {
+            return None;
+        }
+        let at = if until == u64::MAX {
+            format!("from step {from} on")
+        } else {
+            format!("at steps {from} to {}", until - 1)
+        };
+        match self.what {
+            LearningRate | WeightDecay | ScaleLogits | LabelNoise | Subset => Some(at),
+            ScaleHead | UniformAttention => {
+                let [a, b] = [self.layers(model), other.layers(model)];
+                let together =
+                    a.start < b.end && b.start < a.end && self.head_of(model, seed) == other.head_of(model, seed);
+                together.then_some(at)
+            }
+            _ => None,
+        }
     }
 
     /// Heads that may take the place of its own: where keys or values are meant, of another group.
