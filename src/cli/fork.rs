@@ -44,6 +44,7 @@ Kinds of interventions, all with `from`, and where it makes sense `until` and
   reset_moments                  nothing: both, as those of a fresh optimizer
   freeze, hold_norm,             weights (q, k, v, o, mlp, embed, unembed, or
     reinitialize, noise          names), layer, head, seed, sham
+  swap_heads                     weights, layer, head, with: another head
   rotate                         weights, layer, head, seed, sham: the basis of
                                  heads, which is no function of the model
   scale_head                     layer, head, factor, baseline, seed, sham
@@ -51,6 +52,7 @@ Kinds of interventions, all with `from`, and where it makes sense `until` and
   gradient_noise, _signs         weights, layer, head, seed
   label_noise                    seed
   leave_out                      class
+  subset                         factor: the share that stays; seed
 sham = \"head\" does the same to another head of the layer, that nothing in the
 list is done to; sham = \"direction\" (of reinitialize) goes as far in a random
 direction, and ends longer. Where no arm is the trunk itself, one is added,

@@ -5,6 +5,7 @@
 
 mod adapters;
 mod bench;
+mod compare;
 mod curvature;
 mod device;
 mod export;
@@ -43,6 +44,7 @@ const EXAMPLES: &str = "Examples:
   thermoscope run --resume --out runs/decay03          go on after Ctrl-C
   thermoscope fork runs/decay03 --at 2000 --arms arms.toml --out runs/forked
   thermoscope windows STUDY.toml --out studies/mine    when does it matter?
+  thermoscope compare runs/decay03 runs/forked
   thermoscope measure my-model --config task.toml --out measured
   thermoscope curvature runs/decay03/checkpoints/step-020000 --out curved
   thermoscope scan my-gpt2 --probes probes/facts.jsonl --out scans/facts
@@ -57,6 +59,8 @@ enum Command {
     Fork(fork::Args),
     /// Disturb a run at many times, and see when that matters
     Windows(windows::Args),
+    /// Put runs beside each other: when what happened, in which arm, and what that supports
+    Compare(compare::Args),
     /// Measure a saved model once, without training it
     Measure(measure::Args),
     /// Find eigenvalues, trace and spectrum of a saved model's loss, by exact products with its Hessian
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Fork(args) => fork::main(&args),
         Command::Windows(args) => windows::main(&args),
+        Command::Compare(args) => compare::main(&args).map(|()| 0),
         Command::Measure(args) => measure::main(&args).map(|()| 0),
         Command::Curvature(args) => curvature::main(&args),
         Command::Export(args) => export::main(&args).map(|()| 0),

@@ -23,6 +23,8 @@ pub enum Index {
     PairsOfStrangers(usize),
     /// Heads of all layers, layer by layer.
     Heads,
+    /// Pairs (s, t) with s < t of heads and layers, of each layer its heads and then its stream, by t and then s.
+    PairsOfParts,
 }
 
 impl Index {
@@ -36,6 +38,14 @@ impl Index {
             Self::Bins(names) => Some(format!("bin {}: {}", index / names.len(), names[index % names.len()])),
             Self::Pairs => pair(index, heads).map(|(i, j)| format!("heads {i} and {j}")),
             Self::PairsOfStrangers(count) => pair(index, count).map(|(i, j)| format!("strangers {i} and {j}")),
+            Self::PairsOfParts => {
+                let second = (1..).find(|t| index < t * (t + 1) / 2)?;
+                let part = |at: usize| match (at / (heads + 1), at % (heads + 1)) {
+                    (layer, head) if head < heads => format!("L{layer} H{head}"),
+                    (layer, _) => format!("L{layer} stream"),
+                };
+                Some(format!("{} and {}", part(index - second * (second - 1) / 2), part(second)))
+            }
             Self::Heads => Some(format!("L{} H{}", index / heads.max(1), index % heads.max(1))),
         }
     }
@@ -68,6 +78,9 @@ mod tests {
         assert_eq!(names(Index::Ranks("keys", "strongest"), 3), ["keys", "the 1 strongest", "the 2 strongest"]);
         assert_eq!(names(Index::Bins(&["rows", "right"]), 3), ["bin 0: rows", "bin 0: right", "bin 1: rows"]);
         assert_eq!(names(Index::Names(&["low", "high"]), 3), ["low", "high"]);
+        assert_eq!(names(Index::PairsOfParts, 3), ["L0 H0 and L0 H1", "L0 H0 and L0 H2", "L0 H1 and L0 H2"]);
+        assert_eq!(names(Index::PairsOfParts, 8)[6..], ["L0 H0 and L1 H0", "L0 H1 and L1 H0"]);
+        assert_eq!(names(Index::PairsOfParts, 6)[5], "L0 H2 and L0 stream");
         assert!(names(Index::Counts("frequency k"), 3).is_empty());
     }
 

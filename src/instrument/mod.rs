@@ -5,7 +5,7 @@ pub(crate) mod ablation;
 mod attach;
 mod budget;
 mod config;
-mod geometry;
+pub(crate) mod geometry;
 mod grokking;
 pub(crate) mod heads;
 mod index;

@@ -58,7 +58,7 @@ impl Small {
         let targets = tape.constant_u32(&[n], &targets);
         let count = tape.constant(&[1], &[n as f32]);
         // Twice: what pieces come to is a sum.
-        let piece = Batch { rows, targets, count, size: batch, seq };
+        let piece = Batch { rows, targets, count, size: batch, seq, ids: None };
         let recorded = record(tape, &model, &along, &[piece, piece], read, matrix).unwrap();
         let kinks = match config.act_fn {
             ActFn::Relu if config.has_mlp() => {

@@ -17,6 +17,8 @@ use crate::record::{Catalog, Described, Key, Series};
 /// Points of all series of one chart together, and where the lines of several replicas lie over each other.
 const CHART_POINTS: usize = 5_000;
 const TOGETHER_POINTS: usize = 3_000;
+/// The same where they are those of arms with several replicas each.
+const ARMS_POINTS: usize = 16_000;
 /// Points of one series at most.
 const SERIES_POINTS: usize = 500;
 /// Series of a chart that strokes can tell apart, and lines that one can follow; a chart of more shows one replica at
@@ -31,6 +33,14 @@ pub(super) const MANY: usize = 12;
 const MENU: u32 = 40;
 /// Replicas that the page can show.
 const REPLICAS: i32 = 8;
+
+/// What replicas are called.
+pub(super) struct Names {
+    /// The arm of each, in whose colour it is drawn; empty where none has a name.
+    pub(super) arms: Vec<String>,
+    /// Their own names, where arms have several replicas.
+    pub(super) own: Vec<String>,
+}
 
 /// A topic with something to show.
 struct Shown {
@@ -78,9 +88,10 @@ pub(super) struct Charts {
     still: bool,
     thinned: bool,
     replicas: i32,
-    /// Names of the replicas, where they have any.
+    /// The arm of each replica, where they have any, and the arms.
     arms: Vec<String>,
-    /// The same, or their numbers.
+    domain: Vec<String>,
+    /// What each replica is called: by its name, its arm, or its number.
     called: Vec<String>,
 }
 
@@ -91,7 +102,7 @@ impl Charts {
         catalog: &Catalog,
         phases: &[Vec<Phase>],
         turns: &[Turn],
-        arms: Vec<String>,
+        Names { arms, own }: Names,
         still: bool,
     ) -> Self {
         let last_step = series.values().filter_map(|s| s.steps.last()).max().copied().unwrap_or(0);
@@ -105,7 +116,10 @@ impl Charts {
             still,
             thinned: false,
             replicas,
-            called: (0..replicas as usize).map(|at| arms.get(at).cloned().unwrap_or_else(|| at.to_string())).collect(),
+            called: (0..replicas as usize)
+                .map(|at| own.get(at).or(arms.get(at)).cloned().unwrap_or_else(|| at.to_string()))
+                .collect(),
+            domain: different(&arms),
             arms,
         };
         // Neighbours are written on different lines, so that they do not cover each other.
@@ -176,9 +190,14 @@ impl Charts {
                 let mut names: Vec<&str> = chosen.iter().map(|(name, ..)| name.as_str()).collect();
                 names.sort_unstable();
                 names.dedup();
-                let crowded = self.replicas > 1 && (names.len() > DASHES || (names.len() > 1 && chosen.len() > LINES));
+                let many = names.len() > 1 && chosen.len() > LINES && !self.in_arms();
+                let crowded = self.replicas > 1 && (names.len() > DASHES || many);
                 let together = self.replicas > 1 && !crowded;
-                let points = if together { chart.points.min(TOGETHER_POINTS) } else { chart.points };
+                let points = match together {
+                    true if self.in_arms() => ARMS_POINTS,
+                    true => chart.points.min(TOGETHER_POINTS),
+                    false => chart.points,
+                };
                 let log = chart.kind == Kind::LogLines;
                 let lines = self.lines(if crowded { &few } else { chosen }, points, log);
                 // What stands beside others is not shown alone.
@@ -268,6 +287,34 @@ impl Charts {
         shown.charts.push(drawn);
     }
 
+    /// Whether arms have several replicas.
+    fn in_arms(&self) -> bool {
+        self.domain.len() < self.arms.len()
+    }
+
+    /// The column by which lines are told apart that have one colour.
+    fn detail(&self) -> &'static str {
+        if self.in_arms() { "member" } else { "replica" }
+    }
+
+    /// The colour of arms.
+    pub(super) fn by_arm(&self) -> Value {
+        let arms: Vec<&str> = self.domain.iter().map(String::as_str).collect();
+        let scale = json!({ "domain": self.domain });
+        json!({ "field": "replica", "type": "nominal", "title": null, "scale": scale, "legend": legend(&arms) })
+    }
+
+    /// Puts a topic before the others, of charts with their tables, which show all replicas.
+    pub(super) fn lead(&mut self, title: &'static str, note: &str, charts: Vec<Value>, tables: Vec<(String, Value)>) {
+        let mut shown = Shown { charts, ..Shown::new(title, note) };
+        for (name, table) in tables {
+            self.together.push(name.clone());
+            shown.tables.push(name.clone());
+            self.tables.insert(name, table);
+        }
+        self.topics.insert(0, shown);
+    }
+
     fn lines(&mut self, chosen: &[Chosen<'_>], points: usize, log: bool) -> Lines {
         let limit = (points / chosen.len().max(1)).clamp(30, SERIES_POINTS);
         let mut lines = Lines::default();
@@ -309,13 +356,18 @@ impl Charts {
         let topics = self.topics.iter().enumerate().map(|(at, topic)| {
             json!({ "id": format!("topic-{at}"), "spec": self.topic(&topic.charts), "tables": topic.tables })
         });
-        let several = if self.replicas > 1 { self.called.as_slice() } else { &[] };
+        let several = match self.replicas > 1 {
+            true if self.in_arms() => self.arms.as_slice(),
+            true => self.called.as_slice(),
+            false => &[],
+        };
         json!({
             "strip": (self.tables.contains_key("loss") && !self.still).then(|| self.strip()),
             "topics": topics.collect::<Vec<_>>(),
             "tables": self.tables,
             "together": self.together,
             "replicas": several,
+            "members": self.in_arms().then_some(&self.called),
             "last": self.last_step.max(1),
             "width": WIDTH,
             "beside": AXIS + BESIDE + MENU,
@@ -331,7 +383,7 @@ impl Charts {
 
     /// The replicas that can be chosen.
     pub(super) fn choices(&self) -> Vec<String> {
-        let name = |at: usize| self.arms.get(at).cloned().unwrap_or_else(|| format!("replica {at}"));
+        let name = |at: usize| if self.arms.is_empty() { format!("replica {at}") } else { self.called[at].clone() };
         if self.replicas > 1 { (0..self.replicas.min(REPLICAS) as usize).map(name).collect() } else { Vec::new() }
     }
 
@@ -389,7 +441,7 @@ impl Charts {
                     "field": if self.arms.is_empty() { "series" } else { "replica" },
                     "type": "nominal", "legend": null, "sort": null,
                 },
-                "detail": [{ "field": "replica" }, { "field": "series" }],
+                "detail": [{ "field": self.detail() }, { "field": "series" }],
             },
             "config": Self::config(),
         })
@@ -416,19 +468,16 @@ impl Charts {
         let y = json!({ "field": "value", "type": "quantitative", "title": values.unit, "scale": scale, "axis": axis });
         // Few series of named replicas: one colour for each replica, one stroke for each series.
         let by_arm = !self.arms.is_empty() && !crowded;
-        let colours = if by_arm { self.arms.len() } else { count };
         let shown: Vec<&str> = names.iter().filter(|name| !is_level(name)).map(String::as_str).collect();
-        let arms: Vec<&str> = self.arms.iter().map(String::as_str).collect();
-        let place = legend(if by_arm { &arms } else { &shown });
         let colour = if by_arm {
-            json!({ "field": "replica", "type": "nominal", "title": null, "scale": { "domain": self.arms }, "legend": place })
+            self.by_arm()
         } else {
             json!({
-                "field": "series", "type": "nominal", "title": null, "legend": place,
-                "scale": { "scheme": if colours > 10 { "tableau20" } else { "category10" } },
+                "field": "series", "type": "nominal", "title": null, "legend": legend(&shown),
+                "scale": { "scheme": if count > 10 { "tableau20" } else { "category10" } },
             })
         };
-        let mut encoding = json!({ "x": step_axis(), "y": y, "color": colour, "detail": { "field": "replica" } });
+        let mut encoding = json!({ "x": step_axis(), "y": y, "color": colour, "detail": { "field": self.detail() } });
         if by_arm && count > 1 {
             let legend = legend(&shown);
             encoding["strokeDash"] = json!({ "field": "series", "type": "nominal", "title": null, "legend": legend });
@@ -452,7 +501,7 @@ impl Charts {
                 "mark": {
                     "type": "line", "clip": true, "color": "#888", "strokeDash": [6, 4], "tooltip": whole_row(),
                 },
-                "encoding": { "x": step_axis(), "y": y, "detail": [{ "field": "replica" }, { "field": "series" }] },
+                "encoding": { "x": step_axis(), "y": y, "detail": [{ "field": self.detail() }, { "field": "series" }] },
             })
         }));
         layers.extend(values.chance.iter().filter(|chance| !log || **chance > 0.0).map(|chance| {
@@ -625,8 +674,19 @@ impl Scale {
     }
 }
 
+/// Names in their order, each once.
+fn different(names: &[String]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    names.iter().for_each(|name| {
+        if !all.contains(name) {
+            all.push(name.clone())
+        }
+    });
+    all
+}
+
 /// The series of a metric under names made of their places.
-fn by_card<'a>(name: &str, metric: &Described, series: &'a BTreeMap<Key, Series>) -> Vec<Chosen<'a>> {
+pub(super) fn by_card<'a>(name: &str, metric: &Described, series: &'a BTreeMap<Key, Series>) -> Vec<Chosen<'a>> {
     let of_metric: Vec<(&Key, &Series)> = series.iter().filter(|(key, _)| key.metric == name).collect();
     let sites: BTreeSet<&str> = of_metric.iter().map(|(key, _)| key.site.as_str()).collect();
     let indices: BTreeSet<i32> = of_metric.iter().map(|(key, _)| key.index).collect();
@@ -701,7 +761,8 @@ pub(super) fn whole_row() -> Value {
     json!({ "content": "data" })
 }
 
-fn step_axis() -> Value {
+/// The axis of steps that the page zooms.
+pub(super) fn step_axis() -> Value {
     let scale = json!({ "domain": [{ "expr": "from" }, { "expr": "to" }], "nice": false, "zero": false });
     json!({ "field": "step", "type": "quantitative", "title": "step", "scale": scale })
 }
@@ -805,10 +866,14 @@ mod tests {
         (catalog, series)
     }
 
+    fn nameless() -> Names {
+        Names { arms: Vec::new(), own: Vec::new() }
+    }
+
     #[test]
     fn no_metric_is_without_a_chart() {
         let (catalog, series) = everything();
-        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new(), false);
+        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], nameless(), false);
         let missing: Vec<&String> = catalog.metrics.keys().filter(|name| !charts.charted.contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
         // A chart is a table that the page has, and a specification that names it.
@@ -831,7 +896,7 @@ mod tests {
             let steps = if catalog.metrics[&key.metric].set { vec![0, 1] } else { vec![0] };
             *series = Series { values: vec![0.5; steps.len()], steps };
         }
-        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new(), true);
+        let charts = Charts::new(&series, &catalog, &[Vec::new()], &[], nameless(), true);
         let missing: Vec<&String> = catalog.metrics.keys().filter(|name| !charts.charted.contains(*name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
         let payload = charts.payload();
@@ -849,7 +914,7 @@ mod tests {
             .collect();
         let scale = Scale::new(&chosen, &catalog, "");
         assert_eq!((scale.unit.as_str(), scale.chance, scale.ends), ("share", vec![1.0 / 7.0], [Some(0.0), Some(1.0)]));
-        let payload = Charts::new(&series, &catalog, &[Vec::new()], &[], Vec::new(), false).payload().to_string();
+        let payload = Charts::new(&series, &catalog, &[Vec::new()], &[], nameless(), false).payload().to_string();
         assert!(payload.contains(&format!("\"value\":{}", (7f64).ln())), "ln 7, the loss of knowing nothing, is drawn");
     }
 

@@ -32,12 +32,23 @@ pub(super) struct Arm<'a> {
     pub(super) name: &'a str,
     pub(super) config: &'a ReplicaConfig,
     /// Weight decay and share of the examples trained on.
-    pub(super) decay: f64,
-    pub(super) fraction: f64,
+    decay: f64,
+    fraction: f64,
     pub(super) watched: &'a Watched,
 }
 
-impl Arm<'_> {
+impl<'a> Arm<'a> {
+    /// An arm of a run with a configuration.
+    pub(super) fn of(name: &'a str, own: &'a ReplicaConfig, config: &serde_json::Value, watched: &'a Watched) -> Self {
+        Self {
+            name,
+            config: own,
+            decay: own.weight_decay.or(config["optimizer"]["weight_decay"].as_f64()).unwrap_or(0.0),
+            fraction: own.train_fraction.or(config["task"]["train_fraction"].as_f64()).unwrap_or(0.0),
+            watched,
+        }
+    }
+
     fn change(&self, from: &Self) -> Change {
         match (self.decay, from.decay, self.fraction, from.fraction) {
             _ if self.config.shuffle_labels => Change::ShuffledLabels,

@@ -2,18 +2,40 @@
 //! every row.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::charts::MANY;
 use super::derived::Derived;
 use super::phases::Watched;
 use crate::error::Result;
-use crate::record::{Catalog, Key, Series, Sink, scan_metrics};
+use crate::record::{Catalog, Key, Manifest, RunDir, Series, Sink, scan_metrics};
 
 /// Points of all series together, and of one at least and at most.
 const POINTS: usize = 12_000_000;
 const LEAST: usize = 64;
 const MOST: usize = 1024;
+
+/// A stretch of another run that a fork goes on from.
+pub(super) struct Before {
+    run: PathBuf,
+    replica: i32,
+    /// The step at which it was left.
+    until: i64,
+}
+
+impl Before {
+    /// What a run goes on from, the oldest first, as far as the folders are there and hold what they held.
+    pub(super) fn of(manifest: &Manifest) -> Vec<Self> {
+        let (mut all, mut fork) = (Vec::new(), manifest.fork.clone());
+        while let Some(origin) = fork {
+            let trunk = RunDir::read_manifest(&origin.run).ok().filter(|trunk| trunk.hash == origin.hash);
+            let Some(trunk) = trunk else { break };
+            all.insert(0, Self { run: origin.run, replica: origin.replica as i32, until: origin.step as i64 });
+            fork = trunk.fork;
+        }
+        all
+    }
+}
 
 /// What a report is made of.
 pub(super) struct Gathered {
@@ -26,20 +48,31 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Of a run of so many replicas and steps.
-    pub(super) fn read(run: &Path, catalog: &Catalog, replicas: usize, steps: u64) -> Result<Self> {
+    /// Of a run in its folder. All of it is watched, with what it goes on from; of its series those that are wanted are kept.
+    pub(super) fn read(
+        run: &Path,
+        manifest: &Manifest,
+        catalog: &Catalog,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let replicas = manifest.config["replicas"].as_u64().unwrap_or(1) as usize;
+        let steps = manifest.config["steps"].as_u64().unwrap_or(0);
         let mut gather = Gather {
             catalog,
+            wanted,
             open: Vec::new(),
             watched: (0..replicas).map(|replica| Watched::new(catalog, replica, steps)).collect(),
             derived: (0..replicas).map(|_| Derived::default()).collect(),
             step: 0,
         };
+        for Before { run, replica, until } in Before::of(manifest) {
+            scan_metrics(&run, &mut History { gather: &mut gather, replica, until, keys: Vec::new() })?;
+        }
         scan_metrics(run, &mut gather)?;
         gather.end_of_step();
         let last = gather.step;
-        let mut series: BTreeMap<Key, Series> =
-            gather.open.into_iter().map(|(key, thinned)| (key, thinned.finish_by(last))).collect();
+        let finished = |(key, thinned): (Key, Option<Thinned>)| Some((key, thinned?.finish_by(last)));
+        let mut series: BTreeMap<Key, Series> = gather.open.into_iter().filter_map(finished).collect();
         for (replica, derived) in gather.derived.into_iter().enumerate() {
             derived.finish(replica as i32, &mut series);
         }
@@ -53,13 +86,21 @@ impl Gathered {
 
 struct Gather<'a> {
     catalog: &'a Catalog,
-    open: Vec<(Key, Thinned)>,
+    wanted: &'a dyn Fn(&str) -> bool,
+    open: Vec<(Key, Option<Thinned>)>,
     watched: Vec<Watched>,
     derived: Vec<Derived>,
     step: i64,
 }
 
 impl Gather<'_> {
+    fn come_to(&mut self, step: i64) {
+        if step != self.step {
+            self.end_of_step();
+            self.step = step;
+        }
+    }
+
     fn end_of_step(&mut self) {
         for (derived, watched) in self.derived.iter_mut().zip(&mut self.watched) {
             derived.end_of_step(self.step, watched);
@@ -82,21 +123,54 @@ impl Sink for Gather<'_> {
             }
             _ => Way::Extremes { every: known.map(|metric| metric.every as i64) },
         };
-        self.open.push((key, Thinned::new(way)));
+        let thinned = (self.wanted)(&key.metric).then(|| Thinned::new(way));
+        self.open.push((key, thinned));
         Some(self.open.len() - 1)
     }
 
     fn take(&mut self, series: usize, step: i64, value: f32) {
-        if step != self.step {
-            self.end_of_step();
-            self.step = step;
-        }
+        self.come_to(step);
         let most = (POINTS / self.open.len()).clamp(LEAST, MOST);
         let (key, thinned) = &mut self.open[series];
-        thinned.push(step, value, most);
+        if let Some(thinned) = thinned {
+            thinned.push(step, value, most);
+        }
         let replica = key.replica as usize;
         self.watched[replica].take(key, step as u64, value);
         self.derived[replica].take(key, value);
+    }
+}
+
+/// What happened in a run before a fork left it: every replica of the fork has seen it.
+struct History<'g, 'a> {
+    gather: &'g mut Gather<'a>,
+    replica: i32,
+    until: i64,
+    /// The places of each series in the fork's replicas.
+    keys: Vec<Vec<Key>>,
+}
+
+impl Sink for History<'_, '_> {
+    fn open(&mut self, key: Key) -> Option<usize> {
+        if key.replica != self.replica {
+            return None;
+        }
+        let of = |replica: usize| Key { replica: replica as i32, ..key.clone() };
+        self.keys.push((0..self.gather.watched.len()).map(of).collect());
+        Some(self.keys.len() - 1)
+    }
+
+    fn take(&mut self, series: usize, step: i64, value: f32) {
+        // What the fork measured itself at the step at which it begins counts once.
+        if step >= self.until {
+            return;
+        }
+        self.gather.come_to(step);
+        let Gather { watched, derived, .. } = &mut *self.gather;
+        for ((key, watched), derived) in self.keys[series].iter().zip(watched).zip(derived) {
+            watched.take(key, step as u64, value);
+            derived.take(key, value);
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! One self-contained HTML file from a run directory: no network, no server. Charts are Vega-Lite specifications;
 //! Vega itself is part of the page.
 
+mod arms;
 mod charts;
 mod claims;
+mod compare;
 mod dataset;
 mod derived;
 mod gather;
@@ -10,11 +12,13 @@ mod heads;
 mod layout;
 mod marks;
 mod phases;
+mod stages;
 mod still;
 mod topics;
 
 use std::path::{Path, PathBuf};
 
+pub use compare::{Asked, Comparison, compare};
 use gather::Gathered;
 use marks::Turn;
 pub use phases::Phase;
@@ -74,9 +78,8 @@ pub fn write(run: &Path) -> Result<Report> {
     let manifest = RunDir::read_manifest(run)?;
     let catalog = Catalog::read(run)?;
     let names = names(&manifest);
-    let replicas = manifest.config["replicas"].as_u64().unwrap_or(1) as usize;
-    let steps = manifest.config["steps"].as_u64().unwrap_or(0);
-    let Gathered { series, watched, last_step } = Gathered::read(run, &catalog, replicas, steps)?;
+    let Gathered { series, watched, last_step } = Gathered::read(run, &manifest, &catalog, &|_| true)?;
+    let replicas = watched.len();
     let phases: Vec<Vec<Phase>> = watched.iter().map(phases::Watched::phases).collect();
     let called = |replica: usize| names.get(replica).cloned().unwrap_or_else(|| format!("replica {replica}"));
     // What was measured once has no history.
@@ -97,70 +100,125 @@ pub fn write(run: &Path) -> Result<Report> {
     let (listed, left) = marks::list(&turns);
     let configs: Vec<ReplicaConfig> =
         serde_json::from_value(manifest.config["replica"].clone()).unwrap_or_else(|_| Vec::new());
+    let stages = match measured {
+        true => Vec::new(),
+        false => stages::tables(run, &catalog, &watched, &arms_of(&manifest, &names, &configs))?,
+    };
     let judged = if names.len() > 1 && !measured { judge(&manifest, &names, &configs, &watched) } else { Vec::new() };
-    let charts = charts::Charts::new(&series, &catalog, &phases, &turns, names.clone(), measured);
-    let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
-    let mut environment = Environment::new();
-    environment.add_template("page.html", PAGE).map_err(fail)?;
-    let template = environment.get_template("page.html").map_err(fail)?;
-    let page = template
-        .render(context! {
-            name => title(&manifest),
-            description => manifest.config["description"].as_str().unwrap_or_default(),
-            status => status(&manifest, last_step),
-            arms => arms.iter().map(|arm| context! {
-                name => if replicas > 1 { arm.name.as_str() } else { "" },
-                none => arm.none(),
-                phases => arm.phases.iter().map(|p| context! { name => p.name, when => p.onset.words(), meaning => &p.meaning }).collect::<Vec<_>>(),
-            }).collect::<Vec<_>>(),
-            happened => arms.len() > 1 || arms.iter().any(|arm| !arm.phases.is_empty()),
-            turns => listed.iter().map(|turn| {
-                let (when, kind, text) = turn.words();
-                context! { when, kind, text, name => if replicas > 1 { called(turn.replica()) } else { String::new() } }
-            }).collect::<Vec<_>>(),
-            left => left.iter().map(|(lane, count)| format!("{lane} {count}")).collect::<Vec<_>>().join(", "),
-            groups => judged,
-            warnings => warnings,
-            facts => facts(&manifest),
-            config => serde_json::to_string_pretty(&configuration(&manifest)).unwrap_or_default(),
-            notes => charts.notes(),
-            empty => series.is_empty(),
-            topics => charts.headings().into_iter().map(|(id, title, note, tall)| context! { id, title, note, tall }).collect::<Vec<_>>(),
-            strip => !measured,
-            choices => charts.choices(),
-            library => Value::from_safe_string(library()),
-            data => Value::from_safe_string(data(&charts)),
-        })
-        .map_err(fail)?;
+    let charts = {
+        let names = charts::Names { arms: names.clone(), own: Vec::new() };
+        charts::Charts::new(&series, &catalog, &phases, &turns, names, measured)
+    };
+    let page = render(context! {
+        name => title(&manifest),
+        description => manifest.config["description"].as_str().unwrap_or_default(),
+        status => status(&manifest, last_step),
+        arms => arms.iter().map(|arm| context! {
+            name => if replicas > 1 { arm.name.as_str() } else { "" },
+            none => arm.none(),
+            phases => arm.phases.iter().map(|p| context! { name => p.name, when => p.onset.words(), meaning => &p.meaning }).collect::<Vec<_>>(),
+        }).collect::<Vec<_>>(),
+        happened => arms.len() > 1 || arms.iter().any(|arm| !arm.phases.is_empty()),
+        turns => listed.iter().map(|turn| {
+            let (when, kind, text) = turn.words();
+            context! { when, kind, text, name => if replicas > 1 { called(turn.replica()) } else { String::new() } }
+        }).collect::<Vec<_>>(),
+        left => left.iter().map(|(lane, count)| format!("{lane} {count}")).collect::<Vec<_>>().join(", "),
+        groups => judged,
+        stages,
+        warnings => warnings,
+        facts => facts(&manifest),
+        config => serde_json::to_string_pretty(&configuration(&manifest)).unwrap_or_default(),
+        notes => charts.notes(),
+        empty => series.is_empty(),
+        topics => charts.headings().into_iter().map(|(id, title, note, tall)| context! { id, title, note, tall }).collect::<Vec<_>>(),
+        strip => !measured,
+        choices => charts.choices(),
+        library => Value::from_safe_string(library()),
+        data => Value::from_safe_string(data(&charts)),
+    })?;
     let path = run.join("report.html");
     crate::files::write_whole(&path, page.as_bytes())?;
     Ok(Report { page: path, arms, replicas })
 }
 
+/// The arms of a run: replicas that differ in nothing but their seeds, under the name of the first without its seed.
+fn arms_of(manifest: &Manifest, names: &[String], configs: &[ReplicaConfig]) -> Vec<(String, Vec<usize>)> {
+    let mut all: Vec<(serde_json::Value, (String, Vec<usize>))> = Vec::new();
+    for (at, own) in configs.iter().enumerate() {
+        let settings = arms::Settings::of(manifest, own).all;
+        match all.iter_mut().find(|(known, _)| *known == settings) {
+            Some((_, (_, replicas))) => replicas.push(at),
+            None => {
+                let name = names.get(at).map_or("", |name| arms::without_seed(name)).to_owned();
+                all.push((settings, (name, vec![at])));
+            }
+        }
+    }
+    all.into_iter().map(|(_, arm)| arm).collect()
+}
+
+/// The page with what is to be shown on it.
+fn render(shown: Value) -> Result<String> {
+    let fail = |error: minijinja::Error| Error::Unsupported(format!("the report's template: {error}"));
+    let mut environment = Environment::new();
+    environment.add_filter("number", told);
+    environment.add_template("page.html", PAGE).map_err(fail)?;
+    environment.get_template("page.html").and_then(|template| template.render(shown)).map_err(fail)
+}
+
+/// A number for the page, with its error if it has one, or why there is none.
+fn told(said: Value) -> String {
+    let of = |name: &str| said.get_attr(name).ok().filter(|value| !value.is_undefined());
+    let digits = |value: f64, beside: f64| match beside.abs().max(value.abs()) {
+        size if size >= 100.0 || (value.fract() == 0.0 && size >= 1.0) => format!("{value:.0}"),
+        size if size >= 0.01 || size == 0.0 => format!("{value:.3}"),
+        _ => format!("{value:.1e}"),
+    };
+    let number = |value: &Value| f64::try_from(value.clone()).ok();
+    if let Some(missing) = of("missing") {
+        return format!("none: {missing}");
+    }
+    match (of("value").as_ref().and_then(number), of("error").as_ref().and_then(number)) {
+        (Some(value), Some(error)) => format!("{} ± {}", digits(value, error), digits(error, value)),
+        _ => number(&said).map_or_else(String::new, |value| digits(value, value)),
+    }
+}
+
+/// What JSON holds, for the page.
+fn of_json(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(value) => Value::from(*value),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(whole) => Value::from(whole),
+            None => number.as_f64().map_or_else(|| Value::from(()), Value::from),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(list) => list.iter().map(of_json).collect(),
+        serde_json::Value::Object(map) => {
+            Value::from_pairs(map.iter().map(|(key, value)| (key.as_str(), of_json(value))))
+        }
+    }
+}
+
 /// Tables of claims, one for each group of arms.
 fn judge(manifest: &Manifest, names: &[String], configs: &[ReplicaConfig], watched: &[phases::Watched]) -> Vec<Value> {
-    let config = &manifest.config;
-    let arms: Vec<claims::Arm<'_>> = names
-        .iter()
-        .zip(configs)
-        .zip(watched)
-        .map(|((name, own), watched)| claims::Arm {
-            name,
-            config: own,
-            decay: own.weight_decay.or(config["optimizer"]["weight_decay"].as_f64()).unwrap_or(0.0),
-            fraction: own.train_fraction.or(config["task"]["train_fraction"].as_f64()).unwrap_or(0.0),
-            watched,
-        })
-        .collect();
-    let groups = claims::groups(&arms);
+    let arms = names.iter().zip(configs).zip(watched);
+    let arms = arms.map(|((name, own), watched)| claims::Arm::of(name, own, &manifest.config, watched));
+    judged(&arms.collect::<Vec<_>>())
+}
+
+/// The same of arms.
+fn judged(arms: &[claims::Arm<'_>]) -> Vec<Value> {
     let table = |group: &claims::Group<'_>| {
         context! {
             name => group.name.unwrap_or_default(),
-            arms => group.arms.iter().map(|at| names[*at].clone()).collect::<Vec<_>>(),
-            claims => claims::judge(&arms, group).iter().map(claim).collect::<Vec<_>>(),
+            arms => group.arms.iter().map(|at| arms[*at].name.to_owned()).collect::<Vec<_>>(),
+            claims => claims::judge(arms, group).iter().map(claim).collect::<Vec<_>>(),
         }
     };
-    groups.iter().map(table).collect()
+    claims::groups(arms).iter().map(table).collect()
 }
 
 /// A row of a table of claims.

@@ -218,16 +218,29 @@ impl Watched {
 
     /// What the measurements of this run could have shown, and have not by the last of them.
     pub(super) fn missing(&self) -> Vec<(&'static str, Onset)> {
-        let looked = [
+        let looked = self.dates().into_iter().take(4);
+        looked.filter_map(|(name, onset)| Some((name, onset.filter(|onset| onset.began().is_none())?))).collect()
+    }
+
+    /// When each event came, or by when it had not; `None` of those that were not looked for. Nothing comes behind a
+    /// divergence.
+    pub(super) fn dates(&self) -> [(&'static str, Option<Onset>); 7] {
+        let all = [
             ("memorized", self.memorized()),
             ("generalizing", self.half.as_ref().and_then(Reach::onset)),
             ("grokked", self.generalized()),
             ("first key", self.first_key()),
+            ("neurons synchronized", self.synchronized()),
+            ("embedding lost dimensions", self.lost_dimensions()),
+            ("cleaned up", self.cleaned_up),
         ];
-        looked
-            .into_iter()
-            .filter_map(|(name, onset)| Some((name, onset.filter(|onset| onset.began().is_none())?)))
-            .collect()
+        all.map(|(name, onset)| {
+            let by = |onset: Onset| match self.diverged {
+                Some(diverged) if onset.step >= diverged.step => Onset::not_by(diverged.step),
+                _ => onset,
+            };
+            (name, onset.map(by))
+        })
     }
 
     /// The events, in order of step.

@@ -67,6 +67,8 @@ pub struct Batch {
     pub size: usize,
     /// Tokens of a sequence T.
     pub seq: usize,
+    /// Which of the task's examples each sequence is, `[B]`, where they are a finite set.
+    pub ids: Option<Var>,
 }
 
 /// Predictions that a measurement is a mean of.
@@ -411,7 +413,9 @@ fn fixed(
     let targets = tape.constant_u32(&[size * width], &targets);
     let counts: Vec<f32> = counts.iter().map(|c| *c as f32).collect();
     let count = if same { tape.constant(&[1], &counts) } else { tape.constant_owned(&[1], &counts) };
-    Ok(Batch { rows, targets, count, size, seq })
+    let padded = |ids: &&[u32]| ids.iter().copied().chain(std::iter::repeat_n(0, size - ids.len())).collect::<Vec<_>>();
+    let ids = tape.constant_u32(&[size], &lists.iter().flat_map(padded).collect::<Vec<u32>>());
+    Ok(Batch { rows, targets, count, size, seq, ids: Some(ids) })
 }
 
 /// A batch drawn with replacement from each replica's training set.
@@ -451,7 +455,7 @@ fn drawn(tape: &mut Tape, examples: &Examples, size: usize, clock: Var, seeds: &
         take(tape, &labels.concat(), width)?
     };
     let count = count_targets(tape, targets, 1)?;
-    Ok(Batch { rows, targets, count, size, seq })
+    Ok(Batch { rows, targets, count, size, seq, ids: Some(ids) })
 }
 
 /// Each replica's seed as the two words of a Philox key.
@@ -469,7 +473,7 @@ impl Source for Corpus {
         let windows = SampleWindows { size, seq: self.seq, length: self.train.len() };
         let out = tape.push(windows, &[stream, seeds, clock])?;
         let count = tape.constant(&[1], &[(size * self.seq) as f32]);
-        Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq: self.seq })
+        Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq: self.seq, ids: None })
     }
 
     fn test_set(&self) -> (Examples, Vec<Vec<u32>>) {
@@ -493,7 +497,7 @@ impl Source for Sequences {
         let out = tape.push(RepeatedSequences { generator: self.generator, size }, &[seeds, clock])?;
         let count = count_targets(tape, out[1], 1)?;
         let seq = self.generator.seq as usize;
-        Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq })
+        Ok(Batch { rows: Rows::Each { tokens: out[0] }, targets: out[1], count, size, seq, ids: None })
     }
 
     fn test_set(&self) -> (Examples, Vec<Vec<u32>>) {

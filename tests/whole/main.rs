@@ -8,6 +8,7 @@ mod ablation;
 mod causality;
 mod cli;
 mod company;
+mod compare;
 mod curvature;
 mod determinism;
 mod diverged;

@@ -9,7 +9,7 @@ use thermoscope::task::Feed;
 use thermoscope::train::{Session, Snapshot};
 
 /// Every kind of intervention, without its window and dose.
-pub(crate) const KINDS: [&str; 19] = [
+pub(crate) const KINDS: [&str; 21] = [
     "what = \"learning_rate\", factor = 3",
     "what = \"weight_decay\", factor = 0",
     "what = \"reset_moments\"",
@@ -29,6 +29,8 @@ pub(crate) const KINDS: [&str; 19] = [
     "what = \"label_noise\"",
     "what = \"leave_out\", class = 3",
     "what = \"hold_norm\", weights = [\"*\"]",
+    "what = \"swap_heads\", weights = [\"q\", \"o\"], layer = 0, head = 0, with = 1",
+    "what = \"subset\", factor = 0.5",
 ];
 
 /// Rows that the first attention picks, full batch.
@@ -64,11 +66,18 @@ fn bits(snapshot: &Snapshot, replica: usize) -> Vec<u32> {
     state.into_iter().flatten().map(|value| value.to_bits()).collect()
 }
 
-/// The kinds that a model takes: queries and keys that are rotated by position keep their basis.
+/// The kinds that a model and a task take: queries and keys that are rotated by position keep their basis, and there is no part
+/// of examples that are made up.
 fn kinds(start: &str) -> Vec<String> {
     let turned =
         if start.contains("rotary") { "what = \"rotate\", weights = [\"v\", \"o\"]" } else { "what = \"rotate\"" };
-    KINDS.iter().map(|kind| if kind.contains("rotate") { turned.to_owned() } else { (*kind).to_owned() }).collect()
+    let endless = start.contains("repeated");
+    let of = |kind: &&str| match *kind {
+        kind if kind.contains("rotate") => turned.to_owned(),
+        kind if kind.contains("subset") && endless => "what = \"label_noise\", seed = 3".to_owned(),
+        kind => kind.to_owned(),
+    };
+    KINDS.iter().map(of).collect()
 }
 
 #[test]
@@ -108,7 +117,7 @@ fn a_window_that_closes_leaves_the_run_to_itself() {
     let kinds = kinds(start);
     let until = |step: u32| -> Vec<String> {
         let of_kind = |kind: &String| {
-            let once = ["reset", "reinit", "rotate"].iter().any(|word| kind.contains(word));
+            let once = ["reset", "reinit", "rotate", "swap"].iter().any(|word| kind.contains(word));
             let window = if once { "from = 2".to_owned() } else { format!("from = 2, until = {step}") };
             replica(&[pulse(kind, &window)])
         };
@@ -140,12 +149,13 @@ fn a_window_that_closes_leaves_the_run_to_itself() {
 #[test]
 fn company_changes_no_intervention() {
     for start in [MODULAR, REPEATED] {
-        let arms: Vec<String> = kinds(start)
+        let kinds = kinds(start);
+        let arms: Vec<String> = kinds
             .iter()
             .enumerate()
             .map(|(at, kind)| {
                 // Some have two, some another seed.
-                let more = pulse(KINDS[(7 * at + 3) % KINDS.len()], "from = 1");
+                let more = pulse(&kinds[(8 * at + 4) % kinds.len()], "from = 1");
                 let own = if kind.contains("sham = \"d") || at % 3 == 0 { "from = 1, seed = 9" } else { "from = 0" };
                 let own = if kind.contains("factor") || ["reset", "leave"].iter().any(|w| kind.contains(w)) {
                     "from = 0"
@@ -485,6 +495,11 @@ fn what_cannot_be_is_refused_with_what_to_do() {
         ("what = \"learning_rate\", from = 0", &["factor is missing"]),
         ("what = \"learning_rate\", factor = -1, from = 0", &["factor = -1"]),
         ("what = \"leave_out\", class = 99, from = 0", &["class = 99"]),
+        ("what = \"subset\", from = 0", &["factor is missing"]),
+        ("what = \"subset\", factor = 0, from = 0", &["factor = 0", "above 0"]),
+        ("what = \"swap_heads\", weights = [\"q\"], head = 0, from = 0", &["with is missing"]),
+        ("what = \"swap_heads\", weights = [\"q\"], head = 0, with = 0, from = 0", &["another of the layer's 2"]),
+        ("what = \"swap_heads\", weights = [\"mlp\"], head = 0, with = 1, from = 0", &["q, k, v, o"]),
         ("what = \"noise\", weights = [\"*\"], from = 0, dose = nan", &["dose"]),
     ] {
         let error = error(MODULAR, pulse);
@@ -500,10 +515,107 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     assert!(deep.contains("which layer"), "{deep}");
     let turned = error(LONG, "what = \"rotate\", from = 0");
     assert!(turned.contains("rotary") && turned.contains("[\"v\", \"o\"]"), "{turned}");
+    let shared = error(LONG, "what = \"swap_heads\", weights = [\"k\"], head = 0, with = 1, from = 0");
+    assert!(shared.contains("in common") && shared.contains("q and o"), "{shared}");
+    let drawn = run(REPEATED, &[replica(&["{ what = \"subset\", factor = 0.5, from = 0 }".to_owned()])]);
+    let drawn = Session::new(&gpus()[0], Setup::from_toml(&drawn).unwrap().config).err().unwrap().to_string();
+    assert!(drawn.contains("makes its examples up"), "{drawn}");
     let named =
         run(MODULAR, &["[[replica]]\nname = \"arm\"\nintervene = [{ what = \"scale_head\", from = 0 }]\n".to_owned()]);
     let named = Setup::from_toml(&named).err().unwrap().to_string();
     assert!(named.contains("[[replica]] arm: intervene[0]: scale_head"), "{named}");
+}
+
+#[test]
+fn two_of_a_kind_at_once_are_refused_and_one_after_the_other_are_not() {
+    let taken = |start: &str, pulses: [&str; 2]| {
+        let pulses = pulses.map(|pulse| format!("{{ {pulse} }}"));
+        Setup::from_toml(&run(start, &[replica(&pulses)])).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for (kind, other) in [
+        ("what = \"learning_rate\", factor = 2", "what = \"learning_rate\", factor = 3"),
+        ("what = \"weight_decay\", factor = 2", "what = \"weight_decay\", factor = 0"),
+        ("what = \"scale_logits\", factor = 2", "what = \"scale_logits\", factor = 2"),
+        ("what = \"scale_head\", head = 0", "what = \"scale_head\", head = 0, baseline = \"mean\""),
+        // The sham of head 1 is head 0, for there are no others.
+        ("what = \"scale_head\", head = 0", "what = \"scale_head\", head = 1, sham = \"head\""),
+        ("what = \"uniform_attention\", head = 1", "what = \"uniform_attention\", head = 1"),
+        ("what = \"label_noise\", dose = 0.5", "what = \"label_noise\", dose = 0.25, seed = 3"),
+        ("what = \"subset\", factor = 0.5", "what = \"subset\", factor = 0.5, seed = 3"),
+    ] {
+        let said =
+            taken(MODULAR, [&format!("{kind}, from = 3, until = 9"), &format!("{other}, from = 7")]).unwrap_err();
+        for words in ["intervene[0] and intervene[1]", "at steps 7 to 8", "do not overlap"] {
+            assert!(said.contains(words), "{kind} and {other}: {said}");
+        }
+        let forever = taken(MODULAR, [&format!("{kind}, from = 3"), &format!("{other}, from = 7")]).unwrap_err();
+        assert!(forever.contains("from step 7 on"), "{forever}");
+        taken(MODULAR, [&format!("{kind}, from = 3, until = 7"), &format!("{other}, from = 7")]).unwrap();
+    }
+    // Of what has an order, or is done to something else, as many as one likes; and what is not done is not done twice.
+    for pulses in [
+        ["what = \"freeze\", weights = [\"q\"], from = 3", "what = \"freeze\", weights = [\"q\"], from = 3"],
+        ["what = \"scale_head\", head = 0, from = 3", "what = \"scale_head\", head = 1, from = 3"],
+        ["what = \"leave_out\", class = 0, from = 3", "what = \"leave_out\", class = 1, from = 3"],
+        ["what = \"label_noise\", from = 3", "what = \"label_noise\", dose = 0, from = 3"],
+    ] {
+        taken(MODULAR, pulses).unwrap();
+    }
+    let layers = [
+        "what = \"scale_head\", layer = 0, head = 0, from = 3",
+        "what = \"scale_head\", layer = 1, head = 0, from = 3",
+    ];
+    taken(REPEATED, layers).unwrap();
+}
+
+#[test]
+fn swapped_heads_are_weights_changed_by_hand_and_whole_heads_no_function() {
+    let gpu = &gpus()[0];
+    let still = format!("{MODULAR}{STILL}");
+    let (plain, start, _) = after(gpu, &still, &[], 2);
+    let (_, swapped, _) =
+        after(gpu, &still, &["what = \"swap_heads\", weights = [\"q\", \"o\"], head = 0, with = 1, from = 1"], 2);
+    for spec in plain.table().specs() {
+        let [old, new] = [&start, &swapped].map(|state| tensor(&plain, &state.weights[0], &spec.name).to_vec());
+        let is_swapped = ["W_Q", "b_Q", "W_O"].iter().any(|of| spec.name.ends_with(of));
+        let part = if is_swapped { old.len() / 2 } else { 0 };
+        assert_eq!([&old[part..], &old[..part]].concat(), new, "{}", spec.name);
+    }
+    // Twice is not at all, to the bit.
+    let swap =
+        |step: u32| format!("what = \"swap_heads\", weights = [\"q\", \"k\"], head = 1, with = 0, from = {step}");
+    let (_, twice, _) = after(gpu, &still, &[&swap(0), &swap(1)], 3);
+    assert_eq!(bits(&twice, 0), bits(&after(gpu, &still, &[], 3).1, 0));
+    for (start, pair) in
+        [(MODULAR, "head = 0, with = 1"), (REPEATED, "layer = 1, head = 0, with = 1"), (LONG, "head = 1, with = 2")]
+    {
+        for gpu in two_sets() {
+            let frozen = format!("{start}[schedule]\nwarmup = 10000000\n");
+            // Of grouped keys whole groups would have to go: queries and outputs alone are another function.
+            let weights = if start == LONG { "\"q\", \"o\"" } else { "\"q\", \"k\", \"v\", \"o\"" };
+            let (_, _, plain) = after(gpu, &frozen, &[], 3);
+            let pulse = format!("what = \"swap_heads\", weights = [{weights}], {pair}, from = 1");
+            let (_, _, seen) = after(gpu, &frozen, &[&pulse], 3);
+            let apart = |at: usize| ((plain[at] - seen[at]) / plain[at]).abs();
+            // Some dozen roundings in another order.
+            assert!(apart(0) == 0.0 && (start == LONG || apart(2) < 2e-6), "{start}: {plain:?} {seen:?}");
+            assert!(start != LONG || apart(2) > 1e-6, "{plain:?} {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_subset_is_the_mean_over_its_examples_and_the_same_at_every_step() {
+    let gpu = &gpus()[0];
+    let still = format!("{MODULAR}{STILL}");
+    let loss = |rest: &str| after(gpu, &still, &[&format!("what = \"subset\", {rest}from = 1")], 4).2;
+    let (_, _, whole) = after(gpu, &still, &[], 4);
+    let half = loss("factor = 0.5, ");
+    assert_eq!(half[0].to_bits(), whole[0].to_bits());
+    // Nothing moves, so the same examples have the same loss at every step.
+    assert!(half[1] != whole[1] && half[1].to_bits() == half[3].to_bits(), "{half:?} {whole:?}");
+    assert_eq!(loss("factor = 1, ")[3].to_bits(), whole[3].to_bits());
+    assert_ne!(loss("factor = 0.5, seed = 9, ")[3].to_bits(), half[3].to_bits());
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! In how many directions activations and embeddings vary, whatever the task.
+//! In how many directions activations and embeddings vary, whatever the task; and, in `alignment`, how alike they are.
+
+pub(crate) mod alignment;
 
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
@@ -149,7 +151,8 @@ static TRIDIAGONAL: Shader<'_> = Shader {
     knobs: &[],
     params: TridiagonalParams::FIELDS,
 };
-pub(super) const SHADERS: &[&[&Shader<'_>]] = &[&[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL]];
+pub(super) const SHADERS: &[&[&Shader<'_>]] =
+    &[&[&CENTRE_ROWS, &PARTICIPATION, &SPECTRAL_ENTROPY, &TRIDIAGONAL], alignment::SHADERS];
 
 /// y [N, C] = x less its mean over the rows that count; 0 for the others, and for columns of which no more than rounding is left. Inputs: x, pivot, index, spread
 /// (see [`ColumnSpread`]) and the count `[1]`.
@@ -303,15 +306,18 @@ fn eigenvalues(mut a: Vec<f64>, n: usize) -> Vec<f64> {
     (0..n).map(|i| a[i * n + i]).collect()
 }
 
-pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[&Geometry];
+pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[&Geometry, &alignment::Alignment];
 
-pub(super) const CHECKS: &[&[(&str, Build)]] = &[&[("covariance spectrum", |c| {
-    let (x, index) = (c.owned(&[200, 31]), c.indices(&[200], 7, true));
-    let count = c.tape.constant(&[1], &[200.0]);
-    let covariance = covariance(&mut c.tape, x, index, count)?;
-    let ratio = c.tape.push1(Participation, &[covariance])?;
-    Ok((vec![c.tape.push1(SpectralEntropy, &[covariance])?, ratio], Vec::new()))
-})]];
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[
+    alignment::CHECKS,
+    &[("covariance spectrum", |c| {
+        let (x, index) = (c.owned(&[200, 31]), c.indices(&[200], 7, true));
+        let count = c.tape.constant(&[1], &[200.0]);
+        let covariance = covariance(&mut c.tape, x, index, count)?;
+        let ratio = c.tape.push1(Participation, &[covariance])?;
+        Ok((vec![c.tape.push1(SpectralEntropy, &[covariance])?, ratio], Vec::new()))
+    })],
+];
 
 #[cfg(test)]
 mod tests {

@@ -580,7 +580,7 @@ mod tests {
             }
             let (tokens, targets) = (case.indices(&[4 * seq], 11, false), case.indices(&[4 * seq], 11, true));
             let count = count_targets(&mut case.tape, targets, 1).unwrap();
-            let batch = Batch { rows: Rows::Each { tokens }, targets, count, size: 4, seq };
+            let batch = Batch { rows: Rows::Each { tokens }, targets, count, size: 4, seq, ids: None };
             let pass = Pass::new(&mut case.tape, &model, batch, ReadOut::All).unwrap();
             for layer in 0..layers {
                 let found = HeadMeans::push(&mut case.tape, &pass.forward, layer, targets, count).unwrap();

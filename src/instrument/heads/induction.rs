@@ -292,7 +292,7 @@ impl Repeats {
         let (tokens, targets) = self.draw(model.config.d_vocab, permuted);
         let [tokens, targets] = [tokens, targets].map(|data| tape.constant_u32(&[size * seq], &data));
         let count = tape.constant(&[1], &[(size * seq) as f32]);
-        let batch = Batch { rows: Rows::Each { tokens }, targets, count, size, seq };
+        let batch = Batch { rows: Rows::Each { tokens }, targets, count, size, seq, ids: None };
         Ok((Pass::new(tape, model, batch, ReadOut::All)?, tokens))
     }
 

@@ -349,7 +349,7 @@ static HEAD_SYNCHRONY: Shader<'_> = Shader {
 pub(crate) const SHADERS: &[&Shader<'_>] = &[&HEAD_PRODUCTS, &HEAD_SYNCHRONY];
 
 /// y [1, H, H], upper triangle: products of two heads' numbers. Input: x [H, ..].
-struct HeadProducts;
+pub(crate) struct HeadProducts;
 
 impl Op for HeadProducts {
     fn name(&self) -> &'static str {

@@ -1,5 +1,6 @@
-//! Losses, numerical health, norms, pressure, drift and noise of gradients: what optimization does.
+//! Losses, numerical health, norms, pressure, drift, noise and agreement of gradients: what optimization does.
 
+pub(crate) mod agreement;
 pub(crate) mod drift;
 pub(crate) mod health;
 pub(crate) mod losses;
@@ -19,6 +20,7 @@ pub(super) const INSTRUMENTS: &[&dyn Instrument] = &[
     &pressure::Pressure,
     &drift::Drift,
     &noise::Noise,
+    &agreement::Agreement,
 ];
-pub(super) const CHECKS: &[&[(&str, Build)]] = &[health::CHECKS, noise::CHECKS];
-pub(super) const SHADERS: &[&[&Shader<'_>]] = &[losses::SHADERS, noise::SHADERS];
+pub(super) const CHECKS: &[&[(&str, Build)]] = &[health::CHECKS, noise::CHECKS, agreement::CHECKS];
+pub(super) const SHADERS: &[&[&Shader<'_>]] = &[losses::SHADERS, noise::SHADERS, agreement::SHADERS];

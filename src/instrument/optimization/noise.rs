@@ -131,7 +131,7 @@ impl Instrument for Noise {
 
 /// What stands beside the gradients at a weight's output, example by example.
 #[derive(Clone, Copy)]
-enum Beside {
+pub(super) enum Beside {
     /// Rows that enter the weight, [B, T, D].
     Rows(Var),
     /// The rows of a table that were taken, [B, T]: those of equal ones add up.
@@ -141,12 +141,12 @@ enum Beside {
 }
 
 /// A weight's gradient as a sum over positions.
-struct Site {
-    tensor: String,
+pub(super) struct Site {
+    pub(super) tensor: String,
     /// Gradients at its output, or for W_O the rows that enter it: what has heads.
-    of: Var,
+    pub(super) of: Var,
     heads: Option<usize>,
-    beside: Beside,
+    pub(super) beside: Beside,
 }
 
 /// For each tensor that has rows, its name, whether it is told by head, and [4, H]: see [`GradientNoise`].
@@ -192,7 +192,7 @@ fn measure(tape: &mut Tape, model: &Model, pass: &Pass, sampled: bool) -> Result
 }
 
 /// The weights whose gradients are sums over positions of what was kept of them.
-fn sites(tape: &mut Tape, model: &Model, pass: &Pass) -> Vec<Site> {
+pub(super) fn sites(tape: &mut Tape, model: &Model, pass: &Pass) -> Vec<Site> {
     let config = &model.config;
     let (h, g) = (config.n_heads, config.n_key_value_heads);
     let mark = if g < h { "_" } else { "" };

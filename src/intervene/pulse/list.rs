@@ -25,17 +25,18 @@ impl Pulse {
                 other => other,
             })?;
         }
-        let noisy: Vec<usize> = (0..pulses.len())
-            .filter(|at| pulses[*at].what == PulseKind::LabelNoise && pulses[*at].dose != 0.0)
-            .collect();
-        if let Some(other) = noisy.iter().find(|at| pulses[**at].seed != pulses[noisy[0]].seed) {
-            let first = noisy[0];
-            return Err(named(
-                *other,
-                format!(
-                    "label_noise draws with the seed of intervene[{first}], the first of its kind in the list: give both the same seed"
-                ),
-            ));
+        for what in [PulseKind::LabelNoise, PulseKind::Subset] {
+            let mut of_kind = (0..pulses.len()).filter(|at| pulses[*at].what == what && pulses[*at].dose != 0.0);
+            let Some(first) = of_kind.next() else { continue };
+            if let Some(other) = of_kind.find(|at| pulses[*at].seed != pulses[first].seed) {
+                return Err(named(
+                    other,
+                    format!(
+                        "{} draws with the seed of intervene[{first}], the first of its kind in the list: give both the same seed",
+                        what.word()
+                    ),
+                ));
+            }
         }
         let heads = Self::heads(pulses, model, seed)?;
         for at in 0..pulses.len() {
@@ -114,9 +115,9 @@ fn reach(model: &ModelConfig, head: usize, wide: bool) -> Range<usize> {
 /// What is wrong where pulses of one kind are done to the same thing at the step at which one of them begins, and their doses
 /// add up to more than all: a factor below 0 would turn its sign.
 fn adds_up(pulses: &[Pulse], heads: &[Option<usize>], at: usize) -> Option<String> {
-    use PulseKind::{LabelNoise, LearningRate, ScaleHead, ScaleLogits, UniformAttention, WeightDecay};
+    use PulseKind::{LabelNoise, LearningRate, ScaleHead, ScaleLogits, Subset, UniformAttention, WeightDecay};
     let own = &pulses[at];
-    if ![LabelNoise, LearningRate, ScaleHead, ScaleLogits, UniformAttention, WeightDecay].contains(&own.what) {
+    if ![LabelNoise, LearningRate, ScaleHead, ScaleLogits, Subset, UniformAttention, WeightDecay].contains(&own.what) {
         return None;
     }
     let to_mean = |pulse: &Pulse| pulse.baseline == Some(Baseline::Mean);

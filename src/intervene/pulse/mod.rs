@@ -60,7 +60,11 @@ pub struct Pulse {
     /// Of this head only; of grouped keys and values, those of its group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<usize>,
-    /// What something is multiplied by, with a dose of 1; with another 1 + dose (factor - 1).
+    /// Another head of the layer, with which it is exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<usize>,
+    /// What something is multiplied by, with a dose of 1; with another 1 + dose (factor - 1). Of a subset: the share of the
+    /// examples that stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factor: Option<f64>,
     /// What a head is taken to write instead: nothing (`zero`, the default), or its `mean` over the examples of the training
@@ -101,6 +105,9 @@ pub enum PulseKind {
     /// Noise on `weights`: normal, and `dose` times as long as what it is added to, each tensor (or a head's part of it) by
     /// itself. At `from`, or at every step to `until`.
     Noise,
+    /// `weights` of a head exchanged with those of the head `with` of its layer, at `from`; all of `q`, `k`, `v` and `o` together
+    /// change no function. The moments stay where they are.
+    SwapHeads,
     /// The basis of heads, turned at random at `from`: W_Q and W_K by one orthogonal matrix, W_V and W_O by another. It changes no
     /// function, but what Adam makes of the next gradients.
     Rotate,
@@ -120,6 +127,8 @@ pub enum PulseKind {
     LabelNoise,
     /// Predictions whose target is `class` do not count.
     LeaveOut,
+    /// Only a share `factor` of the training examples counts, always the same ones: each is kept or not by a draw.
+    Subset,
     /// The length of `weights`, tensor by tensor, held at what it is: each update is followed by a rescaling.
     HoldNorm,
 }
@@ -164,6 +173,7 @@ impl PulseKind {
             Self::Freeze => "freeze",
             Self::Reinitialize => "reinitialize",
             Self::Noise => "noise",
+            Self::SwapHeads => "swap_heads",
             Self::Rotate => "rotate",
             Self::ScaleHead => "scale_head",
             Self::UniformAttention => "uniform_attention",
@@ -172,6 +182,7 @@ impl PulseKind {
             Self::GradientSigns => "gradient_signs",
             Self::LabelNoise => "label_noise",
             Self::LeaveOut => "leave_out",
+            Self::Subset => "subset",
             Self::HoldNorm => "hold_norm",
         }
     }
@@ -205,13 +216,21 @@ impl PulseKind {
             Self::GradientSigns => Form { takes: &["until", "weights", "layer", "head", "seed"], ..FORM },
             Self::LabelNoise => Form { takes: &["until", "seed"], ..FORM },
             Self::LeaveOut => Form { needs: &["class"], all_or_nothing: true, ..FORM },
+            Self::Subset => Form { needs: &["factor"], takes: &["until", "seed"], all_or_nothing: true, ..FORM },
+            Self::SwapHeads => Form {
+                once: true,
+                needs: &["weights", "head", "with"],
+                takes: &["layer"],
+                all_or_nothing: true,
+                ..FORM
+            },
         }
     }
 
     /// Whether anything is drawn for it while it is done.
     fn draws(self) -> bool {
-        use PulseKind::{GradientNoise, GradientSigns, LabelNoise, Noise, Reinitialize, Rotate};
-        matches!(self, Reinitialize | Noise | Rotate | GradientNoise | GradientSigns | LabelNoise)
+        use PulseKind::{GradientNoise, GradientSigns, LabelNoise, Noise, Reinitialize, Rotate, Subset};
+        matches!(self, Reinitialize | Noise | Rotate | GradientNoise | GradientSigns | LabelNoise | Subset)
     }
 }
 
@@ -237,6 +256,7 @@ impl Pulse {
             weights: Vec::new(),
             layer: None,
             head: None,
+            with: None,
             factor: None,
             baseline: None,
             class: None,
@@ -270,6 +290,7 @@ impl Pulse {
         };
         words.extend(self.layer.map(|layer| format!("layer {layer}")));
         words.extend(self.head.map(|head| format!("head {head}")));
+        words.extend(self.with.map(|with| format!("with head {with}")));
         words.extend(self.class.map(|class| format!("class {class}")));
         words.extend((self.baseline == Some(Baseline::Mean)).then(|| "to the mean".to_owned()));
         words.extend(self.factor.map(|factor| format!("times {factor}")));
@@ -289,6 +310,7 @@ impl Pulse {
             ("weights", !self.weights.is_empty()),
             ("layer", self.layer.is_some()),
             ("head", self.head.is_some()),
+            ("with", self.with.is_some()),
             ("until", self.until.is_some()),
             ("factor", self.factor.is_some()),
             ("baseline", self.baseline.is_some()),
@@ -319,6 +341,9 @@ impl Pulse {
         if let Some(factor) = self.factor.filter(|factor| !(0.0..=1e6).contains(factor)) {
             return fail(format!("factor = {factor} must lie between 0 and 1e6"));
         }
+        if self.what == PulseKind::Subset && !self.factor.is_some_and(|share| share > 0.0 && share <= 1.0) {
+            return fail(format!("factor = {} is the share that stays: above 0, up to 1", self.factor.unwrap_or(0.0)));
+        }
         match self.baseline {
             Some(Baseline::Resample) => return fail("baseline must be \"zero\" or \"mean\" in training".to_owned()),
             Some(Baseline::Mean) if self.factor.is_some() => {
@@ -341,6 +366,20 @@ impl Pulse {
             }
             if self.layer.is_none() && model.n_layers > 1 {
                 return fail(format!("head = {head} of which layer? Give layer too"));
+            }
+        }
+        if let (Some(own), Some(with)) = (self.head, self.with) {
+            let share = model.n_heads / model.n_key_value_heads;
+            if with >= model.n_heads || with == own {
+                return fail(format!(
+                    "with = {with} must be another of the layer's {} heads, counted from 0",
+                    model.n_heads
+                ));
+            }
+            if own / share == with / share && !self.of_queries() {
+                return fail(format!(
+                    "heads {own} and {with} have their keys and values in common; swap q and o alone"
+                ));
             }
         }
         match self.sham {

@@ -1,10 +1,10 @@
 //! The pulses of all replicas, and the ops that do them.
 
 use super::doses::{Window, doses};
-use super::edit::{EditOf, Mode, Turned, edit, orthogonal, rotate};
+use super::edit::{EditOf, Mode, Span, Turned, edit, orthogonal, rotate};
 use super::labels::Labels;
 use super::{Baseline, Pulse, PulseKind, Sham};
-use crate::autograd::ops::{Gate, IGNORE};
+use crate::autograd::ops::{Copy, Gate, IGNORE};
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::Stream;
@@ -125,16 +125,20 @@ impl<'a> Pulses<'a> {
 
     /// What happens to the weights [P] before a step.
     pub(crate) fn edit_weights(&self, tape: &mut Tape, weights: Var) -> Result<()> {
-        for round in self.rounds(&[PulseKind::Reinitialize, PulseKind::Noise, PulseKind::Rotate]) {
+        use PulseKind::{Noise, Reinitialize, Rotate, SwapHeads};
+        for round in self.rounds(&[Reinitialize, Noise, Rotate, SwapHeads]) {
             let (mut edits, mut turned, mut drawn) = (Vec::new(), Vec::new(), Vec::new());
+            let mut swapped = Vec::new();
             for placed in &round {
                 let (mut edit, mut turn, mut values) = (Vec::new(), (Vec::new(), Vec::new()), Vec::new());
+                let mut swap = Vec::new();
                 match placed {
-                    Some(placed) if placed.pulse.what == PulseKind::Rotate => turn = self.turn(placed)?,
+                    Some(placed) if placed.pulse.what == Rotate => turn = self.turn(placed)?,
+                    Some(placed) if placed.pulse.what == SwapHeads => swap = self.swap(placed)?,
                     Some(placed) => {
                         let spans = placed.pulse.spans(self.model, &self.table, placed.head).map_err(Error::Config)?;
                         let mode = match (placed.pulse.what, placed.pulse.sham) {
-                            (PulseKind::Noise, _) => Mode::Noise,
+                            (Noise, _) => Mode::Noise,
                             (_, Some(Sham::Direction)) => Mode::Toward,
                             _ => Mode::Replace,
                         };
@@ -154,6 +158,7 @@ impl<'a> Pulses<'a> {
                     None => {}
                 }
                 edits.push(edit);
+                swapped.push(swap);
                 turned.push(turn);
                 drawn.push(values);
             }
@@ -164,11 +169,33 @@ impl<'a> Pulses<'a> {
                 tape.describe(values, "the new initial weights of an intervention");
                 edit(tape, [weights, self.doses, self.clock], Some(values), &edits)?;
             }
+            if swapped.iter().any(|edits| !edits.is_empty()) {
+                // Both as they were before either is changed.
+                let before = tape.push1(Copy, &[weights])?;
+                edit(tape, [weights, self.doses, self.clock], Some(before), &swapped)?;
+            }
             if turned.iter().any(|(rows, _)| !rows.is_empty()) {
                 rotate(tape, [weights, self.doses], self.model.d_head, &turned)?;
             }
         }
         Ok(())
+    }
+
+    /// The edits by which two heads take each other's weights.
+    fn swap(&self, placed: &Placed<'_>) -> Result<Vec<EditOf>> {
+        let of = |head: Option<usize>| placed.pulse.spans(self.model, &self.table, head).map_err(Error::Config);
+        let [own, other] = [of(placed.pulse.head)?, of(placed.pulse.with)?];
+        let edit = |(span, from): (Span, Span)| EditOf {
+            mode: Mode::Replace,
+            slot: placed.slot,
+            spans: vec![span],
+            together: false,
+            values: Some(from.first),
+            seed: placed.seed,
+            stream: Stream::WeightNoise,
+        };
+        let pairs = own.iter().copied().zip(other.iter().copied());
+        Ok(pairs.flat_map(|(own, other)| [(own, other), (other, own)]).map(edit).collect())
     }
 
     /// Rows that a rotation turns, and its matrices: for each layer and each head of keys and values one of queries and keys, and
@@ -328,27 +355,40 @@ impl<'a> Pulses<'a> {
 
     /// The batch as it is trained on.
     pub(crate) fn batch(&self, tape: &mut Tape, batch: Batch, classes: usize) -> Result<Batch> {
-        use PulseKind::{LabelNoise, LeaveOut};
-        if !self.any(&[LabelNoise, LeaveOut]) {
+        use PulseKind::{LabelNoise, LeaveOut, Subset};
+        if !self.any(&[LabelNoise, LeaveOut, Subset]) {
             return Ok(batch);
         }
+        let ids = match batch.ids {
+            Some(ids) => ids,
+            None if self.any(&[Subset]) => {
+                return Err(Error::Config(
+                    "intervene: subset: this task makes its examples up as it goes; it has no set of which a part could be left out"
+                        .to_owned(),
+                ));
+            }
+            None => tape.constant_u32(&[batch.size], &vec![0; batch.size]),
+        };
         let most = self.replicas.iter().map(|own| own.of(&[LeaveOut]).count()).max().unwrap_or(0).max(1);
         let (mut windows, mut left_out, mut seeds) = (Vec::new(), Vec::new(), Vec::new());
         for own in &self.replicas {
             let noise = own.of(&[LabelNoise]).map(|placed| placed.window(placed.pulse.dose, 0));
             let gone = own.of(&[LeaveOut]).enumerate();
-            let gone = gone.map(|(at, placed)| placed.window(placed.pulse.dose, 1 + at));
-            windows.push(noise.chain(gone).collect::<Vec<_>>());
+            let gone = gone.map(|(at, placed)| placed.window(placed.pulse.dose, 2 + at));
+            let part = own.of(&[Subset]).map(|placed| placed.window(placed.pulse.taken(), 1));
+            windows.push(noise.chain(part).chain(gone).collect::<Vec<_>>());
             let mut own_classes: Vec<u32> = own.of(&[LeaveOut]).filter_map(|placed| placed.pulse.class).collect();
             own_classes.resize(most, 0);
             left_out.extend(own_classes);
-            let seed = own.of(&[LabelNoise]).next().map_or(own.seed, |placed| placed.seed);
-            seeds.extend([seed as u32, (seed >> 32) as u32]);
+            for kind in [&[LabelNoise], &[Subset]] {
+                let seed = own.of(kind).next().map_or(own.seed, |placed| placed.seed);
+                seeds.extend([seed as u32, (seed >> 32) as u32]);
+            }
         }
-        let doses = doses(tape, self.clock, 1 + most, &windows)?;
-        let (left_out, seeds) = (tape.constant_u32(&[most], &left_out), tape.constant_u32(&[2], &seeds));
-        let targets = tape.push1(Labels { classes }, &[batch.targets, doses, left_out, seeds, self.clock])?;
-        let count = if self.any(&[LeaveOut]) { count_targets(tape, targets, 1)? } else { batch.count };
+        let doses = doses(tape, self.clock, 2 + most, &windows)?;
+        let (left_out, seeds) = (tape.constant_u32(&[most], &left_out), tape.constant_u32(&[4], &seeds));
+        let targets = tape.push1(Labels { classes }, &[batch.targets, ids, doses, left_out, seeds, self.clock])?;
+        let count = if self.any(&[LeaveOut, Subset]) { count_targets(tape, targets, 1)? } else { batch.count };
         Ok(Batch { targets, count, ..batch })
     }
 }

@@ -37,6 +37,7 @@ fn pass(case: &mut Case, model: &Model, rows: Rows, targets: &[u32], read: ReadO
         count: case.tape.constant(&[1], &[counted as f32]),
         size: targets.len() / queries,
         seq: SEQ,
+        ids: None,
     };
     let mut pass = Pass::new(&mut case.tape, model, batch, read).unwrap();
     pass.backward(&mut case.tape, model, None).unwrap();
