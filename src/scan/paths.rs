@@ -186,8 +186,8 @@ impl<'a> Changes<'a> {
         let mut groups = Groups::of(prompts);
         let is_of = |at: &usize| match direction {
             Direction::Ablated => true,
-            Direction::Lost => at % 2 == 0,
-            Direction::Restored => at % 2 == 1,
+            Direction::Lost => at.is_multiple_of(2),
+            Direction::Restored => !at.is_multiple_of(2),
         };
         groups.0.iter_mut().for_each(|group| group.retain(is_of));
         let sizes = groups.means(|at| 2.0 * f64::from(clean[at][LOGIT_DIFFERENCE].abs()));

@@ -57,7 +57,6 @@ const CARDS: &[Card] = &[
             "one class, dealt anew",
             "different classes, dealt anew",
         ]),
-        ..Card::BASE
     },
 ];
 

@@ -16,6 +16,8 @@ use crate::stats::{Change, ChangePoints, Lag, Missing, Rise, at_least};
 const VALUES: usize = 2000;
 /// Series of a metric that are looked at where none is named.
 const SERIES: usize = 6;
+/// Names that a message lists.
+const LISTED: usize = 200;
 /// Draws of every interval and null here, and their seed.
 const DRAWS: usize = 500;
 /// Lags that are looked at to either side, in measurements, where series are long enough.
@@ -155,8 +157,8 @@ fn unknown(party: &Party, asked: &Wanted, places: &[&String]) -> Error {
         let mut names = names;
         names.sort_unstable();
         names.dedup();
-        let more = names.len().saturating_sub(60);
-        names.truncate(60);
+        let more = names.len().saturating_sub(LISTED);
+        names.truncate(LISTED);
         names.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
     };
     Error::Refused(match &asked.place {
@@ -327,7 +329,7 @@ pub(super) fn lags(party: &Party, pairs: &[[Wanted; 2]], whole: &Whole) -> Resul
                 "--lag {}: which of its series? Name one as {}@PLACE; there are {}",
                 wanted.metric,
                 wanted.metric,
-                places.iter().take(60).map(|place| place.as_str()).collect::<Vec<_>>().join(", ")
+                places.iter().take(LISTED).map(|place| place.as_str()).collect::<Vec<_>>().join(", ")
             ))),
         }
     };

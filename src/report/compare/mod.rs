@@ -214,17 +214,11 @@ fn not_shared(party: &Party, drawn: &dyn Fn(&str) -> bool) -> Vec<String> {
         let runs = party.runs.iter().filter(|run| of(run));
         runs.map(|run| run.label.as_str()).collect::<Vec<_>>().join(", ")
     };
-    let tasks: BTreeSet<String> =
-        party.runs.iter().map(|run| run.manifest.config["task"]["kind"].to_string()).collect();
+    let task = |run: &members::Run| run.manifest.config["task"]["kind"].as_str().unwrap_or_default().to_owned();
+    let tasks: BTreeSet<String> = party.runs.iter().map(task).collect();
     if tasks.len() > 1 {
-        let of = |task: &String| {
-            format!(
-                "{} in {}",
-                task.trim_matches('"'),
-                labels(&|run| run.manifest.config["task"]["kind"].to_string() == *task)
-            )
-        };
-        let each: Vec<String> = tasks.iter().map(of).collect();
+        let each: Vec<String> =
+            tasks.iter().map(|kind| format!("{kind} in {}", labels(&|run| task(run) == *kind))).collect();
         all.push(format!("The tasks differ ({}): a loss or a date of one is none of the other.", each.join("; ")));
     }
     let metrics: BTreeSet<&String> = party.runs.iter().flat_map(|run| run.catalog.metrics.keys()).collect();

@@ -163,7 +163,8 @@ fn no_arm_differs_from_one_that_is_like_it() {
 fn what_came_before_a_fork_is_its_trunks_and_the_same_bits_count_once() {
     let place = Place::new();
     let trunk = plant(&place.dir("trunk"), "", &[("seed = 3", 100, 900)], None);
-    let origin = |run: &str| Origin { run: place.dir(run), hash: trunk.hash.clone(), replica: 0, step: 500, each: Vec::new() };
+    let origin =
+        |run: &str| Origin { run: place.dir(run), hash: trunk.hash.clone(), replica: 0, step: 500, each: Vec::new() };
     let pulse = "intervene = [{ what = \"weight_decay\", factor = 0, from = 500, until = 700 }]";
     let slow = format!("name = \"no decay\"\nseed = 3\n{pulse}");
     let arms = [("name = \"sham\"\nrole = \"sham\"\nseed = 3", 100, 900), (&*slow, 100, 1250)];
