@@ -8,6 +8,7 @@ mod optimizer_tests;
 mod session;
 
 pub use builder::SessionBuilder;
+#[cfg(feature = "record")]
 pub(crate) use config::MOST_REPLICAS;
 pub use config::{
     ArmRole, BatchConfig, BatchSize, CheckpointConfig, OptimizerConfig, OptimizerKind, Precision, ReplicaConfig,
