@@ -66,6 +66,11 @@ impl Pieces {
         Self { most: piece(replicas, false), alone_in_probe: piece(1, true), room, replicas }
     }
 
+    /// Whether all replicas have room for so many elements each.
+    pub(crate) fn hold(&self, elements: usize) -> bool {
+        elements as u64 * u64::from(self.replicas) <= self.room
+    }
+
     /// The same as `most`, of sequences of so many tokens, each of which predicts.
     pub(crate) fn most_of(&self, model: &ModelConfig, seq: usize) -> usize {
         piece(self.room, model, seq, ReadOut::All, self.replicas, false)

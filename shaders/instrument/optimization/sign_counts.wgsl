@@ -19,7 +19,9 @@ fn sign_counts(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
         // 128 rows take one draw.
         if (row % 128u == 0u) { words = philox(column, row / 128u, params.stream, vec2<u32>(0u)); }
         let turned = ((words[(row / 32u) % 4u] >> (row % 32u)) & 1u) == 1u;
-        let own = sign(x[wid.z * params.x_replica + row * params.columns + column]);
+        let value = x[wid.z * params.x_replica + row * params.columns + column];
+        // What is no number has no sign.
+        let own = select(sign(value), value, (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u);
         signs += vec2<f32>(own, select(own, -own, turned));
         counted += abs(own);
     }

@@ -30,7 +30,7 @@ const CARDS: &[Card] = &[
         every: 50,
         control: "cka.null, pair by pair; 1 for the same but for rotation, scale and what is added to every example",
         source: "Kornblith et al. 2019 with HSIC₁ of Song et al. 2012, whose mean is 0 where two have nothing to do with each other, however wide they are (Nguyen, Raghu and Kornblith 2021)",
-        not_for: "computing alike: heads that write the same directions for the same inputs are alike, whoever reads them. The first 128 examples of the batch, of long sequences 4 positions of each, which are not independent; examples drawn twice count twice. What is the same for all examples has no row",
+        not_for: "computing alike: heads that write the same directions for the same inputs are alike, whoever reads them. The first 128 examples of the batch, of long sequences 4 positions of each, which are not independent; examples drawn twice count twice. What is the same for all examples has no row; runs of so many replicas that their Gram matrices exceed half of what the device binds have none",
         bounds: Card::COSINE,
         index: Index::PairsOfParts,
         ..Card::BASE
@@ -64,6 +64,10 @@ impl Instrument for Alignment {
         let Some(every) = cx.cadence(self) else { return Ok(()) };
         let (model, train, read) = (cx.model, cx.train, cx.task.shape().read);
         let (config, batch) = (&model.config, &train.batch);
+        // Squares of everything, once as it is and once dealt out anew, are one activation.
+        if !cx.pieces.hold(2 * config.n_layers * (config.n_heads + 1) * EXAMPLES * EXAMPLES) {
+            return Ok(());
+        }
         let candidates = candidates(batch.size, batch.seq, read);
         let (heads, width, depth) = (config.n_heads, config.d_head, config.d_model);
         let mut parts = Vec::new();
