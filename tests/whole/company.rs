@@ -256,7 +256,9 @@ fn pieces_that_company_makes_smaller_change_no_measure() {
     );
     let mut seen = BTreeSet::new();
     for (start, replicas) in [(modular, fractions(0.3, 0.7)), (repeated, [replica(1, ""), replica(2, "")])] {
-        let start = at_every_second_step(&start, "size = 30");
+        // What has no pieces and needs more than so small a device binds.
+        let start = at_every_second_step(&start, "size = 30")
+            .replace("[measure.probe]", "[measure]\noff = [\"agreement\", \"alignment\"]\n[measure.probe]");
         seen.extend(measures_in_company_as_alone(&gpu, &start, &replicas, "pieces"));
     }
     for name in ["loss.test", "loss.excluded.each", "neuron_fve", "in_context_learning_score", "ablation.loss"] {
