@@ -20,5 +20,5 @@ pub use compile::Bindings;
 pub use op::{Links, Lower, Op, misfit};
 pub use ops::verify_cooperative;
 pub(crate) use tape::gcd;
-pub(crate) use tape::like;
 pub use tape::{DType, Shape, Tape, Var};
+pub(crate) use tape::{like, like_u32};

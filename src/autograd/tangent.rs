@@ -10,7 +10,7 @@
 //! gradients (`Case::check_tangents`).
 
 use super::op::Links;
-use super::ops::{Add, GatherRows, Scale};
+use super::ops::{Add, AddBias, GatherRows, Scale};
 use super::{Op, Tape, Var};
 use crate::error::{Error, Result};
 
@@ -40,11 +40,14 @@ impl Tape {
             Error::Unsupported(format!("{what} of {op} is measured or kept for a gradient, and has no tangent"))
         };
         for (at, leads) in leads.into_iter().enumerate() {
+            if !leads {
+                continue;
+            }
             let node = &self.nodes()[at];
             let op = std::sync::Arc::clone(&node.op);
             let (inputs, outputs) = (node.inputs.clone(), node.outputs.clone());
             let roots: Vec<Var> = inputs.iter().map(|var| self.root(*var)).collect();
-            if !leads || roots.iter().all(|root| tangents[root.index()].is_none() && kept[root.index()].is_none()) {
+            if roots.iter().all(|root| tangents[root.index()].is_none() && kept[root.index()].is_none()) {
                 continue;
             }
             for root in &roots {
@@ -114,17 +117,17 @@ impl Tape {
     /// them replaced by its tangent.
     pub(super) fn by_linear(
         &mut self,
-        op: impl Op + Copy + 'static,
+        op: &(impl Op + Clone + 'static),
         node: &Links<'_>,
         tangents: &[Option<Var>],
         linear: &[usize],
     ) -> Result<Vec<Option<Var>>> {
         let mut sums: Vec<Option<Var>> = vec![None; node.outputs.len()];
-        for at in linear.iter().filter(|at| **at < tangents.len()) {
-            let Some(tangent) = tangents[*at] else { continue };
+        for at in linear {
+            let Some(tangent) = tangents.get(*at).copied().flatten() else { continue };
             let mut inputs = node.inputs.to_vec();
             inputs[*at] = tangent;
-            for (sum, term) in sums.iter_mut().zip(self.push(op, &inputs)?) {
+            for (sum, term) in sums.iter_mut().zip(self.push(op.clone(), &inputs)?) {
                 *sum = self.total(&[*sum, Some(term)])?;
             }
         }
@@ -137,7 +140,7 @@ impl Tape {
     /// [`Error::Unsupported`] where another of its inputs moves.
     pub(super) fn linear_tangent(
         &mut self,
-        op: impl Op + Copy + 'static,
+        op: &(impl Op + Clone + 'static),
         node: &Links<'_>,
         tangents: &[Option<Var>],
         linear: &[usize],
@@ -154,12 +157,16 @@ impl Tape {
         term.map(|term| self.push1(Scale(factor), &[term])).transpose()
     }
 
-    /// A row [C] in each of `rows` rows [N, C].
-    pub(super) fn in_every_row(&mut self, row: Var, rows: usize) -> Result<Var> {
-        let columns = self.shape(row).len();
-        let table = self.reshape(row, &[1, columns])?;
+    /// A sum [N, C] with a bias [C] in each of its N rows, of what is there.
+    pub(super) fn biased(&mut self, sum: Option<Var>, bias: Option<Var>, rows: usize) -> Result<Option<Var>> {
+        let Some(bias) = bias else { return Ok(sum) };
+        if let Some(sum) = sum {
+            return self.push1(AddBias, &[sum, bias]).map(Some);
+        }
+        let columns = self.shape(bias).len();
+        let table = self.reshape(bias, &[1, columns])?;
         let first = self.constant_u32(&[rows], &vec![0; rows]);
-        self.push1(GatherRows, &[table, first])
+        self.push1(GatherRows, &[table, first]).map(Some)
     }
 }
 

@@ -74,6 +74,11 @@ pub(crate) fn like(inputs: &[&Shape], dims: &[usize]) -> Shape {
     Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::f32(dims) }
 }
 
+/// Indices of these dimensions, owned where any input is.
+pub(crate) fn like_u32(inputs: &[&Shape], dims: &[usize]) -> Shape {
+    Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::u32(dims) }
+}
+
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Var(u32);

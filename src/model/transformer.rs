@@ -272,11 +272,11 @@ impl Model {
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let (scale, (h, k, d)) =
             (self.config.score_scale(), (self.config.n_heads, self.config.d_head, self.config.d_model));
-        let rows = tape.shape(parts[0]).len() / (h * k);
-        let [batch, seq] = [tape.shape(parts[0]).dims[0], rows / tape.shape(parts[0]).dims[0]];
-        let z = match StreamedAttention::suits(seq, k) {
-            true => tape.push(StreamedAttention { scale }, &parts)?[0],
-            false => tape.push(Attention { scale }, &parts)?[0],
+        let [batch, seq] = [0, 1].map(|at| tape.shape(parts[1]).dims[at]);
+        let z = if StreamedAttention::suits(seq, k) {
+            tape.push(StreamedAttention { scale }, &parts)?[0]
+        } else {
+            tape.push(Attention { scale }, &parts)?[0]
         };
         let w_o = self.need(&block("attn.W_O"))?;
         let result = tape.push1(HeadResult, &[z, w_o])?;

@@ -190,7 +190,7 @@ impl Op for ActivationGrad {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        let mut terms = tape.by_linear(*self, node, tangents, &[0])?;
+        let mut terms = tape.by_linear(self, node, tangents, &[0])?;
         terms.push(bent(tape, self.0, node.inputs[0], node.inputs[1], tangents[1])?);
         Ok(vec![tape.total(&terms)?])
     }
@@ -256,7 +256,7 @@ impl Op for GatedActivation {
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
         let (gate, up) = (node.inputs[0], node.inputs[1]);
-        let by_up = tape.by_linear(*self, node, tangents, &[1])?[0];
+        let by_up = tape.by_linear(self, node, tangents, &[1])?[0];
         let by_gate =
             tangents[0].map(|moved| tape.push1(GatedActivationGrad(self.0), &[moved, gate, up])).transpose()?;
         Ok(vec![tape.total(&[by_gate, by_up])?])
@@ -287,7 +287,7 @@ impl Op for GatedActivationGrad {
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
         let [dy, gate, up] = [node.inputs[0], node.inputs[1], node.inputs[2]];
-        let by_dy = tape.by_linear(*self, node, tangents, &[0])?;
+        let by_dy = tape.by_linear(self, node, tangents, &[0])?;
         // Of each the first output alone: dy times the third input times act'(gate).
         let by_up = tangents[2].map(|moved| tape.push1(*self, &[dy, gate, moved])).transpose()?;
         let by_gate = tangents[1].map(|moved| tape.push1(*self, &[dy, gate, moved])).transpose()?;

@@ -47,19 +47,19 @@ static SOFTMAX_BACKWARD: Shader<'_> = Shader {
     knobs: &[Knob { name: "SUBGROUPS", values: &[0, 1] }],
     params: AttentionParams::FIELDS,
 };
-pub(super) static GROUP_SUM: Shader<'_> = Shader {
+static GROUP_SUM: Shader<'_> = Shader {
     name: "attention/group_sum",
     source: include_str!("../../../shaders/attention/group_sum.wgsl"),
     knobs: &[],
     params: AttentionParams::FIELDS,
 };
 crate::params! {
-    pub(super) struct MixParams {
+    struct MixParams {
         batch: u32, patterns: u32, queries: u32, keys: u32, heads: u32, groups: u32, width: u32,
         pattern_replica: u32, v_replica: u32, z_replica: u32,
     }
 }
-pub(super) static MIX_VALUES: Shader<'_> = Shader {
+static MIX_VALUES: Shader<'_> = Shader {
     name: "attention/mix_values",
     source: include_str!("../../../shaders/attention/mix_values.wgsl"),
     knobs: &[],
@@ -158,6 +158,30 @@ impl Sizes {
         alpha: f32,
     ) -> Matmul<'a> {
         Matmul { form, m, n, k, batches: (self.batch, self.heads), b_group, a, b, c, alpha, finish: Finish::default() }
+    }
+
+    /// Records out [B, T, G, K] = alpha aᵀ x of a [B, H, Tq, T] and x [B, Tq, H, K]: keys and values of a group collect from each
+    /// of its query heads, first per head, then summed.
+    pub(super) fn collect_keys(
+        &self,
+        cx: &mut Lower<'_>,
+        a: &Tensor,
+        x: &Tensor,
+        out: &Tensor,
+        alpha: f32,
+    ) -> Result<()> {
+        let per_head = (self.heads > self.groups).then(|| cx.scratch(&[self.batch, self.keys, self.heads, self.width]));
+        let to = (per_head.as_ref().unwrap_or(out), self.kv(self.heads));
+        let size = (self.keys, self.width, self.queries);
+        self.product(Form::TN, size, (a, self.scores()), (x, self.q()), to, 1, alpha).record(cx)?;
+        let Some(per_head) = &per_head else { return Ok(()) };
+        let params = AttentionParams {
+            z_replica: per_head.replica_stride,
+            dk_replica: out.replica_stride,
+            ..self.params(alpha)
+        };
+        let grid = grid_1d((out.len() as u64).div_ceil(64), cx.replicas);
+        cx.dispatch(&GROUP_SUM, &[], &params, &[per_head, out], grid)
     }
 
     /// Layout of q, z and their gradients.
@@ -391,22 +415,8 @@ impl Op for AttentionGrad {
         let (subgroups, grid) = cx.by_rows(sizes.rows(), 64);
         cx.dispatch(&SOFTMAX_BACKWARD, &[subgroups], &params, &[pattern, &ds], grid)?;
         sizes.product(Form::NN, (tq, w, t), (&ds, line), (k, kv), (dq, sizes.q()), group, self.scale).record(cx)?;
-        // Keys and values of a group collect from each of its query heads: first per head, then summed.
-        for (left, right, alpha, out) in [(&ds, q, self.scale, dk), (pattern, dz, 1.0, dv)] {
-            let per_head = (group > 1).then(|| cx.scratch(&[sizes.batch, t, sizes.heads, w]));
-            let target = per_head.as_ref().unwrap_or(out);
-            let layout = sizes.kv(sizes.heads);
-            sizes
-                .product(Form::TN, (t, w, tq), (left, line), (right, sizes.q()), (target, layout), 1, alpha)
-                .record(cx)?;
-            if let Some(per_head) = &per_head {
-                let params =
-                    AttentionParams { z_replica: per_head.replica_stride, dk_replica: out.replica_stride, ..params };
-                let grid = grid_1d((out.len() as u64).div_ceil(64), cx.replicas);
-                cx.dispatch(&GROUP_SUM, &[], &params, &[per_head, out], grid)?;
-            }
-        }
-        Ok(())
+        sizes.collect_keys(cx, &ds, q, dk, self.scale)?;
+        sizes.collect_keys(cx, pattern, dz, dv, 1.0)
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {

@@ -5,7 +5,7 @@
 
 use super::super::op::misfit;
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
-use super::attention::{AttentionParams, GROUP_SUM, MIX_VALUES, MixParams, SMALL, Sizes, wide};
+use super::attention::{AttentionParams, SMALL, Sizes, wide};
 use super::matmul::Form;
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor, grid_1d};
@@ -77,7 +77,7 @@ pub(super) fn backward(
     let dp_moved = tape.total(&terms)?;
     let terms = [
         dp_moved.map(|moved| tape.push1(SoftmaxTangent, &[pattern, moved])).transpose()?,
-        pattern_moved.map(|moved| tape.push1(SoftmaxCurve, &[pattern, dp, moved])).transpose()?,
+        pattern_moved.map(|moved| tape.push1(SoftmaxTangent, &[pattern, dp, moved])).transpose()?,
     ];
     let ds_moved = tape.total(&terms)?;
     let groups = tape.shape(k).dims[2];
@@ -169,27 +169,12 @@ impl Op for HeadValues {
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let (a, v, y) = (&inputs[0], &inputs[1], &outputs[0]);
         let sizes = Self::sizes(&a.dims, &v.dims).ok_or_else(|| misfit("head values", "sizes"))?;
-        if sizes.keys > SMALL {
-            let (size, group) = ((sizes.queries, sizes.width, sizes.keys), sizes.heads / sizes.groups);
-            let (from, to) = ((v, sizes.kv(sizes.groups)), (y, sizes.q()));
-            return sizes.product(Form::NN, size, (a, sizes.scores()), from, to, group, 1.0).record(cx);
+        if sizes.keys <= SMALL {
+            return super::MixValues.lower(cx, inputs, outputs);
         }
-        let params = MixParams {
-            batch: sizes.batch as u32,
-            patterns: sizes.batch as u32,
-            queries: sizes.queries as u32,
-            keys: sizes.keys as u32,
-            heads: sizes.heads as u32,
-            groups: sizes.groups as u32,
-            width: sizes.width as u32,
-            pattern_replica: a.replica_stride,
-            v_replica: v.replica_stride,
-            z_replica: y.replica_stride,
-        };
-        let grid = grid_1d((y.len() as u64).div_ceil(64), cx.replicas);
-        cx.dispatch(&MIX_VALUES, &[], &params, &[a, v, y], grid)?;
-        cx.count_flops(sizes.flops(cx.replicas) / 2);
-        Ok(())
+        let (size, group) = ((sizes.queries, sizes.width, sizes.keys), sizes.heads / sizes.groups);
+        let (from, to) = ((v, sizes.kv(sizes.groups)), (y, sizes.q()));
+        sizes.product(Form::NN, size, (a, sizes.scores()), from, to, group, 1.0).record(cx)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -225,31 +210,20 @@ impl Op for HeadKeys {
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         let (a, q, y) = (&inputs[0], &inputs[1], &outputs[0]);
         let sizes = self.sizes(&a.dims, &q.dims).ok_or_else(|| misfit("head keys", "sizes"))?;
+        if sizes.keys > SMALL {
+            return sizes.collect_keys(cx, a, q, y, 1.0);
+        }
         let params = AttentionParams {
             pattern_replica: a.replica_stride,
             q_replica: q.replica_stride,
             dk_replica: y.replica_stride,
             ..sizes.params(1.0)
         };
-        if sizes.keys <= SMALL {
-            let wide = wide(&sizes, &[q, y]);
-            let grid = grid_1d((y.len() as u64 / if wide == 1 { 4 } else { 1 }).div_ceil(64), cx.replicas);
-            cx.dispatch(&COLLECT, &[wide], &params, &[a, q, y], grid)?;
-            cx.count_flops(sizes.flops(cx.replicas) / 2);
-            return Ok(());
-        }
-        let (t, tq, w) = (sizes.keys, sizes.queries, sizes.width);
-        let per_head = (sizes.heads > sizes.groups).then(|| cx.scratch(&[sizes.batch, t, sizes.heads, w]));
-        let to = (per_head.as_ref().unwrap_or(y), sizes.kv(sizes.heads));
-        sizes.product(Form::TN, (t, w, tq), (a, sizes.scores()), (q, sizes.q()), to, 1, 1.0).record(cx)?;
-        match &per_head {
-            Some(per_head) => {
-                let params = AttentionParams { z_replica: per_head.replica_stride, ..params };
-                let grid = grid_1d((y.len() as u64).div_ceil(64), cx.replicas);
-                cx.dispatch(&GROUP_SUM, &[], &params, &[per_head, y], grid)
-            }
-            None => Ok(()),
-        }
+        let wide = wide(&sizes, &[q, y]);
+        let grid = grid_1d((y.len() as u64 / if wide == 1 { 4 } else { 1 }).div_ceil(64), cx.replicas);
+        cx.dispatch(&COLLECT, &[wide], &params, &[a, q, y], grid)?;
+        cx.count_flops(sizes.flops(cx.replicas) / 2);
+        Ok(())
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -269,24 +243,6 @@ impl Op for HeadKeys {
     }
 }
 
-/// Records `softmax_tangent`. Inputs: pattern, x, and what the pattern moves along, if it does.
-fn record_softmax(cx: &mut Lower<'_>, inputs: &[Tensor], y: &Tensor) -> Result<()> {
-    let [.., queries, keys] = y.dims[..] else { return Err(misfit("softmax tangent", "sizes")) };
-    let rows = y.len() / keys;
-    let params = SoftmaxParams {
-        rows: rows as u32,
-        queries: queries as u32,
-        keys: keys as u32,
-        pattern_replica: inputs[0].replica_stride,
-        x_replica: inputs[1].replica_stride,
-        w_replica: inputs.get(2).map_or(0, |w| w.replica_stride),
-        y_replica: y.replica_stride,
-    };
-    let tensors: Vec<&Tensor> = inputs.iter().chain([y]).collect();
-    let (subgroups, grid) = cx.by_rows(rows, 64);
-    cx.dispatch(&SOFTMAX, &[u32::from(inputs.len() == 3), subgroups], &params, &tensors, grid)
-}
-
 /// Each row of the pattern with what stands in the same places of others, up to the last key that a query sees.
 fn by_rows(inputs: &[&Array], of_key: impl Fn(&[&[f64]], usize) -> f64) -> Array {
     let dims = &inputs[0].dims;
@@ -303,7 +259,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// y = P (x - Σ P x): how a pattern moves with its scores along x, [B, H, Tq, T]. Inputs: P, x.
+/// y = P (x - Σ P x): how a pattern moves with its scores along x, [B, H, Tq, T]. Inputs: P, x. With a third, w, how that
+/// moves with P along w: y = w (x - Σ P x) - P Σ w x.
 struct SoftmaxTangent;
 
 impl Op for SoftmaxTangent {
@@ -316,33 +273,27 @@ impl Op for SoftmaxTangent {
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        record_softmax(cx, inputs, &outputs[0])
+        let y = &outputs[0];
+        let [.., queries, keys] = y.dims[..] else { return Err(misfit("softmax tangent", "sizes")) };
+        let rows = y.len() / keys;
+        let params = SoftmaxParams {
+            rows: rows as u32,
+            queries: queries as u32,
+            keys: keys as u32,
+            pattern_replica: inputs[0].replica_stride,
+            x_replica: inputs[1].replica_stride,
+            w_replica: inputs.get(2).map_or(0, |w| w.replica_stride),
+            y_replica: y.replica_stride,
+        };
+        let tensors: Vec<&Tensor> = inputs.iter().chain([y]).collect();
+        let (subgroups, grid) = cx.by_rows(rows, 64);
+        cx.dispatch(&SOFTMAX, &[u32::from(inputs.len() == 3), subgroups], &params, &tensors, grid)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        vec![by_rows(inputs, |rows, j| rows[0][j] * (rows[1][j] - dot(rows[0], rows[1])))]
-    }
-}
-
-/// y = w (x - Σ P x) - P Σ w x: how P (x - Σ P x) moves with P along w. Inputs: P, x, w.
-struct SoftmaxCurve;
-
-impl Op for SoftmaxCurve {
-    fn name(&self) -> &'static str {
-        "softmax curve"
-    }
-
-    fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![like(inputs, &inputs[0].dims)])
-    }
-
-    fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
-        record_softmax(cx, inputs, &outputs[0])
-    }
-
-    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        vec![by_rows(inputs, |rows, j| {
-            rows[2][j] * (rows[1][j] - dot(rows[0], rows[1])) - rows[0][j] * dot(rows[2], rows[1])
+        vec![by_rows(inputs, |rows, j| match rows {
+            [p, x, w] => w[j] * (x[j] - dot(p, x)) - p[j] * dot(w, x),
+            _ => rows[0][j] * (rows[1][j] - dot(rows[0], rows[1])),
         })]
     }
 }

@@ -122,7 +122,7 @@ impl Op for Multiply {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0, 1])
+        tape.linear_tangent(self, node, tangents, &[0, 1])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -166,7 +166,7 @@ impl Op for Scale {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -192,7 +192,7 @@ impl Op for Copy {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -234,15 +234,8 @@ impl Op for AddBias {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        let Some(b) = tangents[1] else { return Ok(vec![tangents[0]]) };
-        let y = match tangents[0] {
-            Some(x) => tape.push1(Self, &[x, b])?,
-            None => {
-                let rows = tape.shape(node.inputs[0]).rows().0;
-                tape.in_every_row(b, rows)?
-            }
-        };
-        Ok(vec![Some(y)])
+        let rows = tape.shape(node.inputs[0]).rows().0;
+        Ok(vec![tape.biased(tangents[0], tangents[1], rows)?])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -127,7 +127,7 @@ impl Op for GatherRows {
     }
 }
 
-/// `y [N, width] = table[index[n], first..first + width]`, from table [U, D] and index `[N]`. Measures only: it has no
+/// `y [N, width] = table[index[n], first..first + width]`, from table [U, D] and index `[N]`. It has no
 /// gradient.
 #[derive(Clone, Copy)]
 pub struct GatherColumns {
@@ -175,7 +175,7 @@ impl Op for GatherColumns {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -412,7 +412,7 @@ impl Op for ScatterRows {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -86,6 +86,7 @@ impl Op for Join {
 }
 
 /// The three parts of x, which lie one behind the other.
+#[derive(Clone)]
 pub struct Split {
     /// Dimensions of each part.
     pub dims: Vec<Vec<usize>>,
@@ -109,8 +110,7 @@ impl Op for Split {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        let Some(moved) = tangents[0] else { return Ok(vec![None; node.outputs.len()]) };
-        Ok(tape.push(Self { dims: self.dims.clone() }, &[moved])?.into_iter().map(Some).collect())
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -3,7 +3,6 @@
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
 use super::ActFn;
-use super::AddBias;
 use super::matmul::{Act, Finish, Form, Layout, Matmul};
 use super::reduce::ColumnSum;
 use crate::error::Result;
@@ -100,11 +99,7 @@ impl Op for Linear {
             let inputs: Vec<Var> = [x, w].into_iter().chain(bias.take()).chain(sum).collect();
             sum = Some(tape.push1(op, &inputs)?);
         }
-        Ok(vec![match (sum, bias) {
-            (Some(sum), Some(bias)) => Some(tape.push1(AddBias, &[sum, bias])?),
-            (None, Some(bias)) => Some(tape.in_every_row(bias, n)?),
-            (sum, None) => sum,
-        }])
+        Ok(vec![tape.biased(sum, bias, n)?])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -203,14 +198,7 @@ impl Op for TransposedProduct {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        // As `Tape::linear_tangent`, of an op that is not `Copy`.
-        let (left, right) = (node.inputs[0], node.inputs[1]);
-        let mut term = |left: Option<Var>, right: Option<Var>| match (left, right) {
-            (Some(left), Some(right)) => tape.push1(self.clone(), &[left, right]).map(Some),
-            _ => Ok(None),
-        };
-        let terms = [term(tangents[0], Some(right))?, term(Some(left), tangents[1])?];
-        Ok(vec![tape.total(&terms)?])
+        tape.linear_tangent(self, node, tangents, &[0, 1])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

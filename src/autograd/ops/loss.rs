@@ -285,7 +285,7 @@ impl Op for CrossEntropyGrad {
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
         let [z, targets, kept, d] = [0, 1, 2, 3].map(|at| node.inputs[at]);
-        let mut terms = tape.by_linear(*self, node, tangents, &[3])?;
+        let mut terms = tape.by_linear(self, node, tangents, &[3])?;
         if let Some(moved) = tangents[0] {
             terms.push(Some(tape.push1(CrossEntropyCurve, &[z, targets, kept, d, moved])?));
         }

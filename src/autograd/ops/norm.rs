@@ -2,8 +2,8 @@
 
 use super::super::op::{Links, misfit};
 use super::super::{Array, Lower, Op, Shape, Tape, Var, like};
+use super::Multiply;
 use super::reduce::{ColumnSum, sum_columns};
-use super::{AddBias, Multiply};
 use crate::error::Result;
 use crate::gpu::{Knob, Params, Shader, Tensor};
 
@@ -175,12 +175,8 @@ impl Op for Norm {
         let frozen = FrozenNorm { kind: self.kind, weight: true, bias: false };
         let by_w = by_w.map(|moved| tape.push1(frozen, &[x, scale, moved])).transpose()?;
         let bias = tangents.last().copied().flatten().filter(|_| self.bias);
-        let y = match (tape.total(&[by_w, by_x])?, bias) {
-            (Some(sum), Some(bias)) => Some(tape.push1(AddBias, &[sum, bias])?),
-            (None, Some(bias)) => Some(tape.in_every_row(bias, n)?),
-            (sum, None) => sum,
-        };
-        Ok(vec![y, None, None])
+        let sum = tape.total(&[by_w, by_x])?;
+        Ok(vec![tape.biased(sum, bias, n)?, None, None])
     }
 
     fn keeps(&self, output: usize) -> bool {
@@ -247,7 +243,7 @@ impl Op for NormGrad {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        let mut terms = tape.by_linear(*self, node, tangents, &[0, 4])?;
+        let mut terms = tape.by_linear(self, node, tangents, &[0, 4])?;
         if let Some(moved) = tangents[1] {
             let mut inputs = node.inputs.to_vec();
             inputs.insert(4, moved);
@@ -360,7 +356,7 @@ impl Op for NormGradW {
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
         let [dy, x, mean, scale] = [0, 1, 2, 3].map(|at| node.inputs[at]);
-        let mut terms = tape.by_linear(*self, node, tangents, &[0])?;
+        let mut terms = tape.by_linear(self, node, tangents, &[0])?;
         if let Some(moved) = tangents[1] {
             let plain = NormGrad { kind: self.kind, weight: false };
             let normal = tape.push1(plain, &[moved, x, mean, scale])?;

@@ -91,7 +91,7 @@ impl Op for ColumnSum {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -132,7 +132,7 @@ impl Op for MeanRows {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -167,7 +167,7 @@ impl Op for SpreadMean {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -218,7 +218,7 @@ impl Op for Dot {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0, 1])
+        tape.linear_tangent(self, node, tangents, &[0, 1])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -258,7 +258,7 @@ impl Op for MultiplyScalar {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0, 1])
+        tape.linear_tangent(self, node, tangents, &[0, 1])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

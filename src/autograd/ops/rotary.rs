@@ -130,7 +130,7 @@ impl Op for Rotary {
     }
 
     fn jvp(&self, tape: &mut Tape, node: &Links<'_>, tangents: &[Option<Var>]) -> Result<Vec<Option<Var>>> {
-        tape.linear_tangent(*self, node, tangents, &[0])
+        tape.linear_tangent(self, node, tangents, &[0])
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
