@@ -11,7 +11,7 @@ use super::{complain, presets, print};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::landscape::{Examples, Matrix, Surface, Symmetric, Traces, density, ends, signs, trace};
+use crate::landscape::{Examples, Matrix, Pair, Surface, Symmetric, Traces, density, ends, signs, trace};
 use crate::record::{RunDir, Setup};
 use crate::stats::Estimate;
 use crate::task::{Task, Whole};
@@ -175,20 +175,18 @@ pub(super) fn main(args: &Args) -> Result<u8> {
         adapter: gpu.caps().name.clone(),
         replicas: Vec::new(),
     };
+    let place = args.out.join("curvature.json");
     for (replica, weights) in folder.replicas.iter().enumerate() {
         if folder.replicas.len() > 1 {
             print(&format!("replica {replica}"));
         }
-        match look(args, &gpu, &config, replica, weights, &stop)? {
-            Some(one) => found.replicas.push(one),
-            None => break,
-        }
-    }
-    // What was found of earlier replicas is not lost where somebody stops.
-    if !found.replicas.is_empty() {
+        let Some(one) = look(args, &gpu, &config, replica, weights, &stop)? else { break };
+        found.replicas.push(one);
+        // What is found of one is not lost with a later one.
         std::fs::create_dir_all(&args.out).map_err(Error::io("cannot create", &args.out))?;
-        let place = args.out.join("curvature.json");
         files::write_whole(&place, serde_json::to_string_pretty(&found).unwrap_or_default().as_bytes())?;
+    }
+    if !found.replicas.is_empty() {
         print(&format!("written: {}", place.display()));
     }
     Ok(stop.code().unwrap_or(0))
@@ -227,8 +225,7 @@ fn look(
         surface.set_weights(weights)?;
         Ok::<_, Error>(surface)
     };
-    let spectrum = args.spectrum as usize * SPECTRUM_STEPS;
-    let total = args.steps + args.directions as usize + spectrum;
+    let total = args.steps + args.directions as usize + args.spectrum as usize * SPECTRUM_STEPS;
     let mut progress = Progress::of("products", 0, total as u64);
     let mut one = surface(1)?;
     one.compile(|done, of| {
@@ -238,49 +235,82 @@ fn look(
     if stop.code().is_some() {
         return Ok(None);
     }
-    let mut go_on = |first: usize, what: &str, done: usize| {
-        progress.reach((first + done) as u64, what);
+    let mut go_on = |done: usize, what: &str| {
+        progress.reach(done as u64, what);
         stop.code().is_none()
     };
-    let (loss, gradient) = one.gradient()?;
-    let mut found = OfReplica {
-        loss,
-        gradient_norm: gradient.iter().map(|x| x * x).sum::<f64>().sqrt(),
-        parameters: one.size(),
-        ..OfReplica::default()
+    let mut found = match at_ends(args, &mut one, &mut go_on)? {
+        Some(found) => found,
+        None => return Ok(None),
     };
-    print(&format!("loss {loss:.7} nats, gradient of length {:.4e}, {} parameters", found.gradient_norm, one.size()));
+    drop(one);
+    if args.directions > 0 || args.spectrum > 0 {
+        let whole = over_directions(args, &mut surface(TOGETHER)?, config.model.n_heads, &mut found, &mut go_on)?;
+        if !whole {
+            return Ok(None);
+        }
+    }
+    progress.finish();
+    Ok(Some(found))
+}
+
+/// Hears how many products were taken, and of what; says whether to go on.
+type GoOn<'a> = dyn FnMut(usize, &str) -> bool + 'a;
+
+/// The loss, its gradient's length, and both ends of the spectrum; nothing where somebody asked to stop.
+fn at_ends(args: &Args, surface: &mut Surface, go_on: &mut GoOn<'_>) -> Result<Option<OfReplica>> {
+    let (loss, gradient) = surface.gradient()?;
+    let gradient_norm = gradient.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let parameters = surface.size();
+    print(&format!("loss {loss:.7} nats, gradient of length {gradient_norm:.4e}, {parameters} parameters"));
     // None of the directions of the trace.
-    let start = signs(one.size(), args.seed, u32::MAX);
+    let start = signs(parameters, args.seed, u32::MAX);
     let limits = (args.tolerance, args.steps);
-    let Some(at_ends) = ends(&mut one, start, args.top, limits, |done| go_on(0, "eigenvalues", done))? else {
+    let Some(at_ends) = ends(surface, start, args.top, limits, |done| go_on(done, "eigenvalues"))? else {
         return Ok(None);
     };
-    let bare = |pairs: &[crate::landscape::Pair]| {
+    let bare = |pairs: &[Pair]| {
         pairs.iter().map(|pair| Eigenvalue { value: pair.value, residual: pair.residual }).collect::<Vec<_>>()
     };
-    (found.largest, found.smallest) = (bare(&at_ends.top), bare(&at_ends.bottom));
-    (found.products, found.converged) = (at_ends.steps, at_ends.converged);
-    drop((one, at_ends));
-    for (name, values) in [("largest", &found.largest), ("smallest", &found.smallest)] {
+    let (largest, smallest) = (bare(&at_ends.top), bare(&at_ends.bottom));
+    for (name, values) in [("largest", &largest), ("smallest", &smallest)] {
         for Eigenvalue { value, residual } in values {
             print(&format!("{name:9} {value:>14.7e}  residual {residual:.1e}"));
         }
     }
-    if !found.converged {
+    if !at_ends.converged {
         complain(&format!(
             "warning: after {} products the largest are not all within --tolerance {}; give more --steps",
-            found.products, args.tolerance
+            at_ends.steps, args.tolerance
         ));
     }
-    if args.directions == 0 && args.spectrum == 0 {
-        return Ok(Some(found));
-    }
-    let mut many = surface(TOGETHER)?;
+    let (products, converged) = (at_ends.steps, at_ends.converged);
+    Ok(Some(OfReplica {
+        loss,
+        gradient_norm,
+        parameters,
+        products,
+        converged,
+        largest,
+        smallest,
+        ..OfReplica::default()
+    }))
+}
+
+/// The trace and the spectrum, over random directions, as they are asked for. Whether that went to its end.
+fn over_directions(
+    args: &Args,
+    surface: &mut Surface,
+    heads: usize,
+    found: &mut OfReplica,
+    go_on: &mut GoOn<'_>,
+) -> Result<bool> {
     if args.directions > 0 {
-        let (places, ranges): (Vec<_>, Vec<_>) = parts(&many, config.model.n_heads).into_iter().unzip();
-        let of_trace = trace(&mut many, &ranges, args.directions, args.seed, |done| go_on(args.steps, "trace", done))?;
-        let Some(Traces { total, parts, .. }) = of_trace else { return Ok(None) };
+        let (places, ranges): (Vec<_>, Vec<_>) = parts(surface, heads).into_iter().unzip();
+        let of_trace = |done| go_on(args.steps + done, "trace");
+        let Some(Traces { total, parts, .. }) = trace(surface, &ranges, args.directions, args.seed, of_trace)? else {
+            return Ok(false);
+        };
         print(&format!("trace     {:>14.7e}  ± {:.1e} over {} directions", total.value, total.error, args.directions));
         found.trace = Some(total.into());
         for ((site, head), part) in places.into_iter().zip(parts) {
@@ -291,14 +321,13 @@ fn look(
             list.push(Part { site, head, trace: part.into() });
         }
     }
-    let mut directions = (0..args.spectrum).map(|at| signs(many.size(), args.seed, at)).collect::<Vec<_>>().into_iter();
+    let size = surface.size();
+    let mut directions = (0..args.spectrum).map(|at| signs(size, args.seed, at));
     let before = args.steps + args.directions as usize;
-    match density(&mut many, &mut directions, SPECTRUM_STEPS, |done| go_on(before, "spectrum", done))? {
-        Some(spectrum) => found.spectrum = spectrum.directions,
-        None => return Ok(None),
-    }
-    progress.finish();
-    Ok(Some(found))
+    let spectrum = density(surface, &mut directions, SPECTRUM_STEPS, |done| go_on(before + done, "spectrum"))?;
+    let whole = spectrum.is_some();
+    found.spectrum = spectrum.map(|spectrum| spectrum.directions).unwrap_or_default();
+    Ok(whole)
 }
 
 /// A tensor, or a head of one.

@@ -6,7 +6,7 @@ use crate::stats::{Eigen, tridiagonal};
 
 /// What a [`Symmetric`] matrix does in the space that its powers span from one vector on, with every new vector put at right
 /// angles to all before, twice: what other schemes leave of them shows up as copies of eigenvalues that are not there.
-pub struct Lanczos {
+struct Lanczos {
     /// Vectors of length 1 at right angles to each other; the last was not multiplied yet.
     basis: Vec<Vec<f64>>,
     diagonal: Vec<f64>,
@@ -31,7 +31,7 @@ impl Lanczos {
     ///
     /// # Errors
     /// [`Error::Config`] where it is, or holds what is no number.
-    pub fn new(mut start: Vec<f64>) -> Result<Self> {
+    fn new(mut start: Vec<f64>) -> Result<Self> {
         let length = dot(&start, &start).sqrt();
         if length == 0.0 || !length.is_finite() {
             return Err(Error::Config(
@@ -43,7 +43,7 @@ impl Lanczos {
     }
 
     /// Vectors multiplied so far.
-    pub fn steps(&self) -> usize {
+    fn steps(&self) -> usize {
         self.diagonal.len()
     }
 
@@ -51,7 +51,7 @@ impl Lanczos {
     ///
     /// # Errors
     /// Where the matrix fails, or a product is no finite number.
-    pub fn advance(matrix: &mut dyn Symmetric, spaces: &mut [Self]) -> Result<()> {
+    fn advance(matrix: &mut dyn Symmetric, spaces: &mut [Self]) -> Result<()> {
         let mut open: Vec<&mut Self> = spaces.iter_mut().filter(|space| !space.ended).collect();
         let last: Vec<Vec<f64>> = open.iter().filter_map(|space| space.basis.last().cloned()).collect();
         let products = matrix.times(&last)?;
@@ -88,31 +88,23 @@ impl Lanczos {
         tridiagonal(&self.diagonal, &self.beside).map_err(|why| Error::Refused(why.to_string()))
     }
 
-    /// How far the space lies from one that the matrix keeps, for an eigenvector with this last component.
-    fn residual(&self, last: f64) -> f64 {
-        if self.ended { 0.0 } else { self.beside.last().map_or(0.0, |beside| (beside * last).abs()) }
+    /// How far from an eigenvector of the matrix one of the space lies, with these weights of the basis: |A v - θ v|.
+    fn residual(&self, weights: &[f64]) -> f64 {
+        let leads_out = self.beside.last().filter(|_| !self.ended).copied().unwrap_or(0.0);
+        (leads_out * weights.last().copied().unwrap_or(0.0)).abs()
     }
 
-    /// Eigenvalues as the space knows them, ascending, each with its residual.
-    fn values(&self) -> Result<Vec<(f64, f64)>> {
-        let found = self.eigen()?;
-        let last = |vector: &Vec<f64>| vector.last().copied().unwrap_or(0.0);
-        Ok(found.values.iter().zip(&found.vectors).map(|(value, v)| (*value, self.residual(last(v)))).collect())
-    }
-
-    /// The eigenpairs of these places among the ascending values.
-    fn pairs(&self, places: impl Iterator<Item = usize>) -> Result<Vec<Pair>> {
-        let found = self.eigen()?;
+    /// The eigenpairs of these places among the ascending values of the space.
+    fn pairs(&self, found: &Eigen, places: impl Iterator<Item = usize>) -> Vec<Pair> {
         let pair = |at: usize| {
             let weights = &found.vectors[at];
             let mut vector = vec![0.0; self.basis[0].len()];
             for (weight, basis) in weights.iter().zip(&self.basis) {
                 vector.iter_mut().zip(basis).for_each(|(x, b)| *x += weight * b);
             }
-            let residual = self.residual(weights.last().copied().unwrap_or(0.0));
-            Pair { value: found.values[at], residual, vector }
+            Pair { value: found.values[at], residual: self.residual(weights), vector }
         };
-        Ok(places.map(pair).collect())
+        places.map(pair).collect()
     }
 }
 
@@ -152,13 +144,14 @@ pub fn ends(
         Lanczos::advance(matrix, &mut space)?;
         let [space] = &space;
         let steps = space.steps();
-        let values = space.values()?;
-        let largest = values.iter().fold(0.0f64, |m, (value, _)| m.max(value.abs()));
-        let close = values.iter().rev().take(count).all(|(_, residual)| *residual <= tolerance * largest);
+        let found = space.eigen()?;
+        let largest = found.values.iter().fold(0.0f64, |m, value| m.max(value.abs()));
+        let mut top = found.vectors.iter().rev().take(count);
+        let close = top.all(|weights| space.residual(weights) <= tolerance * largest);
         let converged = space.ended || (steps >= count && close);
         if converged || steps >= most {
             let count = count.min(steps);
-            let (top, bottom) = (space.pairs((steps - count..steps).rev())?, space.pairs(0..count)?);
+            let (top, bottom) = (space.pairs(&found, (steps - count..steps).rev()), space.pairs(&found, 0..count));
             return Ok(Some(Ends { top, bottom, steps, converged }));
         }
     }
@@ -296,8 +289,8 @@ pub(super) mod tests {
         let mut matrix = Known::new(values);
         let mut space = [Lanczos::new(signs(100, 2, 0)).unwrap()];
         (0..90).for_each(|_| Lanczos::advance(&mut matrix, &mut space).unwrap());
-        let found = space[0].values().unwrap();
-        assert_eq!(found.iter().filter(|(value, _)| *value > 1.0).count(), 1);
+        let found = space[0].eigen().unwrap();
+        assert_eq!(found.values.iter().filter(|value| **value > 1.0).count(), 1);
         // The space of all vectors ends it.
         (0..20).for_each(|_| Lanczos::advance(&mut matrix, &mut space).unwrap());
         assert!(space[0].ended && space[0].steps() <= 100);

@@ -10,7 +10,7 @@ mod surface;
 mod tests;
 mod trace;
 
-pub use lanczos::{Density, Ends, Lanczos, Pair, density, ends};
+pub use lanczos::{Density, Ends, Pair, density, ends};
 pub use surface::{Examples, Matrix, Surface, Tensor};
 pub use trace::{Traces, signs, trace};
 

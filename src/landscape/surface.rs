@@ -8,7 +8,7 @@ use crate::autograd::{Bindings, Tape, Var};
 use crate::error::{Error, Result};
 use crate::gpu::{Class, Commands, Gpu, Program, Select, Storage, read_now, read_together};
 use crate::instrument::Pieces;
-use crate::model::{Model, ModelConfig, ReadOut, WeightTable};
+use crate::model::{Model, ModelConfig, ReadOut, WeightSpec, WeightTable};
 use crate::task::{Batch, Feed};
 use crate::train::ResolvedRun;
 
@@ -131,13 +131,13 @@ impl Surface {
         let most = (gpu.caps().max_binding / (4 * len as u64)) as usize;
         let together = together.clamp(1, most.max(1));
         let sequences = Pieces::new(gpu.caps().room(), &run.model, shape, together as u32).most;
-        let feed = Feed::new(run.task.as_ref(), &run.data())?;
+        let feed = Feed::new(run.task.as_ref(), &run.data()[replica..=replica])?;
         let drawn = match examples {
             Examples::All => None,
             Examples::Drawn(count) => Some(count),
         };
-        let own = (replica, run.batch_seeds()[replica]);
-        let batches = |tape: &mut Tape| feed.trained_on(tape, own, drawn, sequences);
+        let seed = run.batch_seeds()[replica];
+        let batches = |tape: &mut Tape| feed.trained_on(tape, seed, drawn, sequences);
         Self::over(gpu, &run.model, batches, shape.read, matrix, together)
     }
 
@@ -156,17 +156,11 @@ impl Surface {
         let Recorded { loss, gradient, products } = record(&mut tape, &model, &along, &batches, read, matrix)?;
         let len = model.table.len() as u64;
         let many = together as u64 * len;
-        let buffers = [
-            (Class::Weights, len),
-            (Class::Weights, many),
-            (Class::Gradients, many),
-            (Class::Gradients, len),
-            (Class::Metrics, 1),
-        ];
-        let [weights, directions, of_products, of_gradient, of_loss] =
-            buffers.map(|(class, len)| gpu.buffer(class, len));
-        let [weights, directions] = [weights?, directions?];
-        let [of_products, of_gradient, of_loss] = [of_products?, of_gradient?, of_loss?];
+        let weights = gpu.buffer(Class::Weights, len)?;
+        let directions = gpu.buffer(Class::Weights, many)?;
+        let of_products = gpu.buffer(Class::Gradients, many)?;
+        let of_gradient = gpu.buffer(Class::Gradients, len)?;
+        let of_loss = gpu.buffer(Class::Metrics, 1)?;
         let mut bindings = Bindings::new();
         let all = |vars: &[Var]| vars.iter().copied().map(Some).collect::<Vec<_>>();
         for (vars, buffer) in [
@@ -196,17 +190,12 @@ impl Surface {
     /// The parameter tensors, in order.
     pub fn tensors(&self) -> Vec<Tensor> {
         let mut first = 0;
-        let place = |spec: &crate::model::WeightSpec| {
+        let place = |spec: &WeightSpec| {
             let range = first..first + spec.len();
             first = range.end;
             Tensor { name: spec.name.clone(), dims: spec.dims.clone(), range }
         };
         self.table.specs().iter().map(place).collect()
-    }
-
-    /// Bytes of activations and tangents.
-    pub fn planned_bytes(&self) -> u64 {
-        self.program.planned_bytes()
     }
 
     /// Has the driver compile all kernels: see [`Program::compile`].
@@ -248,7 +237,7 @@ impl Surface {
 
     /// Parameters without the gaps between tensors.
     fn gather(&self, words: &[u32]) -> Vec<f64> {
-        let of = |spec: &crate::model::WeightSpec| words[spec.offset..][..spec.len()].to_vec();
+        let of = |spec: &WeightSpec| words[spec.offset..][..spec.len()].to_vec();
         self.table.specs().iter().flat_map(of).map(|word| f64::from(f32::from_bits(word))).collect()
     }
 

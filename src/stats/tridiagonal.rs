@@ -28,11 +28,14 @@ pub fn tridiagonal(diagonal: &[f64], beside: &[f64]) -> Result<Eigen, Missing> {
     // Row i of `z` is eigenvector i.
     let mut z: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| f64::from(i == j)).collect()).collect();
     for l in 0..n {
-        for _ in 0..ROUNDS {
+        for round in 0.. {
             let small = |i: &usize| e[*i].abs() <= f64::EPSILON * (d[*i].abs() + d[*i + 1].abs());
             let m = (l..n - 1).find(small).unwrap_or(n - 1);
             if m == l {
                 break;
+            }
+            if round == ROUNDS {
+                return Err(Missing::Because("the eigenvalues of a small matrix do not settle"));
             }
             let mut g = (d[l + 1] - d[l]) / (2.0 * e[l]);
             let r = g.hypot(1.0);

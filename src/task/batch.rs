@@ -2,6 +2,7 @@
 //! test sets in pieces.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,8 @@ use super::repeated::{Generator, TEST_STEP};
 use super::text::Corpus;
 use super::{Examples, ReplicaData, Split, Task};
 use crate::autograd::op::{Links, misfit};
-use crate::autograd::ops::{Add, IGNORE, PickedAttention};
-use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var};
+use crate::autograd::ops::{IGNORE, PickedAttention};
+use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var, like_u32};
 use crate::error::{Error, Result};
 use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
 use crate::model::Rows;
@@ -255,50 +256,32 @@ impl Feed {
         in_pieces(tape, examples, examples.distinct(), &lists, &vec![&*examples.targets; lists.len()], piece)
     }
 
-    /// What one replica is trained on, for every replica of the tape alike, in pieces of at most `piece` sequences: all examples
-    /// of its own, or where `drawn` is a number, so many sequences as its training draws them, from the batch of step 0 on.
+    /// What the one replica of this feed is trained on, for every replica of the tape alike, in pieces of at most `piece`
+    /// sequences: all examples of its own, or where `drawn` is a number, so many sequences as its training draws a batch of that
+    /// size at step 0, whatever the pieces.
     ///
     /// # Errors
     /// [`Error::Config`] where all are asked of a feed without end.
-    pub fn trained_on(
-        &self,
-        tape: &mut Tape,
-        (replica, seed): (usize, u64),
-        drawn: Option<usize>,
-        piece: usize,
-    ) -> Result<Vec<Batch>> {
-        let alone;
-        let own = match self {
-            Self::Examples(examples) => {
-                let split = examples.splits.get(replica).or(examples.splits.last()).cloned();
-                let split = split.ok_or_else(|| Error::Config("the task has no examples to train on".to_owned()))?;
-                let mut examples = examples.clone();
-                examples.splits = vec![split];
-                alone = Self::Examples(examples);
-                &alone
-            }
-            endless => endless,
-        };
+    pub fn trained_on(&self, tape: &mut Tape, seed: u64, drawn: Option<usize>, piece: usize) -> Result<Vec<Batch>> {
         let Some(count) = drawn else {
-            let Self::Examples(examples) = own else {
+            let Self::Examples(examples) = self else {
                 let why = "sequences are drawn without end; say how many of them shall count";
                 return Err(Error::Config(why.to_owned()));
             };
             let lists = [examples.splits[0].train.as_slice()];
             return in_pieces(tape, examples, examples.distinct(), &lists, &[examples.trained(0)], piece);
         };
-        let sizes: Vec<usize> = (0..count).step_by(piece).map(|first| piece.min(count - first)).collect();
-        let batches = sizes.iter().enumerate().map(|(step, size)| {
-            let clock = tape.constant_u32(&[2], &[step as u32, 0]);
-            own.train_batch(tape, Some(*size), clock, &[seed])
-        });
-        let batches: Vec<Batch> = batches.collect::<Result<_>>()?;
-        let counts: Vec<Var> = batches.iter().map(|batch| batch.count).collect();
-        let Some(whole) = counts.into_iter().map(Ok).reduce(|sum, one| tape.push1(Add, &[sum?, one?])).transpose()?
-        else {
+        if count == 0 {
             return Err(Error::Config("0 sequences are nothing to look at; ask for 1 or more".to_owned()));
-        };
-        Ok(batches.into_iter().map(|batch| Batch { count: whole, ..batch }).collect())
+        }
+        let clock = tape.constant_u32(&[2], &[0, 0]);
+        let mut whole = self.train_batch(tape, Some(count), clock, &[seed])?;
+        if let Rows::Distinct { tokens, .. } = whole.rows
+            && !shared(whole.seq, piece, tape.shape(tokens).len())
+        {
+            whole.rows = Rows::Each { tokens: whole.tokens(tape)? };
+        }
+        (0..count).step_by(piece).map(|first| whole.cut(tape, first..count.min(first + piece))).collect()
     }
 
     /// The split of each replica, where there is one.
@@ -346,6 +329,32 @@ impl Batch {
             }
         }
     }
+
+    /// Some of its sequences. The count stays that of all.
+    fn cut(&self, tape: &mut Tape, some: Range<usize>) -> Result<Self> {
+        let at: Vec<u32> = some.clone().map(|at| at as u32).collect();
+        let at = tape.constant_u32(&[at.len()], &at);
+        let mut take = |all: Var| {
+            let width = tape.shape(all).len() / self.size;
+            let table = tape.reshape(all, &[self.size, width])?;
+            tape.push1(TakeRows, &[table, at])
+        };
+        let rows = match self.rows {
+            Rows::Each { tokens } => Rows::Each { tokens: take(tokens)? },
+            Rows::Distinct { tokens, positions, index, last } => {
+                Rows::Distinct { tokens, positions, index: take(index)?, last: take(last)? }
+            }
+        };
+        let (targets, ids) = (take(self.targets)?, self.ids.map(&mut take).transpose()?);
+        Ok(Self { rows, targets, ids, size: some.len(), ..*self })
+    }
+}
+
+/// Whether sequences in pieces of so many read their rows from so many that they share: where these are fewer. Where sequences
+/// are so short that attention reads the shared rows themselves, always: its bits depend on whether they are shared, which the
+/// length of a piece may not decide then.
+fn shared(seq: usize, piece: usize, distinct: usize) -> bool {
+    PickedAttention::suits(seq) || piece * seq > distinct
 }
 
 fn in_pieces(
@@ -358,10 +367,7 @@ fn in_pieces(
 ) -> Result<Vec<Batch>> {
     let longest = lists.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let counts: Vec<usize> = lists.iter().map(|ids| examples.counted(ids)).collect();
-    // Where sequences are so short that attention reads the shared rows themselves, its bits depend on whether they are
-    // shared, which the length of a piece may not decide then.
-    let short = PickedAttention::suits(examples.seq);
-    let distinct = distinct.filter(|(tokens, ..)| short || piece * examples.seq > tokens.len());
+    let distinct = distinct.filter(|(tokens, ..)| shared(examples.seq, piece, tokens.len()));
     (0..longest)
         .step_by(piece.max(1))
         .map(|first| {
@@ -570,11 +576,6 @@ pub fn sampler_shaders() -> Vec<&'static Shader<'static>> {
     vec![&SAMPLE_IDS, &SAMPLE_WINDOWS, &REPEATED, &TAKE_ROWS, &COUNT_TARGETS]
 }
 
-/// Indices that are drawn, each replica's own where any input is.
-fn drawn_like(inputs: &[&Shape], dims: &[usize]) -> Shape {
-    Shape { owned: inputs.iter().any(|shape| shape.owned), ..Shape::u32(dims) }
-}
-
 fn seed_of(words: &Array) -> u64 {
     words.data[0] as u64 | (words.data[1] as u64) << 32
 }
@@ -591,7 +592,7 @@ impl Op for SampleIds {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![drawn_like(inputs, &[self.size])])
+        Ok(vec![like_u32(inputs, &[self.size])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -629,7 +630,7 @@ impl Op for TakeRows {
             return Err(misfit("take rows", "takes indices"));
         }
         let n = inputs[1].len() * inputs[0].rows().1;
-        Ok(vec![Shape { owned: inputs.iter().any(|s| s.owned), ..Shape::u32(&[n]) }])
+        Ok(vec![like_u32(inputs, &[n])])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -674,7 +675,7 @@ impl Op for SampleWindows {
         if self.length <= self.seq || inputs[0].len() != self.length.div_ceil(4) {
             return Err(misfit("sample windows", format!("windows of {} in {} tokens", self.seq, self.length)));
         }
-        Ok(vec![drawn_like(inputs, &[self.size * self.seq]); 2])
+        Ok(vec![like_u32(inputs, &[self.size * self.seq]); 2])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -719,7 +720,7 @@ impl Op for RepeatedSequences {
     }
 
     fn shapes(&self, inputs: &[&Shape]) -> Result<Vec<Shape>> {
-        Ok(vec![drawn_like(inputs, &[self.size * self.generator.seq as usize]); 2])
+        Ok(vec![like_u32(inputs, &[self.size * self.generator.seq as usize]); 2])
     }
 
     fn lower(&self, cx: &mut Lower<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -847,6 +848,37 @@ mod tests {
             };
             case.agree_bits(&[&rows[..], &[batch.targets]].concat());
             case.agree(&[batch.count], 0.0);
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_is_the_same_in_pieces_of_any_length() {
+        let examples = |seq: usize, vocab: u32| {
+            let splits = vec![Split { train: (20..90).collect(), test: (0..20).collect(), labels: None }];
+            let tokens = (0..100 * seq as u32).map(|i| (i * i + 3 * i) % vocab).collect();
+            Examples::new(tokens, seq, (0..100).map(|i| i % 7).collect(), 1, splits)
+        };
+        let corpus = Corpus {
+            train: (0..500).map(|i: u32| (i * i % 251) as u8).collect(),
+            test: vec![0; 50],
+            seq: 9,
+            test_sequences: 2,
+        };
+        let feeds = [Feed::Examples(examples(3, 5)), Feed::Examples(examples(40, 2)), Feed::Endless(Arc::new(corpus))];
+        for feed in feeds {
+            let drawn = |piece: usize| -> Vec<Vec<f64>> {
+                let mut case = Case::new("drawn in pieces");
+                let pieces = feed.trained_on(&mut case.tape, 4, Some(20), piece).unwrap();
+                assert_eq!(pieces.iter().map(|batch| batch.size).sum::<usize>(), 20);
+                let tokens = pieces.iter().map(|batch| batch.tokens(&mut case.tape).unwrap()).collect::<Vec<_>>();
+                let targets: Vec<Var> = pieces.iter().map(|batch| batch.targets).collect();
+                let counts = [pieces[0].count, pieces[pieces.len() - 1].count];
+                [&tokens[..], &targets, &counts]
+                    .map(|vars| case.reference(0, vars).unwrap().into_iter().flat_map(|array| array.data).collect())
+                    .to_vec()
+            };
+            assert_eq!(drawn(20), drawn(7));
+            assert_eq!(drawn(20), drawn(1));
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::autograd::check::Build;
 use crate::autograd::op::misfit;
 use crate::autograd::ops::{GatherColumns, Gram, HeadResult, IGNORE};
-use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var, like};
+use crate::autograd::{Array, DType, Lower, Op, Shape, Tape, Var, like, like_u32};
 use crate::error::Result;
 use crate::gpu::{Params, Philox, Shader, Stream, Tensor, grid_1d};
 use crate::instrument::heads::synchronization::HeadProducts;
@@ -204,7 +204,7 @@ impl Op for Present {
         if n > MOST || inputs[2].len() != n || inputs.iter().any(|input| input.dtype != DType::U32) {
             return Err(misfit("present rows", format!("{n} candidates, {} keys", inputs[2].len())));
         }
-        let rows = Shape { owned: inputs.iter().any(|input| input.owned), ..Shape::u32(&[n]) };
+        let rows = like_u32(inputs, &[n]);
         Ok(vec![rows.clone(), rows, like(inputs, &[1])])
     }
 
