@@ -8,6 +8,7 @@ use super::device::Device;
 use super::run::{STEP, adapter, open, program, resumed};
 use super::stop::Stop;
 use super::{fork, fresh_dir, presets, print, run};
+use crate::autograd::gcd;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::model::ModelConfig;
@@ -75,10 +76,10 @@ pub(super) struct Args {
     device: Device,
 }
 
-/// What is disturbed: a run that is there, or one that is trained first.
-enum Source {
-    Dir(PathBuf),
-    Train(Box<Setup>),
+/// What is disturbed: a run that is there, in its folder, or one that is trained first.
+struct Source {
+    dir: Option<PathBuf>,
+    setup: Setup,
 }
 
 pub(super) fn main(args: &Args) -> Result<u8> {
@@ -104,27 +105,23 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let (source, seeds) = source(&study, &path).map_err(named)?;
     let out = args.out.clone().unwrap_or_else(|| fresh_dir(&study.name));
     RunDir::check_free(&out)?;
-    let config = match &source {
-        Source::Dir(run) => Setup::from_json(&RunDir::read_manifest(run)?.config)?.config,
-        Source::Train(setup) => Setup::from_json(&setup.resolved)?.config,
-    };
+    let config = &source.setup.config;
     // What does not fit the run is said before a device is opened.
-    Plan::new(&study, &config, seeds.clone(), usize::MAX).map_err(named)?;
+    Plan::new(&study, config, seeds.clone(), usize::MAX).map_err(named)?;
     let gpu = open(&args.device, config.precision)?;
     let stop = Stop::on_signals("kernels being compiled and steps being timed")?;
     let kinds = study.kinds()?;
     let sizing = Sizing { gpu: &gpu, study: &study, kinds: &kinds, source: &source };
-    let most = sizing.most(&config, &seeds)?;
-    let plan = Plan::new(&study, &config, seeds, most).map_err(named)?;
+    let most = sizing.most(config, &seeds)?;
+    let plan = Plan::new(&study, config, seeds, most).map_err(named)?;
+    // Whatever batch cannot be is refused now, and not when it is its turn.
+    plan.batches.iter().try_for_each(|batch| sizing.setup(&plan, batch).map(|_| ())).map_err(named)?;
     if args.plan {
         return sizing.tell(&plan, &stop);
     }
     stop.behind(STEP);
-    let (trunk, train) = match source {
-        Source::Dir(run) => (Some(run), None),
-        Source::Train(setup) => (None, Some(setup.resolved)),
-    };
-    let kept = Kept { study, plan, trunk, train };
+    let train = source.dir.is_none().then_some(source.setup.resolved);
+    let kept = Kept { study, plan, trunk: source.dir, train };
     let described = serde_json::to_value(&kept).map_err(|error| Error::Config(error.to_string()))?;
     let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), None).of_kind(RunKind::Study);
     let names: Vec<String> = kinds.iter().map(|kind| kind.name.clone()).collect();
@@ -172,7 +169,7 @@ fn source(study: &StudyConfig, path: &Path) -> Result<(Source, Vec<Seed>)> {
         let own = |(_, replica): &(usize, &ReplicaConfig)| !replica.is_control() && replica.role != Some(ArmRole::Sham);
         let seeds = config.replica.iter().enumerate().filter(own).enumerate();
         let seeds = seeds.map(|(number, (replica, _))| Seed { replica, trunk: 0, number }).collect();
-        return Ok((Source::Dir(run), seeds));
+        return Ok((Source { dir: Some(run), setup: trunk.setup }, seeds));
     }
     let name = found.map_or_else(|| study.run.clone(), |place| place.display().to_string());
     let base = presets::load(&name, &study.set)?;
@@ -180,7 +177,7 @@ fn source(study: &StudyConfig, path: &Path) -> Result<(Source, Vec<Seed>)> {
     let count = study.seeds.unwrap_or(SEEDS) as usize;
     let seed = |replica| Seed { replica, trunk: replica / count, number: replica % count };
     let seeds = (0..setup.config.replicas as usize).map(seed).collect();
-    Ok((Source::Train(Box::new(setup)), seeds))
+    Ok((Source { dir: None, setup }, seeds))
 }
 
 /// Seeds where the study names none.
@@ -230,14 +227,7 @@ fn trunk(study: &StudyConfig, base: Setup) -> Result<Setup> {
     resolved["replicas"] = replicas.len().into();
     resolved["replica"] = serde_json::to_value(replicas).map_err(|error| Error::Config(error.to_string()))?;
     resolved["measure"]["only"] = study.metrics().into_iter().collect();
-    let common = |a: u64, b: u64| {
-        let (mut a, mut b) = (a, b);
-        while b > 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
-    let apart = study.times.steps()?.into_iter().fold(0, common).max(config.steps.div_ceil(CHECKPOINTS));
+    let apart = study.times.steps()?.into_iter().fold(0, gcd).max(config.steps.div_ceil(CHECKPOINTS));
     resolved["checkpoint"] = serde_json::json!({ "every": apart.max(1), "keep": 0 });
     Setup::from_json(&resolved)
 }
@@ -263,22 +253,25 @@ struct Sizing<'a> {
 impl Sizing<'_> {
     /// The trunk, whether or not it is trained.
     fn trunk(&self, step: u64) -> Result<Trunk> {
-        match self.source {
-            Source::Dir(run) => Trunk::open(run, 0, step),
-            Source::Train(setup) => {
-                let manifest = Manifest::new(setup.resolved.clone(), BTreeMap::new(), self.gpu.caps(), None);
-                let hash = manifest.hash.clone();
-                let origin = Origin { run: PathBuf::from("trunk"), hash, replica: 0, each: Vec::new(), step };
-                Ok(Trunk { manifest, setup: Setup::from_json(&setup.resolved)?, origin })
-            }
+        let Source { dir, setup } = self.source;
+        if let Some(run) = dir {
+            return Trunk::open(run, 0, step);
         }
+        let manifest = Manifest::new(setup.resolved.clone(), BTreeMap::new(), self.gpu.caps(), None);
+        let hash = manifest.hash.clone();
+        let origin = Origin { run: PathBuf::from("trunk"), hash, replica: 0, each: Vec::new(), step };
+        Ok(Trunk { manifest, setup: Setup::from_json(&setup.resolved)?, origin })
+    }
+
+    /// A batch as a run.
+    fn setup(&self, plan: &Plan, batch: &Batch) -> Result<Setup> {
+        let mut trunk = self.trunk(plan.times[batch.time])?;
+        let arms = plan.replicas(batch, self.kinds, &trunk);
+        trunk.branch(&arms, &settings(self.study, plan.steps))
     }
 
     fn session(&self, plan: &Plan, batch: &Batch) -> Result<Session> {
-        let mut trunk = self.trunk(plan.times[batch.time])?;
-        let arms = plan.replicas(batch, self.kinds, &trunk);
-        let setup = trunk.branch(&arms, &settings(self.study, plan.steps))?;
-        let session = Session::new(self.gpu, setup.config)?;
+        let session = Session::new(self.gpu, self.setup(plan, batch)?.config)?;
         let known = |metric: &String| session.metrics().iter().any(|known| known.card.name == metric);
         match self.study.needed().into_iter().find(|metric| !known(metric)) {
             None => Ok(session),
@@ -313,7 +306,7 @@ impl Sizing<'_> {
     /// What would be trained, how long that takes on this device, and what could be seen.
     fn tell(&self, plan: &Plan, stop: &Stop) -> Result<u8> {
         let Some(largest) = plan.batches.iter().max_by_key(|batch| batch.arms.len()) else { return Ok(0) };
-        let of_plain = plan.seeds.iter().filter(|seed| seed.trunk == 0).count();
+        let of_plain = plan.of_trunk(0).len();
         let (times, steps) = (&plan.times, plan.steps);
         print(&format!(
             "{}: {of_plain} seeds{}, {steps} steps; {} times from step {} to {}",
@@ -345,7 +338,8 @@ impl Sizing<'_> {
             Bytes(state + planned)
         ));
         let Some(step) = self.seconds(&mut session, stop)? else { return Ok(stop.code().unwrap_or(0)) };
-        let trunk = if let Source::Train(setup) = self.source { u64::from(setup.config.replicas) * steps } else { 0 };
+        let Source { dir, setup } = self.source;
+        let trunk = if dir.is_none() { u64::from(setup.config.replicas) * steps } else { 0 };
         let whole = Duration::from_secs_f64(step * (plan.costs() + trunk) as f64);
         print(&format!(
             "on {} a step takes {:.2} ms for each arm: all of it about {}{}",
@@ -413,14 +407,9 @@ impl Study {
                 self.dir.event(&Event::at(0, What::Moved { before }))?;
             }
         }
-        let code = match self.trunk()? {
-            0 => self.batches()?,
-            code => {
-                self.end(code, false)?;
-                return Ok(code);
-            }
-        };
-        self.end(code, true)?;
+        let trained = self.trunk()?;
+        let code = if trained == 0 { self.batches()? } else { trained };
+        self.end(code, trained == 0)?;
         Ok(code)
     }
 
@@ -476,21 +465,21 @@ impl Study {
                 Some((setup, manifest)) => run::go_on(gpu, stop, setup, &path, &manifest)?,
                 None => {
                     let mut trunk = Trunk::open(&trunk_at, 0, at)?;
-                    if state.as_ref().is_none_or(|state| state.step != at) {
-                        let nearest = trunk.nearest(&replicas)?;
-                        match fork::replay(&trunk, &replicas, nearest, &gpu, &stop)? {
-                            Ok(found) => state = Some(found),
+                    let seeds = match state.take().filter(|state| state.step == at) {
+                        Some(found) => found,
+                        None => match fork::replay(&trunk, &replicas, trunk.nearest(&replicas)?, &gpu, &stop)? {
+                            Ok(found) => found,
                             Err(code) => return Ok(code),
-                        }
-                    }
+                        },
+                    };
                     let own: Vec<usize> = batch.arms.iter().map(|arm| arm.seed).collect();
-                    let at = state.as_ref().map(|state| state.select(&own));
-                    let at = at.ok_or_else(|| Error::Device("the trunk has no state".to_owned()))?;
+                    let begun = seeds.select(&own);
+                    state = Some(seeds);
                     let arms = plan.replicas(batch, &kinds, &trunk);
                     let mut setup = trunk.branch(&arms, &settings(&self.kept.study, plan.steps))?;
                     // Measured as often as the trunk was, whatever this many arms would have come to.
                     setup.config = setup.config.with_cadences(trunk.manifest.cadences.clone());
-                    fork::begin(gpu, stop, &trunk, setup, &at, &path)?
+                    fork::begin(gpu, stop, &trunk, setup, &begun, &path)?
                 }
             };
             let (code, _) = run.train()?;
@@ -504,9 +493,10 @@ impl Study {
 
     /// A batch that began and goes on from a checkpoint. What was killed before its first one is begun anew.
     fn half_done(&self, path: &Path) -> Result<Option<(Setup, Manifest)>> {
-        let Ok(manifest) = RunDir::read_manifest(path) else { return Ok(None) };
-        let config = Setup::from_json(&manifest.config)?.config;
-        if matches!(RunDir::read_state(path, u64::MAX, &config.model), Ok((None, _))) {
+        if RunDir::read_manifest(path).is_err() {
+            return Ok(None);
+        }
+        if RunDir::checkpoints(path).is_ok_and(|steps| steps.is_empty()) {
             std::fs::remove_dir_all(path).map_err(Error::io("cannot remove", path))?;
             return Ok(None);
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::directory::read_json;
 use crate::error::Result;
 use crate::instrument::{Card, Index, Metric, Presence};
-use crate::stats::Sample;
+use crate::stats::{Reach, Sample};
 use crate::task::Asked;
 use crate::train::Session;
 
@@ -144,6 +144,13 @@ impl Catalog {
         let (trials, fresh) = if train { (seen.train, seen.train_drawn) } else { (seen.test, false) };
         let constant = seen.most_frequent[usize::from(!train)];
         Some(Sample { trials, fresh, chance: constant.max(1.0 / self.classes.max(1) as f64) })
+    }
+
+    /// The watch for such an accuracy to reach a threshold in a run of so many steps; `None` where it is not measured.
+    pub fn reach(&self, replica: usize, train: bool, threshold: f64, steps: u64) -> Option<Reach> {
+        let metric = if train { "accuracy.train" } else { "accuracy.test" };
+        let looks = steps / self.metrics.get(metric)?.every.max(1) + 1;
+        Some(Reach::new(self.sample(replica, train)?, threshold, looks))
     }
 }
 

@@ -42,10 +42,10 @@ pub enum RunKind {
     Measurement,
     /// A battery of interventions on a pretrained model.
     Scan,
-    /// A run that was disturbed at several times, with the runs that did.
-    Study,
     /// The same on one model at several steps of its training.
     Series,
+    /// A run that was disturbed at several times, with the runs that did.
+    Study,
 }
 
 impl RunKind {

@@ -28,6 +28,13 @@ pub struct Origin {
     pub step: u64,
 }
 
+impl Origin {
+    /// The replica of the run that a replica of the fork goes on from.
+    pub fn of(&self, replica: usize) -> u32 {
+        self.each.get(replica).copied().unwrap_or(self.replica)
+    }
+}
+
 /// A run that something forks off: the trunk. Of its replicas one goes on, or for [`Trunk::branch`] several.
 pub struct Trunk {
     /// Its `run.json`.

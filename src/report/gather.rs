@@ -18,19 +18,22 @@ const MOST: usize = 1024;
 /// A stretch of another run that a fork goes on from.
 pub(super) struct Before {
     run: PathBuf,
-    replica: i32,
+    /// Of each replica that goes on which one it was there.
+    replicas: Vec<u32>,
     /// The step at which it was left.
     until: i64,
 }
 
 impl Before {
-    /// What a run goes on from, the oldest first, as far as the folders are there and hold what they held.
-    pub(super) fn of(manifest: &Manifest) -> Vec<Self> {
+    /// What the replicas of a run go on from, the oldest first, as far as the folders are there and hold what they held.
+    pub(super) fn of(manifest: &Manifest, replicas: usize) -> Vec<Self> {
         let (mut all, mut fork) = (Vec::new(), manifest.fork.clone());
+        let mut now: Vec<u32> = (0..replicas as u32).collect();
         while let Some(origin) = fork {
             let trunk = RunDir::read_manifest(&origin.run).ok().filter(|trunk| trunk.hash == origin.hash);
             let Some(trunk) = trunk else { break };
-            all.insert(0, Self { run: origin.run, replica: origin.replica as i32, until: origin.step as i64 });
+            now = now.iter().map(|own| origin.of(*own as usize)).collect();
+            all.insert(0, Self { run: origin.run, replicas: now.clone(), until: origin.step as i64 });
             fork = trunk.fork;
         }
         all
@@ -65,8 +68,8 @@ impl Gathered {
             derived: (0..replicas).map(|_| Derived::default()).collect(),
             step: 0,
         };
-        for Before { run, replica, until } in Before::of(manifest) {
-            scan_metrics(&run, &mut History { gather: &mut gather, replica, until, keys: Vec::new() })?;
+        for Before { run, replicas, until } in Before::of(manifest, replicas) {
+            scan_metrics(&run, &mut History { gather: &mut gather, replicas, until, keys: Vec::new() })?;
         }
         scan_metrics(run, &mut gather)?;
         gather.end_of_step();
@@ -141,10 +144,10 @@ impl Sink for Gather<'_> {
     }
 }
 
-/// What happened in a run before a fork left it: every replica of the fork has seen it.
+/// What happened in a run before a fork left it: every replica that goes on from one of its has seen what that did.
 struct History<'g, 'a> {
     gather: &'g mut Gather<'a>,
-    replica: i32,
+    replicas: Vec<u32>,
     until: i64,
     /// The places of each series in the fork's replicas.
     keys: Vec<Vec<Key>>,
@@ -152,11 +155,12 @@ struct History<'g, 'a> {
 
 impl Sink for History<'_, '_> {
     fn open(&mut self, key: Key) -> Option<usize> {
-        if key.replica != self.replica {
+        let own = self.replicas.iter().enumerate().filter(|(_, was)| **was as i32 == key.replica);
+        let keys: Vec<Key> = own.map(|(replica, _)| Key { replica: replica as i32, ..key.clone() }).collect();
+        if keys.is_empty() {
             return None;
         }
-        let of = |replica: usize| Key { replica: replica as i32, ..key.clone() };
-        self.keys.push((0..self.gather.watched.len()).map(of).collect());
+        self.keys.push(keys);
         Some(self.keys.len() - 1)
     }
 
@@ -167,9 +171,10 @@ impl Sink for History<'_, '_> {
         }
         self.gather.come_to(step);
         let Gather { watched, derived, .. } = &mut *self.gather;
-        for ((key, watched), derived) in self.keys[series].iter().zip(watched).zip(derived) {
-            watched.take(key, step as u64, value);
-            derived.take(key, value);
+        for key in &self.keys[series] {
+            let own = key.replica as usize;
+            watched[own].take(key, step as u64, value);
+            derived[own].take(key, value);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::derived::NORM;
 use crate::record::{Catalog, Key, Series};
-use crate::stats::{Births, LASTING, Onset, Reach, Watch};
+use crate::stats::{LASTING, Living, Onset, Reach, Watch};
 
 /// An event on the step axis.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,11 +75,10 @@ pub(super) struct Watched {
     fsd_site: Option<String>,
     /// Mean cosine of attention patterns, by layer, at the last measurement.
     similarity: BTreeMap<i32, f32>,
-    keys: Births<i32>,
+    /// Keys of the logits.
+    keys: Living<i32>,
     /// Steps between two looks at them.
     keys_every: u64,
-    /// Keys of the logits that live, and since when.
-    living: BTreeMap<i32, Onset>,
     cleaned_up: Option<Onset>,
     measurements: u64,
     /// The first step seen, which is that of the fork where it is one.
@@ -89,14 +88,11 @@ pub(super) struct Watched {
 impl Watched {
     /// Nothing seen yet of a replica of a run of so many steps.
     pub(super) fn new(catalog: &Catalog, replica: usize, steps: u64) -> Self {
-        let reach = |metric: &str, train: bool, threshold: f64| {
-            let every = catalog.metrics.get(metric)?.every.max(1);
-            Some(Reach::new(catalog.sample(replica, train)?, threshold, steps / every + 1))
-        };
+        let reach = |train: bool, threshold: f64| catalog.reach(replica, train, threshold, steps);
         Self {
-            train: reach("accuracy.train", true, HIGH_ACCURACY),
-            half: reach("accuracy.test", false, 0.5),
-            test: reach("accuracy.test", false, HIGH_ACCURACY),
+            train: reach(true, HIGH_ACCURACY),
+            half: reach(false, 0.5),
+            test: reach(false, HIGH_ACCURACY),
             keys_every: catalog.metrics.get(KEYS).map_or(1, |keys| keys.every),
             ..Self::default()
         }
@@ -151,13 +147,7 @@ impl Watched {
         if !step.is_multiple_of(self.keys_every.max(1)) {
             return;
         }
-        for turn in self.keys.measure(step, keys, LASTING) {
-            if turn.born {
-                self.living.insert(turn.label, turn.onset);
-            } else {
-                self.living.remove(&turn.label);
-            }
-        }
+        self.keys.measure(step, keys, LASTING);
     }
 
     /// What follows from whole series.
@@ -211,9 +201,7 @@ impl Watched {
 
     /// The birth of the oldest of the keys of the logits that live at the end.
     pub(super) fn first_key(&self) -> Option<Onset> {
-        // A key that shows at the last looks may have come to stay.
-        let none = self.keys.until().map(Onset::not_by);
-        self.living.values().copied().min_by_key(|onset| onset.step).or(none)
+        self.keys.oldest()
     }
 
     /// What the measurements of this run could have shown, and have not by the last of them.
@@ -275,8 +263,8 @@ impl Watched {
             self.cleaned_up,
             "nine tenths of what the norm of all weights loses from grokking to its least are lost",
         );
-        if let Some((first, onset)) = self.living.iter().min_by_key(|(_, onset)| onset.step) {
-            let mut all: Vec<(u64, i32)> = self.living.iter().map(|(k, onset)| (onset.step, *k)).collect();
+        if let Some((first, onset)) = self.keys.since().iter().min_by_key(|(_, onset)| onset.step) {
+            let mut all: Vec<(u64, i32)> = self.keys.since().iter().map(|(k, onset)| (onset.step, *k)).collect();
             all.sort_unstable();
             let all: Vec<String> = all.iter().map(|(step, k)| format!("{k} (from step {step})")).collect();
             let text =

@@ -101,6 +101,44 @@ impl<L: Ord + Copy> Births<L> {
     }
 }
 
+/// A set, watched: who lives, and since when.
+#[derive(Clone, Debug)]
+pub struct Living<L> {
+    births: Births<L>,
+    since: BTreeMap<L, Onset>,
+}
+
+impl<L> Default for Living<L> {
+    fn default() -> Self {
+        Self { births: Births::default(), since: BTreeMap::new() }
+    }
+}
+
+impl<L: Ord + Copy> Living<L> {
+    /// Takes in one measurement: see [`Births::measure`].
+    pub fn measure(&mut self, step: u64, present: &BTreeSet<L>, hold: u32) {
+        for turn in self.births.measure(step, present, hold) {
+            if turn.born {
+                self.since.insert(turn.label, turn.onset);
+            } else {
+                self.since.remove(&turn.label);
+            }
+        }
+    }
+
+    /// Who lives by now, and since when.
+    pub fn since(&self) -> &BTreeMap<L, Onset> {
+        &self.since
+    }
+
+    /// The birth of the oldest that lives. Where nobody does: by when nobody was born, for who shows at the last measurements
+    /// may have come to stay.
+    pub fn oldest(&self) -> Option<Onset> {
+        let none = self.births.until().map(Onset::not_by);
+        self.since.values().copied().min_by_key(|onset| onset.step).or(none)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@
 //! | how sure is a statistic of rows, of groups of rows, of a series | [`Bootstrap`] |
 //! | did it change between two ways of treating the same examples | [`Paired`] |
 //! | which of many tests are discoveries | [`adjusted`] |
-//! | when did something come to stay, for how long is it gone | [`Onset`], [`Births`] |
+//! | when did something come to stay, for how long is it gone | [`Onset`], [`Births`], [`Living`] |
 //! | when was half of a rise done | [`Rise`] |
 //! | when did a series jump | [`ChangePoints`] |
 //! | how long does it take in arms that partly end before it | [`Survival`], [`restricted_difference`], [`restricted_test`], [`log_rank`] |
@@ -45,7 +45,7 @@ mod tridiagonal;
 pub use bootstrap::{Bootstrap, Drawn, block_length};
 pub use change_points::{Change, ChangePoints, Noise};
 pub use errors::{Estimate, Paired, median};
-pub use holds::{Births, Turn, Watch};
+pub use holds::{Births, Living, Turn, Watch};
 pub use lags::Lag;
 pub use logistic::Rise;
 pub use missing::Missing;

@@ -193,15 +193,12 @@ impl Sensitivity {
             ));
         }
         let (mut low, mut high) = (0.0, GREATEST);
-        while high - low > 0.02 * high {
-            let middle = if low == 0.0 { high / 2.0 } else { (low + high) / 2.0 };
+        while high >= 0.1 && high - low > 0.02 * high {
+            let middle = (low + high) / 2.0;
             if found(middle)? < enough {
                 low = middle;
             } else {
                 high = middle;
-            }
-            if high < 0.1 {
-                break;
             }
         }
         Ok(high)

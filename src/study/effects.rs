@@ -116,7 +116,10 @@ pub struct Came {
 /// Kaplan and Meier's share of runs that have not come to an event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Left {
-    /// Whose.
+    /// Whose: 0 without a pulse, 1 with one in a window, 2 with one at another time.
+    #[serde(skip)]
+    pub whose: usize,
+    /// Whose, in words.
     pub name: String,
     /// How many runs.
     pub runs: usize,
@@ -131,8 +134,9 @@ pub struct Left {
 impl Outcomes<'_> {
     /// All curves; `least` is the effect that is found in four of five studies, in standard deviations, where there is one.
     pub fn curves(&self, least: Option<f64>) -> Vec<Curve> {
-        let events = self.config.event_names().into_iter().map(Asked::Delay);
-        let asked: Vec<Asked> = events.chain(self.config.last.iter().cloned().map(Asked::Last)).collect();
+        // Each with its place among the events, or among the metrics.
+        let events = self.config.event_names().into_iter().map(Asked::Delay).enumerate();
+        let asked: Vec<_> = events.chain(self.config.last.iter().cloned().map(Asked::Last).enumerate()).collect();
         let mut curves = Vec::new();
         for trunk in 0..self.plan.trunks.len() {
             for asked in &asked {
@@ -144,11 +148,6 @@ impl Outcomes<'_> {
         curves
     }
 
-    /// Seeds of a trunk, by their places in the plan.
-    fn seeds(&self, trunk: usize) -> Vec<usize> {
-        (0..self.plan.seeds.len()).filter(|seed| self.plan.seeds[*seed].trunk == trunk).collect()
-    }
-
     /// The last step by which every run was watched for an event.
     fn watched_until(&self, event: usize) -> u64 {
         let arms = self.arms.iter().flatten().flatten().flatten();
@@ -157,28 +156,20 @@ impl Outcomes<'_> {
         not_by.min().unwrap_or(self.plan.steps)
     }
 
-    fn curve(&self, trunk: usize, kind: usize, asked: &Asked, least: Option<f64>) -> Curve {
-        let seeds = self.seeds(trunk);
-        let event = match asked {
-            Asked::Delay(name) => self.config.event_names().iter().position(|known| known == name),
-            Asked::Last(_) => None,
-        };
-        let until = event.map(|event| self.watched_until(event));
+    fn curve(&self, trunk: usize, kind: usize, (at, asked): &(usize, Asked), least: Option<f64>) -> Curve {
+        let seeds = self.plan.of_trunk(trunk);
+        let until = matches!(asked, Asked::Delay(_)).then(|| self.watched_until(*at));
         // The event's step up to `until`, or the metric's last value.
-        let value = |outcome: &Outcome| match (asked, event, until) {
-            (Asked::Last(metric), ..) => {
-                let at = self.config.last.iter().position(|known| known == metric)?;
-                outcome.last[at]
-            }
-            (_, Some(event), Some(until)) => Some(restricted(outcome.events[event]?, until)),
-            _ => None,
+        let value = |outcome: &Outcome| match until {
+            Some(until) => Some(restricted(outcome.events[*at]?, until)),
+            None => outcome.last[*at],
         };
         let against = self.kinds[kind].against;
         let dose = self.kinds[kind].dose;
         let effect = |time: usize, seed: usize| {
             let trunk = value(&self.trunks[seed])?;
             // What has come can be delayed no more.
-            if event.is_some() && trunk <= self.plan.times[time] as f64 {
+            if until.is_some() && trunk <= self.plan.times[time] as f64 {
                 return None;
             }
             let of = |kind: usize| Some(value(self.arms[time][kind][seed].as_ref()?)? - trunk);
@@ -205,7 +196,7 @@ impl Outcomes<'_> {
             seeds.iter().any(|seed| of(&self.trunks[*seed])) || arms().any(of)
         };
         let (told, missing) = match told {
-            _ if event.is_some_and(|event| !came(event)) => {
+            _ if until.is_some() && !came(*at) => {
                 (None, Some(format!("\"{}\" came in none of the runs", asked.name())))
             }
             Ok(told) => (Some(told), None),
@@ -213,7 +204,7 @@ impl Outcomes<'_> {
         };
         let (effective, windows) =
             (stretches(told.as_ref().map(Sensitivity::effective)), stretches(told.as_ref().map(Sensitivity::windows)));
-        let survival = event.zip(until).map(|(event, until)| self.came(&seeds, kind, event, until, &rows, &windows));
+        let survival = until.map(|until| self.came(&seeds, kind, *at, until, &rows, &windows));
         Curve {
             trunk,
             kind,
@@ -242,11 +233,12 @@ impl Outcomes<'_> {
         rows: &[Vec<Option<f64>>],
         windows: &[Stretch],
     ) -> Came {
-        let left = |name: String, times: &[Time]| {
+        let left = |whose: usize, name: &str, times: &[Time]| {
             let survival = Survival::of(times).ok()?;
             let mean = survival.restricted_mean(until as f64).ok();
             Some(Left {
-                name,
+                whose,
+                name: name.to_owned(),
                 runs: times.len(),
                 came: times.iter().filter(|time| time.came).count(),
                 falls: survival.falls.iter().map(|fall| [fall.at, fall.left]).collect(),
@@ -270,15 +262,11 @@ impl Outcomes<'_> {
             let at = (0..by_time.len()).filter(|at| within(*at) == inside);
             at.flat_map(|at| by_time[at].iter().copied()).collect()
         };
-        let name = |inside: bool| match (inside, windows.is_empty()) {
-            (true, _) => "pulse in the window",
-            (false, false) => "pulse at another time",
-            (false, true) => "pulse at any time",
-        };
+        let elsewhere = if windows.is_empty() { "pulse at any time" } else { "pulse at another time" };
         let groups = [
-            left("no pulse".to_owned(), &of_trunk),
-            left(name(true).to_owned(), &some(true)),
-            left(name(false).to_owned(), &some(false)),
+            left(0, "no pulse", &of_trunk),
+            left(1, "pulse in the window", &some(true)),
+            left(2, elsewhere, &some(false)),
         ];
         let known: Vec<&[Time]> = by_time.iter().filter(|times| !times.is_empty()).map(Vec::as_slice).collect();
         Came {

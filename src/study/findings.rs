@@ -113,7 +113,7 @@ impl Findings {
     /// What these outcomes say.
     pub fn from(outcomes: &Outcomes<'_>, shams: [usize; 2], done: usize) -> Self {
         let Outcomes { config, plan, kinds, .. } = outcomes;
-        let seeds = plan.seeds.iter().filter(|seed| seed.trunk == 0).count();
+        let seeds = plan.of_trunk(0).len();
         let least = least(seeds, plan.times.len(), config.rate).ok();
         Self {
             study: (*config).clone(),
@@ -237,8 +237,8 @@ impl Findings {
             )),
         }
         for (at, name) in self.study.event_names().iter().enumerate() {
-            let plain = self.plan.seeds.iter().zip(&self.trunks).filter(|(seed, _)| seed.trunk == 0);
-            let never = plain.filter(|(_, events)| events[at].is_some_and(|onset| onset.began().is_none())).count();
+            let plain = self.plan.of_trunk(0).into_iter().filter_map(|seed| self.trunks[seed][at]);
+            let never = plain.filter(|onset| onset.began().is_none()).count();
             if never > 0 {
                 notes.push(format!(
                     "In {never} of the undisturbed seeds \"{name}\" had not come by the end: their delays count up to there only."
@@ -341,11 +341,10 @@ fn behind(outcomes: &Outcomes<'_>) -> Vec<Behind> {
     let Outcomes { plan, kinds, arms, .. } = outcomes;
     let mut all = Vec::new();
     for trunk in 0..plan.trunks.len() {
-        for (kind, _) in kinds.iter().enumerate() {
+        for kind in 0..kinds.len() {
             for (at, time) in plan.times.iter().enumerate() {
-                let own = plan.seeds.iter().zip(&arms[at][kind]).filter(|(seed, _)| seed.trunk == trunk);
-                let apart: Vec<&Apart> =
-                    own.filter_map(|(_, outcome): (_, &Option<Outcome>)| outcome.as_ref()?.apart.as_ref()).collect();
+                let own = plan.of_trunk(trunk).into_iter().map(|seed| &arms[at][kind][seed]);
+                let apart: Vec<&Apart> = own.filter_map(|outcome| outcome.as_ref()?.apart.as_ref()).collect();
                 if apart.is_empty() {
                     continue;
                 }

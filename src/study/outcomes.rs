@@ -10,7 +10,7 @@ use super::plan::{Batch, Plan};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::record::{Catalog, Key, RunDir, Series, read_metrics};
-use crate::stats::{Births, LASTING, Onset, Reach};
+use crate::stats::{LASTING, Living, Onset};
 use crate::train::Snapshot;
 
 /// The metric whose set is that of keys.
@@ -49,31 +49,23 @@ impl<'a> Watched<'a> {
         match self {
             Self::Accuracy { train, reaches } => {
                 let series = of.one(self.metric())?;
-                let mut reach = Reach::new(catalog.sample(replica, train)?, reaches, steps / every + 1);
+                let mut reach = catalog.reach(replica, train, reaches, steps)?;
                 series.steps.iter().zip(&series.values).for_each(|(step, value)| reach.measure(*step as u64, *value));
                 reach.onset()
             }
             Self::FirstKey => {
                 let mut present: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
-                // What is a set has rows for its members alone.
-                for step in (0..=steps).step_by(every as usize).chain([steps]) {
-                    present.entry(step).or_default();
-                }
                 for (key, series) in of.of(KEYS) {
                     for step in &series.steps {
                         present.entry(*step as u64).or_default().insert(key.index);
                     }
                 }
-                let (mut births, mut living) = (Births::default(), BTreeMap::new());
-                for (step, keys) in &present {
-                    for turn in births.measure(*step, keys, LASTING) {
-                        match turn.born {
-                            true => living.insert(turn.label, turn.onset),
-                            false => living.remove(&turn.label),
-                        };
-                    }
+                // What is a set has rows for its members alone. What is measured behind the last step, out of turn, is no look.
+                let mut living = Living::default();
+                for step in (of.first.next_multiple_of(every)..=steps).step_by(every as usize) {
+                    living.measure(step, &present.remove(&step).unwrap_or_default(), LASTING);
                 }
-                living.into_values().min_by_key(|onset| onset.step).or(births.until().map(Onset::not_by))
+                living.oldest()
             }
             Self::Own(event) => {
                 let bound = event.at_least.or(event.at_most).unwrap_or_default();
@@ -104,32 +96,36 @@ impl EventConfig {
 
 /// Series of one replica, from the first step of its trunk on.
 #[derive(Clone, Debug, Default)]
-struct History(BTreeMap<Key, Series>);
+struct History {
+    series: BTreeMap<Key, Series>,
+    /// The step from which on anybody looked: that of the fork, where the trunk is one.
+    first: u64,
+}
 
 impl History {
     fn of<'a>(&'a self, metric: &'a str) -> impl Iterator<Item = (&'a Key, &'a Series)> {
-        self.0.iter().filter(move |(key, _)| key.metric == metric)
+        self.series.iter().filter(move |(key, _)| key.metric == metric)
     }
 
     /// Of a metric that is one number.
     fn one(&self, metric: &str) -> Option<&Series> {
-        self.0.iter().find(|(key, _)| key.metric == metric).map(|(_, series)| series)
+        self.series.iter().find(|(key, _)| key.metric == metric).map(|(_, series)| series)
     }
 
     /// The history of what goes on from this one at a step.
     fn then(&self, own: &Self, at: i64) -> Self {
         let mut all: BTreeMap<Key, Series> = BTreeMap::new();
-        for (key, series) in &self.0 {
+        for (key, series) in &self.series {
             let before = series.steps.partition_point(|step| *step < at);
             let (steps, values) = (series.steps[..before].to_vec(), series.values[..before].to_vec());
             all.insert(key.clone(), Series { steps, values });
         }
-        for (key, series) in &own.0 {
+        for (key, series) in &own.series {
             let whole = all.entry(key.clone()).or_default();
             whole.steps.extend(&series.steps);
             whole.values.extend(&series.values);
         }
-        Self(all)
+        Self { series: all, first: self.first }
     }
 
     fn last(&self, metric: &str) -> Option<f64> {
@@ -189,10 +185,11 @@ impl Run {
         let model: ModelConfig = serde_json::from_value(manifest.config["model"].clone())
             .map_err(|error| Error::format(path.join("run.json"), format!("is damaged: {error}")))?;
         let replicas = manifest.config["replicas"].as_u64().unwrap_or(1) as usize;
-        let mut histories = vec![History::default(); replicas];
+        let first = manifest.fork.as_ref().map_or(0, |origin| origin.step);
+        let mut histories = vec![History { first, ..History::default() }; replicas];
         for (key, series) in read_metrics(path, |metric| wanted.contains(metric))? {
             if let Some(history) = histories.get_mut(key.replica as usize) {
-                history.0.insert(Key { replica: 0, ..key }, series);
+                history.series.insert(Key { replica: 0, ..key }, series);
             }
         }
         let end = RunDir::read_state(path, manifest.steps_done, &model)?.0;
@@ -311,7 +308,7 @@ mod tests {
 
     fn history(metric: &str, index: i32, of: Series) -> History {
         let key = Key { metric: metric.to_owned(), site: String::new(), layer: -1, head: -1, index, replica: 0 };
-        History([(key, of)].into())
+        History { series: [(key, of)].into(), first: 0 }
     }
 
     #[test]
@@ -349,13 +346,22 @@ mod tests {
         };
         let trunk = history(KEYS, 3, every(2..20));
         let arm = history(KEYS, 3, every(10..20));
-        let other = History(arm.0.iter().map(|(key, s)| (Key { index: 4, ..key.clone() }, s.clone())).collect());
+        let other = arm.series.iter().map(|(key, s)| (Key { index: 4, ..key.clone() }, s.clone())).collect();
+        let other = History { series: other, first: 0 };
         let mut catalog = Catalog::default();
         catalog.metrics.insert(KEYS.to_owned(), crate::record::Described { every: 10, ..Default::default() });
         let onset = |of: &History| Watched::FirstKey.onset(of, &catalog, 0, 190).unwrap();
         assert_eq!(onset(&trunk.then(&arm, 100)), Onset { step: 20, resolution: 10, censored: None });
         assert_eq!(onset(&trunk.then(&other, 100)), Onset { step: 100, resolution: 10, censored: None });
         assert_eq!(onset(&History::default()), Onset::not_by(190));
+        // What a fork shows at its first look was born by then, and what is measured out of turn at the end is no look.
+        let fork = History { first: 95, ..history(KEYS, 3, every(10..20)) };
+        assert_eq!(onset(&fork).words(), "by step 100");
+        let mut late = every(16..20);
+        late.steps.push(195);
+        late.values.push(1.0);
+        let late = Watched::FirstKey.onset(&history(KEYS, 3, late), &catalog, 0, 195).unwrap();
+        assert_eq!(late, Onset::not_by(150));
         assert_eq!((trunk.keys(190), trunk.keys(200)), (BTreeSet::from([3]), BTreeSet::new()));
     }
 
@@ -374,7 +380,7 @@ mod tests {
         let mut of = History::default();
         for (head, from) in [(0, 3), (1, 6)] {
             let key = Key { metric: "m".to_owned(), site: String::new(), layer: 0, head, index: -1, replica: 0 };
-            of.0.insert(key, series(&(0..20).map(|at| if at < from { 0.4 } else { 0.5 }).collect::<Vec<_>>()));
+            of.series.insert(key, series(&(0..20).map(|at| if at < from { 0.4 } else { 0.5 }).collect::<Vec<_>>()));
         }
         let mut catalog = Catalog::default();
         catalog.metrics.insert("m".to_owned(), crate::record::Described { every: 10, ..Default::default() });

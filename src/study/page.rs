@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, Value, context};
 
-use super::effects::{Asked, Curve};
+use super::effects::Curve;
 use super::findings::{Behind, Findings};
 use super::plot;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::stats::{Survival, Time};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -22,7 +23,6 @@ pub fn write(dir: &Path, findings: &Findings) -> Result<PathBuf> {
     environment.add_template("page.html", PAGE).map_err(fail)?;
     let template = environment.get_template("page.html").map_err(fail)?;
     let (study, plan) = (&findings.study, &findings.plan);
-    let seeds = plan.seeds.iter().filter(|seed| seed.trunk == 0).count();
     let notes = findings.notes();
     let (warnings, notes): (Vec<String>, Vec<String>) = notes.into_iter().partition(|note| note.starts_with("Warning"));
     let page = template
@@ -30,14 +30,13 @@ pub fn write(dir: &Path, findings: &Findings) -> Result<PathBuf> {
             name => if study.name.is_empty() { "Windows" } else { study.name.as_str() },
             description => &study.description,
             run => &study.run,
-            seeds,
+            seeds => plan.of_trunk(0).len(),
             times => plan.times.len(),
             first => plan.times.first(),
             last => plan.times.last(),
             steps => plan.steps,
             kinds => findings.curves.iter().filter(|curve| curve.trunk == 0).map(|curve| curve.kind).collect::<std::collections::BTreeSet<_>>().len(),
             runs => plan.batches.iter().map(|batch| batch.arms.len()).sum::<usize>(),
-            whole => findings.is_whole(),
             rate => study.rate,
             verdict => findings.verdict(),
             warnings,
@@ -47,7 +46,7 @@ pub fn write(dir: &Path, findings: &Findings) -> Result<PathBuf> {
             events => events(findings),
             left => left(findings),
             damage => &study.damage,
-            legend => context! { window => "#f59e0b", effect => "#fde8c4", chance => "#e2e8f0" },
+            legend => context! { window => plot::WINDOW, effect => plot::EFFECT, chance => plot::CHANCE },
         })
         .map_err(fail)?;
     let path = dir.join("report.html");
@@ -63,7 +62,7 @@ fn panel(findings: &Findings, curve: &Curve) -> Value {
     };
     let title = format!("{}: {}{trunk}", findings.kinds[curve.kind], curve.asked.name());
     let survival = curve.survival.as_ref().map(|came| {
-        let groups = came.groups.iter().zip(plot::colours(came)).map(|(left, colour)| {
+        let groups = came.groups.iter().map(|left| {
             let mean = left.mean.map_or_else(
                 || "not watched so long".to_owned(),
                 |[mean, error]| match error.is_finite() {
@@ -71,7 +70,7 @@ fn panel(findings: &Findings, curve: &Curve) -> Value {
                     false => format!("{mean:.0}"),
                 },
             );
-            context! { name => &left.name, colour, runs => left.runs, came => left.came, mean }
+            context! { name => &left.name, colour => plot::GROUPS[left.whose], runs => left.runs, came => left.came, mean }
         });
         context! {
             svg => Value::from_safe_string(plot::survival(came, curve.asked.name())),
@@ -81,7 +80,6 @@ fn panel(findings: &Findings, curve: &Curve) -> Value {
         }
     });
     context! {
-        kind => &findings.kinds[curve.kind],
         title => &title,
         window => !curve.windows.is_empty(),
         effect => !curve.effective.is_empty(),
@@ -94,13 +92,12 @@ fn panel(findings: &Findings, curve: &Curve) -> Value {
 
 /// The middle of the steps at which the trunk's seeds came to each event.
 fn marks(findings: &Findings, curve: &Curve) -> Vec<(String, f64)> {
-    let own = findings.plan.seeds.iter().zip(&findings.trunks).filter(|(seed, _)| seed.trunk == curve.trunk);
-    let own: Vec<_> = own.map(|(_, events)| events).collect();
+    let own = findings.plan.of_trunk(curve.trunk);
     let names = findings.study.event_names();
     let middle = |at: usize| {
-        let known: Vec<f64> = own.iter().filter_map(|events| events[at]?.began()).map(|step| step as f64).collect();
+        let times: Vec<Time> = own.iter().filter_map(|seed| findings.trunks[*seed][at]).map(Time::from).collect();
         // Of fewer than half of the seeds there is none.
-        (2 * known.len() > own.len()).then(|| crate::stats::median(known))
+        Survival::of(&times).ok()?.median()
     };
     names.iter().enumerate().filter_map(|(at, name)| Some((name.clone(), middle(at)?))).collect()
 }
@@ -130,7 +127,7 @@ fn left(findings: &Findings) -> Vec<Value> {
             time => behind.time,
             distance => number(Some(behind.distance), 3),
             keys => number(behind.keys, 2),
-            damage => plot::signed(&Asked::Last(String::new()), behind.damage.unwrap_or(0.0)),
+            damage => behind.damage.map_or_else(String::new, |damage| format!("{damage:+.3}").replace('-', "\u{2212}")),
             half_life => behind.half_life.map_or_else(|| if behind.damage.is_some() { "not" } else { "" }.to_owned(), |life| format!("{life:.0}")),
             permanent => number(behind.permanent, 2),
         }

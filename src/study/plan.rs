@@ -70,27 +70,33 @@ impl Plan {
                     run.steps
                 ));
             }
-            for pulse in &kind.intervene {
-                if let Err(Error::Config(what)) = pulse.check(&run.model, run.steps - time, run.task.shape().classes) {
+            let classes = run.task.shape().classes;
+            for seed in seeds.iter().map(|seed| run.seed_of(seed.replica)) {
+                if let Err(Error::Config(what)) =
+                    Pulse::check_all(&kind.intervene, &run.model, seed, run.steps - time, classes)
+                {
                     return fail(what);
                 }
             }
         }
         let sham = Arm { kind: None, seed: 0 };
-        let batches = (0..times.len()).flat_map(|time| {
-            let all: Vec<Arm> = (0..seeds.len())
-                .flat_map(|seed| (0..kinds.len()).map(move |kind| Arm { kind: Some(kind), seed }))
-                .collect();
-            let of = |arms: &[Arm]| Batch { time, arms: [&[sham], arms].concat() };
-            // As even as they can be.
-            let count = all.len().div_ceil((most - 1).max(1)).max(1);
-            all.chunks(all.len().div_ceil(count).max(1)).map(of).collect::<Vec<_>>()
-        });
-        let batches = batches.collect();
+        let kinds = kinds.len();
+        let all: Vec<Arm> =
+            (0..seeds.len()).flat_map(|seed| (0..kinds).map(move |kind| Arm { kind: Some(kind), seed })).collect();
+        // As even as they can be.
+        let count = all.len().div_ceil((most - 1).max(1)).max(1);
+        let together = all.len().div_ceil(count).max(1);
+        let of = |time: usize| all.chunks(together).map(move |arms| Batch { time, arms: [&[sham], arms].concat() });
+        let batches = (0..times.len()).flat_map(of).collect();
         let plain = if config.trunk.is_empty() { "trunk" } else { "plain" };
         let others = config.trunk.iter().filter_map(|trunk| trunk.name.clone());
         let trunks = [plain.to_owned()].into_iter().chain(others).collect();
         Ok(Self { times, steps: run.steps, trunks, seeds, batches })
+    }
+
+    /// Seeds of a trunk, by their places.
+    pub fn of_trunk(&self, trunk: usize) -> Vec<usize> {
+        (0..self.seeds.len()).filter(|seed| self.seeds[*seed].trunk == trunk).collect()
     }
 
     /// Steps times arms that a batch takes.

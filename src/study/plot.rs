@@ -10,11 +10,11 @@ const MARGIN: [f64; 4] = [62.0, 12.0, 10.0, 38.0];
 
 /// Colours of the mean, of windows, of times with an effect, of what chance gives.
 const MEAN: &str = "#b45309";
-const WINDOW: &str = "#f59e0b";
-const EFFECT: &str = "#fde8c4";
-const CHANCE: &str = "#e2e8f0";
-/// Of runs without a pulse, in the window, and at other times.
-const GROUPS: [&str; 3] = ["#334155", "#d97706", "#0284c7"];
+pub(super) const WINDOW: &str = "#f59e0b";
+pub(super) const EFFECT: &str = "#fde8c4";
+pub(super) const CHANCE: &str = "#e2e8f0";
+/// Of runs without a pulse, in the window, and at other times: see [`super::effects::Left::whose`].
+pub(super) const GROUPS: [&str; 3] = ["#334155", "#d97706", "#0284c7"];
 
 /// Axes and what is drawn into them.
 struct Plot {
@@ -192,7 +192,8 @@ pub(super) fn curve(curve: &Curve, title: &str, rate: f64, marks: &[(String, f64
 pub(super) fn survival(came: &Came, event: &str) -> String {
     let end = came.until as f64;
     let mut plot = Plot::new(&format!("runs without {event}"), [0.0, end * 1.01], [0.0, 1.04]);
-    for (left, colour) in came.groups.iter().zip(colours(came)) {
+    for left in &came.groups {
+        let colour = GROUPS[left.whose];
         let mut line = vec![[0.0, 1.0]];
         let mut share = 1.0;
         for [at, left] in left.falls.iter().filter(|fall| fall[0] <= end) {
@@ -205,17 +206,7 @@ pub(super) fn survival(came: &Came, event: &str) -> String {
     plot.done("step", &format!("share of runs without {event}"))
 }
 
-/// Of the groups of a picture: no pulse, in the window, elsewhere.
-pub(super) fn colours(came: &Came) -> Vec<&'static str> {
-    let of = |name: &str| match name {
-        "no pulse" => GROUPS[0],
-        "pulse in the window" => GROUPS[1],
-        _ => GROUPS[2],
-    };
-    came.groups.iter().map(|left| of(&left.name)).collect()
-}
-
-pub(super) fn signed(asked: &Asked, value: f64) -> String {
+fn signed(asked: &Asked, value: f64) -> String {
     let text = match asked {
         Asked::Delay(_) => format!("{value:+.0}"),
         Asked::Last(_) => format!("{value:+.3}"),

@@ -164,7 +164,7 @@ pub fn file(dir: &mut RunDir, findings: &Findings) -> Result<()> {
         row("study.permanent", damage, step, *seed, kind, apart.permanent);
     }
     for curve in &findings.curves {
-        let seeds: Vec<usize> = (0..plan.seeds.len()).filter(|seed| plan.seeds[*seed].trunk == curve.trunk).collect();
+        let seeds = plan.of_trunk(curve.trunk);
         let (name, kind) = (curve.asked.name(), curve.kind as i32);
         for point in &curve.points {
             for (seed, value) in seeds.iter().zip(&point.values) {

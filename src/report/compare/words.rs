@@ -129,7 +129,10 @@ fn not_supported(party: &Party, events: &[Event]) -> String {
         reasons.push(format!("rates over seeds more exactly than {fewest} replicas tell"));
     }
     let forks: Vec<_> = party.runs.iter().filter_map(|run| run.manifest.fork.as_ref()).collect();
-    let mut trunks: Vec<_> = forks.iter().map(|origin| (&origin.hash, origin.replica)).collect();
+    let mut trunks: Vec<_> = forks
+        .iter()
+        .flat_map(|origin| (0..origin.each.len().max(1)).map(|own| (&origin.hash, origin.of(own))))
+        .collect();
     trunks.sort_unstable();
     trunks.dedup();
     if trunks.len() == 1 {
