@@ -98,6 +98,8 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let nearest = trunk.nearest(&own)?;
     RunDir::check_free(&args.out)?;
     let gpu = open(&args.device, setup.config.precision)?;
+    // That nothing can be written there is told before a long replay.
+    std::fs::create_dir_all(&args.out).map_err(Error::io("cannot create", &args.out))?;
     let stop = Stop::on_signals("steps under way")?;
     let at = match replay(&trunk, &own, nearest, &gpu, &stop)? {
         Ok(found) => found.select(&vec![0; setup.config.replicas as usize]),

@@ -197,7 +197,7 @@ pub(super) fn begin(
 pub(super) fn go_on(gpu: Gpu, stop: Stop, setup: Setup, out: &Path, manifest: &Manifest) -> Result<Loop> {
     let mut session = session(&gpu, setup.config)?;
     let (mut dir, latest, damaged) = RunDir::resume(out, &session.config().model)?;
-    damaged.iter().for_each(|error| complain(&format!("warning: a checkpoint is passed over and removed: {error}")));
+    damaged.iter().for_each(|error| complain(&format!("warning: a checkpoint is passed over and set aside: {error}")));
     let from = latest.as_ref().map_or(0, |snapshot| snapshot.step);
     print(&format!("{} goes on from step {from}", out.display()));
     match (&latest, &manifest.from) {

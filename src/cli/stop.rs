@@ -36,18 +36,27 @@ fn say(word: &Mutex<Word>) {
     }
 }
 
+/// The signals that a process ignores, by Linux's account of it: bit n - 1 for signal n. Other systems keep none.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 /// How often it is looked for a signal.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Stop {
-    /// From now on SIGINT, SIGTERM and SIGHUP ask. `behind` is what must come to its end first.
+    /// From now on SIGINT, SIGTERM and SIGHUP ask, but one that whoever started the program has ignored (as `nohup` does with
+    /// SIGHUP). `behind` is what must come to its end first.
     ///
     /// # Errors
     /// Where the system gives no signals.
     pub(super) fn on_signals(behind: &'static str) -> Result<Self> {
         let (code, word) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Word { behind, said: false })));
         let second = Arc::new(AtomicBool::new(false));
-        for (number, of_signal) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)] {
+        let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
+        let heard = |number: i32| ignored >> (number - 1) & 1 == 0;
+        for (number, of_signal) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)].into_iter().filter(|s| heard(s.0)) {
             let fail = |error| Error::Unsupported(format!("signals cannot be handled: {error}"));
             // In this order: the first signal finds nothing to shut down and leaves word for the second.
             signal_hook::flag::register_conditional_shutdown(number, of_signal, Arc::clone(&second)).map_err(fail)?;

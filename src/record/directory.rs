@@ -345,7 +345,7 @@ impl RunDir {
     /// Opens a run to go on with it: behind its latest readable checkpoint, or from its beginning where it
     /// has none yet. What came after the checkpoint is dropped, once the checkpoint has been read. Whether the task's files are
     /// still those of the run is for [`Manifest::check_files`] to say, before they are read. Third, what is wrong with later
-    /// checkpoints, of which nothing is left then.
+    /// checkpoints: what can be read of them is kept as `checkpoints/unreadable-step-NNNNNN`.
     ///
     /// # Errors
     /// [`Error::Refused`] where the folder holds no run, its latest checkpoint is another run's, or none can be read;
@@ -393,7 +393,9 @@ impl RunDir {
         let events = Events::open(&path.join("events.jsonl"), state.events_bytes)?;
         let segments = Segments::open(&path.join("metrics"), state.segments)?;
         for step in checkpoint_steps(path)?.into_iter().filter(|step| *step > state.step) {
-            remove_dir(&checkpoint_path(path, step))?;
+            let (from, to) = (checkpoint_path(path, step), checkpoints.join(format!("unreadable-step-{step:06}")));
+            remove_dir(&to)?;
+            std::fs::rename(&from, &to).map_err(Error::io("cannot rename", &from))?;
         }
         manifest.status = Status::Running;
         manifest.resumed = Some(now());

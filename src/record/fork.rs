@@ -33,6 +33,16 @@ impl Origin {
     pub fn of(&self, replica: usize) -> u32 {
         self.each.get(replica).copied().unwrap_or(self.replica)
     }
+
+    /// `replica 0 of /runs/grok, left at step 2000`.
+    pub fn words(&self) -> String {
+        let mut own = if self.each.is_empty() { vec![self.replica] } else { self.each.clone() };
+        own.sort_unstable();
+        own.dedup();
+        let own: Vec<String> = own.iter().map(u32::to_string).collect();
+        let replicas = if own.len() == 1 { "replica" } else { "replicas" };
+        format!("{replicas} {} of {}, left at step {}", own.join(", "), self.run.display(), self.step)
+    }
 }
 
 /// A run that something forks off: the trunk. Of its replicas one goes on, or for [`Trunk::branch`] several.
@@ -212,15 +222,19 @@ impl Trunk {
             .flat_map(|seed| arm.iter().map(move |arm| (seed, arm)))
             .map(|(seed, arm)| self.arm(self.origin.replica as usize, arm, (seed, seeds), steps))
             .collect::<Result<_>>()?;
-        if let Some(set) = sets
-            .iter()
-            .find(|set| !["measure.", "checkpoint.", "name", "description"].iter().any(|key| set.starts_with(key)))
-        {
+        let known = |set: &str| {
+            let key = set.split('=').next().unwrap_or_default().trim();
+            ["name", "description"].contains(&key)
+                || ["measure.", "checkpoint."].iter().any(|table| key.starts_with(table))
+        };
+        if let Some(set) = sets.iter().find(|set| !known(set)) {
             return Err(Error::Config(format!(
                 "--set {set}: a fork goes on as its trunk does, but for what its arms say; only measure, checkpoint, name and description can be set"
             )));
         }
-        self.goes_on(replicas, steps, sets).map_err(named)
+        // What the arms cannot be for themselves is not the settings' fault.
+        self.goes_on(replicas.clone(), steps, &[]).map_err(named)?;
+        self.goes_on(replicas, steps, sets)
     }
 
     /// A fork whose arms go on from several replicas, each as it is given with the replica it is of; their steps count from the

@@ -16,6 +16,7 @@ mod stages;
 mod still;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use compare::{Asked, Comparison, compare};
@@ -29,7 +30,7 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::record::{Catalog, Event, Manifest, RunDir, RunKind, Status};
 use crate::stats::Onset;
-use crate::train::ReplicaConfig;
+use crate::train::{ArmRole, ReplicaConfig};
 
 const PAGE: &str = include_str!("page.html");
 const VEGA: &str = include_str!("vendor/vega.min.js");
@@ -100,10 +101,8 @@ pub fn write(run: &Path) -> Result<Report> {
     let (listed, left) = marks::list(&turns);
     let configs: Vec<ReplicaConfig> =
         serde_json::from_value(manifest.config["replica"].clone()).unwrap_or_else(|_| Vec::new());
-    let stages = match measured {
-        true => Vec::new(),
-        false => stages::tables(run, &catalog, &watched, &arms_of(&manifest, &names, &configs))?,
-    };
+    let groups = if measured { Vec::new() } else { arms::Arm::all(&manifest, &names, &configs) };
+    let stages = stages::tables(run, &catalog, &watched, &groups)?;
     let judged = if names.len() > 1 && !measured { judge(&manifest, &names, &configs, &watched) } else { Vec::new() };
     let charts = {
         let names = charts::Names { arms: names.clone(), own: Vec::new() };
@@ -113,6 +112,7 @@ pub fn write(run: &Path) -> Result<Report> {
         name => title(&manifest),
         description => manifest.config["description"].as_str().unwrap_or_default(),
         status => status(&manifest, last_step),
+        trunk => manifest.fork.as_ref().map(|origin| origin.words()),
         arms => arms.iter().map(|arm| context! {
             name => if replicas > 1 { arm.name.as_str() } else { "" },
             none => arm.none(),
@@ -126,6 +126,7 @@ pub fn write(run: &Path) -> Result<Report> {
         left => left.iter().map(|(lane, count)| format!("{lane} {count}")).collect::<Vec<_>>().join(", "),
         groups => judged,
         stages,
+        apart => apart(&groups, &configs),
         warnings => warnings,
         facts => facts(&manifest),
         config => serde_json::to_string_pretty(&configuration(&manifest)).unwrap_or_default(),
@@ -142,20 +143,22 @@ pub fn write(run: &Path) -> Result<Report> {
     Ok(Report { page: path, arms, replicas })
 }
 
-/// The arms of a run: replicas that differ in nothing but their seeds, under the name of the first without its seed.
-fn arms_of(manifest: &Manifest, names: &[String], configs: &[ReplicaConfig]) -> Vec<(String, Vec<usize>)> {
-    let mut all: Vec<(serde_json::Value, (String, Vec<usize>))> = Vec::new();
-    for (at, own) in configs.iter().enumerate() {
-        let settings = arms::Settings::of(manifest, own).all;
-        match all.iter_mut().find(|(known, _)| *known == settings) {
-            Some((_, (_, replicas))) => replicas.push(at),
-            None => {
-                let name = names.get(at).map_or("", |name| arms::without_seed(name)).to_owned();
-                all.push((settings, (name, vec![at])));
-            }
-        }
-    }
-    all.into_iter().map(|(_, arm)| arm).collect()
+/// What sets the arms of a run apart, as rows of a table, the names of its columns first; nothing of a run that has one.
+fn apart(arms: &[arms::Arm], configs: &[ReplicaConfig]) -> Vec<Vec<String>> {
+    let settings = arms::Arm::apart(arms);
+    let Some(first) = settings.first().filter(|_| arms.len() > 1) else { return Vec::new() };
+    let head = ["arm", "replicas"].into_iter().map(str::to_owned).chain(first.keys().cloned()).collect();
+    let row = |(arm, own): (&arms::Arm, &BTreeMap<String, String>)| {
+        let role = match configs[arm.replicas[0]].role {
+            Some(ArmRole::Main) => " (main)",
+            Some(ArmRole::Control) => " (control)",
+            Some(ArmRole::Sham) => " (sham)",
+            None => "",
+        };
+        let called = if arm.name.is_empty() { format!("replica {}", arm.replicas[0]) } else { arm.name.clone() };
+        [called + role, arm.replicas.len().to_string()].into_iter().chain(own.values().cloned()).collect()
+    };
+    [head].into_iter().chain(arms.iter().zip(&settings).map(row)).collect()
 }
 
 /// The page with what is to be shown on it.

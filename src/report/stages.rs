@@ -6,6 +6,7 @@ use std::path::Path;
 
 use minijinja::{Value, context};
 
+use super::arms::Arm;
 use super::phases::Watched;
 use crate::error::Result;
 use crate::record::{Catalog, Key, Sink, scan_metrics};
@@ -294,13 +295,8 @@ fn over(values: &[f64], scale: fn(f64) -> f64) -> String {
     )
 }
 
-/// The table of each arm, given its name and its replicas; none where no replica has two stages with numbers.
-pub(super) fn tables(
-    run: &Path,
-    catalog: &Catalog,
-    watched: &[Watched],
-    arms: &[(String, Vec<usize>)],
-) -> Result<Vec<Value>> {
+/// The table of each arm; none where no replica has two stages with numbers.
+pub(super) fn tables(run: &Path, catalog: &Catalog, watched: &[Watched], arms: &[Arm]) -> Result<Vec<Value>> {
     let all: Vec<Bounds> = watched.iter().map(bounds).collect();
     let staged = |bounds: &Bounds| bounds.iter().flatten().count() > 1;
     if !all.iter().any(staged) || !METRICS.iter().any(|metric| catalog.metrics.contains_key(*metric)) {
@@ -308,8 +304,8 @@ pub(super) fn tables(
     }
     let mut summed = Summed { bounds: &all, open: Vec::new() };
     scan_metrics(run, &mut summed)?;
-    let table = |(name, replicas): &(String, Vec<usize>)| {
-        let replicas: Vec<usize> = replicas.iter().copied().filter(|at| staged(&all[*at])).collect();
+    let table = |arm: &Arm| {
+        let replicas: Vec<usize> = arm.replicas.iter().copied().filter(|at| staged(&all[*at])).collect();
         let stages: Vec<[BTreeMap<_, f64>; STAGES]> = replicas
             .iter()
             .map(|at| {
@@ -345,7 +341,7 @@ pub(super) fn tables(
                 quantities.push(context! { name => quantity.words(), change, rows });
             }
         }
-        Some(context! { name => name.clone(), replicas => replicas.len(), counts => counts.to_vec(), quantities })
+        Some(context! { name => arm.name.clone(), replicas => replicas.len(), counts => counts.to_vec(), quantities })
     };
     Ok(arms.iter().filter_map(table).collect())
 }

@@ -37,7 +37,7 @@ impl Findings {
     fn choice(&self) -> Option<String> {
         let of = |name: &str| self.calibration.get(name).map(|mean| plus_minus(mean, false));
         let best = of("temperature").map_or_else(
-            || "no temperature is best, for the choice is right everywhere or never".to_owned(),
+            || "no temperature from 1/32 to 32 is best".to_owned(),
             |temperature| format!("the temperature at which it would be surest of what is right is {temperature}"),
         );
         Some(format!(

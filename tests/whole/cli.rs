@@ -395,6 +395,8 @@ fn damaged_run_directories_are_told() {
     assert!(String::from_utf8_lossy(&said.stderr).contains("step-000004: holds step 2"), "{said:?}");
     let heard = |bytes: &[u8], words: &str| String::from_utf8_lossy(bytes).contains(words);
     assert!(heard(&said.stderr, "passed over") && heard(&said.stdout, "goes on from step 2"), "{said:?}");
+    // What is set aside is still there.
+    assert!(place.path("out/checkpoints/unreadable-step-000004/model.safetensors").exists());
 }
 
 #[test]

@@ -180,3 +180,22 @@ fn signals_save_and_exit_with_their_codes() {
         assert!(events.iter().any(|event| event.kind() == "stop" && event.step == manifest.steps_done));
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_nohup_keeps_from_a_run_does_not_stop_it() {
+    let dir = folder();
+    let program = env!("CARGO_BIN_EXE_thermoscope");
+    let mut nohup = Command::new("nohup");
+    nohup.arg(program).args(["run", "run.toml", "--out", "run", "--steps", "30"]).current_dir(dir.path());
+    let mut child = nohup.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let run = dir.path().join("run");
+    let patience = Instant::now() + Duration::from_secs(120);
+    while !run.join("run.json").exists() {
+        assert!(Instant::now() < patience && child.try_wait().unwrap().is_none(), "the run begins");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    finish(child);
+    assert_eq!(RunDir::read_manifest(&run).unwrap().status, Status::Finished);
+}

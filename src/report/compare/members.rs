@@ -280,15 +280,3 @@ impl Party {
         all
     }
 }
-
-/// Numbers and words of settings by their dotted keys.
-pub(super) fn flat(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| {
-            let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            flat(&key, value, into);
-        }),
-        Value::String(text) => drop(into.insert(prefix.to_owned(), text.clone())),
-        other => drop(into.insert(prefix.to_owned(), other.to_string())),
-    }
-}

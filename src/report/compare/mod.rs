@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::arms;
 use super::derived::KEY_COUNT;
 use crate::error::{Error, Result};
 use crate::stats::Missing;
@@ -158,7 +159,7 @@ pub fn compare(dirs: &[PathBuf], asked: &Asked) -> Result<Comparison> {
         supported,
         not_supported,
         runs: party.runs.iter().map(of_run).collect(),
-        arms: arms(&party),
+        arms: arms_of(&party),
         notes,
         events,
         orders,
@@ -180,31 +181,20 @@ fn of_run(run: &members::Run) -> OfRun {
     }
 }
 
-fn arms(party: &Party) -> Vec<OfArm> {
-    let flat = |arm: &members::Arm| {
-        let mut all = BTreeMap::new();
-        members::flat("", &arm.settings, &mut all);
-        all
-    };
-    let all: Vec<BTreeMap<String, String>> = party.arms.iter().map(flat).collect();
-    let differs = |key: &String| all.iter().any(|other| other.get(key) != all[0].get(key));
-    let keys: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).filter(|key| differs(key)).collect();
+fn arms_of(party: &Party) -> Vec<OfArm> {
+    let apart = arms::apart(&party.arms.iter().map(|arm| &arm.settings).collect::<Vec<_>>());
     let name = |member: usize| party.members[member].name.clone();
-    let of = |(at, arm): (usize, &members::Arm)| {
+    let of = |((at, arm), settings): ((usize, &members::Arm), BTreeMap<String, String>)| {
         let copies = party.members.iter().filter(|member| member.arm == at);
-        let none = || "none".to_owned();
         OfArm {
             arm: arm.name.clone(),
             replicas: arm.members.iter().map(|member| name(*member)).collect(),
             copies: copies.filter_map(|member| Some([member.name.clone(), name(member.copy_of?)])).collect(),
             from: arm.from,
-            settings: keys
-                .iter()
-                .map(|key| ((*key).clone(), all[at].get(*key).cloned().unwrap_or_else(none)))
-                .collect(),
+            settings,
         }
     };
-    party.arms.iter().enumerate().map(of).collect()
+    party.arms.iter().enumerate().zip(apart).map(of).collect()
 }
 
 /// What not all runs have in common.
