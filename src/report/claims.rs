@@ -293,8 +293,16 @@ pub(super) fn judge(arms: &[Arm<'_>], group: &Group<'_>) -> Vec<Verdict> {
                     }
                     _ => arm.watched.generalized().is_some_and(|onset| onset.began().is_none()),
                 };
-            let outcome = claim.rule.ask(arm.watched);
+            let mut outcome = claim.rule.ask(arm.watched);
             let silent = silent(arm.watched, of_group[0].watched, &claim.rule, outcome.as_ref());
+            // An arm that may only have been cut off before it generalized does not lack a sign of that.
+            let says = began(arm.watched.generalized()) || (should_fail && silent.is_none());
+            if let Some(outcome) = outcome.as_mut().filter(|outcome| outcome.found == Found::Fails)
+                && claim.rule.is_sign()
+                && !says
+            {
+                outcome.found = Found::Open;
+            }
             (outcome, should_fail, silent)
         });
         let asked: Vec<Asked> = asked.collect();
@@ -449,6 +457,11 @@ mod tests {
     }
 
     fn judge_all(given: &[Given], seen: Vec<Watched>) -> BTreeMap<&'static str, (Option<bool>, String)> {
+        let verdicts = verdicts(given, &seen).into_iter();
+        verdicts.map(|verdict| (verdict.name, (verdict.survives, verdict.words))).collect()
+    }
+
+    fn verdicts(given: &[Given], seen: &[Watched]) -> Vec<Verdict> {
         let names: Vec<String> =
             (0..given.len()).map(|at| given[at].1.name.clone().unwrap_or_else(|| format!("arm {at}"))).collect();
         let arm = |at: usize| Arm {
@@ -459,9 +472,7 @@ mod tests {
             watched: &seen[at],
         };
         let arms: Vec<Arm<'_>> = (0..given.len()).map(arm).collect();
-        let groups = groups(&arms);
-        let verdicts = judge(&arms, &groups[0]);
-        verdicts.into_iter().map(|verdict| (verdict.name, (verdict.survives, verdict.words))).collect()
+        judge(&arms, &groups(&arms)[0])
     }
 
     const MAIN: Truth = (Some(100), Some(600), Some(300), 0.6);
@@ -530,6 +541,24 @@ mod tests {
         let found = judged(&[(MAIN, plain()), (NEVER, seed)]);
         assert_eq!(found[KEY].0, None);
         assert!(found[KEY].1.starts_with("holds, but no control of this run could refute it"), "{}", found[KEY].1);
+    }
+
+    #[test]
+    fn a_sign_that_is_missing_fails_only_where_generalization_was_there_or_long_waited_for() {
+        let less = ReplicaConfig { train_fraction: Some(0.2), ..control() };
+        // Another seed and a control that may be cut off, a control that was watched for long, one that generalizes without it.
+        let given =
+            [(NEVER, plain()), (NEVER, less.clone()), (MAIN, plain()), ((Some(100), Some(400), Some(700), 0.2), less)];
+        let found = |given: &[Given]| {
+            let seen: Vec<Watched> = given.iter().map(|(truth, _)| watched(*truth)).collect();
+            let of = |verdict: &Verdict| verdict.outcomes.iter().map(|(one, _)| one.as_ref().unwrap().found).collect();
+            let all = verdicts(given, &seen);
+            [SPECTRUM, KEY].map(|name| all.iter().find(|verdict| verdict.name == name).map(of).unwrap()).to_vec()
+        };
+        let cut_off: Vec<Vec<Found>> = found(&given[..2]);
+        assert_eq!(cut_off, [[Found::Open; 2]; 2]);
+        let told = found(&[given[2].clone(), given[0].clone(), given[1].clone(), given[3].clone()]);
+        assert_eq!(told, [[Found::Holds, Found::Open, Found::Fails, Found::Fails]; 2]);
     }
 
     #[test]
