@@ -89,7 +89,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     bench::check_modes(&args.mode)?;
     let cooperative = matches!(args.what, What::Kernels | What::All);
     let gpu = if cooperative { args.device.open_cooperative()? } else { args.device.open()? };
-    complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
+    complain(&format!("on {}", gpu.caps().called()));
     if args.what == What::All {
         let began = Instant::now();
         ALL.into_iter().try_for_each(|what| match (&args.peers, what) {

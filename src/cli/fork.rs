@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::device::Device;
 use super::print;
 use super::progress::Ticker;
-use super::run::{Loop, STEP, adapter, open};
+use super::run::{Loop, STEP, open};
 use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -117,11 +117,8 @@ pub(super) fn begin(gpu: Gpu, stop: Stop, trunk: &Trunk, setup: Setup, at: &Snap
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let origin = trunk.origin.clone();
     let moved = trunk.manifest.moved(gpu.caps()).map(|before| Event::at(at.step, What::Moved { before }));
-    let forked = What::Fork { run: origin.run.clone(), of: origin.replica };
     let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), None).forked(origin).knowing(&files)?;
     let mut dir = RunDir::create(out, manifest, &Catalog::of(&session)?)?;
-    dir.event(&Event::at(at.step, What::Start { adapter: adapter(&gpu) }))?;
-    dir.event(&Event::at(at.step, forked))?;
     // From here on the fork needs its trunk no more.
     dir.checkpoint(&session.config().model, &session.snapshot()?, 0)?;
     let mut run = Loop::new(gpu, stop, session, dir)?;

@@ -35,7 +35,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     if let Some(name) = &args.measure {
         let setup = presets::load(name, &args.set)?;
         let gpu = args.device.open()?;
-        complain(&format!("on {} ({})", gpu.caps().name, gpu.caps().backend));
+        complain(&format!("on {}", gpu.caps().called()));
         let session = Session::new(&gpu, setup.config)?;
         return bench::show_costs(name, &crate::bench::costs(&gpu, &session, ROUNDS)?, args.json);
     }

@@ -8,7 +8,7 @@ use super::progress::Ticker;
 use super::{complain, presets, print, report};
 use crate::error::{Error, Result};
 use crate::instrument::Label;
-use crate::record::{Catalog, Event, Manifest, RunDir, RunKind, Setup, Status, What};
+use crate::record::{Catalog, Event, Manifest, RunDir, RunKind, Setup, What};
 use crate::task::{Task, Whole};
 use crate::train::Session;
 
@@ -84,18 +84,26 @@ pub(super) fn main(args: &Args) -> Result<()> {
     let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from));
     let manifest = manifest.of_kind(RunKind::Measurement).knowing(&files)?;
     let catalog = Catalog::of(&session)?;
+    ticker.now("measuring");
+    session.submit(0);
+    gpu.wait()?;
+    ticker.stop();
+    let mut measured = Vec::new();
+    while let Some(steps) = session.take_rows()? {
+        measured.push(steps);
+    }
+    let rows = || measured.iter().flatten().flat_map(|step| session.rows(step));
+    if rows().next().is_none() {
+        return Err(super::nothing_measured(session.config()));
+    }
     let mut dir = RunDir::create(&args.out, manifest, &catalog)?;
     if args.all {
         let about = "measured on all examples: those trained on and those held out are the same".to_owned();
         dir.event(&Event::at(0, What::Warning { about }))?;
     }
-    ticker.now("measuring");
-    session.submit(0);
-    gpu.wait()?;
-    ticker.stop();
     let (mut shown, mut not_finite) = (Vec::new(), std::collections::BTreeSet::new());
-    while let Some(steps) = session.take_rows()? {
-        for row in steps.iter().flat_map(|step| session.rows(step)) {
+    {
+        for row in rows() {
             let Label { layer, head, index } = row.label;
             let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
             dir.row(&row);
@@ -119,16 +127,13 @@ pub(super) fn main(args: &Args) -> Result<()> {
             }
         }
     }
-    if dir.waiting() == 0 {
-        return Err(super::nothing_measured(session.config()));
-    }
     if !not_finite.is_empty() {
         let metrics = not_finite.into_iter().map(str::to_owned).collect();
         let event = Event::at(0, What::NotFinite { metrics });
         dir.event(&event)?;
         complain(&format!("warning: {}", event.text()));
     }
-    dir.close(Status::Finished, 0)?;
+    dir.end(false, 0)?;
     shown.iter().for_each(|line| print(line));
     report::write(dir.path())?;
     Ok(())

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::record::{RunDir, RunKind};
+use crate::record::{Manifest, RunDir, RunKind};
 
 /// Trains small transformers and measures their circuits inside the training step, on the GPU.
 #[derive(Parser)]
@@ -106,6 +106,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let goes_on = match cli.command {
+        Command::Run(_) | Command::Fork(_) => going_on(RunKind::Run),
+        Command::Windows(_) => going_on(RunKind::Study),
+        Command::Scan(_) => going_on(RunKind::Scan),
+        _ => None,
+    };
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Fork(args) => fork::main(&args),
@@ -132,28 +138,70 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&format!("error: {error}"));
-            advice(&error).into_iter().for_each(complain);
+            advice(&error, goes_on).iter().for_each(|words| complain(words));
             // Where a device failed, nothing that was asked for is wrong.
             ExitCode::from(if matches!(error, Error::Device(_)) { 1 } else { 2 })
         }
     }
 }
 
-/// What the command line can do about an error, where that is more than the library says.
-fn advice(error: &Error) -> Option<&'static str> {
-    match error {
-        Error::UnknownAdapter { .. } => Some("--adapter takes one of these indexes, or part of a name"),
-        Error::Device(_) => Some(
-            "`thermoscope adapters --check` shows whether this adapter works; a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`",
-        ),
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Some(
-            "Free some space; a run goes on from its last checkpoint by `thermoscope run --resume --out DIR`, and a finished one gets its page by `thermoscope report DIR`",
-        ),
-        Error::Occupied { .. } => Some(
-            "Name another folder by --out; a run that was not finished goes on by `thermoscope run --resume --out DIR`",
-        ),
-        _ => None,
+/// Tells of an event that is a warning.
+fn warn(event: &crate::record::Event) {
+    complain(&format!("warning: {}", event.text()));
+}
+
+/// The command that goes on with what was cut off in a directory, if one does.
+fn going_on(kind: RunKind) -> Option<&'static str> {
+    match kind {
+        RunKind::Run => Some("run"),
+        RunKind::Scan | RunKind::Series => Some("scan"),
+        RunKind::Study => Some("windows"),
+        RunKind::Measurement => None,
     }
+}
+
+/// How what was stopped goes on, by the program as it was called.
+fn goes_on(command: &str, out: &std::path::Path) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "thermoscope".to_owned());
+    format!("go on with: {program} {command} --resume --out '{}'", out.display())
+}
+
+/// Fails where a directory goes on by another command than that of a kind, and says which.
+fn must_go_on_as(manifest: &Manifest, out: &std::path::Path, kind: RunKind) -> Result<()> {
+    let own = going_on(manifest.kind);
+    if own == going_on(kind) {
+        return Ok(());
+    }
+    let what = own.map_or_else(
+        || {
+            "and there is nothing to go on with. To train a model on: thermoscope run PRESET|FILE.toml --from MODEL_DIR"
+                .to_owned()
+        },
+        |command| format!("which goes on by `thermoscope {command} --resume --out DIR`"),
+    );
+    Err(Error::Refused(format!("{} holds {}, {what}", out.display(), manifest.kind.words())))
+}
+
+/// Numbers from 1 on.
+fn at_least_one() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..)
+}
+
+/// What the command line can do about an error, where that is more than the library says; `command` is the one that goes on with
+/// what was cut off.
+fn advice(error: &Error, command: Option<&str>) -> Option<String> {
+    let what = match error {
+        Error::UnknownAdapter { .. } => {
+            return Some("--adapter takes one of these indexes, or part of a name".to_owned());
+        }
+        Error::Device(_) => "`thermoscope adapters --check` shows whether this adapter works",
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "Free some space",
+        Error::Occupied { .. } => "Name another folder by --out",
+        _ => return None,
+    };
+    let on =
+        command.map(|command| format!("; what was not finished goes on by `thermoscope {command} --resume --out DIR`"));
+    Some(what.to_owned() + &on.unwrap_or_default())
 }
 
 /// Prints to standard output. A reader that has gone away is no error; a full disk is.

@@ -41,15 +41,21 @@ fn of_scan(sentences: &[String], page: PathBuf) -> PathBuf {
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
-    let study = RunDir::read_manifest(&args.dir).is_ok_and(|manifest| manifest.kind == RunKind::Study);
-    let page = if study {
-        super::windows::tell(&args.dir, &Kept::read(&args.dir)?.0.findings(&args.dir)?)?
-    } else if let Some(findings) = Findings::read(&args.dir)? {
-        of_scan(&findings.sentences(), write_page(&args.dir, &findings)?)
-    } else if let Some(series) = Series::read(&args.dir)? {
-        of_scan(&series.sentences(), write_series_page(&args.dir, &series)?)
-    } else {
-        write(&args.dir)?
+    let dir = &args.dir;
+    let nothing = || {
+        Error::Refused(format!("{}: the scan was stopped before its first layer; nothing is found yet", dir.display()))
+    };
+    let page = match RunDir::read_manifest(dir)?.kind {
+        RunKind::Study => super::windows::tell(dir, &Kept::read(dir)?.0.findings(dir)?)?,
+        RunKind::Scan => {
+            let findings = Findings::read(dir)?.ok_or_else(nothing)?;
+            of_scan(&findings.sentences(), write_page(dir, &findings)?)
+        }
+        RunKind::Series => {
+            let series = Series::read(dir)?.ok_or_else(nothing)?;
+            of_scan(&series.sentences(), write_series_page(dir, &series)?)
+        }
+        RunKind::Run | RunKind::Measurement => write(dir)?,
     };
     if args.open {
         let full = std::path::absolute(&page).map_err(Error::io("cannot find", &page))?;

@@ -15,7 +15,7 @@ use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
 use crate::model::ModelFolder;
 use crate::record::{
-    Catalog, Event, Finding, Manifest, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics, too_few,
+    Catalog, Event, Finding, GoesOn, Manifest, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics, too_few,
 };
 use crate::train::{Precision, ResolvedRun, ScheduleKind, Session, StepRow};
 
@@ -84,13 +84,7 @@ impl Args {
 /// The run in a folder, as it goes on: to its own number of steps, or to more. `None` where it is finished.
 pub(super) fn resumed(out: &Path, asked: Option<Setup>, steps: Option<u64>) -> Result<Option<(Setup, Manifest)>> {
     let manifest = RunDir::read_manifest(out)?;
-    if manifest.kind != RunKind::Run {
-        return Err(Error::Refused(format!(
-            "{} holds {}, and there is nothing to go on with. To train a model on: thermoscope run PRESET|FILE.toml --from MODEL_DIR",
-            out.display(),
-            manifest.kind.words()
-        )));
-    }
+    super::must_go_on_as(&manifest, out, RunKind::Run)?;
     manifest.check_files()?;
     let before = manifest.config["steps"].as_u64().unwrap_or_default();
     let steps = steps.unwrap_or(before);
@@ -169,10 +163,6 @@ fn session(gpu: &Gpu, config: ResolvedRun) -> Result<Session> {
     Ok(session)
 }
 
-pub(super) fn adapter(gpu: &Gpu) -> String {
-    format!("{} ({})", gpu.caps().name, gpu.caps().backend)
-}
-
 /// Begins a run in a folder, with the weights of a model where they are not drawn.
 pub(super) fn begin(
     gpu: Gpu,
@@ -188,19 +178,21 @@ pub(super) fn begin(
     }
     let cadences = session.config().measure.cadences.clone().unwrap_or_default();
     let manifest = Manifest::new(setup.resolved, cadences, gpu.caps(), from.map(|(_, from)| from)).knowing(&files)?;
-    let mut dir = RunDir::create(out, manifest, &Catalog::of(&session)?)?;
-    dir.event(&Event::at(0, What::Start { adapter: adapter(&gpu) }))?;
+    let dir = RunDir::create(out, manifest, &Catalog::of(&session)?)?;
     Loop::new(gpu, stop, session, dir)
 }
 
 /// Goes on with the run in a folder, as `setup` says.
 pub(super) fn go_on(gpu: Gpu, stop: Stop, setup: Setup, out: &Path, manifest: &Manifest) -> Result<Loop> {
     let mut session = session(&gpu, setup.config)?;
-    let (mut dir, latest, damaged) = RunDir::resume(out, &session.config().model)?;
-    damaged.iter().for_each(|error| complain(&format!("warning: a checkpoint is passed over and set aside: {error}")));
-    let from = latest.as_ref().map_or(0, |snapshot| snapshot.step);
+    let GoesOn { dir, snapshot, unreadable, moved } =
+        RunDir::go_on(out, &session.config().model, gpu.caps(), Some(setup.resolved))?;
+    unreadable
+        .iter()
+        .for_each(|error| complain(&format!("warning: a checkpoint is passed over and set aside: {error}")));
+    let from = snapshot.as_ref().map_or(0, |snapshot| snapshot.step);
     print(&format!("{} goes on from step {from}", out.display()));
-    match (&latest, &manifest.from) {
+    match (&snapshot, &manifest.from) {
         (Some(snapshot), _) => session.restore(snapshot)?,
         (None, Some(from)) => {
             manifest.check_weights()?;
@@ -208,15 +200,8 @@ pub(super) fn go_on(gpu: Gpu, stop: Stop, setup: Setup, out: &Path, manifest: &M
         }
         (None, None) => {}
     }
-    let steps = setup.resolved["steps"].as_u64();
-    let steps = steps.filter(|steps| manifest.config["steps"].as_u64() != Some(*steps));
-    dir.set_config(setup.resolved)?;
-    dir.event(&Event::at(session.step(), What::Resume { adapter: adapter(&gpu), steps }))?;
-    let moved = dir.set_adapter(gpu.caps())?.map(|before| Event::at(session.step(), What::Moved { before }));
-    let mut run = Loop::new(gpu, stop, session, dir)?;
-    if let Some(event) = moved {
-        run.warn(&event)?;
-    }
+    let run = Loop::new(gpu, stop, session, dir)?;
+    moved.iter().for_each(|event| run.tell(event));
     Ok(run)
 }
 
@@ -334,10 +319,9 @@ impl Loop {
         let diverged = diverged.collect();
         let (state, planned, least) = session.memory();
         progress.say(&format!(
-            "{} on {} ({}), {} steps, {} replica{}, {} parameters each; device memory {} ({} state, {} activations, {} at least)",
+            "{} on {}, {} steps, {} replica{}, {} parameters each; device memory {} ({} state, {} activations, {} at least)",
             dir.path().display(),
-            gpu.caps().name,
-            gpu.caps().backend,
+            gpu.caps().called(),
             session.config().steps,
             replicas,
             if replicas == 1 { "" } else { "s" },
@@ -376,11 +360,7 @@ impl Loop {
         if code == 0 {
             report::write(&out)?;
         } else {
-            complain(&format!(
-                "stopped at step {step}; go on with: {} run --resume --out '{}'",
-                program(),
-                out.display()
-            ));
+            complain(&format!("stopped at step {step}; {}", super::goes_on("run", &out)));
         }
         Ok(code)
     }
@@ -432,8 +412,7 @@ impl Loop {
         self.submitted.push_back(last);
         self.drain(0)?;
         let costs = self.costs()?;
-        self.dir.event(&Event::at(total, What::Finish))?;
-        self.dir.close(Status::Finished, total)?;
+        self.dir.end(false, total)?;
         self.progress.finish();
         let seconds = Duration::from_secs(self.progress.elapsed().as_secs());
         self.progress.say(&format!("{total} steps done in {}", humantime::format_duration(seconds)));
@@ -501,8 +480,12 @@ impl Loop {
 
     /// Tells people and `events.jsonl`.
     pub(super) fn warn(&mut self, event: &Event) -> Result<()> {
-        self.progress.say(&format!("warning at step {}: {}", event.step, event.text()));
+        self.tell(event);
         self.dir.event(event)
+    }
+
+    fn tell(&self, event: &Event) {
+        self.progress.say(&format!("warning at step {}: {}", event.step, event.text()));
     }
 
     /// Files all rows and saves the state.
@@ -531,9 +514,4 @@ impl Loop {
         self.progress.finish();
         Ok((code, self.session.step()))
     }
-}
-
-/// As it was called, for messages that say what to call next.
-pub(super) fn program() -> String {
-    std::env::args().next().unwrap_or_else(|| "thermoscope".to_owned())
 }

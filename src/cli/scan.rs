@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::device::Device;
 use super::progress::Progress;
 use super::stop::Stop;
-use super::{print, series};
+use super::{goes_on, print, series};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Gpu};
+use crate::gpu::Gpu;
 use crate::intervene::Baseline;
 use crate::model::{ModelConfig, ModelFolder};
-use crate::record::{Event, Manifest, RunDir, RunKind, Status, What};
+use crate::record::{Event, GoesOn, Manifest, RunDir, RunKind, Status, What};
 use crate::scan::{
     BASELINES, Battery, Engine, Findings, Member, Outcome, Patching, Paths, Prompts, Sets, Setting, Tables, catalog,
     hash, write_page,
@@ -87,10 +87,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DRAWS")]
     null: Option<usize>,
     /// Take the first prompts of the file only
-    #[arg(long, value_name = "PROMPTS")]
+    #[arg(long, value_name = "PROMPTS", value_parser = super::at_least_one())]
     pub(super) first: Option<usize>,
     /// Scan the first layers only, which take most of the time
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(long, value_name = "LAYERS", value_parser = super::at_least_one())]
     layers: Option<usize>,
     /// Directory to write; must be new or empty
     #[arg(long, value_name = "DIR")]
@@ -259,10 +259,7 @@ impl Asked {
     pub(super) fn again(out: &Path, manifest: &Manifest) -> Result<Self> {
         let asked = serde_json::from_value(manifest.config["asked"].clone());
         asked.map_err(|_| {
-            Error::Refused(format!(
-                "{} holds no scan that can go on; a run does by `thermoscope run --resume`",
-                out.display()
-            ))
+            Error::Refused(format!("{} was asked for in words that this version does not know", out.display()))
         })
     }
 
@@ -282,7 +279,7 @@ impl Asked {
     }
 
     fn layers(&self, config: &ModelConfig) -> usize {
-        self.layers.map_or(config.n_layers, |layers| layers.min(config.n_layers))
+        self.layers.unwrap_or(config.n_layers)
     }
 
     fn battery(&self, config: &ModelConfig, sets: &Sets, paths: Option<&Paths>) -> Battery {
@@ -345,7 +342,8 @@ struct Scan {
 
 pub(super) fn main(args: &Args) -> Result<u8> {
     let out = &args.out;
-    let before = if args.resume { Some(RunDir::read_manifest(out)?) } else { None };
+    let before = args.resume.then(|| RunDir::read_manifest(out)).transpose()?;
+    before.iter().try_for_each(|manifest| super::must_go_on_as(manifest, out, RunKind::Scan))?;
     if before.as_ref().is_some_and(|manifest| manifest.kind == RunKind::Series) || series::is_one(&args.models)? {
         return series::main(args, before);
     }
@@ -361,7 +359,7 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let page = out.join("report.html");
     print(&format!("{} in {}", page.display(), humantime::format_duration(Duration::from_secs(seconds))));
     if stopped {
-        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
+        print(&goes_on("scan", out));
     }
     Ok(stop.code().filter(|_| stopped).unwrap_or(0))
 }
@@ -422,11 +420,13 @@ pub(super) fn scan(
     }
     let paths = asked.has(Kind::Paths).then(|| Paths::parse(&asked.from, &config)).transpose()?;
     let sets = Sets::parse(&asked.sets, &config, asked.null)?;
+    if let Some(layers) = asked.layers.filter(|layers| *layers > config.n_layers) {
+        return Err(Error::Refused(format!("--layers {layers}: {} has {}", asked.model.display(), config.n_layers)));
+    }
     let layers = asked.layers(&config);
-    if layers == 0 || sets.known.iter().any(|known| known.heads.iter().any(|[layer, _]| *layer >= layers)) {
+    if sets.known.iter().any(|known| known.heads.iter().any(|[layer, _]| *layer >= layers)) {
         return Err(Error::Config(format!(
-            "--layers {layers} leaves out {}: give more, or leave --layers out",
-            if layers == 0 { "all layers" } else { "a layer of a set" }
+            "--layers {layers} leaves out a layer of a set: give more, or leave --layers out"
         )));
     }
     let what = asked.battery(&config, &sets, paths.as_ref());
@@ -465,11 +465,13 @@ pub(super) fn scan(
         let about = format!("the sham has other bits than the clean pass in layers {:?}", findings.uneven);
         tables.dir.event(&Event::at(0, What::Warning { about }))?;
     }
-    tables.dir.event(&Event::at(0, if stopped { What::Stop } else { What::Finish }))?;
-    tables.dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
+    tables.dir.end(stopped, 0)?;
     write_page(out, &findings)?;
     Ok(Done { findings, stopped, seconds })
 }
+
+/// Tokens of the first prompt that are printed at most.
+const TOLD: usize = 60;
 
 /// Says what is scanned.
 fn tell(setting: &Setting, prompts: &Prompts) {
@@ -477,13 +479,14 @@ fn tell(setting: &Setting, prompts: &Prompts) {
         || "nothing stands before a prompt".to_owned(),
         |begin| format!("{begin:?} stands before each prompt, as tokenizer_config.json asks"),
     );
-    let of = if prompts.paired { "prompts with a corrupted one" } else { "prompts" };
-    print(&format!("{} {of} in {} groups; {before}; the first:", setting.count[0], setting.count[1]));
-    print(&format!("  {:?} -> {:?} / {:?}", setting.first, prompts.list[0].answers[0], prompts.list[0].answers[1]));
-}
-
-pub(super) fn adapter(caps: &Caps) -> String {
-    format!("{} ({})", caps.name, caps.backend)
+    let count = |number: usize, of: &str| format!("{number} {of}{}", if number == 1 { "" } else { "s" });
+    let of = if prompts.paired { " with a corrupted one" } else { "" };
+    let [listed, groups] = [(setting.count[0], "prompt"), (setting.count[1], "group")].map(|(n, of)| count(n, of));
+    print(&format!("{listed}{of} in {groups}; {before}; the first:"));
+    // Of a long one its end.
+    let tokens = &setting.first[setting.first.len().saturating_sub(TOLD)..];
+    let cut = if tokens.len() < setting.first.len() { "... " } else { "" };
+    print(&format!("  {cut}{tokens:?} -> {:?} / {:?}", prompts.list[0].answers[0], prompts.list[0].answers[1]));
 }
 
 impl Scan {
@@ -510,17 +513,13 @@ impl Scan {
         let from = Some(self.asked.model.clone());
         let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), from);
         let manifest = manifest.of_kind(RunKind::Scan).knowing(&self.asked.files()?)?;
-        let mut dir = RunDir::create(out, manifest, &catalog(self.config.d_vocab_out))?;
-        dir.event(&Event::at(0, What::Start { adapter: adapter(gpu.caps()) }))?;
+        let dir = RunDir::create(out, manifest, &catalog(self.config.d_vocab_out))?;
         Tables::new(dir, 0, self.baseline())
     }
 
     fn reopen(&self, out: &Path, gpu: &Gpu, findings: Option<&Findings>) -> Result<Tables> {
-        let (mut dir, ..) = RunDir::resume(out, &self.config)?;
-        if let Some(before) = dir.set_adapter(gpu.caps())? {
-            dir.event(&Event::at(0, What::Moved { before }))?;
-        }
-        dir.event(&Event::at(0, What::Resume { adapter: adapter(gpu.caps()), steps: None }))?;
+        let GoesOn { dir, moved, .. } = RunDir::go_on(out, &self.config, gpu.caps(), None)?;
+        moved.iter().for_each(super::warn);
         Tables::new(dir, findings.map_or(0, |findings| findings.segments), self.baseline())
     }
 

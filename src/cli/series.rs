@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::progress::Ticker;
-use super::scan::{Args, Asked, Done, Kind, absolute, adapter, finished, scan, stop};
-use super::{complain, print};
+use super::scan::{Args, Asked, Done, Kind, absolute, finished, scan, stop};
+use super::{complain, goes_on, print};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::{ModelConfig, ModelFolder};
-use crate::record::{Event, Manifest, RunDir, RunKind, Status, What};
+use crate::record::{GoesOn, Manifest, RunDir, RunKind, Status};
 use crate::scan::{Member, Prompts, Series, catalog, write_series_page};
 
 /// Whether these models are a series: several, or a run.
@@ -47,11 +47,8 @@ pub(super) fn main(args: &Args, before: Option<Manifest>) -> Result<u8> {
     let mut dir = match before {
         None => create(out, &asked, &members, &config, &gpu)?,
         Some(_) => {
-            let (mut dir, ..) = RunDir::resume(out, &config)?;
-            if let Some(before) = dir.set_adapter(gpu.caps())? {
-                dir.event(&Event::at(0, What::Moved { before }))?;
-            }
-            dir.event(&Event::at(0, What::Resume { adapter: adapter(gpu.caps()), steps: None }))?;
+            let GoesOn { dir, moved, .. } = RunDir::go_on(out, &config, gpu.caps(), None)?;
+            moved.iter().for_each(super::warn);
             dir
         }
     };
@@ -82,14 +79,13 @@ pub(super) fn main(args: &Args, before: Option<Manifest>) -> Result<u8> {
     let series = Series::read(out)?.ok_or_else(|| Error::format(out.join("run.json"), "is no series any more"))?;
     series.write(&mut dir)?;
     let last = members.last().map_or(0, |member| member.step);
-    dir.event(&Event::at(last, if stopped { What::Stop } else { What::Finish }))?;
-    dir.close(if stopped { Status::Interrupted } else { Status::Finished }, 0)?;
+    dir.end(stopped, last)?;
     let page = write_series_page(out, &series)?;
     series.sentences().iter().for_each(|sentence| print(sentence));
     let seconds = Duration::from_secs(began.elapsed().as_secs());
     print(&format!("{} in {}", page.display(), humantime::format_duration(seconds)));
     if stopped {
-        print(&format!("it goes on by: thermoscope scan --resume --out {}", out.display()));
+        print(&goes_on("scan", out));
     }
     Ok(stop.code().filter(|_| stopped).unwrap_or(0))
 }
@@ -98,9 +94,7 @@ fn create(out: &Path, asked: &Asked, members: &[Member], config: &ModelConfig, g
     let described = serde_json::json!({ "members": members, "asked": asked });
     let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), None);
     let manifest = manifest.of_kind(RunKind::Series).knowing(&asked.files()?)?;
-    let mut dir = RunDir::create(out, manifest, &catalog(config.d_vocab_out))?;
-    dir.event(&Event::at(0, What::Start { adapter: adapter(gpu.caps()) }))?;
-    Ok(dir)
+    RunDir::create(out, manifest, &catalog(config.d_vocab_out))
 }
 
 /// Reads every model once, so that what cannot be scanned is told before anything is.

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::device::Device;
-use super::run::{STEP, adapter, open, program, resumed};
+use super::run::{STEP, open, resumed};
 use super::stop::Stop;
-use super::{fork, fresh_dir, presets, print, run};
+use super::{fork, fresh_dir, goes_on, presets, print, run};
 use crate::autograd::gcd;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::model::ModelConfig;
-use crate::record::{Catalog, Event, Manifest, Origin, RunDir, RunKind, Setup, Status, Trunk, What, parse};
+use crate::record::{Catalog, GoesOn, Manifest, Origin, RunDir, RunKind, Setup, Status, Trunk, parse};
 use crate::study::{
     Batch, Findings, Kept, Kind, Plan, Seed, StudyConfig, catalog, file, least, times_together, write_page,
 };
@@ -84,6 +84,7 @@ struct Source {
 
 pub(super) fn main(args: &Args) -> Result<u8> {
     if let (true, Some(out)) = (args.resume, &args.out) {
+        super::must_go_on_as(&RunDir::read_manifest(out)?, out, RunKind::Study)?;
         let (kept, manifest) = Kept::read(out)?;
         if manifest.status == Status::Finished {
             print(&format!("{} is finished", out.display()));
@@ -91,8 +92,9 @@ pub(super) fn main(args: &Args) -> Result<u8> {
             return Ok(0);
         }
         let gpu = open(&args.device, trunk_of(&kept)?.config.precision)?;
-        let (dir, ..) = RunDir::resume(out, &ModelConfig::default())?;
-        return Study { gpu, stop: Stop::on_signals(STEP)?, kept, out: out.clone(), dir }.go(true);
+        let GoesOn { dir, moved, .. } = RunDir::go_on(out, &ModelConfig::default(), gpu.caps(), None)?;
+        moved.iter().for_each(super::warn);
+        return Study { gpu, stop: Stop::on_signals(STEP)?, kept, out: out.clone(), dir }.go();
     }
     let path = args.study.clone().ok_or_else(|| Error::Config("name a study".to_owned()))?;
     let text = std::fs::read_to_string(&path).map_err(Error::io("cannot read", &path))?;
@@ -125,9 +127,8 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let described = serde_json::to_value(&kept).map_err(|error| Error::Config(error.to_string()))?;
     let manifest = Manifest::new(described, BTreeMap::new(), gpu.caps(), None).of_kind(RunKind::Study);
     let names: Vec<String> = kinds.iter().map(|kind| kind.name.clone()).collect();
-    let mut dir = RunDir::create(&out, manifest, &catalog(&names))?;
-    dir.event(&Event::at(0, What::Start { adapter: adapter(&gpu) }))?;
-    Study { gpu, stop, kept, out, dir }.go(false)
+    let dir = RunDir::create(&out, manifest, &catalog(&names))?;
+    Study { gpu, stop, kept, out, dir }.go()
 }
 
 /// The trunk of a study, whether or not it is trained already.
@@ -343,7 +344,7 @@ impl Sizing<'_> {
         let whole = Duration::from_secs_f64(step * (plan.costs() + trunk) as f64);
         print(&format!(
             "on {} a step takes {:.2} ms for each arm: all of it about {}{}",
-            adapter(self.gpu),
+            self.gpu.caps().called(),
             1e3 * step,
             humantime::format_duration(Duration::from_secs(whole.as_secs())),
             if trunk > 0 { ", the trunk included" } else { "" }
@@ -400,13 +401,7 @@ struct Study {
 }
 
 impl Study {
-    fn go(mut self, again: bool) -> Result<u8> {
-        if again {
-            self.dir.event(&Event::at(0, What::Resume { adapter: adapter(&self.gpu), steps: None }))?;
-            if let Some(before) = self.dir.set_adapter(self.gpu.caps())? {
-                self.dir.event(&Event::at(0, What::Moved { before }))?;
-            }
-        }
+    fn go(self) -> Result<u8> {
         let trained = self.trunk()?;
         let code = if trained == 0 { self.batches()? } else { trained };
         self.end(code, trained == 0)?;
@@ -510,13 +505,12 @@ impl Study {
         if let Some(findings) = &findings {
             file(&mut self.dir, findings)?;
         }
-        self.dir.event(&Event::at(0, if whole { What::Finish } else { What::Stop }))?;
-        self.dir.close(if whole { Status::Finished } else { Status::Interrupted }, 0)?;
+        self.dir.end(!whole, 0)?;
         if let Some(findings) = &findings {
             tell(&self.out, findings)?;
         }
         if !whole {
-            print(&format!("it goes on by: {} windows --resume --out '{}'", program(), self.out.display()));
+            print(&goes_on("windows", &self.out));
         }
         Ok(())
     }

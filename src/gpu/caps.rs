@@ -78,6 +78,11 @@ fn whether<S: serde::Serializer>(period: &Option<f32>, to: S) -> Result<S::Ok, S
 }
 
 impl Caps {
+    /// Name and backend: `llvmpipe (Vulkan)`.
+    pub fn called(&self) -> String {
+        format!("{} ({})", self.name, self.backend)
+    }
+
     /// Features this crate can use. A host that creates the device itself may add those its adapter
     /// has; none is required.
     pub const PREFERRED: wgpu::Features = wgpu::Features::SUBGROUP

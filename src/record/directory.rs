@@ -134,6 +134,17 @@ fn hash(config: &Value) -> String {
 }
 
 impl Manifest {
+    /// Fails where a directory holds something else than it must; `wanted` ends the sentence.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] saying what it holds.
+    pub fn must_be(&self, run: &Path, kind: RunKind, wanted: &str) -> Result<()> {
+        if self.kind == kind {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("{} holds {}, {wanted}", run.display(), self.kind.words())))
+    }
+
     /// The manifest of a run that begins now.
     pub fn new(config: Value, cadences: BTreeMap<String, u64>, caps: &Caps, from: Option<PathBuf>) -> Self {
         let hash = hash(&config);
@@ -303,6 +314,18 @@ pub struct RunDir {
     events: Events,
 }
 
+/// A run that goes on: see [`RunDir::go_on`].
+pub struct GoesOn {
+    /// The directory.
+    pub dir: RunDir,
+    /// The state at the checkpoint that it goes on from; none where it goes on from its beginning.
+    pub snapshot: Option<Snapshot>,
+    /// What is wrong with later checkpoints: they are set aside as `checkpoints/unreadable-step-NNNNNN`.
+    pub unreadable: Vec<Error>,
+    /// That it goes on on another adapter than before, where it does; an event that is filed already.
+    pub moved: Option<Event>,
+}
+
 impl RunDir {
     /// Fails where a run cannot begin in a folder.
     ///
@@ -332,46 +355,46 @@ impl RunDir {
         Self::check_free(path)?;
         std::fs::create_dir_all(path).map_err(Error::io("cannot create", path))?;
         let lock = lock(path)?;
+        catalog.write(path)?;
         // From here on the folder holds a run, which can be resumed whatever else is there.
         write_manifest(path, &manifest)?;
-        catalog.write(path)?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
         let segments = Segments::open(&path.join("metrics"), 0)?;
         let events = Events::open(&path.join("events.jsonl"), 0)?;
-        Ok(Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events })
+        let mut dir = Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events };
+        let step = dir.manifest.steps_done;
+        dir.event(&Event::at(step, What::Start { adapter: called(&dir.manifest.adapter) }))?;
+        if let Some(Origin { run, replica, .. }) = dir.manifest.fork.clone() {
+            dir.event(&Event::at(step, What::Fork { run, of: replica }))?;
+        }
+        Ok(dir)
     }
 
-    /// Opens a run to go on with it: behind its latest readable checkpoint, or from its beginning where it
+    /// Opens a run to go on with it on an adapter: behind its latest readable checkpoint, or from its beginning where it
     /// has none yet. What came after the checkpoint is dropped, once the checkpoint has been read. Whether the task's files are
-    /// still those of the run is for [`Manifest::check_files`] to say, before they are read. Third, what is wrong with later
-    /// checkpoints: what can be read of them is kept as `checkpoints/unreadable-step-NNNNNN`.
+    /// still those of the run is for [`Manifest::check_files`] to say, before they are read. `config` is what it goes on with where
+    /// that differs from before, as it may in its steps.
     ///
     /// # Errors
     /// [`Error::Refused`] where the folder holds no run, its latest checkpoint is another run's, or none can be read;
     /// [`Error::Occupied`] where another process writes to it; [`Error::Format`] where it is damaged.
-    pub fn resume(path: &Path, model: &ModelConfig) -> Result<(Self, Option<Snapshot>, Vec<Error>)> {
+    pub fn go_on(path: &Path, model: &ModelConfig, caps: &Caps, config: Option<Value>) -> Result<GoesOn> {
         Self::read_manifest(path)?;
         let lock = lock(path)?;
         let mut manifest = Self::read_manifest(path)?;
         manifest.check_hash(path)?;
         let checkpoints = path.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(Error::io("cannot create", &checkpoints))?;
-        let mut unreadable = Vec::new();
-        let mut latest = None;
-        for step in checkpoint_steps(path)?.into_iter().rev() {
-            match read_checkpoint(path, step, &manifest, model) {
-                Ok(found) => {
-                    latest = Some(found);
-                    break;
-                }
-                // Whole, and somebody's: not to be dropped as what is torn.
-                Err(error @ Error::Refused(_)) => return Err(error),
-                Err(error) => unreadable.push(error),
-            }
-        }
-        let (state, snapshot) = match latest {
-            Some((state, snapshot)) => (state, Some(snapshot)),
+        let (latest, unreadable) = latest(path, u64::MAX, &manifest, model)?;
+        let (events, segments) = (path.join("events.jsonl"), path.join("metrics"));
+        let (step, snapshot, events, segments) = match latest {
+            Some((state, snapshot)) => (
+                state.step,
+                Some(snapshot),
+                Events::open(&events, state.events_bytes)?,
+                Segments::open(&segments, state.segments)?,
+            ),
             // Nothing is dropped as long as nothing can be read.
             None if !unreadable.is_empty() => {
                 let why: Vec<String> = unreadable.iter().map(Error::to_string).collect();
@@ -388,25 +411,31 @@ impl RunDir {
                     manifest.steps_done
                 )));
             }
-            None => (CheckpointState::default(), None),
+            None => (0, None, Events::sittings(&events)?, Segments::open(&segments, 0)?),
         };
-        let events = Events::open(&path.join("events.jsonl"), state.events_bytes)?;
-        let segments = Segments::open(&path.join("metrics"), state.segments)?;
-        for step in checkpoint_steps(path)?.into_iter().filter(|step| *step > state.step) {
-            let (from, to) = (checkpoint_path(path, step), checkpoints.join(format!("unreadable-step-{step:06}")));
+        for later in checkpoint_steps(path)?.into_iter().filter(|later| *later > step) {
+            let (from, to) = (checkpoint_path(path, later), checkpoints.join(format!("unreadable-step-{later:06}")));
             remove_dir(&to)?;
             std::fs::rename(&from, &to).map_err(Error::io("cannot rename", &from))?;
         }
-        manifest.status = Status::Running;
-        manifest.resumed = Some(now());
-        manifest.stopped = None;
-        manifest.steps_done = state.step;
+        let moved = manifest.moved(caps).map(|before| Event::at(step, What::Moved { before }));
+        let config = config.unwrap_or_else(|| manifest.config.clone());
+        let steps = config["steps"].as_u64().filter(|steps| manifest.config["steps"].as_u64() != Some(*steps));
+        manifest = Manifest {
+            status: Status::Running,
+            resumed: Some(now()),
+            stopped: None,
+            steps_done: step,
+            adapter: serde_json::to_value(caps).unwrap_or_default(),
+            hash: hash(&config),
+            config,
+            ..manifest
+        };
         write_manifest(path, &manifest)?;
-        Ok((
-            Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events },
-            snapshot,
-            unreadable,
-        ))
+        let mut dir = Self { _lock: lock, since: Instant::now(), path: path.to_owned(), manifest, segments, events };
+        dir.event(&Event::at(step, What::Resume { adapter: called(&dir.manifest.adapter), steps }))?;
+        moved.iter().try_for_each(|event| dir.event(event))?;
+        Ok(GoesOn { dir, snapshot, unreadable, moved })
     }
 
     /// Reads `run.json`.
@@ -415,6 +444,9 @@ impl RunDir {
     /// [`Error::Refused`] where the folder holds no run; [`Error::Format`] where it is damaged.
     pub fn read_manifest(path: &Path) -> Result<Manifest> {
         let file = path.join("run.json");
+        if path.is_file() {
+            return Err(Error::Refused(format!("{} is a file: name the folder of a run", path.display())));
+        }
         if !file.exists() {
             return Err(Error::Refused(format!("{} holds no run: there is no run.json in it", path.display())));
         }
@@ -443,16 +475,9 @@ impl RunDir {
     pub fn read_state(path: &Path, step: u64, model: &ModelConfig) -> Result<(Option<Snapshot>, Vec<u64>)> {
         let manifest = Self::read_manifest(path)?;
         let steps = checkpoint_steps(path)?;
-        let mut unreadable = Vec::new();
-        for at in steps.iter().rev().filter(|at| **at <= step) {
-            match read_checkpoint(path, *at, &manifest, model) {
-                Ok((_, snapshot)) => return Ok((Some(snapshot), steps)),
-                Err(error) => unreadable.push(error),
-            }
-        }
-        match unreadable.into_iter().next() {
-            Some(error) => Err(error),
-            None => Ok((None, steps)),
+        match latest(path, step, &manifest, model)? {
+            (Some((_, snapshot)), _) => Ok((Some(snapshot), steps)),
+            (None, unreadable) => unreadable.into_iter().next().map_or(Ok((None, steps)), Err),
         }
     }
 
@@ -480,28 +505,6 @@ impl RunDir {
     /// `run.json` as it stands.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
-    }
-
-    /// Notes the adapter a resumed run goes on with; returns the one it was on where that is another, on
-    /// which the bits may differ.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where `run.json` cannot be written.
-    pub fn set_adapter(&mut self, caps: &Caps) -> Result<Option<String>> {
-        let moved = self.manifest.moved(caps);
-        self.manifest.adapter = serde_json::to_value(caps).unwrap_or_default();
-        write_manifest(&self.path, &self.manifest)?;
-        Ok(moved)
-    }
-
-    /// Notes that the run goes on with this configuration, which may differ from the one before in its steps.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where `run.json` cannot be written.
-    pub fn set_config(&mut self, config: Value) -> Result<()> {
-        self.manifest.hash = hash(&config);
-        self.manifest.config = config;
-        write_manifest(&self.path, &self.manifest)
     }
 
     /// Notes what measuring cost; [`RunDir::close`] writes it.
@@ -585,6 +588,15 @@ impl RunDir {
         Ok(())
     }
 
+    /// Ends a sitting at a step: finished, or stopped by a signal.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be written.
+    pub fn end(&mut self, stopped: bool, step: u64) -> Result<()> {
+        self.event(&Event::at(step, if stopped { What::Stop } else { What::Finish }))?;
+        self.close(if stopped { Status::Interrupted } else { Status::Finished }, self.manifest.steps_done)
+    }
+
     /// Writes how the run stands and what is still waiting.
     ///
     /// # Errors
@@ -606,7 +618,7 @@ impl RunDir {
 }
 
 /// What a start that was cut off before `run.json` may leave in a folder.
-const LEFTOVERS: [&str; 2] = ["lock", "run.partial"];
+const LEFTOVERS: [&str; 4] = ["lock", "metrics.json", "metrics.partial", "run.partial"];
 
 /// Takes the folder's lock, which the system releases with the process however it ends.
 fn lock(path: &Path) -> Result<File> {
@@ -630,6 +642,40 @@ fn lock(path: &Path) -> Result<File> {
 fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
     let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
     crate::files::write_whole(&path.join("run.json"), text.as_bytes())
+}
+
+/// The name and backend of an adapter, as [`Caps::called`].
+fn called(adapter: &Value) -> String {
+    let word = |key: &str| adapter[key].as_str().unwrap_or_default();
+    format!("{} ({})", word("name"), word("backend"))
+}
+
+/// Whether a checkpoint that cannot be read is damaged, and neither another run's nor kept from us by the system.
+fn is_torn(error: &Error) -> bool {
+    match error {
+        Error::Refused(_) => false,
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => true,
+    }
+}
+
+/// A checkpoint: how far the table belongs to it, and the state.
+type Saved = (CheckpointState, Snapshot);
+
+/// The latest checkpoint at or before a step that can be read, if there is one; and what is wrong with those behind it.
+///
+/// # Errors
+/// What is wrong with one that is not torn: another run's, or one that the system does not let us read.
+fn latest(path: &Path, step: u64, manifest: &Manifest, model: &ModelConfig) -> Result<(Option<Saved>, Vec<Error>)> {
+    let mut unreadable = Vec::new();
+    for at in checkpoint_steps(path)?.into_iter().rev().filter(|at| *at <= step) {
+        match read_checkpoint(path, at, manifest, model) {
+            Ok(found) => return Ok((Some(found), unreadable)),
+            Err(error) if is_torn(&error) => unreadable.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((None, unreadable))
 }
 
 /// Reads the checkpoint of a step.

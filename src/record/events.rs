@@ -1,4 +1,5 @@
-//! `events.jsonl`: one JSON object a line, append-only, in the order in which things were seen.
+//! `events.jsonl`: one JSON object a line, in the order in which things were seen. It only grows, but for what a run that goes on
+//! sees again.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -267,15 +268,22 @@ impl Events {
         Ok(Self { path: path.to_owned(), file, bytes })
     }
 
+    /// Opens it for a run that goes on from its beginning. What is seen again is dropped; the sittings before stay.
+    pub(super) fn sittings(path: &Path) -> Result<Self> {
+        let kept = read(path)?.into_iter().filter(|event| {
+            matches!(
+                event.what,
+                What::Start { .. } | What::Resume { .. } | What::Moved { .. } | What::Fork { .. } | What::Stop
+            )
+        });
+        let lines: String = kept.map(|event| line(&event)).collect();
+        crate::files::write_whole(path, lines.as_bytes())?;
+        Self::open(path, lines.len() as u64)
+    }
+
     /// Appends one event.
     pub(super) fn push(&mut self, event: &Event) -> Result<()> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            #[serde(flatten)]
-            event: &'a Event,
-            text: String,
-        }
-        let line = serde_json::to_string(&Line { event, text: event.text() }).unwrap_or_default() + "\n";
+        let line = line(event);
         self.file.write_all(line.as_bytes()).map_err(Error::io("cannot write", &self.path))?;
         self.bytes += line.len() as u64;
         Ok(())
@@ -286,6 +294,17 @@ impl Events {
         self.file.sync_all().map_err(Error::io("cannot sync", &self.path))?;
         Ok(self.bytes)
     }
+}
+
+/// A line of the file.
+fn line(event: &Event) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        #[serde(flatten)]
+        event: &'a Event,
+        text: String,
+    }
+    serde_json::to_string(&Line { event, text: event.text() }).unwrap_or_default() + "\n"
 }
 
 /// Reads all events; a torn last line is left out.
@@ -336,5 +355,20 @@ mod tests {
              \"head\":3,\"index\":-1,\"role\":\"suppressor\"},\"numbers\":{\"hold\":3.0,\"p\":0.0125},\
              \"text\":\"suppressor layer 0 head 3 is born, replica 2\"}"
         );
+    }
+
+    #[test]
+    fn of_a_run_that_goes_on_from_its_beginning_the_sittings_stay() {
+        let start = Event::at(0, What::Start { adapter: "a".to_owned() });
+        let moved = Event::at(0, What::Moved { before: "b".to_owned() });
+        let seen = Event::at(3, What::Warning { about: "seen again".to_owned() });
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let mut file = Events::open(&path, 0).unwrap();
+        [&start, &moved, &seen, &Event::at(9, What::Finish)].into_iter().for_each(|event| file.push(event).unwrap());
+        let mut file = Events::sittings(&path).unwrap();
+        file.push(&seen).unwrap();
+        assert_eq!(read(&path).unwrap(), [start, moved, seen]);
+        assert_eq!(file.sync().unwrap(), std::fs::metadata(&path).unwrap().len());
     }
 }

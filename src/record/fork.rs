@@ -78,13 +78,7 @@ impl Trunk {
     /// edited, or a file that it depends on has changed.
     pub fn open(run: &Path, replica: u32, step: u64) -> Result<Self> {
         let manifest = RunDir::read_manifest(run)?;
-        if manifest.kind != RunKind::Run {
-            return Err(Error::Refused(format!(
-                "{} holds {}, which has no steps to fork at",
-                run.display(),
-                manifest.kind.words()
-            )));
-        }
+        manifest.must_be(run, RunKind::Run, "which has no steps to fork at")?;
         manifest.check_hash(run)?;
         manifest.check_files()?;
         let setup = Setup::from_json(&manifest.config)?;

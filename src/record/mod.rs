@@ -24,7 +24,7 @@ mod setup;
 
 pub use births::Sets;
 pub use catalog::{Catalog, Described, Predictions};
-pub use directory::{Manifest, RunDir, RunKind, Status};
+pub use directory::{GoesOn, Manifest, RunDir, RunKind, Status};
 pub use events::{Event, HeadRole, Subject, Turned, What};
 pub use fork::{Origin, Trunk};
 pub use reader::{Key, Series, Sink, last_values, read_metrics, scan_metrics};

@@ -39,13 +39,7 @@ impl Kept {
     /// [`Error::Refused`] where there is none; [`Error::Format`] where it was edited.
     pub fn read(dir: &Path) -> Result<(Self, Manifest)> {
         let manifest = RunDir::read_manifest(dir)?;
-        if manifest.kind != RunKind::Study {
-            return Err(Error::Refused(format!(
-                "{} holds {}, not a study; a run goes on by `thermoscope run --resume`",
-                dir.display(),
-                manifest.kind.words()
-            )));
-        }
+        manifest.must_be(dir, RunKind::Study, "not a study")?;
         manifest.check_hash(dir)?;
         let kept = serde_json::from_value(manifest.config.clone())
             .map_err(|error| Error::format(dir.join("run.json"), format!("is damaged: {error}")))?;

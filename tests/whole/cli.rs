@@ -362,6 +362,12 @@ fn damaged_run_directories_are_told() {
     let words = ["step-000004", "a checkpoint of another run", "Move it out", "--from"];
     place.bad("run --resume --out out", &words);
     place.bad("measure out/checkpoints/step-000004 --out measured", &words);
+    // A fork does not pass it over in silence either.
+    place.write("arms.toml", "[[arm]]\nlearning_rate = 1e-4\n");
+    place.bad("fork out --at 4 --arms arms.toml --steps 8 --out forked", &words);
+    place.bad("fork out --at 2 --arms arms.toml --steps 8 --set namex=a --out forked", &["--set namex=a"]);
+    let said = place.run("fork out --at 2 --arms arms.toml --steps 8 --set measure.budgt=3 --out forked");
+    assert!(!String::from_utf8_lossy(&said.stderr).contains("arms.toml"), "{said:?}");
     assert_eq!(place.files("out/checkpoints/step-000004").len(), 4);
     std::fs::remove_dir_all(place.path("out/checkpoints/step-000004")).unwrap();
 
@@ -374,6 +380,8 @@ fn damaged_run_directories_are_told() {
     place.bad("run --resume --out out", &["run.json"]);
     place.bad("report out", &["run.json"]);
     place.write("out/run.json", &running);
+
+    place.bad("report out/run.json", &["out/run.json is a file", "folder"]);
 
     let events = std::fs::read(place.path("out/events.jsonl")).unwrap();
     place.write("out/events.jsonl", "{\n");

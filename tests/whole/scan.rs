@@ -360,7 +360,9 @@ fn what_cannot_be_scanned_is_told_and_writes_nothing() {
         ("scan words --probes words.jsonl --set L0H9,L0H1 --out out", &["no L0H9", "0 to 3"]),
         ("scan words --probes words.jsonl --set L0H1 --out out", &["two heads or more"]),
         ("scan words --probes words.jsonl --sets none.txt --out out", &["none.txt", "holds no set"]),
-        ("scan words --probes words.jsonl --layers 0 --out out", &["--layers 0"]),
+        ("scan words --probes words.jsonl --layers 0 --out out", &["0", "--layers"]),
+        ("scan words --probes words.jsonl --layers 9 --out out", &["--layers 9", "words has"]),
+        ("scan words --probes words.jsonl --first 0 --out out", &["0", "--first"]),
         ("scan words --probes words.jsonl --set L0H1,L1H1 --layers 1 --out out", &["--layers 1", "a layer of a set"]),
         ("scan words --probes words.jsonl --battery patch,heads --out out", &["goes with nothing else"]),
         ("scan words --probes words.jsonl --battery patch --null 39 --out out", &["neither a baseline nor a null"]),
@@ -382,7 +384,7 @@ fn what_cannot_be_scanned_is_told_and_writes_nothing() {
     }
     assert_eq!(place.files("full").len(), 1);
     place.good("run tiny.toml --out trained");
-    place.bad("scan --resume --out trained", &["holds no scan"]);
+    place.bad("scan --resume --out trained", &["holds a run", "`thermoscope run --resume"]);
 }
 
 #[cfg(unix)]

@@ -257,6 +257,6 @@ fn mistakes_are_said_before_anything_is_written() {
     place.bad("windows --resume --out nowhere", &["nowhere", "no run"]);
     place.bad("windows study.toml --plan --out no", &[]);
     place.good("run tiny.toml --out run");
-    place.bad("windows --resume --out run", &["a run, not a study"]);
+    place.bad("windows --resume --out run", &["holds a run", "`thermoscope run --resume"]);
     place.bad("windows study.toml --out run", &["already holds a run"]);
 }

@@ -96,13 +96,7 @@ pub(super) struct Party {
 impl Run {
     fn read(dir: &Path, label: String, wanted: &dyn Fn(&str) -> bool) -> Result<Self> {
         let manifest = RunDir::read_manifest(dir)?;
-        if manifest.kind != RunKind::Run {
-            return Err(Error::Refused(format!(
-                "{} holds {}, which has no steps to compare; name folders of runs",
-                dir.display(),
-                manifest.kind.words()
-            )));
-        }
+        manifest.must_be(dir, RunKind::Run, "which has no steps to compare; name folders of runs")?;
         let catalog = Catalog::read(dir)?;
         let gathered = Gathered::read(dir, &manifest, &catalog, wanted)?;
         if gathered.series.is_empty() && gathered.last_step == 0 {
