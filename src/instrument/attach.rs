@@ -31,7 +31,9 @@ pub struct Attach<'a> {
     pub grads: &'a [Option<Var>],
     /// How many sequences a forward pass takes.
     pub pieces: Pieces,
-    /// Whether a training step sees the whole training set.
+    /// Whether every step draws its batch; else each sees the whole training set.
+    pub drawn: bool,
+    /// Whether the training step's forward pass is that over the whole training set.
     pub full_batch: bool,
     /// Forward passes over the test set that were appended, and their cadence: see [`Attach::test_passes`].
     tested: Option<(u64, Rc<[Pass]>)>,
@@ -112,7 +114,7 @@ impl<'a> Attach<'a> {
         train: &'a Pass,
         grads: &'a [Option<Var>],
         pieces: Pieces,
-        full_batch: bool,
+        [drawn, full_batch]: [bool; 2],
         config: &'a MeasureConfig,
         trains: bool,
     ) -> Self {
@@ -125,6 +127,7 @@ impl<'a> Attach<'a> {
             train,
             grads,
             pieces,
+            drawn,
             full_batch,
             tested: None,
             config,

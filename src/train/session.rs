@@ -246,8 +246,10 @@ impl Recorded {
         let pieces = Pieces::new(gpu.caps().room(), &config.model, shape, replicas);
         let (task, measure) = (config.task.as_ref(), &config.measure);
         // What is measured of the training set is measured in f32.
-        let full = config.batch.count().is_none() && config.precision == Precision::F32;
-        let mut attach = Attach::new(&mut tape, &model, task, feed, &train, &grads, pieces, full, measure, trains);
+        let drawn = config.batch.count().is_some();
+        let full = !drawn && config.precision == Precision::F32;
+        let mut attach =
+            Attach::new(&mut tape, &model, task, feed, &train, &grads, pieces, [drawn, full], measure, trains);
         for instrument in instruments {
             attach.tape.in_scope(instrument.name());
             instrument.attach(&mut attach)?;

@@ -1,6 +1,8 @@
 //! Interventions in training: nothing outside their windows and with a dose of 0, the same in any company, and within their
 //! windows what plainer ways come to.
 
+use std::collections::BTreeSet;
+
 use crate::common::{arrived, gpus, losses, two_sets};
 use thermoscope::gpu::Gpu;
 use thermoscope::instrument::registry;
@@ -576,6 +578,20 @@ fn a_subset_is_the_mean_over_its_examples_and_the_same_at_every_step() {
     assert!(half[1] != whole[1] && half[1].to_bits() == half[3].to_bits(), "{half:?} {whole:?}");
     assert_eq!(loss("factor = 1, ")[3].to_bits(), whole[3].to_bits());
     assert_ne!(loss("factor = 0.5, seed = 9, ")[3].to_bits(), half[3].to_bits());
+}
+
+#[test]
+fn what_changes_the_labels_of_a_full_batch_draws_none() {
+    let gpu = &gpus()[0];
+    let names = |pulses: &[String]| {
+        let text = format!("steps = 64\nseed = 5\n{MODULAR}[measure]\nonly = [\"noise\"]\n{}", replica(pulses));
+        let session = session(gpu, &text);
+        session.metrics().iter().map(|metric| metric.card.name).collect::<BTreeSet<_>>()
+    };
+    let labels = ["what = \"label_noise\"", "what = \"subset\", factor = 0.5", "what = \"leave_out\", class = 1"];
+    let plain = names(&[]);
+    assert!(plain.contains("gradient_dispersion") && !plain.contains("noise.trace"), "{plain:?}");
+    assert_eq!(names(&labels.map(|what| pulse(what, "from = 2"))), plain);
 }
 
 #[test]

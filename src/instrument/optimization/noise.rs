@@ -108,8 +108,7 @@ impl Instrument for Noise {
     fn attach(&self, cx: &mut Attach<'_>) -> Result<()> {
         let Some(every) = cx.cadence(self) else { return Ok(()) };
         let (train, model) = (cx.train, cx.model);
-        // A batch that is drawn is computed in every step; one that is not is all there is.
-        let sampled = cx.tape.is_computed(train.batch.targets);
+        let sampled = cx.drawn;
         let measured = cx.tape.at_cadence(every, |tape| measure(tape, model, train, sampled))?;
         let spread: &[&str] = if sampled { &["noise.trace", "noise.signal"] } else { &["gradient_dispersion"] };
         for (tensor, per_head, values) in measured {
