@@ -11,7 +11,7 @@ use super::{complain, presets, print};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::landscape::{Examples, Matrix, Pair, Surface, Symmetric, Traces, density, ends, signs, trace};
+use crate::landscape::{self, Examples, Matrix, Pair, Surface, Symmetric, Traces, density, ends, signs, trace};
 use crate::record::{RunDir, Setup};
 use crate::stats::Estimate;
 use crate::task::{Task, Whole};
@@ -306,14 +306,15 @@ fn over_directions(
     go_on: &mut GoOn<'_>,
 ) -> Result<bool> {
     if args.directions > 0 {
-        let (places, ranges): (Vec<_>, Vec<_>) = parts(surface, heads).into_iter().unzip();
+        let places = surface.parts(heads);
+        let ranges: Vec<_> = places.iter().map(|part| part.range.clone()).collect();
         let of_trace = |done| go_on(args.steps + done, "trace");
         let Some(Traces { total, parts, .. }) = trace(surface, &ranges, args.directions, args.seed, of_trace)? else {
             return Ok(false);
         };
         print(&format!("trace     {:>14.7e}  ± {:.1e} over {} directions", total.value, total.error, args.directions));
         found.trace = Some(total.into());
-        for ((site, head), part) in places.into_iter().zip(parts) {
+        for (landscape::Part { tensor: site, head, .. }, part) in places.into_iter().zip(parts) {
             if head.is_none() {
                 print(&format!("  {site:30} {:>14.7e}  ± {:.1e}", part.value, part.error));
             }
@@ -328,23 +329,4 @@ fn over_directions(
     let whole = spectrum.is_some();
     found.spectrum = spectrum.map(|spectrum| spectrum.directions).unwrap_or_default();
     Ok(whole)
-}
-
-/// A tensor, or a head of one.
-type Place = (String, Option<usize>);
-
-/// Every tensor, and of those of attention every head, with where it lies.
-fn parts(surface: &Surface, heads: usize) -> Vec<(Place, std::ops::Range<usize>)> {
-    let mut found = Vec::new();
-    for tensor in surface.tensors() {
-        found.push(((tensor.name.clone(), None), tensor.range.clone()));
-        // Keys and values that several query heads share are no head's own.
-        let own = tensor.name.contains(".attn.") && tensor.dims[0] == heads && tensor.dims.len() > 1;
-        let each = tensor.range.len() / tensor.dims[0].max(1);
-        for head in (0..heads).filter(|_| own) {
-            let first = tensor.range.start + head * each;
-            found.push(((tensor.name.clone(), Some(head)), first..first + each));
-        }
-    }
-    found
 }

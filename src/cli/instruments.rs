@@ -4,6 +4,7 @@ use super::device::Device;
 use super::{bench, complain, presets, print};
 use crate::error::{Error, Result};
 use crate::instrument::{Card, Instrument, check_name, names_of, registry};
+use crate::landscape;
 use crate::train::Session;
 
 #[derive(clap::Args)]
@@ -44,26 +45,28 @@ pub(super) fn main(args: &Args) -> Result<()> {
         return Err(Error::Config(what.to_owned()));
     }
     let all: Vec<&dyn Instrument> = registry().into_iter().map(|i| i as &dyn Instrument).collect();
-    let known = names_of(&all);
+    let looked = landscape::CARDS.iter().map(|card| card.name).chain([landscape::INSTRUMENT]);
+    let known: Vec<&str> = names_of(&all).into_iter().chain(looked).collect();
     args.names.iter().try_for_each(|name| check_name(name, &known))?;
     let list = !args.json && args.names.is_empty();
-    for instrument in registry() {
+    let families = all.iter().map(|instrument| (instrument.name(), instrument.cards()));
+    for (instrument, cards) in families.chain([(landscape::INSTRUMENT, landscape::CARDS)]) {
         let wanted = |card: &&Card| {
-            args.names.is_empty() || args.names.iter().any(|name| name == instrument.name() || name == card.name)
+            args.names.is_empty() || args.names.iter().any(|name| name == instrument || name == card.name)
         };
-        let cards: Vec<&Card> = instrument.cards().iter().filter(wanted).collect();
+        let cards: Vec<&Card> = cards.iter().filter(wanted).collect();
         if list && !cards.is_empty() {
-            print(&format!("instrument {}", instrument.name()));
+            print(&format!("instrument {instrument}"));
         }
         for card in cards {
             if args.json {
                 let mut value = serde_json::to_value(card).map_err(|error| Error::Unsupported(error.to_string()))?;
-                value["instrument"] = instrument.name().into();
+                value["instrument"] = instrument.into();
                 print(&value.to_string());
             } else if list {
                 print(&line(card));
             } else {
-                print(&whole(card, instrument.name()));
+                print(&whole(card, instrument));
             }
         }
     }
@@ -85,7 +88,8 @@ const WIDTH: usize = 118;
 
 /// A card in a line: name, cost, cadence and as much of the formula as fits.
 fn line(card: &Card) -> String {
-    let start = format!("  {:30} {:?} every {:<5} {}: ", card.name, card.cost, card.every, card.unit);
+    let every = if card.every == 0 { "off        ".to_owned() } else { format!("every {:<5}", card.every) };
+    let start = format!("  {:30} {:?} {every} {}: ", card.name, card.cost, card.unit);
     let room = WIDTH.saturating_sub(start.chars().count());
     if card.formula.chars().count() <= room {
         return format!("{start}{}", card.formula);
@@ -96,22 +100,18 @@ fn line(card: &Card) -> String {
 
 /// All that a card says.
 fn whole(card: &Card, instrument: &str) -> String {
+    let cadence = match card.every {
+        0 => format!("off, unless measure.{instrument}.every sets one"),
+        1 => "every step".to_owned(),
+        every => format!("every {every} steps"),
+    };
     let gradients = if card.gradients {
         "\n  needs     gradients: `measure` leaves it out unless measure.only names it"
     } else {
         ""
     };
     format!(
-        "{}\n  formula   {}\n  unit      {}\n  axes      {}\n  cost      {:?}{gradients}\n  cadence   every {} step{} (instrument {instrument})\n  control   {}\n  source    {}\n  not for   {}\n",
-        card.name,
-        card.formula,
-        card.unit,
-        card.axes,
-        card.cost,
-        card.every,
-        if card.every == 1 { "" } else { "s" },
-        card.control,
-        card.source,
-        card.not_for,
+        "{}\n  formula   {}\n  unit      {}\n  axes      {}\n  cost      {:?}{gradients}\n  cadence   {cadence} (instrument {instrument})\n  control   {}\n  source    {}\n  not for   {}\n",
+        card.name, card.formula, card.unit, card.axes, card.cost, card.control, card.source, card.not_for,
     )
 }

@@ -13,9 +13,11 @@ use crate::bench::Costs;
 use crate::error::{Error, Result};
 use crate::gpu::{Bytes, Gpu};
 use crate::instrument::ProbeConfig;
+use crate::landscape::{Looked, look};
 use crate::model::ModelFolder;
 use crate::record::{
-    Catalog, Event, Finding, GoesOn, Manifest, Roles, RunDir, RunKind, Sets, Setup, Status, What, read_metrics, too_few,
+    Catalog, Event, Finding, GoesOn, Manifest, Roles, RunDir, RunKind, Sets, Setup, Status, TableRow, What,
+    read_metrics, too_few,
 };
 use crate::train::{Precision, ResolvedRun, ScheduleKind, Session, StepRow};
 
@@ -383,8 +385,14 @@ impl Loop {
             if let Some(code) = self.stop.code() {
                 return self.stop(code);
             }
-            let next_save = (self.session.step() / every + 1) * every;
-            let steps = chunk.min(next_save - self.session.step()).min(total - self.session.step());
+            let step = self.session.step();
+            if !self.look(step)? {
+                continue;
+            }
+            let next_save = (step / every + 1) * every;
+            let looked = self.session.config().measure.landscape.every;
+            let next_look = step.checked_div(looked).map_or(total, |looks| (looks + 1) * looked);
+            let steps = chunk.min(next_save.min(next_look).min(total) - step);
             let before = Instant::now();
             let at = self.session.submit(steps);
             self.submitted.push_back(at);
@@ -408,6 +416,11 @@ impl Loop {
         self.stop.behind("the last measurement, with which the run ends");
         // Saved before the last measurement: a run killed in between measures again, and once.
         self.save()?;
+        while !self.look(total)? {
+            if let Some(code) = self.stop.code() {
+                return self.stop(code);
+            }
+        }
         let last = self.session.submit(0);
         self.submitted.push_back(last);
         self.drain(0)?;
@@ -486,6 +499,39 @@ impl Loop {
 
     fn tell(&self, event: &Event) {
         self.progress.say(&format!("warning at step {}: {}", event.step, event.text()));
+    }
+
+    /// Looks at the landscape where that is due at a step. Whether it is done with that: not where somebody asked to stop, for then
+    /// nothing of it is kept.
+    fn look(&mut self, step: u64) -> Result<bool> {
+        let every = self.session.config().measure.landscape.every;
+        if every == 0 || !step.is_multiple_of(every) {
+            return Ok(true);
+        }
+        self.drain(0)?;
+        let state = self.session.snapshot()?;
+        self.stop.behind("the product under way, then the state is saved");
+        let (mut all, began) = (Vec::new(), Instant::now());
+        for replica in 0..self.session.config().replicas {
+            let mut go_on = || self.stop.code().is_none();
+            match look(&self.gpu, self.session.config(), &state, replica as usize, &mut go_on)? {
+                Some(found) => all.push((replica, found)),
+                None => return Ok(false),
+            }
+        }
+        self.stop.behind(STEP);
+        if step < self.first + every {
+            let seconds = began.elapsed().as_secs_f64();
+            self.progress
+                .say(&format!("a look at the loss landscape took {seconds:.1} s; one comes every {every} steps"));
+        }
+        for (replica, found) in &all {
+            for Looked { metric, site, place, value } in found {
+                let value = *value as f32;
+                self.dir.table_row(&TableRow { step, replica: *replica, metric, site, place: *place, value });
+            }
+        }
+        Ok(true)
     }
 
     /// Files all rows and saves the state.

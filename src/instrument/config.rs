@@ -33,6 +33,55 @@ pub struct MeasureConfig {
     pub only: Vec<String>,
     /// The held batch that interventions are tried on.
     pub probe: ProbeConfig,
+    /// Looks at the loss's second derivatives; by default none.
+    #[serde(skip_serializing_if = "LandscapeConfig::is_off")]
+    pub landscape: LandscapeConfig,
+}
+
+/// Looks at the loss around the weights, between steps: its curvature, over what each replica is trained on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LandscapeConfig {
+    /// Steps between two looks; 0 for none. A look takes some three gradients for each product, and up to
+    /// 2 `products` + `directions` + 1 of these for each replica. Default 0.
+    pub every: u64,
+    /// Largest eigenvalues that are looked for. Default 3.
+    pub top: usize,
+    /// Products at most that the ends of a spectrum are found with. Default 60.
+    pub products: usize,
+    /// Random directions of the trace; 0 for no trace. Default 8.
+    pub directions: u32,
+    /// Sequences that the loss is taken over, drawn as training draws them; 0 for all that a replica is trained on, or 64 where
+    /// those have no end. Default 0.
+    pub sequences: usize,
+}
+
+impl LandscapeConfig {
+    fn is_off(&self) -> bool {
+        self.every == 0
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.top == 0 || self.products < self.top {
+            return Err(Error::Config(
+                "measure.landscape: top must be 1 or more, and products no less: each eigenvalue takes a product at least"
+                    .to_owned(),
+            ));
+        }
+        if self.directions == 1 {
+            return Err(Error::Config(
+                "measure.landscape.directions = 1 has no standard error; take 2 or more, or 0 for no trace".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Default for LandscapeConfig {
+    fn default() -> Self {
+        Self { every: 0, top: 3, products: 60, directions: 8, sequences: 0 }
+    }
 }
 
 /// A list that a file gives: an empty one stands for one that it does not give.
@@ -48,8 +97,8 @@ fn some<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<St
 
 impl Default for MeasureConfig {
     fn default() -> Self {
-        let (every, off, only, probe) = Default::default();
-        Self { every, budget: 0.075, cadences: None, off, only, probe }
+        let (every, off, only, probe, landscape) = Default::default();
+        Self { every, budget: 0.075, cadences: None, off, only, probe, landscape }
     }
 }
 
@@ -140,6 +189,7 @@ pub(crate) fn check_names(config: &MeasureConfig, instruments: &[&dyn Instrument
             ProbeConfig::MOST_DRAWS
         )));
     }
+    config.landscape.check()?;
     if !(config.budget.is_finite() && config.budget > 0.0) {
         return Err(Error::Config(format!(
             "measure.budget = {} must be a number above 0: the share of a step's work that measuring may take",

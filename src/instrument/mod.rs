@@ -17,11 +17,12 @@ pub use attach::{Attach, Pieces};
 pub(crate) use budget::is_longest;
 pub(crate) use budget::lengthened;
 pub(crate) use config::check_names;
-pub use config::{MeasureConfig, ProbeConfig};
+pub use config::{LandscapeConfig, MeasureConfig, ProbeConfig};
 #[cfg(feature = "cli")]
 pub(crate) use config::{check_name, names_of};
 pub use index::Index;
 pub use optimization::norms::UpdateSummary;
+pub(crate) use optimization::norms::layer_of;
 #[cfg(all(test, feature = "cli"))]
 pub(crate) use row::FILING;
 #[cfg(test)]

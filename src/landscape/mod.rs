@@ -5,13 +5,15 @@
 //! Gauss-Newton matrix, of a model's loss over fixed examples, on the device; vectors are f64 on the host.
 
 mod lanczos;
+mod look;
 mod surface;
 #[cfg(test)]
 mod tests;
 mod trace;
 
 pub use lanczos::{Density, Ends, Pair, density, ends};
-pub use surface::{Examples, Matrix, Surface, Tensor};
+pub use look::{CARDS, INSTRUMENT, Looked, look};
+pub use surface::{Examples, Matrix, Part, Surface, Tensor};
 pub use trace::{Traces, signs, trace};
 
 use crate::error::Result;

@@ -30,6 +30,8 @@ pub enum Examples {
     All,
     /// So many sequences, as its training draws them.
     Drawn(usize),
+    /// All, or so many drawn where those have no end.
+    AllOr(usize),
 }
 
 /// A parameter tensor in the vectors that a [`Surface`] takes.
@@ -40,6 +42,17 @@ pub struct Tensor {
     /// Dimensions.
     pub dims: Vec<usize>,
     /// Where it lies.
+    pub range: Range<usize>,
+}
+
+/// A tensor, or what one head has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// The head, if it is one's.
+    pub head: Option<usize>,
+    /// Where it lies in a vector of all parameters. The axis of heads comes first.
     pub range: Range<usize>,
 }
 
@@ -133,7 +146,8 @@ impl Surface {
         let sequences = Pieces::new(gpu.caps().room(), &run.model, shape, together as u32).most;
         let feed = Feed::new(run.task.as_ref(), &run.data()[replica..=replica])?;
         let drawn = match examples {
-            Examples::All => None,
+            Examples::AllOr(count) if matches!(feed, Feed::Endless(_)) => Some(count),
+            Examples::All | Examples::AllOr(_) => None,
             Examples::Drawn(count) => Some(count),
         };
         let seed = run.batch_seeds()[replica];
@@ -198,6 +212,22 @@ impl Surface {
         self.table.specs().iter().map(place).collect()
     }
 
+    /// What a vector of all parameters is made of: every tensor, and of those of attention every head.
+    pub fn parts(&self, heads: usize) -> Vec<Part> {
+        let mut found = Vec::new();
+        for Tensor { name, dims, range } in self.tensors() {
+            // Keys and values that several query heads share are no head's own.
+            let own = name.contains(".attn.") && dims[0] == heads && dims.len() > 1;
+            let each = range.len() / dims[0].max(1);
+            found.push(Part { tensor: name.clone(), head: None, range: range.clone() });
+            found.extend((0..heads).filter(|_| own).map(|head| {
+                let first = range.start + head * each;
+                Part { tensor: name.clone(), head: Some(head), range: first..first + each }
+            }));
+        }
+        found
+    }
+
     /// Has the driver compile all kernels: see [`Program::compile`].
     ///
     /// # Errors
@@ -237,8 +267,13 @@ impl Surface {
 
     /// Parameters without the gaps between tensors.
     fn gather(&self, words: &[u32]) -> Vec<f64> {
-        let of = |spec: &WeightSpec| words[spec.offset..][..spec.len()].to_vec();
-        self.table.specs().iter().flat_map(of).map(|word| f64::from(f32::from_bits(word))).collect()
+        self.vector(bytemuck::cast_slice(words))
+    }
+
+    /// The vector of what is laid out like the weights that [`Surface::set_weights`] takes.
+    pub fn vector(&self, laid_out: &[f32]) -> Vec<f64> {
+        let of = |spec: &WeightSpec| laid_out[spec.offset..][..spec.len()].iter();
+        self.table.specs().iter().flat_map(of).map(|x| f64::from(*x)).collect()
     }
 
     /// The same with gaps, of zeros.

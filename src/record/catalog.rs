@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::directory::read_json;
 use crate::error::Result;
 use crate::instrument::{Card, Index, Metric, Presence};
+use crate::landscape;
 use crate::stats::{Reach, Sample};
 use crate::task::Asked;
 use crate::train::Session;
@@ -120,7 +121,16 @@ impl Catalog {
         let predictions = session.predictions().iter().copied().map(count).collect();
         let classes = config.task.shape().classes;
         let (model, sizes) = (&config.model, [classes, config.model.d_vocab_out]);
-        Ok(Self { classes, predictions, metrics: describe(session.metrics(), sizes, model.n_heads) })
+        let mut metrics = describe(session.metrics(), sizes, model.n_heads);
+        let every = config.measure.landscape.every;
+        let looked = landscape::CARDS.iter().filter(|_| every > 0);
+        metrics.extend(looked.map(|card| {
+            let described = Described::new(landscape::INSTRUMENT, card, every, sizes, false);
+            let sites = if card.axes.contains("site") { session.table().specs() } else { &[] };
+            let sites = sites.iter().map(|spec| spec.name.clone()).collect();
+            (card.name.to_owned(), Described { sites, ..described })
+        }));
+        Ok(Self { classes, predictions, metrics })
     }
 
     /// Writes it into a run directory.

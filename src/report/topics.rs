@@ -354,4 +354,31 @@ pub(super) const TOPICS: &[Topic] = &[
             chart("effective_rank", Kind::Lines, "Effective rank", |key, _| by_site(key, "effective_rank")),
         ],
     },
+    Topic {
+        title: "Loss landscape",
+        note: "Second derivatives of the mean loss over what a replica is trained on, without decay. Above the edge of stability, 1, oscillations grow. That circuits and curvature move together at one step says nothing of what leads: see the steps of both.",
+        once: "",
+        charts: &[
+            chart("curvature", Kind::Lines, "Largest eigenvalues, and the smallest", |key, _| {
+                match key.metric.as_str() {
+                    "curvature.top" => Some(format!("largest, rank {}", key.index)),
+                    "curvature.bottom" => Some("smallest".to_owned()),
+                    _ => None,
+                }
+            }),
+            chart("curvature_edge", Kind::Lines, "Largest curvature in relation to the edge of stability", |key, _| {
+                own_name(key, &["curvature.edge"])
+            }),
+            chart("curvature_trace", Kind::Lines, "Trace of the Hessian, by tensor", |key, _| {
+                let site = if key.site.is_empty() { "all" } else { &key.site };
+                (key.metric == "curvature.trace" && key.head < 0).then(|| site.to_owned())
+            }),
+            chart("curvature_heads", Kind::Lines, "Trace of the Hessian, by head", |key, _| {
+                by_tensor_and_head(key, "curvature.trace").filter(|_| key.head >= 0)
+            }),
+            chart("curvature_share", Kind::Lines, "Share of a direction in the largest eigenvectors", |key, name| {
+                (key.metric == "curvature.gradient_share").then(|| name.to_owned())
+            }),
+        ],
+    },
 ];

@@ -234,6 +234,23 @@ pub struct ScheduleConfig {
     pub floor: f64,
 }
 
+impl ScheduleConfig {
+    /// Share of the peak learning rate at a step of a run of so many.
+    pub fn share(&self, step: u64, steps: u64) -> f64 {
+        let (step, warmup) = (step as f64, self.warmup as f64);
+        let warm = if self.warmup > 0 { (step / warmup).min(1.0) } else { 1.0 };
+        let end = if self.steps == 0 { steps } else { self.steps } as f64;
+        let past = ((step - warmup) / (end - warmup).max(1.0)).clamp(0.0, 1.0);
+        match self.kind {
+            ScheduleKind::Constant => warm,
+            ScheduleKind::Cosine => {
+                let half = 0.5 * (1.0 + (std::f64::consts::PI * past).cos());
+                warm * (self.floor + (1.0 - self.floor) * half)
+            }
+        }
+    }
+}
+
 impl Default for ScheduleConfig {
     fn default() -> Self {
         Self { kind: ScheduleKind::Constant, warmup: 0, steps: 0, floor: 0.0 }

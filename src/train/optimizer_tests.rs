@@ -37,16 +37,7 @@ impl Textbook {
 }
 
 fn rate(config: &OptimizerConfig, schedule: &ScheduleConfig, step: u64) -> f64 {
-    let warm = if schedule.warmup > 0 { (step as f64 / schedule.warmup as f64).min(1.0) } else { 1.0 };
-    let share = (step as f64 - schedule.warmup as f64) / (schedule.steps as f64 - schedule.warmup as f64);
-    let fall = match schedule.kind {
-        ScheduleKind::Constant => 1.0,
-        ScheduleKind::Cosine => {
-            let half = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
-            schedule.floor + (1.0 - schedule.floor) * half
-        }
-    };
-    config.learning_rate * warm * fall
+    config.learning_rate * schedule.share(step, 0)
 }
 
 fn floats(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<f32> {

@@ -1,6 +1,6 @@
 //! Eigenvalues, traces and spectra of a saved model, by the command.
 
-use crate::place::Place;
+use crate::place::{Place, table};
 
 #[test]
 fn a_checkpoint_has_a_spectrum_whose_numbers_agree_with_each_other() {
@@ -40,4 +40,35 @@ fn a_checkpoint_has_a_spectrum_whose_numbers_agree_with_each_other() {
     place.bad("curvature out --out other", &["is a run, not a model", "checkpoints/step-"]);
     place.bad(&format!("curvature {model} --out other --directions 1"), &["--directions", "2 or more"]);
     place.bad(&format!("curvature {model} --out other --top 0"), &["--top", "1 or more"]);
+}
+
+#[test]
+fn a_run_looks_at_its_landscape_and_is_the_same_run() {
+    let place = Place::new();
+    let looking = "--set measure.landscape.every=2 --set measure.landscape.products=20";
+    place.good(&format!("run tiny.toml --out looked --steps 6 --replicas 2 {looking}"));
+    place.good("run tiny.toml --out plain --steps 6 --replicas 2");
+    let of = |run: &str| table(&place.path(run));
+    let (looks, others): (Vec<_>, Vec<_>) = of("looked").into_iter().partition(|(key, ..)| key.contains("curvature"));
+    assert_eq!(others, of("plain"), "looking changes nothing");
+    let model = |run: &str| std::fs::read(place.path(run).join("checkpoints/step-000006/model.safetensors")).unwrap();
+    assert_eq!(model("looked"), model("plain"));
+    let top = looks.iter().filter(|(key, ..)| key.contains("\"curvature.top\"") && key.contains("index: 0"));
+    let steps: Vec<&Vec<i64>> = top.map(|(_, steps, _)| steps).collect();
+    assert_eq!(steps, [&[0, 2, 4, 6]; 2], "{looks:?}");
+    let page = std::fs::read_to_string(place.path("looked/report.html")).unwrap();
+    assert!(page.contains("Loss landscape"));
+
+    // As if it had been killed behind step 4: it looks again from there on, and sees the same.
+    let manifest = std::fs::read_to_string(place.path("looked/run.json")).unwrap();
+    std::fs::remove_dir_all(place.path("looked/checkpoints/step-000006")).unwrap();
+    place.write("looked/run.json", manifest.replace("\"finished\"", "\"running\""));
+    let before = of("looked");
+    place.good("run --resume --out looked");
+    assert_eq!(of("looked"), before);
+
+    for (set, word) in [("top=0", "top must be 1"), ("directions=1", "2 or more"), ("evry=1", "evry")] {
+        place.bad(&format!("run tiny.toml --out other --set measure.landscape.{set}"), &[word]);
+    }
+    assert!(place.good("instruments curvature.edge").contains("measure.landscape.every"));
 }
