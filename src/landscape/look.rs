@@ -1,7 +1,7 @@
 //! A look at a run's landscape between two of its steps: curvature at one set of weights, over what a replica is trained on.
 
 use super::{Examples, Matrix, Surface, Symmetric, dot, ends, signs, trace};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::instrument::{Card, CostClass, Index, layer_of};
 use crate::intervene::PulseKind;
@@ -154,7 +154,7 @@ impl Symmetric for Scaled<'_> {
 }
 
 /// Looks at a replica of a run in a state of it. `go_on` is asked before every product; `None` where it said no. The same state
-/// gives the same numbers, whatever was looked at before.
+/// gives the same numbers, whatever was looked at before; one that diverged gives none.
 ///
 /// # Errors
 /// Where an op of the model has no forward derivative, or the device is too small or fails.
@@ -172,6 +172,21 @@ pub fn look(
     };
     let mut surface = Surface::new(gpu, run, replica, examples, Matrix::Hessian, 1)?;
     surface.set_weights(&state.weights[replica])?;
+    match around(&mut surface, run, state, replica, go_on) {
+        // What is no finite number has no curvature.
+        Err(Error::Refused(_)) => Ok(Some(Vec::new())),
+        found => found,
+    }
+}
+
+fn around(
+    surface: &mut Surface,
+    run: &ResolvedRun,
+    state: &Snapshot,
+    replica: usize,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Option<Vec<Looked>>> {
+    let config = &run.measure.landscape;
     let mut found = Vec::new();
     let mut add = |metric, index, value| {
         found.push(Looked { metric, site: String::new(), place: [-1, -1, index], value });
@@ -179,7 +194,7 @@ pub fn look(
     let limits = (TOLERANCE, config.products);
     // None of the directions of the trace.
     let start = signs(surface.size(), SEED, u32::MAX);
-    let Some(of_all) = ends(&mut surface, start.clone(), config.top, limits, |_| go_on())? else { return Ok(None) };
+    let Some(of_all) = ends(surface, start.clone(), config.top, limits, |_| go_on())? else { return Ok(None) };
     for (rank, pair) in (0..).zip(&of_all.top) {
         add("curvature.top", rank, pair.value);
         add("curvature.top.residual", rank, pair.residual);
@@ -212,7 +227,7 @@ pub fn look(
             });
             let top = match by {
                 Some(by) => {
-                    let mut scaled = Scaled { inner: &mut surface, by };
+                    let mut scaled = Scaled { inner: &mut *surface, by };
                     let Some(ends) = ends(&mut scaled, start, 1, limits, |_| go_on())? else { return Ok(None) };
                     ends.top.first().map(|pair| pair.value)
                 }
@@ -227,7 +242,7 @@ pub fn look(
     if config.directions > 0 {
         let parts = surface.parts(run.model.n_heads);
         let ranges: Vec<_> = parts.iter().map(|part| part.range.clone()).collect();
-        let Some(traces) = trace(&mut surface, &ranges, config.directions, SEED, |_| go_on())? else {
+        let Some(traces) = trace(surface, &ranges, config.directions, SEED, |_| go_on())? else {
             return Ok(None);
         };
         let whole = (String::new(), [-1; 3], traces.total);
@@ -305,6 +320,9 @@ mod tests {
                 "the same state, the same look"
             );
             assert_eq!(look(gpu, &run, &state, 0, &mut || false).unwrap(), None);
+            let mut diverged = state.clone();
+            diverged.weights[0][3] = f32::NAN;
+            assert_eq!(look(gpu, &run, &diverged, 0, &mut || true).unwrap(), Some(Vec::new()));
             let of = |metric: &str, index: i32| {
                 let mut own = found.iter().filter(|one| one.metric == metric && one.place == [-1, -1, index]);
                 own.find(|one| one.site.is_empty()).map(|one| one.value)
