@@ -115,7 +115,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """``run``, ``measurement`` or ``scan``."""
+        """``run``, ``measurement``, ``scan``, ``series`` (of scans) or ``study``."""
         return str(self.manifest.get("kind", "run"))
 
     @property
@@ -260,8 +260,9 @@ class Run:
     @property
     def checkpoints(self) -> list[int]:
         """Steps at which the state was saved and is kept."""
-        folders = (self.path / "checkpoints").glob("step-*/state.json")
-        return sorted(int(state.parent.name.removeprefix("step-")) for state in folders)
+        names = (state.parent.name for state in (self.path / "checkpoints").glob("step-*/state.json"))
+        # One that is being written has another ending.
+        return sorted(int(name[5:]) for name in names if name[5:].isdigit())
 
     def checkpoint(self, step: int | None = None) -> Path:
         """The folder of a checkpoint, the last if no step is named: a model folder, which every command takes."""

@@ -180,7 +180,7 @@ class Plots:
             x=alt.X("head:O", title="head"), y=alt.Y("layer:O", title="layer", sort="descending")
         )
         cells = base.mark_rect().encode(
-            color=alt.Color("value:Q", title="nats", scale=colour), tooltip=["layer", "head", "step", "value"]
+            color=alt.Color("value:Q", title=self._run.cards[_EFFECT]["unit"], scale=colour), tooltip=["layer", "head", "step", "value"]
         )
         dark = alt.when(f"abs(datum.value) > {0.6 * size}").then(alt.value("white")).otherwise(alt.value("black"))
         numbers = base.mark_text(fontSize=10).encode(text=alt.Text("value:Q", format="+.2f"), color=dark)

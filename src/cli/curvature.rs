@@ -111,6 +111,8 @@ struct OfReplica {
     parameters: usize,
     products: usize,
     converged: bool,
+    /// Whether trace and spectrum, where they were asked for, are all there: not where somebody asked to stop.
+    whole: bool,
     largest: Vec<Eigenvalue>,
     smallest: Vec<Eigenvalue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,16 +177,21 @@ pub(super) fn main(args: &Args) -> Result<u8> {
         adapter: gpu.caps().name.clone(),
         replicas: Vec::new(),
     };
+    // That nothing can be written there is told before the work.
+    std::fs::create_dir_all(&args.out).map_err(Error::io("cannot create", &args.out))?;
     let place = args.out.join("curvature.json");
     for (replica, weights) in folder.replicas.iter().enumerate() {
         if folder.replicas.len() > 1 {
             print(&format!("replica {replica}"));
         }
         let Some(one) = look(args, &gpu, &config, replica, weights, &stop)? else { break };
+        let whole = one.whole;
         found.replicas.push(one);
         // What is found of one is not lost with a later one.
-        std::fs::create_dir_all(&args.out).map_err(Error::io("cannot create", &args.out))?;
         files::write_whole(&place, serde_json::to_string_pretty(&found).unwrap_or_default().as_bytes())?;
+        if !whole {
+            break;
+        }
     }
     if !found.replicas.is_empty() {
         print(&format!("written: {}", place.display()));
@@ -206,7 +213,7 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Everything about one set of weights; nothing where somebody asked to stop.
+/// Everything about one set of weights, as far as somebody did not ask to stop; nothing where that was before its eigenvalues.
 fn look(
     args: &Args,
     gpu: &Gpu,
@@ -244,12 +251,8 @@ fn look(
         None => return Ok(None),
     };
     drop(one);
-    if args.directions > 0 || args.spectrum > 0 {
-        let whole = over_directions(args, &mut surface(TOGETHER)?, config.model.n_heads, &mut found, &mut go_on)?;
-        if !whole {
-            return Ok(None);
-        }
-    }
+    found.whole = args.directions == 0 && args.spectrum == 0
+        || over_directions(args, &mut surface(TOGETHER)?, config.model.n_heads, &mut found, &mut go_on)?;
     progress.finish();
     Ok(Some(found))
 }

@@ -161,5 +161,11 @@ fn find(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     folders.sort();
-    folders.iter().try_for_each(|folder| find(folder, found))
+    for folder in &folders {
+        // One that cannot be read hides no other.
+        if let Err(error) = find(folder, found) {
+            complain(&format!("warning: {error}"));
+        }
+    }
+    Ok(())
 }

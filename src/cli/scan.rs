@@ -229,7 +229,13 @@ impl Asked {
                     .to_owned(),
             ));
         }
-        let null = if alone.is_some() { 0 } else { args.null.unwrap_or(LEAST) };
+        let compared = battery.contains(&Kind::Heads) || !sets.is_empty();
+        if let (false, Some(null)) = (compared, args.null.filter(|null| *null > 0)) {
+            return Err(Error::Config(format!(
+                "--null {null}: a null is drawn for heads and for sets of heads; leave it out, or add heads to --battery"
+            )));
+        }
+        let null = if compared { args.null.unwrap_or(LEAST) } else { 0 };
         if null > MOST {
             return Err(Error::Config(format!(
                 "--null {null}: at most {MOST} draws are taken; each costs as much as a head"
@@ -310,7 +316,8 @@ impl Asked {
             probes,
             battery: self.battery.iter().map(|kind| kind.name()).chain(sets).map(str::to_owned).collect(),
             baseline: BASELINES[self.baseline.unwrap_or_default() as usize].to_owned(),
-            draws: self.null,
+            // The only head of a layer is all that it writes: there is nothing else to draw.
+            draws: if config.n_heads > 1 || !self.sets.is_empty() { self.null } else { 0 },
             size: [config.n_layers, config.n_heads],
             layers: self.layers(config),
             count: [prompts.list.len() / if prompts.paired { 2 } else { 1 }, prompts.groups()],
@@ -350,6 +357,9 @@ pub(super) fn main(args: &Args) -> Result<u8> {
     let asked = before.as_ref().map_or_else(|| Asked::of(args), |manifest| Asked::again(out, manifest))?;
     if let Some(findings) = finished(out, before.as_ref())? {
         print(&format!("{} is finished", out.display()));
+        if !out.join("report.html").exists() {
+            write_page(out, &findings)?;
+        }
         findings.sentences().iter().for_each(|sentence| print(sentence));
         return Ok(0);
     }
@@ -414,10 +424,8 @@ pub(super) fn scan(
         ));
     }
     let config = folder.config.clone();
-    let mut prompts = Prompts::read(&asked.probes, &asked.model, config.d_vocab, asked.first)?;
-    if asked.pairs() {
-        prompts = prompts.with_corrupted()?;
-    }
+    let sizes = [config.d_vocab, config.d_vocab_out];
+    let prompts = Prompts::read(&asked.probes, &asked.model, sizes, asked.first, asked.pairs())?;
     let paths = asked.has(Kind::Paths).then(|| Paths::parse(&asked.from, &config)).transpose()?;
     let sets = Sets::parse(&asked.sets, &config, asked.null)?;
     if let Some(layers) = asked.layers.filter(|layers| *layers > config.n_layers) {
@@ -463,7 +471,9 @@ pub(super) fn scan(
     tables.findings(&findings)?;
     if !findings.uneven.is_empty() {
         let about = format!("the sham has other bits than the clean pass in layers {:?}", findings.uneven);
-        tables.dir.event(&Event::at(0, What::Warning { about }))?;
+        let event = Event::at(0, What::Warning { about });
+        super::warn(&event);
+        tables.dir.event(&event)?;
     }
     tables.dir.end(stopped, 0)?;
     write_page(out, &findings)?;
@@ -520,7 +530,9 @@ impl Scan {
     fn reopen(&self, out: &Path, gpu: &Gpu, findings: Option<&Findings>) -> Result<Tables> {
         let GoesOn { dir, moved, .. } = RunDir::go_on(out, &self.config, gpu.caps(), None)?;
         moved.iter().for_each(super::warn);
-        Tables::new(dir, findings.map_or(0, |findings| findings.segments), self.baseline())
+        // Before its first layer nothing of it is kept.
+        let kept = findings.filter(|findings| findings.layers > 0).map_or(0, |findings| findings.segments);
+        Tables::new(dir, kept, self.baseline())
     }
 
     /// Every layer that is still to come, and what is known is kept behind each. Whether it was stopped, and seconds it took.

@@ -26,7 +26,11 @@ pub(super) fn main(args: &Args, before: Option<Manifest>) -> Result<u8> {
     let (asked, members, config) = match &before {
         Some(Manifest { status: Status::Finished, .. }) => {
             print(&format!("{} is finished", out.display()));
-            Series::read(out)?.iter().flat_map(Series::sentences).for_each(|sentence| print(&sentence));
+            let series = Series::read(out)?;
+            if let (Some(series), false) = (&series, out.join("report.html").exists()) {
+                write_series_page(out, series)?;
+            }
+            series.iter().flat_map(Series::sentences).for_each(|sentence| print(&sentence));
             return Ok(0);
         }
         Some(manifest) => {
@@ -112,7 +116,8 @@ fn begin(args: &Args) -> Result<(Asked, Vec<Member>, ModelConfig)> {
     let mut members: Vec<Member> = Vec::new();
     for (step, path) in models {
         let folder = ModelFolder::read(&path)?;
-        let prompts = Prompts::read(&asked.probes, &path, folder.config.d_vocab, args.first)?;
+        let prompts =
+            Prompts::read(&asked.probes, &path, [folder.config.d_vocab, folder.config.d_vocab_out], args.first, false)?;
         let replicas = folder.replicas.len();
         let (other, config, count, read) =
             first.get_or_insert_with(|| (path.clone(), folder.config.clone(), replicas, prompts.clone()));

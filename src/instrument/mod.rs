@@ -20,6 +20,7 @@ pub(crate) use config::check_names;
 pub use config::{LandscapeConfig, MeasureConfig, ProbeConfig};
 #[cfg(feature = "cli")]
 pub(crate) use config::{check_name, names_of};
+pub use grokking::fourier::LOGIT_KEYS;
 pub use index::Index;
 pub use optimization::norms::UpdateSummary;
 pub(crate) use optimization::norms::layer_of;

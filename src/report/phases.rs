@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::derived::NORM;
+use crate::instrument::LOGIT_KEYS as KEYS;
 use crate::record::{Catalog, Key, Series};
 use crate::stats::{LASTING, Living, Onset, Reach, Watch};
 
@@ -22,8 +23,6 @@ const HIGH_ACCURACY: f64 = 0.99;
 /// A spike takes the train loss from below `LOW` to above `HIGH`, nats.
 const LOW: f32 = 1e-4;
 const HIGH: f32 = 1e-3;
-/// Keys of the logits.
-const KEYS: &str = "key_frequencies.logits";
 /// Rise of FSD over its first value that counts: neurons without relation keep within 0.1 of it.
 const FSD_RISE: f32 = 0.2;
 /// Share of its first value to which the dimension of W_E falls.

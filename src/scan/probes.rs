@@ -73,7 +73,7 @@ impl Prompts {
     /// # Errors
     /// [`Error::Format`] with the lines that cannot be used, and why: keys that nobody knows, answers that are not one token,
     /// prompts that hold the answer already, duplicates, no prompts at all, and a target that is the same everywhere.
-    pub fn read(path: &Path, model: &Path, d_vocab: usize, limit: Option<usize>) -> Result<Self> {
+    pub fn read(path: &Path, model: &Path, sizes: [usize; 2], limit: Option<usize>, paired: bool) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
         let reader = match Tokenizer::read(model) {
             Ok(tokenizer) => Some(Reader { begin: begin(model, &tokenizer)?, tokenizer }),
@@ -91,7 +91,7 @@ impl Prompts {
         let lines = lines.filter(|(_, line)| !line.trim().is_empty()).take(limit.unwrap_or(usize::MAX));
         for (number, line) in lines.map(|(at, line)| (at + 1, line)) {
             let parsed: Result<Line, String> = serde_json::from_str(line).map_err(|error| error.to_string());
-            match parsed.and_then(|line| prompt(line, reader.as_ref(), d_vocab)) {
+            match parsed.and_then(|line| prompt(line, reader.as_ref(), sizes)) {
                 Ok(prompt) => {
                     match seen.get(&prompt.tokens) {
                         Some(first) => fault(number, format!("the prompt of line {first} again")),
@@ -117,8 +117,11 @@ impl Prompts {
         if list.is_empty() {
             return Err(Error::format(path, "holds no prompts: one JSON object a line is needed"));
         }
+        if paired {
+            list = with_corrupted(&list)?;
+        }
         let targets: BTreeSet<u32> = list.iter().map(|prompt| prompt.target).collect();
-        if targets.len() == 1 && list.len() > 1 {
+        if targets.len() == 1 && list.len() > if paired { 2 } else { 1 } {
             return Err(Error::format(
                 path,
                 format!(
@@ -133,26 +136,7 @@ impl Prompts {
             None => first.iter().map(u32::to_string).collect(),
         };
         let begin = reader.and_then(|reader| reader.begin.map(|(text, _)| text));
-        Ok(Self { list, begin, first, paired: false })
-    }
-
-    /// Each prompt that has a corrupted one, with that behind it.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] where none has.
-    pub fn with_corrupted(&self) -> Result<Self> {
-        let pair = |prompt: &Prompt| {
-            let tokens = prompt.corrupted.clone()?;
-            Some([prompt.clone(), Prompt { tokens, ..prompt.clone() }])
-        };
-        let list: Vec<Prompt> = self.list.iter().filter_map(pair).flatten().collect();
-        if list.is_empty() {
-            return Err(Error::Refused(
-                "none of the prompts has a corrupted one, and patching puts what the model makes of one in the other: add \"corrupted\" to the lines of the file, the same prompt about something else, of as many tokens"
-                    .to_owned(),
-            ));
-        }
-        Ok(Self { list, begin: self.begin.clone(), first: self.first.clone(), paired: true })
+        Ok(Self { list, begin, first, paired })
     }
 
     /// How many groups there are.
@@ -185,8 +169,24 @@ fn begin(model: &Path, tokenizer: &Tokenizer) -> Result<Option<(String, u32)>> {
     Ok(Some((text.to_owned(), tokenizer.single(text)?)))
 }
 
+/// Each prompt that has a corrupted one, with that behind it.
+pub(super) fn with_corrupted(list: &[Prompt]) -> Result<Vec<Prompt>> {
+    let pair = |prompt: &Prompt| {
+        let tokens = prompt.corrupted.clone()?;
+        Some([prompt.clone(), Prompt { tokens, ..prompt.clone() }])
+    };
+    let list: Vec<Prompt> = list.iter().filter_map(pair).flatten().collect();
+    if list.is_empty() {
+        return Err(Error::Refused(
+            "none of the prompts has a corrupted one, and patching puts what the model makes of one in the other: add \"corrupted\" to the lines of the file, the same prompt about something else, of as many tokens"
+                .to_owned(),
+        ));
+    }
+    Ok(list)
+}
+
 /// A line as the model reads it, or what is wrong with it.
-fn prompt(line: Line, reader: Option<&Reader>, d_vocab: usize) -> Result<Prompt, String> {
+fn prompt(line: Line, reader: Option<&Reader>, [d_vocab, answers_of]: [usize; 2]) -> Result<Prompt, String> {
     let told = |error: Error| error.to_string();
     if line.group.trim().is_empty() || line.category.trim().is_empty() {
         return Err("group and category must say something".to_owned());
@@ -224,8 +224,12 @@ fn prompt(line: Line, reader: Option<&Reader>, d_vocab: usize) -> Result<Prompt,
     if tokens.is_empty() {
         return Err("the prompt is empty".to_owned());
     }
-    if let Some(id) = tokens.iter().chain([&target, &foil]).find(|id| **id as usize >= d_vocab) {
-        return Err(format!("there is no token {id}; the model has {d_vocab}"));
+    let read = tokens.iter().map(|id| (id, d_vocab));
+    if let Some((id, known)) =
+        read.chain([(&target, answers_of), (&foil, answers_of)]).find(|(id, of)| **id as usize >= *of)
+    {
+        let what = if known == d_vocab { "the model has" } else { "the model answers with one of" };
+        return Err(format!("there is no token {id}; {what} {known}"));
     }
     if target == foil {
         return Err(format!("target and foil are both {:?}", answers[0]));
@@ -273,6 +277,10 @@ mod tests {
 
     /// What reading these lines in a folder says; words are tokens of their own, and `cap` is two.
     fn read(lines: &[&str], config: &str) -> Result<Prompts, String> {
+        read_of(lines, config, 11, false)
+    }
+
+    fn read_of(lines: &[&str], config: &str, answers: usize, paired: bool) -> Result<Prompts, String> {
         let dir = tempfile::tempdir().unwrap();
         let words = ["[UNK]", "<s>", "The", "capital", "of", "France", "Spain", "is", "Paris", "Madrid", "Peru"];
         let vocab: serde_json::Map<String, serde_json::Value> =
@@ -288,7 +296,7 @@ mod tests {
         std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
         let path = dir.path().join("set.jsonl");
         std::fs::write(&path, lines.join("\n")).unwrap();
-        Prompts::read(&path, dir.path(), words.len(), None).map_err(|error| error.to_string())
+        Prompts::read(&path, dir.path(), [words.len(), answers], None, paired).map_err(|error| error.to_string())
     }
 
     const FRANCE: &str = r#"{"prompt": "The capital of France is", "target": "Paris", "foil": "Madrid", "group": "France", "category": "facts"}"#;
@@ -342,13 +350,24 @@ mod tests {
 
     #[test]
     fn corrupted_prompts_stand_behind_their_prompts() {
-        let set = read(&[FRANCE, SPAIN], "{}").unwrap();
-        let pairs = set.with_corrupted().unwrap();
+        let pairs = read_of(&[FRANCE, SPAIN], "{}", 11, true).unwrap();
         let tokens: Vec<&[u32]> = pairs.list.iter().map(|prompt| prompt.tokens.as_slice()).collect();
         assert_eq!(tokens, [[2, 3, 4, 6, 7], [2, 3, 4, 5, 7]], "the first has no corrupted one");
         assert!(pairs.paired && pairs.list[1].target == 9 && pairs.list[1].group == "Spain");
-        let alone = Prompts { list: set.list[..1].to_vec(), ..set };
-        assert!(alone.with_corrupted().unwrap_err().to_string().contains("add \"corrupted\""));
+        assert_eq!(pairs.first[3], "Spain", "the first that is read, not of the file");
+        assert!(read_of(&[FRANCE], "{}", 11, true).unwrap_err().contains("add \"corrupted\""));
+        // What is left has one target.
+        let again = SPAIN.replace("of Spain", "in Spain").replace("capital of France", "capital in France");
+        let error = read_of(&[FRANCE, SPAIN, &again], "{}", 11, true).unwrap_err();
+        assert!(error.contains("the target \"Madrid\" in every line"), "{error}");
+    }
+
+    #[test]
+    fn answers_are_among_those_that_the_model_gives() {
+        let ids = r#"{"tokens": [2, 3], "target_id": 4, "foil_id": 5, "group": "a", "category": "b"}"#;
+        read_of(&[ids], "{}", 6, false).unwrap();
+        let error = read_of(&[ids], "{}", 5, false).unwrap_err();
+        assert!(error.contains("no token 5; the model answers with one of 5"), "{error}");
     }
 
     #[test]

@@ -105,12 +105,17 @@ impl Times {
         let steps: Vec<u64> = match self {
             Self::List(list) => list.clone(),
             Self::Spread(Spread { from, until, points }) => {
+                if *points > MOST_TIMES {
+                    return Err(Error::Config(format!("times: {points} points; a study takes {MOST_TIMES} at most")));
+                }
                 if until <= from || *points < 2 || until - from < points - 1 {
                     return Err(Error::Config(format!(
                         "times: there are no {points} different steps from {from} to {until}"
                     )));
                 }
-                (0..*points).map(|at| from + (at * (until - from) + (points - 1) / 2) / (points - 1)).collect()
+                let length = u128::from(until - from);
+                let place = |at: u64| (u128::from(at) * length + u128::from(points - 1) / 2) / u128::from(points - 1);
+                (0..*points).map(|at| from + place(at) as u64).collect()
             }
         };
         let sorted: BTreeSet<u64> = steps.iter().copied().collect();
@@ -125,7 +130,14 @@ impl Times {
 
 /// Events that have names: training accuracy of 99 %, test accuracy of 50 % and of 99 %, and the birth of the oldest key frequency
 /// of the logits that lives at the end.
-pub const EVENTS: [&str; 4] = ["memorized", "generalizing", "grokked", "first key"];
+pub const EVENTS: [(&str, Watched<'static>); 4] = [
+    ("memorized", Watched::Accuracy { train: true, reaches: 0.99 }),
+    ("generalizing", Watched::Accuracy { train: false, reaches: 0.5 }),
+    ("grokked", Watched::Accuracy { train: false, reaches: 0.99 }),
+    ("first key", Watched::FirstKey),
+];
+/// Times of a study at most.
+const MOST_TIMES: u64 = 10_000;
 
 /// An event of one's own: a metric reaches a bound and stays beyond at five measurements in a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -314,10 +326,10 @@ impl StudyConfig {
             return Err(Error::Config("a study needs a [[pulse]]".to_owned()));
         }
         for name in self.events.iter().flatten() {
-            if !EVENTS.contains(&name.as_str()) {
+            if !EVENTS.iter().any(|(known, _)| known == name) {
                 return Err(Error::Config(format!(
                     "events: \"{name}\" is none of {}; others are declared as [[event]]",
-                    EVENTS.join(", ")
+                    EVENTS.map(|(known, _)| known).join(", ")
                 )));
             }
         }
@@ -326,9 +338,10 @@ impl StudyConfig {
             if event.at_least.is_some() == event.at_most.is_some() {
                 return fail("needs at_least or at_most");
             }
-            if self.event_names().iter().filter(|name| **name == event.name).count() > 1 {
-                return fail("two events have this name");
-            }
+        }
+        let names = self.event_names();
+        if let Some((_, twice)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            return Err(Error::Config(format!("two events are called {twice}; name each once")));
         }
         if self.event_names().is_empty() && self.last.is_empty() {
             return Err(Error::Config("a study looks at an event, or at a metric's last value (final)".to_owned()));
@@ -355,13 +368,8 @@ impl StudyConfig {
     /// What is to be seen in each run, in the order of [`StudyConfig::event_names`].
     pub fn watched(&self) -> Vec<Watched<'_>> {
         let own = |name: &String| self.event.iter().find(|event| event.name == *name).map(Watched::Own);
-        let usual = |name: &str| match name {
-            "memorized" => Watched::Accuracy { train: true, reaches: 0.99 },
-            "generalizing" => Watched::Accuracy { train: false, reaches: 0.5 },
-            "grokked" => Watched::Accuracy { train: false, reaches: 0.99 },
-            _ => Watched::FirstKey,
-        };
-        self.event_names().iter().map(|name| own(name).unwrap_or_else(|| usual(name))).collect()
+        let usual = |name: &String| EVENTS.iter().find(|(known, _)| known == name).map(|(_, watched)| *watched);
+        self.event_names().iter().filter_map(|name| own(name).or_else(|| usual(name))).collect()
     }
 
     /// Metrics without which what is asked cannot be told.
@@ -372,7 +380,7 @@ impl StudyConfig {
 
     /// All metrics that are looked at, where a run has them.
     pub fn metrics(&self) -> BTreeSet<String> {
-        let beside = [self.damage.as_str(), "loss.train", "key_frequencies.logits"].map(str::to_owned);
+        let beside = [self.damage.as_str(), "loss.train", crate::instrument::LOGIT_KEYS].map(str::to_owned);
         self.needed().into_iter().chain(beside).collect()
     }
 }
@@ -415,7 +423,9 @@ mod tests {
         assert_eq!(spread(0, 1900, 20).unwrap(), (0..20).map(|at| 100 * at).collect::<Vec<_>>());
         assert_eq!(spread(3, 7, 5).unwrap(), [3, 4, 5, 6, 7]);
         assert_eq!(spread(0, 10, 4).unwrap(), [0, 3, 7, 10]);
-        for (from, until, points) in [(3, 6, 5), (5, 5, 2), (0, 9, 1)] {
+        // Steps beyond what a product of two holds, and points that no memory does.
+        assert_eq!(spread(0, 9_000_000_000_000_000_000, 11).unwrap()[10], 9_000_000_000_000_000_000);
+        for (from, until, points) in [(3, 6, 5), (5, 5, 2), (0, 9, 1), (0, u64::MAX, 1_000_000_000_000)] {
             assert!(spread(from, until, points).is_err());
         }
         assert_eq!(Times::List(vec![7, 3]).steps().unwrap(), [3, 7]);
@@ -468,6 +478,7 @@ mod tests {
             (format!("{STUDY}sham = \"head\"\n"), &["[[pulse]] none", "another head"]),
             (format!("{STUDY}[[pulse]]\nname = \"none\"\nbatch_seed = 1\n"), &["two have this name"]),
             (format!("{STUDY}[[pulse]]\nname = \"a\"\n"), &["[[pulse]] a", "does nothing"]),
+            (format!("events = [\"grokked\", \"grokked\"]\n{STUDY}"), &["two events are called grokked"]),
             (format!("events = [\"groked\"]\n{STUDY}"), &["\"groked\"", "grokked", "[[event]]"]),
             (format!("events = []\n{STUDY}"), &["looks at an event"]),
             (format!("{STUDY}[[event]]\nname = \"a\"\nmetric = \"b\"\n"), &["[[event]] a", "at_least or at_most"]),

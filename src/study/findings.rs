@@ -153,7 +153,7 @@ impl Findings {
     /// What the data support, in one sentence.
     pub fn verdict(&self) -> String {
         let Some(first) = self.main().next() else { return "Nothing was looked at.".to_owned() };
-        if let Some(missing) = self.main().find_map(|curve| curve.missing.as_ref().filter(|_| first.bounds.is_none())) {
+        if let (true, Some(missing)) = (self.main().all(|curve| curve.missing.is_some()), &first.missing) {
             return format!("Whether there is a window cannot be told at a rate of {}: {missing}.", self.study.rate);
         }
         let what = match &first.asked {
@@ -172,7 +172,8 @@ impl Findings {
             })
             .collect();
         let always = named(&|curve| curve.windows.is_empty() && !curve.effective.is_empty());
-        let never = named(&|curve| curve.windows.is_empty() && curve.effective.is_empty());
+        let untold = named(&|curve| curve.missing.is_some());
+        let never = named(&|curve| curve.missing.is_none() && curve.windows.is_empty() && curve.effective.is_empty());
         let mut parts = Vec::new();
         if with.is_empty() {
             parts.push(format!("No window is seen in {what}"));
@@ -184,6 +185,9 @@ impl Findings {
         }
         if !never.is_empty() {
             parts.push(format!("{} {} no effect that is beyond chance", never.join(", "), has(&never)));
+        }
+        if !untold.is_empty() {
+            parts.push(format!("of {} it cannot be told", untold.join(", ")));
         }
         parts.join("; ") + "."
     }
@@ -412,6 +416,13 @@ mod tests {
             verdict.starts_with("No window is seen") && verdict.contains("slow has an effect, but at no time"),
             "{verdict}"
         );
+        // What could not be told of one kind hides no other, and is not called nothing.
+        let mut part = findings(8, |kind, _| if kind == 2 { 200.0 } else { 0.0 });
+        let first = part.curves.iter_mut().find(|curve| curve.kind == 0).unwrap();
+        (first.missing, first.bounds) = (Some("none came".to_owned()), None);
+        let verdict = part.verdict();
+        assert!(verdict.contains("slow has an effect") && verdict.ends_with("of off it cannot be told."), "{verdict}");
+        assert!(!verdict.contains("off has no effect"), "{verdict}");
         let few = findings(3, |_, _| 0.0);
         assert!(few.verdict().contains("cannot be told at a rate of 0.05: 3 runs are too few"), "{}", few.verdict());
     }

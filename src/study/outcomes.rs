@@ -8,13 +8,11 @@ use serde::Serialize;
 use super::config::{EventConfig, StudyConfig};
 use super::plan::{Batch, Plan};
 use crate::error::{Error, Result};
+use crate::instrument::LOGIT_KEYS;
 use crate::model::ModelConfig;
 use crate::record::{Catalog, Key, RunDir, Series, read_metrics};
 use crate::stats::{LASTING, Living, Onset};
 use crate::train::Snapshot;
-
-/// The metric whose set is that of keys.
-const KEYS: &str = "key_frequencies.logits";
 
 /// What is to be seen in a run.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +36,7 @@ impl<'a> Watched<'a> {
         match self {
             Self::Accuracy { train: true, .. } => "accuracy.train",
             Self::Accuracy { train: false, .. } => "accuracy.test",
-            Self::FirstKey => KEYS,
+            Self::FirstKey => LOGIT_KEYS,
             Self::Own(event) => &event.metric,
         }
     }
@@ -55,7 +53,7 @@ impl<'a> Watched<'a> {
             }
             Self::FirstKey => {
                 let mut present: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
-                for (key, series) in of.of(KEYS) {
+                for (key, series) in of.of(LOGIT_KEYS) {
                     for step in &series.steps {
                         present.entry(*step as u64).or_default().insert(key.index);
                     }
@@ -134,7 +132,7 @@ impl History {
 
     /// Keys at the last measurement.
     fn keys(&self, end: i64) -> BTreeSet<i32> {
-        self.of(KEYS).filter(|(_, series)| series.steps.last() == Some(&end)).map(|(key, _)| key.index).collect()
+        self.of(LOGIT_KEYS).filter(|(_, series)| series.steps.last() == Some(&end)).map(|(key, _)| key.index).collect()
     }
 }
 
@@ -344,23 +342,23 @@ mod tests {
             let steps: Vec<i64> = steps.map(|at| 10 * at).collect();
             Series { values: vec![1.0; steps.len()], steps }
         };
-        let trunk = history(KEYS, 3, every(2..20));
-        let arm = history(KEYS, 3, every(10..20));
+        let trunk = history(LOGIT_KEYS, 3, every(2..20));
+        let arm = history(LOGIT_KEYS, 3, every(10..20));
         let other = arm.series.iter().map(|(key, s)| (Key { index: 4, ..key.clone() }, s.clone())).collect();
         let other = History { series: other, first: 0 };
         let mut catalog = Catalog::default();
-        catalog.metrics.insert(KEYS.to_owned(), crate::record::Described { every: 10, ..Default::default() });
+        catalog.metrics.insert(LOGIT_KEYS.to_owned(), crate::record::Described { every: 10, ..Default::default() });
         let onset = |of: &History| Watched::FirstKey.onset(of, &catalog, 0, 190).unwrap();
         assert_eq!(onset(&trunk.then(&arm, 100)), Onset { step: 20, resolution: 10, censored: None });
         assert_eq!(onset(&trunk.then(&other, 100)), Onset { step: 100, resolution: 10, censored: None });
         assert_eq!(onset(&History::default()), Onset::not_by(190));
         // What a fork shows at its first look was born by then, and what is measured out of turn at the end is no look.
-        let fork = History { first: 95, ..history(KEYS, 3, every(10..20)) };
+        let fork = History { first: 95, ..history(LOGIT_KEYS, 3, every(10..20)) };
         assert_eq!(onset(&fork).words(), "by step 100");
         let mut late = every(16..20);
         late.steps.push(195);
         late.values.push(1.0);
-        let late = Watched::FirstKey.onset(&history(KEYS, 3, late), &catalog, 0, 195).unwrap();
+        let late = Watched::FirstKey.onset(&history(LOGIT_KEYS, 3, late), &catalog, 0, 195).unwrap();
         assert_eq!(late, Onset::not_by(150));
         assert_eq!((trunk.keys(190), trunk.keys(200)), (BTreeSet::from([3]), BTreeSet::new()));
     }

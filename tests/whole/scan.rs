@@ -362,6 +362,7 @@ fn what_cannot_be_scanned_is_told_and_writes_nothing() {
         ("scan words --probes words.jsonl --sets none.txt --out out", &["none.txt", "holds no set"]),
         ("scan words --probes words.jsonl --layers 0 --out out", &["0", "--layers"]),
         ("scan words --probes words.jsonl --layers 9 --out out", &["--layers 9", "words has"]),
+        ("scan words --probes words.jsonl --battery mlps --null 99 --out out", &["--null 99", "add heads"]),
         ("scan words --probes words.jsonl --first 0 --out out", &["0", "--first"]),
         ("scan words --probes words.jsonl --set L0H1,L1H1 --layers 1 --out out", &["--layers 1", "a layer of a set"]),
         ("scan words --probes words.jsonl --battery patch,heads --out out", &["goes with nothing else"]),

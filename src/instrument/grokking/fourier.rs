@@ -23,6 +23,9 @@ pub(crate) struct Spectrum;
 /// `loss.restricted`, `loss.excluded`, `key_frequencies.logits`.
 pub(crate) struct FourierLosses;
 
+/// The set of key frequencies of the logits.
+pub const LOGIT_KEYS: &str = "key_frequencies.logits";
+
 const SPECTRUM_CARDS: &[Card] = &[
     Card {
         name: "fourier_norm",
@@ -127,7 +130,7 @@ const LOSS_CARDS: &[Card] = &[
         ..Card::BASE
     },
     Card {
-        name: "key_frequencies.logits",
+        name: LOGIT_KEYS,
         formula: "1 for each k with more than 1 % of the power of the logits over all pairs; power and its parts around the mean over the task's classes",
         unit: "1",
         axes: "site: logits; index: frequency k, which has a row only where it is key",
@@ -303,7 +306,7 @@ impl Instrument for FourierLosses {
         }
         let labels = Label::indices(1..group.count() as i32 + 1);
         let keys = found.keys;
-        cx.record_where(Presence::InSet, self, "key_frequencies.logits", "logits", keys, 0, labels.clone());
+        cx.record_where(Presence::InSet, self, LOGIT_KEYS, "logits", keys, 0, labels.clone());
         if let Some([each, largest]) = found.each {
             cx.record(self, "loss.excluded.each", "logits", each, 0, labels);
             cx.record(self, "loss.excluded.max", "logits", largest, 0, vec![Label::NONE]);

@@ -13,7 +13,8 @@ fn swaps() -> Battery {
 /// Prompts with corrupted ones that differ at some places.
 pub(super) fn pairs(list: Vec<(Vec<u32>, Vec<u32>, u32, u32)>) -> Prompts {
     let one = |(tokens, corrupted, target, foil)| Prompt { corrupted: Some(corrupted), ..prompt(tokens, target, foil) };
-    of(list.into_iter().map(one).collect()).with_corrupted().unwrap()
+    let list = super::super::probes::with_corrupted(&list.into_iter().map(one).collect::<Vec<_>>()).unwrap();
+    Prompts { paired: true, ..of(list) }
 }
 
 /// Logit differences of both of a pair where rows of a hook are changed by hand, in f64.
