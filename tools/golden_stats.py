@@ -1,6 +1,6 @@
 """Golden numbers for the tests of src/stats: what other programs say of the same data.
 
-    pip install scipy lifelines ruptures arch statsmodels
+    pip install scipy lifelines ruptures arch statsmodels arviz
     python3 tools/golden_stats.py tests/golden
 
 Nothing here shares code with the Rust side; data are drawn by numpy, rounded, and stored with the results.
@@ -9,6 +9,7 @@ Nothing here shares code with the Rust side; data are drawn by numpy, rounded, a
 import json
 import sys
 
+import arviz
 import numpy as np
 import ruptures
 from arch.bootstrap import optimal_block_length
@@ -212,8 +213,30 @@ def similarity():
     return out
 
 
+def chains():
+    """Even and odd lengths, draws that hang on and that alternate, one chain, chains that have not met, chains that drift."""
+    out = []
+    rng = np.random.default_rng(29)
+    for count, length, correlation, apart, drift in (
+        (4, 50, 0.0, 0.0, 0.0),
+        (3, 101, 0.7, 0.0, 0.0),
+        (1, 200, 0.5, 0.0, 0.0),
+        (2, 80, -0.5, 0.0, 0.0),
+        (3, 60, 0.5, 1.5, 0.0),
+        (2, 41, 0.3, 0.0, 0.05),
+    ):
+        draws = [wandering(rng, length, correlation) + apart * chain + drift * np.arange(length) for chain in range(count)]
+        draws = np.array([listed(chain) for chain in draws])
+        # Cut here, since its method "split" wants two chains.
+        halves = np.concatenate([draws[:, : length // 2], draws[:, -(length // 2) :]])
+        found = {"r_hat": arviz.rhat(halves, method="identity"), "effective": arviz.ess(draws, method="mean")}
+        found |= {"mean": draws.mean(), "error": arviz.mcse(draws, method="mean")}
+        out.append({"chains": draws.tolist(), **{name: float(value) for name, value in found.items()}})
+    return out
+
+
 def main(folder):
-    parts = (special, bootstrap, survival, change_points, logistic, autoregression, lags, orders, similarity)
+    parts = (special, bootstrap, survival, change_points, logistic, autoregression, lags, orders, similarity, chains)
     with open(f"{folder}/stats.json", "w") as file:
         json.dump({part.__name__: part() for part in parts}, file)
 

@@ -14,6 +14,7 @@
 //! | which of two series moves first | [`Lag`] |
 //! | which of several events comes first, over seeds | [`Orders`] |
 //! | does it matter when something is done | [`Sensitivity`] |
+//! | do chains of draws agree, and what is their mean worth | [`Chains`] |
 //! | do two layers hold the same | [`cka`] |
 //! | what spectrum has a small tridiagonal matrix | [`tridiagonal`] |
 //!
@@ -21,6 +22,7 @@
 
 mod autoregression;
 mod bootstrap;
+mod chains;
 mod change_points;
 mod draws;
 mod errors;
@@ -43,6 +45,7 @@ mod systems;
 mod tridiagonal;
 
 pub use bootstrap::{Bootstrap, Drawn, block_length};
+pub use chains::Chains;
 pub use change_points::{Change, ChangePoints, Noise};
 pub use errors::{Estimate, Paired, median};
 pub use holds::{Births, Living, Turn, Watch};
