@@ -345,7 +345,7 @@ fn behind(outcomes: &Outcomes<'_>) -> Vec<Behind> {
     let Outcomes { plan, kinds, arms, .. } = outcomes;
     let mut all = Vec::new();
     for trunk in 0..plan.trunks.len() {
-        for kind in 0..kinds.len() {
+        for (kind, _) in kinds.iter().enumerate() {
             for (at, time) in plan.times.iter().enumerate() {
                 let own = plan.of_trunk(trunk).into_iter().map(|seed| &arms[at][kind][seed]);
                 let apart: Vec<&Apart> = own.filter_map(|outcome| outcome.as_ref()?.apart.as_ref()).collect();
