@@ -71,6 +71,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     } else {
         said.iter().for_each(|text| complain(text));
     }
+    RunDir::check_free(&args.out)?;
     let files = config.task.files();
     let ticker = Ticker::start("getting ready to measure");
     let gpu = args.device.open()?;
@@ -83,7 +84,9 @@ pub(super) fn main(args: &Args) -> Result<()> {
     let from = std::path::absolute(&args.model).map_err(Error::io("cannot find", &args.model))?;
     let manifest = Manifest::new(resolved, BTreeMap::new(), gpu.caps(), Some(from));
     let manifest = manifest.of_kind(RunKind::Measurement).knowing(&files)?;
-    let catalog = Catalog::of(&session)?;
+    let mut catalog = Catalog::of(&session)?;
+    // Those are of runs; `thermoscope curvature` looks at a model.
+    catalog.metrics.retain(|_, metric| metric.instrument != crate::landscape::INSTRUMENT);
     ticker.now("measuring");
     session.submit(0);
     gpu.wait()?;
@@ -102,29 +105,23 @@ pub(super) fn main(args: &Args) -> Result<()> {
         dir.event(&Event::at(0, What::Warning { about }))?;
     }
     let (mut shown, mut not_finite) = (Vec::new(), std::collections::BTreeSet::new());
-    {
-        for row in rows() {
-            let Label { layer, head, index } = row.label;
-            let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
-            dir.row(&row);
-            if !row.value.is_finite() {
-                not_finite.insert(metric);
-            }
-            // Single numbers and short lists are worth a line; spectra are in the table.
-            if row.metric.labels.len() <= 16 {
-                let number = |name: &str, value: i32| (value >= 0).then(|| format!("{name} {value}"));
-                let called = usize::try_from(index).ok().and_then(|at| catalog.metrics.get(metric)?.index.get(at));
-                let index = called.cloned().or_else(|| number("index", index));
-                let place: Vec<String> =
-                    [number("layer", layer), number("head", head), index].into_iter().flatten().collect();
-                let replica =
-                    if session.config().replicas > 1 { format!("replica {} ", row.replica) } else { String::new() };
-                shown.push(format!(
-                    "{metric:26} {:42} {:>14e}",
-                    format!("{replica}{site} {}", place.join(" ")),
-                    row.value
-                ));
-            }
+    for row in rows() {
+        let Label { layer, head, index } = row.label;
+        let (metric, site) = (row.metric.card.name, row.metric.site.as_str());
+        dir.row(&row);
+        if !row.value.is_finite() {
+            not_finite.insert(metric);
+        }
+        // Single numbers and short lists are worth a line; spectra are in the table.
+        if row.metric.labels.len() <= 16 {
+            let number = |name: &str, value: i32| (value >= 0).then(|| format!("{name} {value}"));
+            let called = usize::try_from(index).ok().and_then(|at| catalog.metrics.get(metric)?.index.get(at));
+            let index = called.cloned().or_else(|| number("index", index));
+            let place: Vec<String> =
+                [number("layer", layer), number("head", head), index].into_iter().flatten().collect();
+            let replica =
+                if session.config().replicas > 1 { format!("replica {} ", row.replica) } else { String::new() };
+            shown.push(format!("{metric:26} {:42} {:>14e}", format!("{replica}{site} {}", place.join(" ")), row.value));
         }
     }
     if !not_finite.is_empty() {

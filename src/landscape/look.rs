@@ -34,7 +34,7 @@ const TOP: Card = Card {
 const TRACE: Card = Card {
     name: "curvature.trace",
     formula: "trace of the same, in total, by tensor and by head: mean of vᵀ H v over random signs v",
-    axes: "site: the tensor, or none for all; layer, head",
+    axes: "site: the tensor, or \"all\"; layer, head",
     control: "curvature.trace.se. The directions are the same at every look, so that errors of neighbours go together",
     source: "Hutchinson 1990",
     not_for: "fewer directions than its error allows",
@@ -123,7 +123,7 @@ pub const CARDS: &[Card] = &[
 pub struct Looked {
     /// Name of its card.
     pub metric: &'static str,
-    /// The tensor, or nothing.
+    /// The tensor, or `all` of what has parts; else nothing.
     pub site: String,
     /// Layer, head and index; -1 where there is none.
     pub place: [i32; 3],
@@ -245,7 +245,7 @@ fn around(
         let Some(traces) = trace(surface, &ranges, config.directions, SEED, |_| go_on())? else {
             return Ok(None);
         };
-        let whole = (String::new(), [-1; 3], traces.total);
+        let whole = ("all".to_owned(), [-1; 3], traces.total);
         let places = parts.into_iter().zip(traces.parts).map(|(part, trace)| {
             let layer = layer_of(&part.tensor);
             (part.tensor, [layer, part.head.map_or(-1, |head| head as i32), -1], trace)
@@ -325,7 +325,7 @@ mod tests {
             assert_eq!(look(gpu, &run, &diverged, 0, &mut || true).unwrap(), Some(Vec::new()));
             let of = |metric: &str, index: i32| {
                 let mut own = found.iter().filter(|one| one.metric == metric && one.place == [-1, -1, index]);
-                own.find(|one| one.site.is_empty()).map(|one| one.value)
+                own.find(|one| ["", "all"].contains(&one.site.as_str())).map(|one| one.value)
             };
 
             let mut surface = Surface::new(gpu, &run, 0, Examples::All, Matrix::Hessian, 4).unwrap();

@@ -127,7 +127,8 @@ impl Catalog {
         metrics.extend(looked.map(|card| {
             let described = Described::new(landscape::INSTRUMENT, card, every, sizes, false);
             let sites = if card.axes.contains("site") { session.table().specs() } else { &[] };
-            let sites = sites.iter().map(|spec| spec.name.clone()).collect();
+            let all = sites.first().map(|_| "all".to_owned());
+            let sites = all.into_iter().chain(sites.iter().map(|spec| spec.name.clone())).collect();
             (card.name.to_owned(), Described { sites, ..described })
         }));
         Ok(Self { classes, predictions, metrics })

@@ -370,8 +370,7 @@ pub(super) const TOPICS: &[Topic] = &[
                 own_name(key, &["curvature.edge"])
             }),
             chart("curvature_trace", Kind::Lines, "Trace of the Hessian, by tensor", |key, _| {
-                let site = if key.site.is_empty() { "all" } else { &key.site };
-                (key.metric == "curvature.trace" && key.head < 0).then(|| site.to_owned())
+                by_site(key, "curvature.trace").filter(|_| key.head < 0)
             }),
             chart("curvature_heads", Kind::Lines, "Trace of the Hessian, by head", |key, _| {
                 by_tensor_and_head(key, "curvature.trace").filter(|_| key.head >= 0)

@@ -67,6 +67,8 @@ fn a_run_looks_at_its_landscape_and_is_the_same_run() {
     place.good("run --resume --out looked");
     assert_eq!(of("looked"), before);
 
+    place.good("measure looked/checkpoints/step-000006 --out measured");
+    assert!(!std::fs::read_to_string(place.path("measured/metrics.json")).unwrap().contains("curvature"));
     for (set, word) in [("top=0", "top must be 1"), ("directions=1", "2 or more"), ("evry=1", "evry")] {
         place.bad(&format!("run tiny.toml --out other --set measure.landscape.{set}"), &[word]);
     }
